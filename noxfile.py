@@ -1,0 +1,97 @@
+"""All that can be done with this repository: `nox` checks it, `nox -s demo` shows it, `nox -l` lists the rest."""
+
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests", "package"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers
+PLAIN = {"TERM": "dumb"}
+
+
+def groups(*names: str) -> list[str]:
+    """The requirements of dependency groups, for `session.install`."""
+    return list(nox.project.dependency_groups(PYPROJECT, *names))
+
+
+def oldest() -> list[str]:
+    """The dependencies of the project, each pinned to the oldest version that its bounds allow."""
+    requirements = map(Requirement, PYPROJECT["project"]["dependencies"])
+    return [
+        f"{requirement.name}=={bound.version}"
+        for requirement in requirements
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    ]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the contracts of docs/architecture.md."""
+    session.install(".", *groups("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy --strict, on the package and on typed uses of it."""
+    session.install(".", "nox", *groups("types", "benchmarks"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests on the running Python with the newest drivers, against the wheel, with the coverage to reach."""
+    session.install(".", *groups("test"))  # builds the wheel and installs it
+    session.run("pytest", "--cov", *session.posargs)
+    if not session.posargs:
+        session.run("coverage", "report", "--include=*/quaestor/core/*", "--fail-under=100")
+        session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """The wheel as a user gets it, made from the source distribution and installed with nothing beside it."""
+    session.install("build", *groups("server"))
+    dist = Path(session.create_tmp())
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    session.run("python", "-m", "pip", "--version", success_codes=[0, 1], silent=True)
+    session.install("--force-reinstall", *map(str, dist.glob("*.whl")))
+    session.run("python", "tests/package_check.py")
+
+
+DRIVERS = {
+    "pymongo": groups("pytest"),
+    "pymongo-oldest": [*groups("pytest"), *oldest()],
+    "motor": groups("pytest", "motor"),
+    "mongomock": groups("pytest", "mongomock"),
+}
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("drivers", list(DRIVERS))
+def matrix(session: nox.Session, drivers: str) -> None:
+    """The tests that touch a database, on every Python and driver."""
+    session.install(".", *DRIVERS[drivers])
+    session.run("pytest", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Migrate a shop of 100,000 orders on a real server, and show it."""
+    session.install(".", *groups("demo"))
+    session.run("python", "-m", "examples.shop", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Measure what docs and issues claim; prints a table."""
+    session.install(".", *groups("benchmarks"))
+    session.run("python", "-m", "benchmarks", *session.posargs)

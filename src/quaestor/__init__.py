@@ -1,0 +1,87 @@
+"""Migrations for MongoDB: named functions that say what they depend on, for async and synchronous applications."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from quaestor.core.migration import MigrationDefinition
+from quaestor.errors import (
+    CircularDependencyError,
+    DuplicateMigrationError,
+    InvalidDatabaseError,
+    InvalidMigrationError,
+    InvalidOptionError,
+    InvalidPrefixError,
+    MissingDatabaseError,
+    MissingDependencyError,
+    QuaestorError,
+    RecordConflictError,
+    UnfinishedMigrationError,
+)
+from quaestor.registry import MigrationRegistry
+
+if TYPE_CHECKING:
+    from quaestor.core.events import (
+        Event,
+        Hook,
+        MigrationApplied,
+        MigrationFailed,
+        MigrationStarted,
+        RecordsIgnored,
+        RunFinished,
+        RunStarted,
+    )
+    from quaestor.runners.asynchronous import AsyncRunner
+    from quaestor.runners.hooks import log_event
+    from quaestor.runners.sync import SyncRunner
+
+__all__ = [
+    "AsyncRunner",
+    "CircularDependencyError",
+    "DuplicateMigrationError",
+    "Event",
+    "Hook",
+    "InvalidDatabaseError",
+    "InvalidMigrationError",
+    "InvalidOptionError",
+    "InvalidPrefixError",
+    "MigrationApplied",
+    "MigrationDefinition",
+    "MigrationFailed",
+    "MigrationRegistry",
+    "MigrationStarted",
+    "MissingDatabaseError",
+    "MissingDependencyError",
+    "QuaestorError",
+    "RecordConflictError",
+    "RecordsIgnored",
+    "RunFinished",
+    "RunStarted",
+    "SyncRunner",
+    "UnfinishedMigrationError",
+    "log_event",
+]
+
+# Loaded when first asked for (PEP 562), so that registering migrations loads neither a driver nor anyio.
+_LATE = {
+    "AsyncRunner": "quaestor.runners.asynchronous",
+    "Event": "quaestor.core.events",
+    "Hook": "quaestor.core.events",
+    "MigrationApplied": "quaestor.core.events",
+    "MigrationFailed": "quaestor.core.events",
+    "MigrationStarted": "quaestor.core.events",
+    "RecordsIgnored": "quaestor.core.events",
+    "RunFinished": "quaestor.core.events",
+    "RunStarted": "quaestor.core.events",
+    "SyncRunner": "quaestor.runners.sync",
+    "log_event": "quaestor.runners.hooks",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

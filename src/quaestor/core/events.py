@@ -1,0 +1,103 @@
+"""Facts of a run, told to the event hook (`on_event`) as frozen values when they have happened.
+
+Reporting facts as values, with logging as one hook among others, follows stamina's instrumentation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """What all events have.
+
+    Attributes:
+        database: The name of the database (str).
+        prefix: The prefix of the run (str).
+    """
+
+    database: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(_Fact):
+    """The records are read and the plan is made.
+
+    Attributes:
+        plan: The names to apply, in order (tuple of str); empty where nothing is to do.
+    """
+
+    plan: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsIgnored(_Fact):
+    """Some records carry no name (a str); they were left alone. Told once a run.
+
+    Attributes:
+        ids: The `_id`s of these records (tuple of any BSON values).
+    """
+
+    ids: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _MigrationFact(_Fact):
+    """What all events of one migration have.
+
+    Attributes:
+        name: The migration (str).
+        position: Its place in the plan (int, from 1).
+        total: How many migrations the plan holds (int).
+    """
+
+    name: str
+    position: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStarted(_MigrationFact):
+    """The function of a migration is about to be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationApplied(_MigrationFact):
+    """A migration has run to its end and is recorded.
+
+    Attributes:
+        seconds: How long its function took (float, seconds).
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationFailed(_MigrationFact):
+    """A migration was not recorded: it failed, or was cancelled or interrupted. The run ends with the same exception.
+
+    Attributes:
+        error: The exception (BaseException), which goes on to the caller.
+    """
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(_Fact):
+    """All of the plan is applied.
+
+    Attributes:
+        applied: The names applied by this run, in order (tuple of str).
+    """
+
+    applied: tuple[str, ...]
+
+
+Event: TypeAlias = RunStarted | RecordsIgnored | MigrationStarted | MigrationApplied | MigrationFailed | RunFinished
+"""Any of the facts."""
+
+Hook: TypeAlias = Callable[[Event], object]
+"""What `on_event` takes: a plain function, called between two steps of the run. What it raises is logged, no more."""

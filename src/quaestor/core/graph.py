@@ -1,0 +1,74 @@
+"""The dependency graph: is it sound, and in which order can it be applied. The graph algorithm is graphlib's."""
+
+from collections.abc import Collection, Container, Mapping
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
+from typing import TypeAlias
+
+from quaestor.errors import CircularDependencyError, MissingDependencyError
+
+Graph: TypeAlias = Mapping[str, Collection[str]]
+"""Each name with the names that it depends on."""
+
+
+def prepare(graph: Graph) -> TopologicalSorter[str]:
+    """Check the graph and make the sorter that `order` uses up.
+
+    Raises:
+        MissingDependencyError: Names the first migration, alphabetically, with a dependency that is not in the graph.
+        CircularDependencyError: Carries one exact cycle, the same whatever the order of the graph.
+    """
+    for dependencies in graph.values():
+        for dependency in dependencies:
+            if dependency not in graph:
+                raise _missing(graph)
+    sorter = TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except CycleError:
+        raise CircularDependencyError(_cycle(graph)) from None
+    return sorter
+
+
+def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]:
+    """The names in order, dependencies first; of those that are ready, always the alphabetically first.
+
+    Names in `met` are taken as done from the start and left out; what they depend on must be in `met` as well.
+    """
+    ordered: list[str] = []
+    ready: list[str] = []
+    while True:
+        freed = sorter.get_ready()
+        for name in freed:
+            if name in met:
+                sorter.done(name)
+            else:
+                heappush(ready, name)
+        if freed:
+            continue  # what was met may have freed more
+        if not ready:
+            return ordered
+        name = heappop(ready)
+        ordered.append(name)
+        sorter.done(name)
+
+
+def _missing(graph: Graph) -> MissingDependencyError:
+    import difflib  # here, for only a mistake needs it
+
+    migration, dependency = min((name, needed) for name in graph for needed in graph[name] if needed not in graph)
+    candidates = [name for name in graph if name != migration]
+    close = difflib.get_close_matches(dependency, candidates, n=1)
+    return MissingDependencyError(migration, dependency, close[0] if close else None)
+
+
+def _cycle(graph: Graph) -> list[str]:
+    """One cycle of a graph that has some, in the direction of "depends on", from its alphabetically first name."""
+    try:
+        TopologicalSorter({name: sorted(graph[name]) for name in sorted(graph)}).prepare()
+    except CycleError as error:
+        # graphlib's arguments are (message, cycle); its cycle runs from dependency to dependent and repeats its start
+        cycle: list[str] = error.args[1][:0:-1]
+        start = cycle.index(min(cycle))
+        return [*cycle[start:], *cycle[: start + 1]]
+    raise AssertionError("a cycle was found in one order of the graph and not in another")

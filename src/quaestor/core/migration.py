@@ -1,0 +1,125 @@
+"""A migration as it was registered: its name, its function, what it depends on, and its colour."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from quaestor.errors import CircularDependencyError, InvalidMigrationError
+
+Colour: TypeAlias = Literal["sync", "async"]
+"""Whether a function is `def` or `async def`. The word is Bob Nystrom's ("What Color is Your Function?", 2015)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationDefinition:
+    """One registered migration. Making one checks it, so that no run ever meets an invalid one.
+
+    Attributes:
+        name: The name it is recorded under (str, not empty).
+        execute: The function as it was given; called with the database as its only argument.
+        depends_on: The names of the migrations that must be applied before it (list of str, as given).
+        colour: "async" for an `async def` function, else "sync".
+
+    Raises:
+        InvalidMigrationError: The name, the dependencies or the function cannot be used.
+        CircularDependencyError: It depends on itself.
+    """
+
+    name: str
+    execute: Callable[..., object]
+    depends_on: Sequence[str] = field(default=(), hash=False)
+    colour: Colour = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Frozen for everybody else: these are the checked and normalised values of the same fields.
+        object.__setattr__(self, "name", checked_name(self.name))
+        object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
+        _check_function(self.name, self.execute)
+        object.__setattr__(self, "colour", _colour(self.execute))
+
+
+def checked_name(name: object) -> str:
+    """The name as a plain `str`; it must be one that MongoDB can store and people can read in a message."""
+    if not isinstance(name, str):
+        hint = ' Write @registry.register("its_name").' if callable(name) else ""
+        raise InvalidMigrationError(f"A migration's name must be a str, not {_kind(name)}.{hint}")
+    if not name:
+        raise InvalidMigrationError("A migration's name must not be empty.")
+    if "\0" in name:
+        raise InvalidMigrationError(f"A migration's name must not hold NUL: {name!r}.")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidMigrationError(
+            f"A migration's name must be valid Unicode, without lone surrogates: {name!r}."
+        ) from None
+    return str.__str__(name)  # an enum member or another subclass becomes the plain str that it is equal to
+
+
+def _checked_dependencies(name: str, depends_on: object) -> list[str]:
+    if isinstance(depends_on, str):
+        raise InvalidMigrationError(
+            f"depends_on of migration {name!r} must be a list of names, not a str: write [{depends_on!r}]."
+        )
+    if not isinstance(depends_on, Iterable):
+        raise InvalidMigrationError(
+            f"depends_on of migration {name!r} must be a list of names, not {_kind(depends_on)}."
+        )
+    dependencies = list(depends_on)
+    for dependency in dependencies:
+        if not isinstance(dependency, str):
+            raise InvalidMigrationError(
+                f"depends_on of migration {name!r} must hold names (str), not {_kind(dependency)}."
+            )
+    if name in dependencies:
+        raise CircularDependencyError([name, name])
+    return [str.__str__(dependency) for dependency in dependencies]
+
+
+def _check_function(name: str, function: Callable[..., object]) -> None:
+    if isinstance(function, type) or not callable(function):
+        raise InvalidMigrationError(f"Migration {name!r} must be a function that takes the database, not {function!r}.")
+    entered = _entered(function)
+    if inspect.isgeneratorfunction(entered) or inspect.isasyncgenfunction(entered):
+        raise InvalidMigrationError(
+            f"Migration {name!r} is a generator function (it has a `yield`): calling it would do nothing."
+        )
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # some callables written in C do not tell their arguments
+    try:
+        signature.bind("db")
+    except TypeError:
+        raise InvalidMigrationError(
+            f"Migration {name!r} must take the database as its one argument; its signature is {signature}."
+        ) from None
+
+
+def _colour(function: Callable[..., object]) -> Colour:
+    """Tell, without a call, whether a call returns something to await.
+
+    Of decorated functions every layer is looked at, for most decorators return what the function below them returns.
+    """
+    innermost = inspect.unwrap(_entered(function), stop=inspect.iscoroutinefunction)
+    return "async" if inspect.iscoroutinefunction(_entered(innermost)) else "sync"
+
+
+def _entered(function: Callable[..., object]) -> Callable[..., object]:
+    """The function that a call enters first: inside a partial, a static method, an object with a `__call__`."""
+    while not inspect.iscoroutinefunction(function):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, staticmethod):
+            function = function.__func__
+        elif inspect.isfunction(call := type(function).__call__):
+            function = call
+        else:
+            break
+    return function
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} ({value!r})"

@@ -1,0 +1,156 @@
+"""Every error that quaestor raises by itself.
+
+Exceptions of your migrations and of the driver are never wrapped: they reach you as they are, with a note.
+
+    QuaestorError
+    ├── InvalidMigrationError     (ValueError)  a name, dependency or function that cannot be a migration
+    ├── DuplicateMigrationError   (ValueError)  two functions under one name
+    ├── MissingDependencyError    (ValueError)  a dependency that nobody registered
+    ├── CircularDependencyError   (ValueError)  migrations that wait for each other
+    ├── InvalidPrefixError        (ValueError)  a prefix that cannot name a collection
+    ├── InvalidDatabaseError      (TypeError)   not a database, or one of the other colour
+    ├── MissingDatabaseError      (ValueError)  a pending migration is of a colour that has no database
+    ├── RecordConflictError       (ValueError)  a pending migration could not be recorded
+    ├── InvalidOptionError        (ValueError)  an option that cannot be used
+    └── UnfinishedMigrationError  (TypeError)   a function that returned before its work was done
+
+An error's arguments are its data, so it can be pickled and carried between processes; the sentence is made by `str()`.
+"""
+
+
+class QuaestorError(Exception):
+    """The base of all errors that quaestor raises by itself."""
+
+
+class InvalidMigrationError(QuaestorError, ValueError):
+    """A name, a list of dependencies or a function that cannot be a migration; `str()` says why."""
+
+
+class DuplicateMigrationError(QuaestorError, ValueError):
+    """Two functions were registered under one name.
+
+    Attributes:
+        name: The name (str).
+        first: Where the function that has the name comes from (str), as `module.function`.
+    """
+
+    def __init__(self, name: str, first: str) -> None:
+        super().__init__(name, first)
+        self.name = name
+        self.first = first
+
+    def __str__(self) -> str:
+        return f"Migration {self.name!r} is already registered (by {self.first}): give one of the two another name."
+
+
+class MissingDependencyError(QuaestorError, ValueError):
+    """A migration depends on a name that is not registered.
+
+    Attributes:
+        migration: The migration that has the dependency (str).
+        dependency: The name that is not registered (str).
+        suggestion: The registered name closest to it (str), or None where none is close.
+    """
+
+    def __init__(self, migration: str, dependency: str, suggestion: str | None = None) -> None:
+        super().__init__(migration, dependency, suggestion)
+        self.migration = migration
+        self.dependency = dependency
+        self.suggestion = suggestion
+
+    def __str__(self) -> str:
+        remedy = (
+            f"Did you mean {self.suggestion!r}?"
+            if self.suggestion is not None
+            else "Register it, and import its module before the run."
+        )
+        return f"Migration {self.migration!r} depends on {self.dependency!r}, which is not registered. {remedy}"
+
+
+class CircularDependencyError(QuaestorError, ValueError):
+    """Migrations depend on each other in a circle.
+
+    Attributes:
+        cycle: The names (list of str): each depends on the next one, and the last is the first again.
+    """
+
+    def __init__(self, cycle: list[str]) -> None:
+        super().__init__(cycle)
+        self.cycle = cycle
+
+    def __str__(self) -> str:
+        return f"Circular dependency: {' -> '.join(self.cycle)}"
+
+
+class InvalidPrefixError(QuaestorError, ValueError):
+    """A prefix that cannot name a collection; `str()` says why."""
+
+
+class InvalidDatabaseError(QuaestorError, TypeError):
+    """Something that is not a database, or one that this call cannot use; `str()` says why and what to pass."""
+
+
+class MissingDatabaseError(QuaestorError, ValueError):
+    """Pending migrations are of a colour for which the call was given no database. Nothing has run.
+
+    Attributes:
+        migrations: The names of these migrations (list of str), in the order of the plan.
+        argument: The argument to pass: "sync_db" or "async_db".
+    """
+
+    def __init__(self, migrations: list[str], argument: str) -> None:
+        super().__init__(migrations, argument)
+        self.migrations = migrations
+        self.argument = argument
+
+    def __str__(self) -> str:
+        functions, driver = {
+            "sync_db": ("`def`", "PyMongo's synchronous client"),
+            "async_db": ("`async def`", "an asynchronous client"),
+        }[self.argument]
+        return (
+            f"These pending migrations are {functions} functions: {', '.join(self.migrations)}. "
+            f"Pass {self.argument}=, the same database opened with {driver}. Nothing has run."
+        )
+
+
+class RecordConflictError(QuaestorError, ValueError):
+    """Pending migrations could not be recorded: a document that is no record of them has their `_id`. Nothing has run.
+
+    Attributes:
+        migrations: The names of these migrations (list of str), in the order of the plan.
+    """
+
+    def __init__(self, migrations: list[str]) -> None:
+        super().__init__(migrations)
+        self.migrations = migrations
+
+    def __str__(self) -> str:
+        return (
+            f"The records hold documents whose _id is the name of a pending migration while their name is not: "
+            f"{', '.join(self.migrations)}. Correct their name or remove them. Nothing has run."
+        )
+
+
+class InvalidOptionError(QuaestorError, ValueError):
+    """An option of a run that cannot be used; `str()` says why."""
+
+
+class UnfinishedMigrationError(QuaestorError, TypeError):
+    """A migration's function returned something that still waits to be run; the migration is not recorded.
+
+    Attributes:
+        name: The migration (str).
+        returned: What its function returned (str): "a coroutine", "a generator", ...
+    """
+
+    def __init__(self, name: str, returned: str) -> None:
+        super().__init__(name, returned)
+        self.name = name
+        self.returned = returned
+
+    def __str__(self) -> str:
+        return (
+            f"Migration {self.name!r} returned {self.returned}, so its work is not done. "
+            "Make it an `async def` function that awaits what it starts, or a `def` function that runs to its end."
+        )

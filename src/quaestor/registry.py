@@ -1,0 +1,127 @@
+"""What users hold: the registry of their migrations, and the two calls that apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+from quaestor.core.migration import MigrationDefinition, checked_name
+from quaestor.errors import DuplicateMigrationError
+
+if TYPE_CHECKING:  # the registry loads no driver: the runners are imported when they are first used
+    from quaestor.core.events import Hook
+    from quaestor.runners.databases import AsyncDatabase, SyncDatabase
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class MigrationRegistry:
+    """Collects named migrations and applies those that a database does not have yet.
+
+    Example:
+        registry = MigrationRegistry()
+
+        @registry.register("create_users_index")
+        def create_users_index(db):
+            db.users.create_index("email", unique=True)
+
+        applied = registry.run_sync(db, "myapp")
+    """
+
+    def __init__(self) -> None:
+        self._migrations: dict[str, MigrationDefinition] = {}
+
+    @property
+    def migrations(self) -> Mapping[str, MigrationDefinition]:
+        """All registered migrations by name, in the order of registration. Read-only."""
+        return MappingProxyType(self._migrations)
+
+    def register(self, name: str, depends_on: Sequence[str] | None = None) -> Callable[[F], F]:
+        """A decorator that registers a function as a migration and returns it unchanged.
+
+        Args:
+            name: What it is recorded under (str): choose it for good, a renamed migration is a new one.
+            depends_on: The names of migrations to apply before it (list of str), registered before or after it.
+
+        Raises:
+            InvalidMigrationError: The name, the dependencies or the function cannot be used.
+            DuplicateMigrationError: The name is taken.
+            CircularDependencyError: It depends on itself.
+        """
+        checked_name(name)  # at once, so that `@registry.register` without its argument is found
+
+        def decorator(function: F) -> F:
+            definition = MigrationDefinition(name, function, [] if depends_on is None else depends_on)
+            if definition.name in self._migrations:
+                raise DuplicateMigrationError(definition.name, _origin(self._migrations[definition.name]))
+            self._migrations[definition.name] = definition
+            return function
+
+        return decorator
+
+    async def run(
+        self,
+        db: AsyncDatabase,
+        prefix: str,
+        *,
+        sync_db: SyncDatabase | None = None,
+        on_event: Hook | None = None,
+    ) -> list[str]:
+        """Apply all that is pending, dependencies first; of those that are ready, the alphabetically first.
+
+        Args:
+            db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
+            prefix: Names the records collection `{prefix}_migrations` (str).
+            sync_db: The same database for `def` migrations (PyMongo's `Database`), which run in a worker thread; or
+                None. With Motor it is not needed.
+            on_event: Called with every event, a frozen value (plain function); None logs them to the logger `quaestor`.
+
+        Returns:
+            The names applied by this call, in order.
+
+        Raises:
+            MissingDependencyError, CircularDependencyError: The graph is not sound; nothing was sent to the server.
+            InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument cannot be used; likewise.
+            MissingDatabaseError: `def` migrations are pending and there is no `sync_db`; nothing has run.
+            RecordConflictError: A migration could not be recorded; nothing has run.
+            UnfinishedMigrationError: A `def` function returned an awaitable.
+            Exception: What a migration or the driver raised, as it is. A migration's carries a note with its name.
+        """
+        from quaestor.runners.asynchronous import AsyncRunner
+
+        return await AsyncRunner(self, db, prefix, sync_db=sync_db, on_event=on_event).run()
+
+    def run_sync(
+        self,
+        db: SyncDatabase,
+        prefix: str,
+        *,
+        async_db: AsyncDatabase | None = None,
+        on_event: Hook | None = None,
+    ) -> list[str]:
+        """The same as `run`, with plain calls, for PyMongo's `Database` and mongomock's.
+
+        Args:
+            db: The database (PyMongo's `Database`, or mongomock's).
+            prefix: Names the records collection `{prefix}_migrations` (str).
+            async_db: The same database for `async def` migrations (PyMongo's `AsyncDatabase` or Motor's), which run in
+                an event loop that lasts as long as the call; or None. Drivers tie a client to the loop in which it is
+                first used, so give every call one of its own; PyMongo's is closed with the loop.
+            on_event: As for `run`.
+
+        Returns:
+            The names applied by this call, in order.
+
+        Raises:
+            MissingDatabaseError: `async def` migrations are pending and there is no `async_db`; nothing has run.
+            Exception: All else as `run`.
+        """
+        from quaestor.runners.sync import SyncRunner
+
+        return SyncRunner(self, db, prefix, async_db=async_db, on_event=on_event).run()
+
+
+def _origin(definition: MigrationDefinition) -> str:
+    function = definition.execute
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

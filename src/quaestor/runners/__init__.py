@@ -1,0 +1,1 @@
+"""Does what the flows ask for. The only place that performs I/O."""

@@ -1,0 +1,135 @@
+"""Calling a migration's function, in the four pairs of a runner's and a function's colour.
+
+Whatever interrupts a run, it goes on (to report, and to let another instance work) only when the function has ended:
+a function still writing behind the back of a finished run could be run twice at once.
+"""
+
+import asyncio
+import inspect
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from quaestor.core.migration import MigrationDefinition
+from quaestor.errors import UnfinishedMigrationError
+from quaestor.runners.databases import is_pymongo
+
+
+def call(migration: MigrationDefinition, db: Any) -> None:
+    """Call a `def` migration."""
+    result = migration.execute(db)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # so that Python does not warn that it was never awaited
+        raise UnfinishedMigrationError(migration.name, f"an awaitable ({type(result).__name__})")
+    _refuse_generator(migration, result)
+
+
+async def call_async(migration: MigrationDefinition, db: Any) -> None:
+    """Call an `async def` migration in the running event loop."""
+    result = migration.execute(db)
+    if inspect.isawaitable(result):  # a decorator may have decided that there is nothing to await
+        result = await result
+    _refuse_generator(migration, result)
+
+
+async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
+    """Call a `def` migration from an event loop, in a worker thread, the loop staying free."""
+
+    def outcome() -> BaseException | None:
+        # The exception as a value: a SystemExit, say, that is raised in a task ends the loop.
+        try:
+            call(migration, db)
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            return error
+        return None
+
+    thread = asyncio.ensure_future(anyio.to_thread.run_sync(outcome))
+    try:
+        error = await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            while not thread.done():
+                try:
+                    await asyncio.wait([thread])
+                except asyncio.CancelledError:
+                    continue  # a thread cannot be stopped, however often it is asked for
+        raise
+    if error is not None:
+        raise error
+
+
+class Portal:
+    """An event loop in a thread of its own, for calling `async def` migrations from synchronous code.
+
+    It starts with the first call and is kept until `close`, for a driver's client belongs to the loop it was used in.
+
+    Args:
+        db: The asynchronous database, or None where no such migration will be called.
+    """
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self._manager: AbstractContextManager[BlockingPortal] | None = None
+        self._portal: BlockingPortal
+
+    def call(self, migration: MigrationDefinition) -> None:
+        """Call an `async def` migration in the loop of the portal."""
+        task: asyncio.Task[Any] | None = None
+        ended = threading.Event()
+
+        async def outcome() -> BaseException | None:
+            # The exception as a value, as above: a SystemExit that is raised in a portal ends the portal.
+            nonlocal task
+            task = asyncio.current_task()
+            try:
+                await call_async(migration, self._db)
+            except BaseException as error:  # noqa: BLE001 - it is raised below
+                return error
+            finally:
+                ended.set()
+            return None
+
+        def cancel() -> None:
+            if task is not None:
+                task.cancel()
+
+        if self._manager is None:
+            self._manager = start_blocking_portal()
+            self._portal = self._manager.__enter__()
+        try:
+            error = self._portal.call(outcome)
+        except BaseException:  # Ctrl-C, at any time
+            self._portal.call(cancel)  # if `outcome` was started at all, it has begun before this is called
+            if task is not None:
+                ended.wait()
+            raise
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """End the loop. No function is running in it any more."""
+        if self._manager is not None:
+            try:
+                self._portal.call(_close_client, self._db)
+            finally:
+                self._manager.__exit__(None, None, None)
+
+
+async def _close_client(db: Any) -> None:
+    """Close PyMongo's client of this loop, for nobody could do so once the loop has ended. Motor's can be, anywhere."""
+    if is_pymongo(db):
+        try:
+            await db.client.aconnect()
+        except RuntimeError:
+            return  # it belongs to another loop, which goes on
+        await db.client.close()
+
+
+def _refuse_generator(migration: MigrationDefinition, result: object) -> None:
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise UnfinishedMigrationError(migration.name, "a generator")

@@ -1,0 +1,143 @@
+"""Which driver a database object belongs to, and the records collection in it.
+
+`isinstance` would import drivers that the application does not use, `hasattr(db, x)` is True for every x, and
+`bool(db)` raises. So a database is known by the names of its class and its bases.
+"""
+
+from typing import Any, Protocol, TypeAlias
+
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, WriteConcern
+from pymongo.read_concern import ReadConcern
+
+from quaestor.core.migration import Colour
+from quaestor.errors import InvalidDatabaseError, InvalidPrefixError
+
+
+class SyncDatabase(Protocol):
+    """PyMongo's `Database`, or mongomock's."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def list_collection_names(self) -> list[str]:
+        """The names of its collections."""
+
+
+class AsyncDatabase(Protocol):
+    """PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    async def list_collection_names(self) -> list[str]:
+        """The names of its collections."""
+
+
+Databases: TypeAlias = dict[Colour, Any]  # Any: whichever driver's database it is
+"""The database of each colour that a run has: one or both."""
+
+_FAMILIES: dict[tuple[str, str], Colour] = {
+    ("pymongo", "Database"): "sync",
+    ("pymongo", "AsyncDatabase"): "async",
+    ("motor", "AgnosticDatabase"): "async",
+    ("mongomock", "Database"): "sync",
+    ("mongomock_motor", "AsyncMongoMockDatabase"): "async",
+}
+"""(package, class) of the databases that can be migrated."""
+
+_WITH_DELEGATE = {("motor", "AgnosticDatabase"), ("mongomock_motor", "AsyncMongoMockDatabase")}
+"""Those that wrap a synchronous database."""
+
+_CALLS: dict[Colour, str] = {
+    "sync": "`registry.run_sync(db, prefix)` or SyncRunner",
+    "async": "`await registry.run(db, prefix)` or AsyncRunner",
+}
+_ADJECTIVES: dict[Colour, str] = {"sync": "a synchronous", "async": "an asynchronous"}
+
+_LONGEST_SUFFIX = "_migrations_progress"  # of all the collections that a prefix names
+_NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
+
+
+def by_colour(colour: Colour, db: Any, other_db: Any) -> Databases:
+    """Check the databases given to a runner of this colour. `other_db` is the one of the other colour, or None.
+
+    Raises:
+        InvalidDatabaseError: One is not a database or is not of its colour, or the two differ in name.
+    """
+    family = _family(db, "db")
+    if _FAMILIES[family] != colour:
+        raise InvalidDatabaseError(
+            f"db is {_ADJECTIVES[_FAMILIES[family]]} database ({_type(db)}): call {_CALLS[_FAMILIES[family]]} with it."
+        )
+    if other_db is None:
+        return {"async": db, "sync": db.delegate} if family in _WITH_DELEGATE else {colour: db}
+    other: Colour = "sync" if colour == "async" else "async"
+    if _FAMILIES[_family(other_db, f"{other}_db")] != other:
+        raise InvalidDatabaseError(f"{other}_db must be {_ADJECTIVES[other]} database, not {_type(other_db)}.")
+    if other_db.name != db.name:
+        raise InvalidDatabaseError(
+            f"db and {other}_db must be the same database, but they are {db.name!r} and {other_db.name!r}."
+        )
+    return {colour: db, other: other_db}
+
+
+def is_pymongo(db: Any) -> bool:
+    """Whether it is a database of PyMongo itself."""
+    return _family(db, "db")[0] == "pymongo"
+
+
+def records_collection(db: Any, prefix: str) -> Any:
+    """The collection of the records. Majority concern and the primary, whatever the client's defaults are: a record
+    must be neither lost nor overlooked in a fail-over.
+
+    Raises:
+        InvalidPrefixError: The prefix cannot name this collection and the others that belong to it.
+    """
+    _check_prefix(prefix, db.name)
+    return db.get_collection(
+        f"{prefix}_migrations",
+        codec_options=CodecOptions(),
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("majority"),
+        write_concern=WriteConcern("majority"),
+    )
+
+
+def _check_prefix(prefix: object, database: str) -> None:
+    if not isinstance(prefix, str):
+        raise InvalidPrefixError(f"The prefix must be a str, not {_type(prefix)}.")
+    if not prefix:
+        raise InvalidPrefixError("The prefix must not be empty: it names the collection {prefix}_migrations.")
+    for forbidden in ("$", "\0", ".."):
+        if forbidden in prefix:
+            raise InvalidPrefixError(f"The prefix must not hold {forbidden!r}: {prefix!r}.")
+    for forbidden in ("system.", "."):
+        if prefix.startswith(forbidden):
+            raise InvalidPrefixError(f"The prefix must not start with {forbidden!r}: {prefix!r}.")
+    try:
+        size = len(f"{database}.{prefix}{_LONGEST_SUFFIX}".encode())
+    except UnicodeEncodeError:
+        raise InvalidPrefixError(f"The prefix must be valid Unicode, without lone surrogates: {prefix!r}.") from None
+    if size > _NAMESPACE_LIMIT:
+        raise InvalidPrefixError(
+            f"The prefix is {size - _NAMESPACE_LIMIT} bytes too long: MongoDB allows {_NAMESPACE_LIMIT} for "
+            f"'{database}.{{prefix}}{_LONGEST_SUFFIX}'."
+        )
+
+
+def _family(db: object, argument: str) -> tuple[str, str]:
+    # type() comes first, for the mocks of Motor pose as Motor; then __class__, which sees through werkzeug's LocalProxy
+    bases = [(cls.__module__.partition(".")[0], cls.__name__) for cls in (*type(db).__mro__, *db.__class__.__mro__)]
+    for base in bases:
+        if base in _FAMILIES:
+            return base
+    if any(name.endswith("Client") for _, name in bases):
+        raise InvalidDatabaseError(f"{argument} is a client ({_type(db)}), not a database: pass client['name'].")
+    raise InvalidDatabaseError(f"{argument} must be a database, not {_type(db)}: pass client['name'].")
+
+
+def _type(value: object) -> str:
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,72 @@
+"""Telling facts: the default hook, which logs them, and the guard around everybody's hooks."""
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from quaestor.core.events import (
+    Event,
+    Hook,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationStarted,
+    RecordsIgnored,
+    RunFinished,
+    RunStarted,
+)
+from quaestor.errors import InvalidOptionError
+
+logger = logging.getLogger("quaestor")
+
+
+def log_event(event: Event) -> None:
+    """Log a fact to the logger `quaestor`: progress as INFO, oddities as WARNING, failures as ERROR.
+
+    It is the default of `on_event`; call it from a hook of your own to keep the log beside it.
+    """
+    where = f"[{event.database}.{event.prefix}]"
+    match event:
+        case RunStarted(plan=()):
+            pass  # the end of the run says it
+        case RunStarted(plan=plan):
+            logger.info("%s %d to apply: %s", where, len(plan), _listed(plan))
+        case RecordsIgnored(ids=ids):
+            logger.warning("%s Ignored %d record(s) without a name (a str), _id: %s", where, len(ids), _listed(ids))
+        case MigrationStarted(name=name, position=position, total=total):
+            logger.info("%s Applying %r (%d of %d)", where, name, position, total)
+        case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
+            logger.info("%s Applied %r (%d of %d) in %.2f s", where, name, position, total, seconds)
+        case MigrationFailed(name=name, position=position, total=total, error=error):
+            reason = f"{type(error).__name__}: {error}"
+            logger.error("%s Not applied: %r (%d of %d): %s", where, name, position, total, reason)
+        case RunFinished(applied=()):
+            logger.info("%s Nothing to do: all migrations are applied", where)
+        case RunFinished(applied=applied):
+            logger.info("%s Done: %d applied", where, len(applied))
+        case _:
+            assert_never(event)
+
+
+def guarded(hook: Hook | None) -> Callable[[Event], None]:
+    """The hook (None: `log_event`) as a function that never fails: what a hook raises is logged.
+
+    Raises:
+        InvalidOptionError: It is not a plain function.
+    """
+    listener: Hook = log_event if hook is None else hook
+    if not callable(listener) or inspect.iscoroutinefunction(listener):
+        raise InvalidOptionError(f"on_event must be a plain function that takes the event, not {listener!r}.")
+
+    def tell(event: Event) -> None:
+        try:
+            listener(event)
+        except Exception:
+            logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
+
+    return tell
+
+
+def _listed(values: Sequence[object], limit: int = 20) -> str:
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(str(value) for value in values[:limit]) + more

@@ -1,0 +1,89 @@
+"""What a run sends to the server, and with which guarantees."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from quaestor import MigrationRegistry
+from tests.databases import opened_async
+from tests.functions import nothing_async
+from tests.watching import Commands
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize(
+        "driver", [pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor")]
+    ),
+]
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands()
+
+
+@pytest.fixture
+async def db(driver: str, uri: str, name: str, commands: Commands) -> AsyncIterator[Any]:
+    """A database whose client is watched, and whose defaults are the weakest there are."""
+    options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local"}
+    async with opened_async(driver, uri, name, event_listeners=[commands], **options) as database:
+        yield database
+
+
+def migrations(count: int) -> MigrationRegistry:
+    registry = MigrationRegistry()
+    for number in range(count):
+        registry.register(f"migration_{number:04}")(nothing_async)
+    return registry
+
+
+async def test_nothing_to_do_is_one_command(db: Any, commands: Commands) -> None:
+    """With all of 200 applied a run is one find, answered in one batch."""
+    await migrations(200).run(db, "app")
+    commands.sent.clear()
+
+    assert await migrations(200).run(db, "app") == []
+
+    assert commands.names == ["find"]
+
+
+async def test_applying_is_a_read_and_a_write_each(db: Any, commands: Commands) -> None:
+    """N migrations cost one find and N inserts besides their own commands."""
+    await migrations(7).run(db, "app")
+
+    assert commands.names == ["find"] + ["insert"] * 7
+
+
+async def test_majority_on_the_primary(db: Any, commands: Commands) -> None:
+    """Records are read and written with majority concern on the primary, whatever the client's defaults are."""
+    await migrations(1).run(db, "app")
+
+    find, insert = commands.sent
+    assert (find["find"], insert["insert"]) == ("app_migrations", "app_migrations")
+    assert find["readConcern"]["level"] == "majority"
+    assert insert["writeConcern"] == {"w": "majority"}
+    assert find.get("$readPreference", {"mode": "primary"})["mode"] == "primary"
+
+
+async def test_unsound_graph_sends_nothing(db: Any, commands: Commands) -> None:
+    """An unsound graph is refused before the first command, pending or not."""
+    unsound = MigrationRegistry()
+    unsound.register("a", depends_on=["b"])(nothing_async)
+
+    with pytest.raises(ValueError, match="not registered"):
+        await unsound.run(db, "app")
+    unsound.register("b", depends_on=["a"])(nothing_async)
+    with pytest.raises(ValueError, match="Circular dependency: a -> b -> a"):
+        await unsound.run(db, "app")
+
+    assert commands.sent == []
+
+
+async def test_own_codec(driver: str, uri: str, name: str) -> None:
+    """Options of the user's client that change what documents look like do not touch the records."""
+    from bson.raw_bson import RawBSONDocument
+
+    async with opened_async(driver, uri, name, document_class=RawBSONDocument, tz_aware=True) as db:
+        await migrations(2).run(db, "app")
+        assert await migrations(3).run(db, "app") == ["migration_0002"]

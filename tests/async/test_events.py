@@ -1,0 +1,133 @@
+"""What the hook is told, and what the log says."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from quaestor import (
+    AsyncRunner,
+    Event,
+    InvalidOptionError,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationRegistry,
+    MigrationStarted,
+    RecordsIgnored,
+    RunFinished,
+    RunStarted,
+    log_event,
+)
+from tests.functions import nothing_async
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def registry() -> MigrationRegistry:
+    """Two migrations, of which the second fails."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    @registry.register("b")
+    async def fails(db: Any) -> None:
+        raise ValueError("no")
+
+    return registry
+
+
+async def test_events(db: Any, registry: MigrationRegistry) -> None:
+    """A hook is told every fact of a run, in order, with the database and the prefix."""
+    told: list[Event] = []
+    await db.app_migrations.insert_one({"_id": 7})
+
+    with pytest.raises(ValueError, match="no") as caught:
+        await registry.run(db, "app", on_event=told.append)
+
+    where = (db.name, "app")
+    applied = told[3]
+    assert isinstance(applied, MigrationApplied)
+    assert 0 <= applied.seconds < 60
+    assert told == [
+        RecordsIgnored(*where, (7,)),
+        RunStarted(*where, ("a", "b")),
+        MigrationStarted(*where, "a", 1, 2),
+        MigrationApplied(*where, "a", 1, 2, applied.seconds),
+        MigrationStarted(*where, "b", 2, 2),
+        MigrationFailed(*where, "b", 2, 2, caught.value),
+    ]
+
+
+async def test_nothing_to_do(db: Any) -> None:
+    """A run that finds nothing tells its start and its end."""
+    told: list[Event] = []
+
+    await AsyncRunner(MigrationRegistry(), db, "app", on_event=told.append).run()
+
+    assert told == [RunStarted(db.name, "app", ()), RunFinished(db.name, "app", ())]
+
+
+async def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What a hook raises is logged and stops nothing."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    def hook(event: Event) -> None:
+        raise RuntimeError("hook")
+
+    assert await registry.run(db, "app", on_event=hook) == ["a"]
+
+    assert {record.name for record in caplog.records} == {"quaestor"}
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 4
+    assert "RuntimeError: hook" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["a name", print.__name__, 7])
+async def test_hook_that_cannot_be_called(db: Any, hook: Any) -> None:
+    """A hook must be a function; anything else is refused before the first command."""
+    with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
+        await MigrationRegistry().run(db, "app", on_event=hook)
+
+
+async def test_hook_that_must_be_awaited(db: Any) -> None:
+    """A coroutine function would never be awaited: refused."""
+
+    async def hook(event: Event) -> None: ...
+
+    with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
+        await MigrationRegistry().run(db, "app", on_event=hook)
+
+
+async def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """By default progress and failures are logged to the logger `quaestor`."""
+    caplog.set_level(logging.INFO, "quaestor")
+    await db.app_migrations.insert_one({"_id": 7})
+
+    with pytest.raises(ValueError, match="no"):
+        await registry.run(db, "app")
+
+    where = f"[{db.name}.app]"
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "quaestor"]
+    assert lines[3][1].startswith(f"{where} Applied 'a' (1 of 2) in 0.")
+    assert [line for line in lines if line != lines[3]] == [
+        ("WARNING", f"{where} Ignored 1 record(s) without a name (a str), _id: 7"),
+        ("INFO", f"{where} 2 to apply: a, b"),
+        ("INFO", f"{where} Applying 'a' (1 of 2)"),
+        ("INFO", f"{where} Applying 'b' (2 of 2)"),
+        ("ERROR", f"{where} Not applied: 'b' (2 of 2): ValueError: no"),
+    ]
+
+
+async def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The default hook can be given by its name; a run with nothing to do is one line, a long plan is cut."""
+    caplog.set_level(logging.INFO, "quaestor")
+    registry = MigrationRegistry()
+    for number in range(22):
+        registry.register(f"m{number:02}")(nothing_async)
+
+    await registry.run(db, "app", on_event=log_event)
+    await registry.run(db, "app")
+
+    lines = [record.getMessage().partition("] ")[2] for record in caplog.records if record.name == "quaestor"]
+    assert lines[0] == "22 to apply: " + ", ".join(f"m{number:02}" for number in range(20)) + " and 2 more"
+    assert lines[-2:] == ["Done: 22 applied", "Nothing to do: all migrations are applied"]

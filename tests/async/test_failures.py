@@ -1,0 +1,165 @@
+"""A migration that fails, is interrupted, or returns before its work is done."""
+
+import asyncio
+import gc
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+
+from quaestor import MigrationRegistry, RecordConflictError, UnfinishedMigrationError
+from tests.databases import opened_async
+from tests.functions import nothing_async
+
+pytestmark = pytest.mark.anyio
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """A user's own exception that takes no note."""
+
+    code: int
+
+
+async def names(db: Any) -> list[str]:
+    return sorted([record["name"] async for record in db.app_migrations.find()])
+
+
+@pytest.mark.parametrize("error", [Broken("own"), Frozen(7), asyncio.CancelledError(), StopAsyncIteration()])
+async def test_exception_as_it_is(db: Any, error: BaseException) -> None:
+    """The caller gets the very exception, with its traceback; nothing is recorded and what came before stays."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+    registry.register("c")(nothing_async)
+
+    @registry.register("b")
+    async def raises_it(db: Any) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await registry.run(db, "app")
+
+    assert caught.value is error
+    assert traceback.extract_tb(error.__traceback__)[-1].name == "raises_it"
+    assert await names(db) == ["a"]
+
+
+async def test_note(db: Any) -> None:
+    """The exception carries a note with the migration and its place."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    @registry.register("b")
+    async def fails(db: Any) -> None:
+        raise Broken
+
+    with pytest.raises(Broken) as caught:
+        await registry.run(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'b', 2 of 2; it is not recorded."]
+
+
+async def test_tried_again(db: Any) -> None:
+    """What failed is tried again by the next run, and what was applied is not."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a")
+    async def works(db: Any) -> None:
+        calls.append("a")
+
+    @registry.register("b")
+    async def fails_once(db: Any) -> None:
+        calls.append("b")
+        if calls.count("b") == 1:
+            raise Broken
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    assert await registry.run(db, "app") == ["b"]
+    assert calls == ["a", "b", "b"]
+
+
+async def test_empty_iterator(db: Any) -> None:
+    """`next()` of nothing in a migration is a failure like any other."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def looks_for_one(db: Any) -> None:
+        await anext(db.users.find())
+
+    with pytest.raises(StopAsyncIteration):
+        await registry.run(db, "app")
+    assert await names(db) == []
+
+
+async def test_generator_returned(db: Any, sync_db: Any) -> None:
+    """A function that returns a generator has done nothing: an error, not a record."""
+    registry = MigrationRegistry()
+    registry.register("a")(lambda db: (user for user in ()))
+
+    with pytest.raises(UnfinishedMigrationError, match="'a' returned a generator"):
+        await registry.run(db, "app", sync_db=sync_db)
+    assert await names(db) == []
+
+
+async def test_awaitable_returned(db: Any, sync_db: Any) -> None:
+    """A `def` that returns a coroutine has done nothing: an error, no record, and no warning of Python's."""
+    registry = MigrationRegistry()
+    registry.register("a")(lambda db: nothing_async(db))
+
+    with pytest.raises(UnfinishedMigrationError, match=r"'a' returned an awaitable \(coroutine\)"):
+        await registry.run(db, "app", sync_db=sync_db)
+    gc.collect()
+    assert await names(db) == []
+
+
+async def test_record_that_cannot_be_written(db: Any) -> None:
+    """A document that has the `_id` of a pending migration is found before the migration runs."""
+    await db.app_migrations.insert_one({"_id": "b", "name": "something else"})
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a")
+    async def works(db: Any) -> None:
+        calls.append("a")
+
+    registry.register("b")(nothing_async)
+
+    with pytest.raises(RecordConflictError) as caught:
+        await registry.run(db, "app")
+    assert caught.value.migrations == ["b"]
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "driver", [pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor")]
+)
+async def test_error_of_the_driver(db: Any) -> None:
+    """What the driver raises in a migration reaches the caller as it is."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def breaks(db: Any) -> None:
+        await db.command("no such command")
+
+    with pytest.raises(OperationFailure, match="no such command"):
+        await registry.run(db, "app")
+
+
+@pytest.mark.parametrize(
+    "driver", [pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor")]
+)
+async def test_server_away(driver: str) -> None:
+    """Without a server the driver's own error comes, after the driver's own time-out."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    async with opened_async(driver, "mongodb://127.0.0.1:1", "app", serverSelectionTimeoutMS=50) as db:
+        with pytest.raises(ServerSelectionTimeoutError):
+            await registry.run(db, "app")

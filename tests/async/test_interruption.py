@@ -1,0 +1,123 @@
+"""A run that is cut short: by cancellation, a time-out, or Ctrl-C."""
+
+import asyncio
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+from quaestor import Event, MigrationFailed, MigrationRegistry
+from tests.functions import nothing_async
+from tests.processes import interrupted
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_cancelled(db: Any) -> None:
+    """Cancellation reaches the function, is told and noted, and leaves no record but of what came before."""
+    registry = MigrationRegistry()
+    begun = asyncio.Event()
+    told: list[Event] = []
+    registry.register("a")(nothing_async)
+
+    @registry.register("b")
+    async def waits(db: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(registry.run(db, "app", on_event=told.append))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+
+    assert isinstance(told[-1], MigrationFailed)
+    assert caught.value.__notes__ == ["quaestor: in migration 'b', 2 of 2; it is not recorded."]
+    assert [record["name"] async for record in db.app_migrations.find()] == ["a"]
+
+
+async def test_timeout(db: Any) -> None:
+    """A time-out around a run is a TimeoutError for the caller, and the run can be repeated."""
+    registry = MigrationRegistry()
+    waiting = True
+
+    @registry.register("a")
+    async def waits(db: Any) -> None:
+        if waiting:
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await registry.run(db, "app")
+    with anyio.move_on_after(0.01) as scope:
+        await registry.run(db, "app")
+    assert scope.cancelled_caught
+
+    waiting = False
+    assert await registry.run(db, "app") == ["a"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_function_ends_before_the_run(db: Any, sync_db: Any, *, again: bool) -> None:
+    """A cancelled run ends only when the function in the worker thread has, however often it is cancelled."""
+    registry = MigrationRegistry()
+    begun, released = threading.Event(), threading.Event()
+    steps = []
+
+    @registry.register("a")
+    def works(db: Any) -> None:
+        begun.set()
+        assert released.wait(timeout=30)
+        steps.append("function")
+
+    def hook(event: Event) -> None:
+        if isinstance(event, MigrationFailed):
+            steps.append("failed")
+
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db, on_event=hook))
+    await anyio.to_thread.run_sync(begun.wait)
+    for _ in range(2 if again else 1):
+        running.cancel()
+        await asyncio.wait([running], timeout=0.01)
+        assert steps == []
+    released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert steps == ["function", "failed"]
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_cancel_scope_waits_for_the_function(db: Any, sync_db: Any) -> None:
+    """The same with anyio's cancellation, which is repeated until it is heeded; a failure of the function is hidden."""
+    registry = MigrationRegistry()
+    begun, released = threading.Event(), threading.Event()
+    ended = []
+
+    @registry.register("a")
+    def works(db: Any) -> None:
+        begun.set()
+        assert released.wait(timeout=30)
+        ended.append("function")
+        raise ValueError("too late")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: registry.run(db, "app", sync_db=sync_db))
+        await anyio.to_thread.run_sync(begun.wait)
+        group.cancel_scope.cancel()
+        asyncio.get_running_loop().call_later(0.01, released.set)
+
+    assert ended == ["function"]
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.driver("pymongo")
+async def test_ctrl_c(uri: str, name: str, colour: str) -> None:
+    """SIGINT while a function runs: KeyboardInterrupt, the function has ended, what came before stays recorded."""
+    ended = await anyio.to_thread.run_sync(interrupted, "async", colour, uri, name)
+
+    assert "KeyboardInterrupt" in ended.errors
+    assert "quaestor: in migration 'b', 2 of 2; it is not recorded." in ended.errors
+    assert ended.lines == ["begun", "function ended", "failed"]
+    assert ended.records == ["a"]

@@ -1,0 +1,85 @@
+"""A run on every driver: what it applies, in which order, and what it leaves in the database."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from quaestor import AsyncRunner, MigrationRegistry
+from tests.functions import nothing_async
+from tests.scenarios import SCENARIOS, Broken, Scenario, registry
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+async def test_scenario(db: Any, scenario: Scenario) -> None:
+    """A run applies what the scenario says, in that order, and records exactly that."""
+    if scenario.records:
+        await db.app_migrations.insert_many(scenario.records)
+    calls: list[str] = []
+    migrations = registry(scenario, "async", calls)
+
+    if scenario.fails:
+        with pytest.raises(Broken):
+            await migrations.run(db, "app")
+    else:
+        assert await migrations.run(db, "app") == scenario.applied
+
+    assert calls == scenario.applied
+    assert [document["migration"] async for document in db.effects.find(sort=[("_id", 1)])] == scenario.applied
+    known = [record["_id"] for record in scenario.records]
+    new = [record["name"] async for record in db.app_migrations.find({"_id": {"$nin": known}})]
+    assert sorted(new) == sorted(scenario.applied)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+async def test_again(db: Any, scenario: Scenario) -> None:
+    """A second run applies what the first could not, and a third finds nothing to do."""
+    if scenario.records:
+        await db.app_migrations.insert_many(scenario.records)
+    calls: list[str] = []
+    if scenario.fails:
+        with pytest.raises(Broken):
+            await registry(scenario, "async", calls).run(db, "app")
+    mended = Scenario(scenario.title, scenario.migrations, scenario.applied, scenario.records)
+
+    await registry(mended, "async", calls).run(db, "app")
+
+    assert len(calls) == len(set(calls))
+    assert await registry(mended, "async", calls).run(db, "app") == []
+
+
+async def test_record(db: Any) -> None:
+    """A record is `_id` and `name`, both the name, and `appliedAt` in UTC; nothing else."""
+    migrations = MigrationRegistry()
+    migrations.register("first")(nothing_async)
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+
+    await migrations.run(db, prefix="app")
+
+    (record,) = [record async for record in db.app_migrations.find()]
+    assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "first", "name": "first"}
+    assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
+
+
+async def test_prefixes_are_apart(db: Any) -> None:
+    """Each prefix has its own records."""
+    migrations = MigrationRegistry()
+    migrations.register("first")(nothing_async)
+
+    assert await migrations.run(db, "one") == ["first"]
+    assert await migrations.run(db, "two") == ["first"]
+    assert await migrations.run(db, "one") == []
+
+
+async def test_runner(db: Any) -> None:
+    """A runner does what the registry's call does, as often as it is asked to."""
+    migrations = MigrationRegistry()
+    migrations.register("first")(nothing_async)
+    runner = AsyncRunner(migrations, db, "app")
+
+    assert await runner.run() == ["first"]
+    migrations.register("second")(nothing_async)
+    assert await runner.run() == ["second"]
+    assert await runner.run() == []

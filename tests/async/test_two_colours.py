@@ -1,0 +1,127 @@
+"""One history over `def` and `async def` migrations, run from an event loop."""
+
+import asyncio
+import functools
+import threading
+from typing import Any
+
+import pytest
+
+from quaestor import MigrationRegistry, MissingDatabaseError
+from tests.functions import nothing, nothing_async
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def other_db(sync_db: Any) -> Any:
+    """The same database, of the other colour; None where the driver brings it."""
+    return sync_db
+
+
+def mixed(calls: list[str]) -> MigrationRegistry:
+    """Four migrations in a chain, their colours in turn."""
+    registry = MigrationRegistry()
+
+    @registry.register("first")
+    async def first(db: Any) -> None:
+        await db.effects.insert_one({"_id": "first"})
+        calls.append("first")
+
+    @registry.register("second", depends_on=["first"])
+    def second(db: Any) -> None:
+        assert db.effects.find_one({"_id": "first"})
+        db.effects.insert_one({"_id": "second"})
+        calls.append("second")
+
+    @registry.register("third", depends_on=["second"])
+    async def third(db: Any) -> None:
+        assert await db.effects.find_one({"_id": "second"})
+        calls.append("third")
+
+    @registry.register("fourth", depends_on=["third"])
+    def fourth(db: Any) -> None:
+        assert db.effects.count_documents({}) == 2
+        calls.append("fourth")
+
+    return registry
+
+
+async def test_one_history(db: Any, other_db: Any) -> None:
+    """Functions of both colours are applied in one order, each on the database of its colour."""
+    calls: list[str] = []
+
+    applied = await mixed(calls).run(db, "app", sync_db=other_db)
+
+    assert applied == calls == ["first", "second", "third", "fourth"]
+    assert await mixed(calls).run(db, "app", sync_db=other_db) == []
+
+
+@pytest.mark.parametrize("driver", [pytest.param("pymongo", marks=pytest.mark.driver("pymongo"))])
+async def test_refused_without_the_database(db: Any) -> None:
+    """With a pending migration of the other colour and no database for it, nothing at all is run."""
+    calls: list[str] = []
+
+    with pytest.raises(MissingDatabaseError) as caught:
+        await mixed(calls).run(db, "app")
+
+    assert (caught.value.migrations, caught.value.argument) == (["second", "fourth"], "sync_db")
+    assert calls == []
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_not_needed_once_applied(db: Any) -> None:
+    """Migrations of the other colour that are applied need no database."""
+    registry = MigrationRegistry()
+    registry.register("old")(nothing)
+    registry.register("new")(nothing_async)
+    await db.app_migrations.insert_one({"name": "old"})
+
+    assert await registry.run(db, "app") == ["new"]
+
+
+async def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
+    """A `def` migration runs in a worker thread, and the event loop stays free meanwhile."""
+    registry = MigrationRegistry()
+    loop_is_free = threading.Event()
+    seen = []
+
+    @registry.register("a")
+    def waits_for_the_loop(db: Any) -> None:
+        assert loop_is_free.wait(timeout=30)
+        seen.append(threading.current_thread())
+
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=other_db))
+    asyncio.get_running_loop().call_soon(loop_is_free.set)
+
+    assert await running == ["a"]
+    assert seen != [threading.current_thread()]
+
+
+@pytest.mark.parametrize("error", [ValueError("own"), SystemExit(3), KeyboardInterrupt()])
+async def test_failure_of_the_other_colour(db: Any, other_db: Any, error: BaseException) -> None:
+    """An exception of the other colour reaches the caller as it is."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    def fails(db: Any) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await registry.run(db, "app", sync_db=other_db)
+
+    assert caught.value is error
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_returns_too_early(db: Any) -> None:
+    """An `async def` in name only, whose decorator had nothing to await, is applied."""
+    registry = MigrationRegistry()
+
+    @functools.wraps(nothing_async)
+    def skipped(db: Any) -> None: ...
+
+    registry.register("a")(skipped)
+
+    assert registry.migrations["a"].colour == "async"
+    assert await registry.run(db, "app") == ["a"]

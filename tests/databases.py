@@ -1,0 +1,39 @@
+"""Opening a database with every driver there is, in both colours. Drivers are imported when they are asked for."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from pymongo import AsyncMongoClient, MongoClient
+
+
+@contextlib.contextmanager
+def opened(driver: str, uri: str, name: str, **options: Any) -> Iterator[Any]:
+    """A synchronous database; the options are the client's."""
+    if driver == "mongomock":
+        import mongomock
+
+        yield mongomock.MongoClient()[name]
+        return
+    with MongoClient(uri, **options) as client:
+        yield client[name]
+
+
+@contextlib.asynccontextmanager
+async def opened_async(driver: str, uri: str, name: str, **options: Any) -> AsyncIterator[Any]:
+    """An asynchronous database; the options are the client's."""
+    if driver == "mongomock":
+        import mongomock_motor
+
+        yield mongomock_motor.AsyncMongoMockClient()[name]
+    elif driver == "motor":
+        from motor.motor_asyncio import AsyncIOMotorClient
+
+        client = AsyncIOMotorClient(uri, **options)
+        try:
+            yield client[name]
+        finally:
+            client.close()
+    else:
+        async with AsyncMongoClient(uri, **options) as client:
+            yield client[name]

@@ -1,0 +1,106 @@
+"""A process that runs migrations and is interrupted by a real signal.
+
+As a program it runs two migrations, of which the second says that it has begun and waits. Its arguments: the colour of
+the runner, the colour of the second function, the URI, the name of the database.
+"""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import AsyncMongoClient, MongoClient
+
+from quaestor import Event, MigrationFailed, MigrationRegistry
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a process left.
+
+    Attributes:
+        lines: What it printed.
+        errors: Its traceback.
+        records: The names in its records.
+    """
+
+    lines: list[str]
+    errors: str
+    records: list[str]
+
+
+def interrupted(runner: str, colour: str, uri: str, name: str) -> Ended:
+    """Start this file as a program, send it SIGINT when its second migration has begun, and wait for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.processes", runner, colour, uri, name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    with MongoClient(uri) as client:
+        records = sorted(record["name"] for record in client[name].app_migrations.find())
+    return Ended([first, *output.split("\n")[:-1]], errors, records)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _told(event: Event) -> None:
+    if isinstance(event, MigrationFailed):
+        _say("failed")
+
+
+def _registry(colour: str, *task: asyncio.Task[Any]) -> MigrationRegistry:
+    registry = MigrationRegistry()
+    registry.register("a")(lambda db: None)
+
+    def waits(db: Any) -> None:
+        _say("begun")
+        try:
+            while not (task and task[0].cancelling()):  # a thread is not interrupted: it sees that the run is
+                threading.Event().wait(0.01)
+        finally:
+            _say("function ended")
+
+    async def waits_async(db: Any) -> None:
+        _say("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)  # cleaning up may need the loop once more
+            _say("function ended")
+
+    registry.register("b")({"sync": waits, "async": waits_async}[colour])
+    return registry
+
+
+async def _main_async(colour: str, uri: str, name: str) -> None:
+    with MongoClient(uri) as client:
+        async with AsyncMongoClient(uri) as async_client:
+            task = asyncio.current_task()
+            assert task is not None
+            await _registry(colour, task).run(async_client[name], "app", sync_db=client[name], on_event=_told)
+
+
+def _main(colour: str, uri: str, name: str) -> None:
+    with MongoClient(uri) as client:
+        _registry(colour).run_sync(client[name], "app", async_db=AsyncMongoClient(uri)[name], on_event=_told)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "async":
+        asyncio.run(_main_async(*sys.argv[2:]))
+    else:
+        _main(*sys.argv[2:])

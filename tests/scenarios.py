@@ -1,0 +1,90 @@
+"""What a run must do, as data for both colours: migrations and records before, and what comes out."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bson import ObjectId
+from bson.binary import Binary
+
+from quaestor import MigrationRegistry
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A registry, what its database holds, and what a run makes of it.
+
+    Attributes:
+        migrations: name -> names it depends on, in the order of registration.
+        records: The documents in the records collection before the run.
+        applied: What the run returns, and the order in which the functions are called.
+        fails: The migration that raises, if any; `applied` is then what was recorded before it.
+    """
+
+    title: str
+    migrations: dict[str, list[str]]
+    applied: list[str]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    fails: str | None = None
+
+    def __str__(self) -> str:
+        return self.title.replace(" ", "-")
+
+
+class Broken(Exception):
+    """Raised by the migration that a scenario lets fail."""
+
+
+def old_records(*names: str) -> list[dict[str, Any]]:
+    """Records as mongo-quaestor 0.1.0 wrote them, with an ObjectId."""
+    return [{"_id": ObjectId(), "name": name} for name in names]
+
+
+SCENARIOS = [
+    Scenario("nothing registered", {}, []),
+    Scenario("one", {"a": []}, ["a"]),
+    Scenario("alphabetical when independent", {"c": [], "a": [], "b": []}, ["a", "b", "c"]),
+    Scenario("dependencies first", {"a": ["z"], "z": []}, ["z", "a"]),
+    Scenario("not level by level", {"b": ["a"], "c": [], "a": []}, ["a", "b", "c"]),
+    Scenario("diamond", {"top": [], "left": ["top"], "right": ["top"], "end": ["left", "right"]},
+             ["top", "left", "right", "end"]),
+    Scenario("a dependency named twice", {"b": ["a", "a"], "a": []}, ["a", "b"]),
+    Scenario("all applied", {"a": [], "b": ["a"]}, [], old_records("a", "b")),
+    Scenario("an applied dependency counts as met", {"a": ["z"], "b": [], "z": []}, ["a", "b"], old_records("z")),
+    Scenario("an applied migration with a new dependency", {"a": ["z"], "b": ["a"], "z": []}, ["b", "z"],
+             old_records("a")),
+    Scenario("doubled records of the old tool", {"a": [], "b": []}, ["b"], old_records("a", "a", "a")),
+    Scenario("records of an unknown release", {"a": []}, ["a"], old_records("from_tomorrow")),
+    Scenario("records with odd ids", {"a": [], "b": [], "c": [], "d": [], "e": []}, ["e"],
+             [{"_id": 1, "name": "a"}, {"_id": Binary(b"1234567890abcdef", 4), "name": "b"},
+              {"_id": {"a": [1]}, "name": "c"}, {"_id": "c", "name": "d"}]),
+    Scenario("records without a name", {"a": []}, ["a"], [{"_id": 1}, {"_id": 2, "name": 7}, {"_id": "other"}]),
+    Scenario("a failure ends the run", {"a": [], "b": [], "c": []}, ["a"], fails="b"),
+    Scenario("a failure at the start", {"a": [], "b": []}, [], fails="a"),
+    Scenario("names of all kinds", {"ünïcode ☃": ["with space"], "with space": [], "$dollar.dot": [], "0001": []},
+             ["$dollar.dot", "0001", "with space", "ünïcode ☃"]),
+]  # fmt: skip
+
+
+def registry(scenario: Scenario, colour: str, calls: list[str]) -> MigrationRegistry:
+    """The scenario's registry; its functions note their names in `calls` and leave a document."""
+    registry = MigrationRegistry()
+    for name, depends_on in scenario.migrations.items():
+        registry.register(name, depends_on)(_function(name, colour, calls, fails=name == scenario.fails))
+    return registry
+
+
+def _function(name: str, colour: str, calls: list[str], *, fails: bool) -> Any:
+    def called() -> None:
+        if fails:
+            raise Broken(name)
+        calls.append(name)
+
+    def function(db: Any) -> None:
+        called()
+        db.effects.insert_one({"migration": name})
+
+    async def function_async(db: Any) -> None:
+        called()
+        await db.effects.insert_one({"migration": name})
+
+    return {"sync": function, "async": function_async}[colour]

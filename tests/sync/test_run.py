@@ -1,0 +1,83 @@
+"""A run on every driver: what it applies, in which order, and what it leaves in the database."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from quaestor import MigrationRegistry, SyncRunner
+from tests.functions import nothing
+from tests.scenarios import SCENARIOS, Broken, Scenario, registry
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_scenario(db: Any, scenario: Scenario) -> None:
+    """A run applies what the scenario says, in that order, and records exactly that."""
+    if scenario.records:
+        db.app_migrations.insert_many(scenario.records)
+    calls: list[str] = []
+    migrations = registry(scenario, "sync", calls)
+
+    if scenario.fails:
+        with pytest.raises(Broken):
+            migrations.run_sync(db, "app")
+    else:
+        assert migrations.run_sync(db, "app") == scenario.applied
+
+    assert calls == scenario.applied
+    assert [document["migration"] for document in db.effects.find(sort=[("_id", 1)])] == scenario.applied
+    known = [record["_id"] for record in scenario.records]
+    new = db.app_migrations.find({"_id": {"$nin": known}}, sort=[("appliedAt", 1), ("_id", 1)])
+    assert sorted(record["name"] for record in new) == sorted(scenario.applied)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_again(db: Any, scenario: Scenario) -> None:
+    """A second run applies what the first could not, and a third finds nothing to do."""
+    if scenario.records:
+        db.app_migrations.insert_many(scenario.records)
+    calls: list[str] = []
+    if scenario.fails:
+        with pytest.raises(Broken):
+            registry(scenario, "sync", calls).run_sync(db, "app")
+    mended = Scenario(scenario.title, scenario.migrations, scenario.applied, scenario.records)
+
+    registry(mended, "sync", calls).run_sync(db, "app")
+
+    assert len(calls) == len(set(calls))
+    assert registry(mended, "sync", calls).run_sync(db, "app") == []
+
+
+def test_record(db: Any) -> None:
+    """A record is `_id` and `name`, both the name, and `appliedAt` in UTC; nothing else."""
+    migrations = MigrationRegistry()
+    migrations.register("first")(nothing)
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+
+    migrations.run_sync(db, prefix="app")
+
+    (record,) = db.app_migrations.find()
+    assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "first", "name": "first"}
+    assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
+
+
+def test_prefixes_are_apart(db: Any) -> None:
+    """Each prefix has its own records."""
+    migrations = MigrationRegistry()
+    migrations.register("first")(nothing)
+
+    assert migrations.run_sync(db, "one") == ["first"]
+    assert migrations.run_sync(db, "two") == ["first"]
+    assert migrations.run_sync(db, "one") == []
+
+
+def test_runner(db: Any) -> None:
+    """A runner does what the registry's call does, as often as it is asked to."""
+    migrations = MigrationRegistry()
+    migrations.register("first")(nothing)
+    runner = SyncRunner(migrations, db, "app")
+
+    assert runner.run() == ["first"]
+    migrations.register("second")(nothing)
+    assert runner.run() == ["second"]
+    assert runner.run() == []

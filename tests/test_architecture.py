@@ -1,0 +1,110 @@
+"""The rules of docs/architecture.md that no linter checks."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import quaestor
+from quaestor.core import effects
+
+ROOT = Path(__file__).parent.parent
+CORE = Path(effects.__file__).parent
+EFFECTS = {cls.__name__ for cls in effects.Ask.__subclasses__()}
+
+
+def trees(folder: Path) -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(folder.glob("*.py")):
+        yield path.name, ast.parse(path.read_text())
+
+
+def dropped(tree: ast.Module) -> list[str]:
+    """The effects that are built anywhere but in `yield from Effect(...)`."""
+    asked = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
+    return [
+        f"{node.func.id} in line {node.lineno}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in EFFECTS
+        and id(node) not in asked
+    ]
+
+
+def test_no_effect_is_dropped() -> None:
+    """An effect that is built and not asked for with `yield from` would silently not happen."""
+    assert {"ReadRecords", "Execute", "Record", "Emit"} <= EFFECTS
+    assert dropped(ast.parse("Emit(1)\nyield Record('a')\nyield from Record('b')")) == [
+        "Emit in line 1",
+        "Record in line 2",
+    ]
+    assert {name: dropped(tree) for name, tree in trees(CORE) if dropped(tree)} == {}
+
+
+def names_by_file(colour: str) -> dict[str, list[str]]:
+    """The names of the tests of one colour by file."""
+    return {
+        name: sorted(
+            node.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        )
+        for name, tree in trees(ROOT / "tests" / colour)
+        if name.startswith("test_")
+    }
+
+
+# What only one colour knows: plain calls cannot be cancelled, and only they bring an event loop of their own.
+ONE_COLOUR = {
+    "async": {
+        "test_cancel_scope_waits_for_the_function",
+        "test_cancelled",
+        "test_function_ends_before_the_run",
+        "test_timeout",
+    },
+    "sync": {"test_client_of_another_loop"},
+}
+
+
+def test_both_colours_have_the_same_tests() -> None:
+    """Every file and every test of one colour stands in the other, but for those that cannot."""
+    mirrored = {
+        colour: {file: [name for name in names if name not in alone] for file, names in names_by_file(colour).items()}
+        for colour, alone in ONE_COLOUR.items()
+    }
+    assert mirrored["sync"]
+    assert mirrored["sync"] == mirrored["async"]
+
+
+def test_public_names() -> None:
+    """The public names are sorted, complete and there; a name that is not public is an AttributeError."""
+    assert quaestor.__all__ == sorted(quaestor.__all__)
+    assert dir(quaestor) == quaestor.__all__
+    for name in quaestor.__all__:
+        assert getattr(quaestor, name) is not None
+    errors = [error.__name__ for error in quaestor.QuaestorError.__subclasses__()]
+    assert {*errors, "QuaestorError"} <= set(quaestor.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = quaestor.nothing  # type: ignore[attr-defined]  # that is the point
+
+
+def test_import_loads_no_driver() -> None:
+    """`import quaestor` and registering migrations load neither a driver nor anyio nor asyncio."""
+    program = (
+        "import sys, quaestor\n"
+        "quaestor.MigrationRegistry().register('a')(print)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "quaestor" in loaded
+    assert not {"anyio", "asyncio", "bson", "motor", "pymongo"} & set(loaded)
+
+
+def test_architecture_names_every_file() -> None:
+    """The picture of the house in docs/architecture.md has every file of the package."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [path.name for path in (ROOT / "src").rglob("*.py")]
+    assert [name for name in files if name not in text] == []

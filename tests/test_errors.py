@@ -1,0 +1,44 @@
+"""The errors as values: their sentences, their data, and that they survive a pickle."""
+
+import pickle
+
+import pytest
+
+from quaestor import errors
+
+EXAMPLES = [
+    (errors.InvalidMigrationError("A name must not be empty."), ValueError, "must not be empty"),
+    (errors.DuplicateMigrationError("a", "app.a"), ValueError, "'a' is already registered (by app.a)"),
+    (errors.MissingDependencyError("b", "aa", "a"), ValueError, "'b' depends on 'aa', which is not registered. Did"),
+    (errors.MissingDependencyError("b", "zz"), ValueError, "Register it"),
+    (errors.CircularDependencyError(["a", "b", "a"]), ValueError, "Circular dependency: a -> b -> a"),
+    (errors.InvalidPrefixError("The prefix must not be empty."), ValueError, "prefix"),
+    (errors.InvalidDatabaseError("db must be a database."), TypeError, "database"),
+    (errors.MissingDatabaseError(["a", "b"], "sync_db"), ValueError, "`def` functions: a, b. Pass sync_db="),
+    (errors.MissingDatabaseError(["a"], "async_db"), ValueError, "`async def` functions: a. Pass async_db="),
+    (errors.RecordConflictError(["a"]), ValueError, "Nothing has run"),
+    (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
+    (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),
+]
+
+
+@pytest.mark.parametrize(("error", "base", "words"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_error(error: errors.QuaestorError, base: type[Exception], words: str) -> None:
+    """Each is a QuaestorError and of a built-in kind, says it in a sentence, and keeps its data through a pickle."""
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert isinstance(error, errors.QuaestorError)
+    assert isinstance(error, base)
+    assert words in str(error)
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
+def test_every_error_has_an_example() -> None:
+    """No error is left out above."""
+    assert {type(error) for error, _, _ in EXAMPLES} == set(errors.QuaestorError.__subclasses__())
+
+
+def test_tree_is_complete() -> None:
+    """The tree in the docstring names every error."""
+    for error in errors.QuaestorError.__subclasses__():
+        assert f"── {error.__name__} " in str(errors.__doc__)

@@ -1,0 +1,113 @@
+"""The graph: sound or not, and in which order."""
+
+import itertools
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quaestor.core import graph
+from quaestor.errors import CircularDependencyError, MissingDependencyError
+
+Needs = Mapping[str, list[str]]
+names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=3)
+
+
+@st.composite
+def acyclic(draw: st.DrawFn) -> Needs:
+    """A graph whose edges all lead back in one hidden order, registered in another."""
+    hidden = draw(st.lists(names, unique=True, max_size=12))
+    needs = {
+        name: draw(st.lists(st.sampled_from(hidden[:place]), max_size=4)) if place else []
+        for place, name in enumerate(hidden)
+    }
+    return {name: needs[name] for name in draw(st.permutations(hidden))}
+
+
+@st.composite
+def closed(draw: st.DrawFn) -> Needs:
+    """Any graph whose dependencies all exist."""
+    nodes = draw(st.lists(names, unique=True, min_size=1, max_size=8))
+    return {name: draw(st.lists(st.sampled_from(nodes), max_size=3)) for name in nodes}
+
+
+def smallest_order(needs: Needs) -> list[str]:
+    """The order by its definition: again and again the first in the alphabet of those that have all they need."""
+    ordered: list[str] = []
+    while len(ordered) < len(needs):
+        ready = [name for name in needs if name not in ordered and set(needs[name]) <= set(ordered)]
+        ordered.append(min(ready))
+    return ordered
+
+
+@given(acyclic())
+def test_order_is_the_smallest(needs: Needs) -> None:
+    """Every edge is respected, and of the ready ones it is always the alphabetically first."""
+    ordered = graph.order(graph.prepare(needs))
+
+    assert sorted(ordered) == sorted(needs)
+    assert all(ordered.index(needed) < ordered.index(name) for name in needs for needed in needs[name])
+    assert ordered == smallest_order(needs)
+
+
+@given(acyclic(), st.data())
+def test_order_does_not_depend_on_registration(needs: Needs, data: st.DataObject) -> None:
+    """The same migrations registered in another order have the same order."""
+    shuffled = {
+        name: data.draw(st.permutations(needs[name])) for name in data.draw(st.permutations(list(needs)), label="order")
+    }
+
+    assert graph.order(graph.prepare(shuffled)) == graph.order(graph.prepare(needs))
+
+
+@given(closed(), st.data())
+def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
+    """A cycle that is reported is one, starts with its smallest name, and is the same in any order of registration."""
+    try:
+        graph.prepare(needs)
+    except CircularDependencyError as error:
+        cycle = error.cycle
+    else:
+        assert smallest_order(needs)
+        return
+
+    assert cycle[0] == cycle[-1] == min(cycle)
+    assert len(set(cycle)) == len(cycle) - 1
+    assert all(after in needs[before] for before, after in itertools.pairwise(cycle))
+    shuffled = {name: needs[name] for name in data.draw(st.permutations(list(needs)))}
+    with pytest.raises(CircularDependencyError) as other:
+        graph.prepare(shuffled)
+    assert other.value.cycle == cycle
+
+
+def test_cycle_in_the_direction_of_depends_on() -> None:
+    """`a -> b` says that a depends on b."""
+    with pytest.raises(CircularDependencyError, match=r"^Circular dependency: a -> b -> c -> a$") as caught:
+        graph.prepare({"c": ["a"], "b": ["c"], "a": ["b"], "d": ["a"]})
+    assert caught.value.cycle == ["a", "b", "c", "a"]
+
+
+def test_missing_dependency_names_both() -> None:
+    """The error names the migration, what it needs, and what may have been meant; the alphabetically first one."""
+    with pytest.raises(MissingDependencyError) as caught:
+        graph.prepare({"users": [], "z": ["nowhere"], "orders": ["user"]})
+
+    error = caught.value
+    assert (error.migration, error.dependency, error.suggestion) == ("orders", "user", "users")
+    assert str(error) == "Migration 'orders' depends on 'user', which is not registered. Did you mean 'users'?"
+
+
+def test_missing_dependency_without_a_close_name() -> None:
+    """Nothing is suggested where nothing is close, least of all the migration itself."""
+    with pytest.raises(MissingDependencyError) as caught:
+        graph.prepare({"users_2": ["users_1"]})
+    assert caught.value.suggestion is None
+
+
+def test_long_chain() -> None:
+    """Depth is no limit."""
+    length = 5_000
+    chain = {f"{number:05}": [f"{number - 1:05}"] if number else [] for number in range(length)}
+
+    assert graph.order(graph.prepare(chain)) == sorted(chain)

@@ -1,0 +1,257 @@
+"""Registration: what is a migration, what is not, and of which colour it is."""
+
+import enum
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from quaestor import (
+    CircularDependencyError,
+    DuplicateMigrationError,
+    InvalidMigrationError,
+    MigrationDefinition,
+    MigrationRegistry,
+)
+
+
+def plain(db: object) -> None: ...
+
+
+async def coroutine(db: object) -> None: ...
+
+
+def passing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that returns what the function returns."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+def awaiting(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """A decorator that makes an `async def` of anything."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+class Called:
+    def __call__(self, db: object) -> None: ...
+
+    def method(self, db: object) -> None: ...
+
+    async def method_async(self, db: object) -> None: ...
+
+    static = staticmethod(plain)
+
+    @classmethod
+    async def of_class(cls, db: object) -> None: ...
+
+
+class CalledAsync:
+    async def __call__(self, db: object) -> None: ...
+
+
+class Blocking:
+    """As asgiref's async_to_sync: wraps a coroutine function and waits for it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+
+    def __call__(self, db: object) -> None: ...
+
+
+def with_options(db: object, *, size: int = 3) -> None: ...
+
+
+def marked(db: object) -> Any: ...
+
+
+COLOURS = [
+    (plain, "sync"),
+    (coroutine, "async"),
+    (lambda db: None, "sync"),
+    (functools.partial(plain), "sync"),
+    (functools.partial(functools.partial(coroutine)), "async"),
+    (functools.partial(with_options, size=1), "sync"),
+    (passing(plain), "sync"),
+    (passing(passing(coroutine)), "async"),
+    (passing(functools.partial(coroutine)), "async"),
+    (passing(awaiting(plain)), "async"),
+    (awaiting(plain), "async"),
+    (functools.partial(passing(coroutine)), "async"),
+    (Called(), "sync"),
+    (CalledAsync(), "async"),
+    (functools.partial(CalledAsync()), "async"),
+    (passing(CalledAsync()), "async"),
+    (Called().method, "sync"),
+    (Called().method_async, "async"),
+    (Called.static, "sync"),
+    (Called.of_class, "async"),
+    (staticmethod(coroutine), "async"),
+    (functools.cache(coroutine), "async"),
+    (Blocking(coroutine), "sync"),
+    (print, "sync"),
+    (mock.Mock(), "sync"),
+]
+if hasattr(inspect, "markcoroutinefunction"):  # Python 3.12
+    COLOURS.append((inspect.markcoroutinefunction(marked), "async"))
+
+
+@pytest.mark.parametrize(("function", "colour"), COLOURS)
+def test_colour(function: Callable[..., object], colour: str) -> None:
+    """The colour is that of what a call returns, found without a call."""
+    assert MigrationDefinition("a", function).colour == colour
+
+
+def generator(db: object) -> Iterator[None]:
+    yield
+
+
+async def generator_async(db: object) -> AsyncIterator[None]:
+    yield
+
+
+class CalledGenerator:
+    def __call__(self, db: object) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (None, "must be a function"),
+        ("a", "must be a function"),
+        (classmethod(plain), "must be a function"),
+        (Called, "must be a function"),
+        (lambda: None, "one argument; its signature is ()"),
+        (lambda db, other: None, "one argument; its signature is (db, other)"),
+        (lambda *, db: None, "one argument; its signature is (*, db)"),
+        (passing(lambda: None), "one argument"),
+        (functools.partial(plain, "db"), "one argument"),
+        (Called.method, "one argument"),
+        (generator, "generator function"),
+        (generator_async, "generator function"),
+        (functools.partial(generator), "generator function"),
+        (CalledGenerator(), "generator function"),
+        (staticmethod(generator), "generator function"),
+    ],
+)
+def test_not_a_function(function: Any, words: str) -> None:
+    """What cannot be called with a database, or would do nothing, is refused when it is registered."""
+    registry = MigrationRegistry()
+    with pytest.raises(InvalidMigrationError, match="Migration 'a'") as caught:
+        registry.register("a")(function)
+    assert words in str(caught.value)
+    assert dict(registry.migrations) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, "must be a str, not None"),
+        (1, "must be a str, not int (1)"),
+        (b"a", "must be a str, not bytes (b'a')"),
+        ("", "must not be empty"),
+        ("a\0b", "must not hold NUL"),
+        ("\ud800", "lone surrogates"),
+        (plain, 'Write @registry.register("its_name").'),
+    ],
+)
+def test_bad_name(name: Any, words: str) -> None:
+    """A name that cannot be stored is refused at once, before the decorator sees a function."""
+    with pytest.raises(InvalidMigrationError) as caught:
+        MigrationRegistry().register(name)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("depends_on", "words"),
+    [
+        ("first", "write ['first']"),
+        ("", "not a str"),
+        (1, "must be a list of names, not int (1)"),
+        (plain, "must be a list of names, not function"),
+        (["first", 2], "must hold names (str), not int (2)"),
+        ([plain], "must hold names (str), not function"),
+        ([None], "must hold names (str), not None"),
+    ],
+)
+def test_bad_dependencies(depends_on: Any, words: str) -> None:
+    """Dependencies are a list of names."""
+    with pytest.raises(InvalidMigrationError, match="depends_on of migration 'a'") as caught:
+        MigrationRegistry().register("a", depends_on=depends_on)(plain)
+    assert words in str(caught.value)
+
+
+def test_dependency_on_itself() -> None:
+    """A migration that waits for itself is refused when it is registered."""
+    with pytest.raises(CircularDependencyError, match="a -> a") as caught:
+        MigrationRegistry().register("a", depends_on=["b", "a"])(plain)
+    assert caught.value.cycle == ["a", "a"]
+
+
+def test_definition() -> None:
+    """The definition has what was given; the decorator returns the function unchanged."""
+    registry = MigrationRegistry()
+    given = ["z", "b"]
+
+    returned = registry.register("a", depends_on=given)(plain)
+    registry.register("b")(coroutine)
+
+    assert returned is plain
+    definition = registry.migrations["a"]
+    assert (definition.name, definition.execute, definition.depends_on) == ("a", plain, ["z", "b"])
+    assert registry.migrations["b"].depends_on == []
+    given.append("later")
+    assert definition.depends_on == ["z", "b"]
+    assert list(registry.migrations) == ["a", "b"]
+    assert definition == MigrationDefinition("a", plain, ["z", "b"])
+    assert len({definition, MigrationDefinition("a", plain, ["z", "b"])}) == 1
+
+
+@pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])
+def test_dependencies_of_any_kind(depends_on: Any) -> None:
+    """Any collection of names becomes a list."""
+    assert MigrationDefinition("a", plain, depends_on).depends_on == ["z", "b"]
+
+
+def test_migrations_are_read_only() -> None:
+    """Nothing is registered or removed but with `register`."""
+    registry = MigrationRegistry()
+    registry.register("a")(plain)
+
+    with pytest.raises(TypeError):
+        registry.migrations["b"] = registry.migrations["a"]  # type: ignore[index]  # what a checker refuses fails too
+    with pytest.raises(AttributeError):
+        registry.migrations["a"].name = "b"  # type: ignore[misc]  # likewise
+
+
+def test_duplicate() -> None:
+    """A name stands for one function; the error says which one has it."""
+    registry = MigrationRegistry()
+    registry.register("a")(plain)
+
+    with pytest.raises(DuplicateMigrationError, match=r"'a' is already registered \(by .*test_migration.plain\)"):
+        registry.register("a")(coroutine)
+    assert registry.migrations["a"].execute is plain
+
+
+def test_name_from_an_enum() -> None:
+    """A subclass of str becomes the plain str it is equal to, so that messages and records show that."""
+
+    class Name(enum.StrEnum):
+        FIRST = "first"
+
+    definition = MigrationDefinition("second", plain, [Name.FIRST])
+    assert [type(name) for name in definition.depends_on] == [str]
+    assert repr(MigrationDefinition(Name.FIRST, plain).name) == "'first'"

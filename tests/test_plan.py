@@ -1,0 +1,63 @@
+"""The plan: what is pending, in order, and whether it can be carried out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quaestor.core import plan
+from quaestor.core.migration import MigrationDefinition
+from quaestor.core.records import Records
+from quaestor.errors import MissingDatabaseError, RecordConflictError
+from tests.test_graph import Needs, acyclic, smallest_order
+
+
+def function(db: object) -> None:
+    """A `def` migration."""
+
+
+async def function_async(db: object) -> None:
+    """An `async def` migration."""
+
+
+def definitions(needs: Needs) -> dict[str, MigrationDefinition]:
+    return {name: MigrationDefinition(name, function, needed) for name, needed in needs.items()}
+
+
+def names(todo: plan.Plan) -> list[str]:
+    return [migration.name for migration in todo]
+
+
+@given(acyclic(), st.data())
+def test_pending(needs: Needs, data: st.DataObject) -> None:
+    """What is not recorded, in the smallest order, whatever is recorded: what is recorded counts as met."""
+    applied = data.draw(st.sets(st.sampled_from([*needs, "from another release"])))
+    known = definitions(needs)
+
+    todo = plan.pending(known, plan.validated(known), Records(frozenset(applied)))
+
+    left = {name: [needed for needed in needs[name] if needed not in applied] for name in needs if name not in applied}
+    assert names(todo) == smallest_order(left)
+
+
+def test_databases() -> None:
+    """Every colour in the plan must have a database; the error names the migrations and the argument."""
+    todo = [MigrationDefinition("a", function), MigrationDefinition("b", function_async)]
+
+    plan.check_databases(todo, {"sync", "async"})
+    plan.check_databases(todo[:1], {"sync"})
+    with pytest.raises(MissingDatabaseError) as caught:
+        plan.check_databases(todo, {"sync"})
+    assert (caught.value.migrations, caught.value.argument) == (["b"], "async_db")
+    with pytest.raises(MissingDatabaseError) as caught:
+        plan.check_databases(todo, {"async"})
+    assert (caught.value.migrations, caught.value.argument) == (["a"], "sync_db")
+
+
+def test_records() -> None:
+    """A migration whose `_id` belongs to something else could never be recorded."""
+    todo = [MigrationDefinition("a", function), MigrationDefinition("b", function)]
+
+    plan.check_records(todo, Records(frozenset(), (), frozenset({"c"})))
+    with pytest.raises(RecordConflictError) as caught:
+        plan.check_records(todo, Records(frozenset(), (), frozenset({"b", "c"})))
+    assert caught.value.migrations == ["b"]

@@ -1,0 +1,29 @@
+"""Watching what a driver sends: the commands that a test is about, without those of sessions and monitoring."""
+
+from typing import Any
+
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+
+class Commands(CommandListener):
+    """Give it to a client as `event_listeners=[commands]`.
+
+    Attributes:
+        sent: The commands as documents, in order.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name not in {"hello", "ping", "endSessions"}:
+            self.sent.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+    @property
+    def names(self) -> list[str]:
+        """The first word of each command: find, insert, ..."""
+        return [next(iter(command)) for command in self.sent]
