@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pymongo import MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
@@ -109,7 +110,9 @@ def _started(binary: str, port: int, folder: Path) -> "subprocess.Popen[bytes]":
 def _initiated(process: "subprocess.Popen[bytes]", port: int) -> bool:
     """Make a replica set of one and wait until it takes writes. False: the process has ended."""
     member = {"_id": 0, "host": f"127.0.0.1:{port}"}
-    with MongoClient(f"mongodb://127.0.0.1:{port}/?directConnection=true", serverSelectionTimeoutMS=1_000) as direct:
+    with MongoClient[dict[str, Any]](
+        f"mongodb://127.0.0.1:{port}/?directConnection=true", serverSelectionTimeoutMS=1_000
+    ) as direct:
         while True:
             try:
                 direct.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
@@ -117,6 +120,6 @@ def _initiated(process: "subprocess.Popen[bytes]", port: int) -> bool:
             except ServerSelectionTimeoutError:
                 if process.poll() is not None:
                     return False
-    with MongoClient(f"mongodb://127.0.0.1:{port}/?replicaSet=rs0", heartbeatFrequencyMS=500) as client:
+    with MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{port}/?replicaSet=rs0", heartbeatFrequencyMS=500) as client:
         client.admin.command("ping")  # goes to the primary, so it waits for one
     return True

@@ -99,8 +99,9 @@ class Portal:
                 task.cancel()
 
         if self._manager is None:
-            self._manager = start_blocking_portal()
-            self._portal = self._manager.__enter__()
+            manager = start_blocking_portal()
+            self._portal = manager.__enter__()
+            self._manager = manager
         try:
             error = self._portal.call(outcome)
         except BaseException:  # Ctrl-C, at any time

@@ -1,0 +1,1 @@
+"""What quaestor costs, measured."""

@@ -1,0 +1,95 @@
+"""How the plan grows with the number of migrations, beside bare graphlib with a heap on the same graph."""
+
+import random
+import timeit
+from collections.abc import Callable, Iterator
+from functools import partial
+from graphlib import TopologicalSorter
+from heapq import heappop, heappush
+
+from benchmarks.table import Row, at_most
+from quaestor import MigrationDefinition
+from quaestor.core import plan
+from quaestor.core.records import Records
+
+SIZES = (10_000, 50_000, 200_000)
+REPEATED = 5
+Needs = dict[str, list[str]]
+
+
+def rows() -> Iterator[Row]:
+    """Time per migration at each size, for four shapes of graph."""
+    for shape in (chain, layers, independent, star):
+        ours, bare = {}, {}
+        for size in SIZES:
+            needs = shape(size)
+            definitions = {name: MigrationDefinition(name, print, needed) for name, needed in needs.items()}
+            ours[size] = fastest(partial(planned, definitions, frozenset()))
+            bare[size] = fastest(partial(bare_order, needs))
+            detail = f"{ours[size] / size * 1e6:.2f} µs a migration"
+            yield at_most(
+                f"plan: {size:,}, {shape.__name__}, against bare graphlib", ours[size] / bare[size], 2, detail
+            )
+        half = frozenset(list(needs)[: size // 2])
+        partly = fastest(partial(planned, definitions, half))
+        yield at_most(f"plan: {size:,}, {shape.__name__}, half of them applied, likewise", partly / bare[size], 2)
+        small, large = SIZES[0], SIZES[-1]
+        growth = {key: times[large] / large / (times[small] / small) for key, times in (("o", ours), ("b", bare))}
+        what = f"plan: time a migration at {large:,} against {small:,}, {shape.__name__}"
+        yield at_most(what, growth["o"], 2, f"bare graphlib {growth['b']:.3f} x")
+
+
+def planned(definitions: dict[str, MigrationDefinition], applied: frozenset[str]) -> plan.Plan:
+    """What a run does between reading the records and the first migration."""
+    return plan.pending(definitions, plan.validated(definitions), Records(applied))
+
+
+def bare_order(needs: Needs) -> list[str]:
+    """The same order from graphlib and heapq, with no checks of ours."""
+    sorter = TopologicalSorter(needs)
+    sorter.prepare()
+    ordered: list[str] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heappush(ready, name)
+        name = heappop(ready)
+        ordered.append(name)
+        sorter.done(name)
+    return ordered
+
+
+def fastest(function: Callable[[], object]) -> float:
+    """The shortest of several times in seconds, as timeit takes it: without the garbage collector."""
+    return min(timeit.repeat(function, number=1, repeat=REPEATED))
+
+
+def chain(size: int) -> Needs:
+    """Each needs the one before."""
+    return {name(number): [name(number - 1)] if number else [] for number in range(size)}
+
+
+def layers(size: int) -> Needs:
+    """Layers of 100, each migration needing three random ones of the layer before."""
+    source = random.Random(0)  # noqa: S311 - the same graph every time
+    return {
+        name(number): [name((number // 100 - 1) * 100 + source.randrange(100)) for _ in range(3)]
+        if number >= 100
+        else []
+        for number in range(size)
+    }
+
+
+def independent(size: int) -> Needs:
+    """None needs another."""
+    return {name(number): [] for number in range(size)}
+
+
+def star(size: int) -> Needs:
+    """All need the first."""
+    return {name(number): [name(0)] if number else [] for number in range(size)}
+
+
+def name(number: int) -> str:
+    """A name that sorts like its number."""
+    return f"migration_{number:06}"

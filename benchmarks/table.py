@@ -1,0 +1,25 @@
+"""A row of the table that the benchmarks print."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        what: What was measured.
+        measured: What was seen, in words and numbers.
+        reach: What was to be reached, in words and numbers.
+        reached: Whether it was.
+    """
+
+    what: str
+    measured: str
+    reach: str
+    reached: bool
+
+
+def at_most(what: str, ratio: float, limit: float, detail: str = "") -> Row:
+    """A ratio that must not be larger than a limit."""
+    return Row(what, f"{ratio:.3f} x" + (f"  ({detail})" if detail else ""), f"at most {limit} x", ratio <= limit)

@@ -1,0 +1,44 @@
+"""Migrations at the start of a FastAPI application: `MONGODB_URI=... uvicorn fastapi_app:app`."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+
+from quaestor import MigrationRegistry
+
+registry = MigrationRegistry()
+
+
+@registry.register("first_products")
+async def first_products(db: AsyncDatabase[dict[str, Any]]) -> None:
+    await db.products.insert_many([{"_id": sku, "price": 9.5} for sku in ("cup", "pot")])
+
+
+@registry.register("prices_in_cents", depends_on=["first_products"])
+async def prices_in_cents(db: AsyncDatabase[dict[str, Any]]) -> None:
+    await db.products.update_many(
+        {"price": {"$type": "double"}}, [{"$set": {"price": {"$toInt": {"$multiply": ["$price", 100]}}}}]
+    )
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Migrate before the first request is taken."""
+    async with AsyncMongoClient[dict[str, Any]](os.environ["MONGODB_URI"]) as client:
+        app.state.db = client.get_default_database("shop")
+        await registry.run(app.state.db, "products")
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/products")
+async def products(request: Request) -> dict[str, int]:
+    """Each product with its price in cents."""
+    return {product["_id"]: product["price"] async for product in request.app.state.db.products.find().sort("_id")}

@@ -1,0 +1,39 @@
+"""Migrations at the start of a Flask application: `MONGODB_URI=... flask --app flask_app run`."""
+
+import os
+from typing import Any
+
+from flask import Flask
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from quaestor import MigrationRegistry
+
+registry = MigrationRegistry()
+
+
+@registry.register("first_products")
+def first_products(db: Database[dict[str, Any]]) -> None:
+    db.products.insert_many([{"_id": sku, "price": 9.5} for sku in ("cup", "pot")])
+
+
+@registry.register("prices_in_cents", depends_on=["first_products"])
+def prices_in_cents(db: Database[dict[str, Any]]) -> None:
+    db.products.update_many(
+        {"price": {"$type": "double"}}, [{"$set": {"price": {"$toInt": {"$multiply": ["$price", 100]}}}}]
+    )
+
+
+def create_app() -> Flask:
+    """Migrate before the first request is taken."""
+    app = Flask(__name__)
+    client = MongoClient[dict[str, Any]](os.environ["MONGODB_URI"])
+    db = client.get_default_database("shop")
+    registry.run_sync(db, "products")
+
+    @app.get("/products")
+    def products() -> dict[str, int]:
+        """Each product with its price in cents."""
+        return {product["_id"]: product["price"] for product in db.products.find().sort("_id")}
+
+    return app

@@ -1,0 +1,100 @@
+"""The demo (`nox -s demo`): migrates a shop of 100,000 orders on a real server, and shows what that did."""
+
+import asyncio
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.database import Database
+from pymongo.errors import WriteError
+from rich.console import Console
+from rich.table import Table
+
+from examples.shop import data
+from examples.shop.migrations import registry
+from quaestor import Event, MigrationApplied, RunStarted
+from tools.mongod import NoServerError, server
+
+NAME = "quaestor_demo"
+SHOWN = ("customers", "products", "orders", "daily_revenue")
+
+console = Console(width=min(Console().width, 120), highlight=False)
+
+
+def main() -> None:
+    """Load, show, migrate, show, and migrate again."""
+    console.print("[bold]Starting MongoDB[/] …")
+    with server() as uri, MongoClient[dict[str, Any]](uri) as client:
+        client.drop_database(NAME)  # on a server of the user's own an earlier demo may have left it
+        db = client[NAME]
+        console.print(
+            f"[bold]Loading[/] {data.ORDERS:,} orders, {data.CUSTOMERS:,} customers, {data.PRODUCTS:,} products …"
+        )
+        data.load(db)
+        before = _documents(db)
+
+        console.print("\n[bold]await registry.run(db, 'shop')[/]")
+        started = time.perf_counter()
+        applied = asyncio.run(_run(uri, db))
+        console.print(f"[bold]Applied {len(applied)} migrations[/] in {time.perf_counter() - started:.1f} s\n")
+
+        _show(before, _documents(db), db)
+        console.print("\n[bold]await registry.run(db, 'shop')[/], once more")
+        console.print(f"Applied: {asyncio.run(_run(uri, db))}. Nothing is left to do.")
+        client.drop_database(NAME)
+
+
+async def _run(uri: str, db: Database[dict[str, Any]]) -> list[str]:
+    async with AsyncMongoClient[dict[str, Any]](uri) as client:
+        return await registry.run(client[NAME], "shop", sync_db=db, on_event=_progress)
+
+
+def _progress(event: Event) -> None:
+    match event:
+        case RunStarted(plan=plan) if plan:
+            console.print(f"{len(plan)} to apply, dependencies first, else in alphabetical order:")
+        case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
+            needs = ", ".join(registry.migrations[name].depends_on)
+            after = f"[dim]after {needs}[/]" if needs else ""
+            console.print(f"  [green]✓[/] {position:2}/{total} {name:21} {seconds:5.2f} s  {after}")
+        case _:
+            pass
+
+
+def _documents(db: Database[dict[str, Any]]) -> dict[str, Any]:
+    """The first document of every collection."""
+    return {name: db[name].find_one(sort=[("_id", 1)]) for name in SHOWN}
+
+
+def _show(before: dict[str, Any], after: dict[str, Any], db: Database[dict[str, Any]]) -> None:
+    table = Table("collection", "before", "after", show_lines=True, expand=True)
+    for name in SHOWN:
+        table.add_row(name, _shown(before[name]), _shown(after[name]))
+    console.print(table)
+    indexes = [name for collection in ("customers", "orders") for name in db[collection].index_information()]
+    console.print(f"Indexes: {', '.join(name for name in indexes if name != '_id_')}")
+    left = db.orders.count_documents({"$nor": [{"amount": {"$type": "int"}, "placed": {"$type": "date"}}]})
+    console.print(f"Orders still in the old form: {left} of {db.orders.estimated_document_count():,}")
+    try:
+        db.orders.insert_one({"amount": 9.99})
+    except WriteError:
+        console.print("An order in the old form is now refused: Document failed validation")
+
+
+def _shown(document: dict[str, Any] | None) -> str:
+    if document is None:
+        return "[dim]not there[/]"
+    return "\n".join(f"[dim]{field}:[/] {_value(value)}" for field, value in document.items())
+
+
+def _value(value: object) -> str:
+    return f"Date {value:%Y-%m-%d}" if isinstance(value, datetime) else repr(value)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NoServerError as error:
+        sys.exit(str(error))

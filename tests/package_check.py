@@ -1,0 +1,37 @@
+"""The wheel as a user gets it: complete, installed with its dependencies alone, and usable. Run by `nox -s package`."""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+from pymongo import MongoClient
+
+import quaestor
+from tools.mongod import server
+
+
+def main() -> None:
+    """Check the files and the metadata, then migrate a real database."""
+    package = Path(quaestor.__file__).parent
+    assert "site-packages" in package.parts, package
+    assert (package / "py.typed").exists()
+    for absent in ("motor", "mongomock", "pytest"):
+        assert importlib.util.find_spec(absent) is None, absent
+    metadata = importlib.metadata.metadata("mongo-quaestor")
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert sorted(importlib.metadata.requires("mongo-quaestor") or []) == ["anyio>=4.4", "pymongo<5,>=4.17"]
+
+    registry = quaestor.MigrationRegistry()
+    registry.register("first")(lambda db: db.things.insert_one({}))
+    with server() as uri, MongoClient(uri) as client:
+        name = "quaestor_test_package"
+        client.drop_database(name)
+        assert registry.run_sync(client[name], "app") == ["first"]
+        assert registry.run_sync(client[name], "app") == []
+        client.drop_database(name)
+    print(f"mongo-quaestor {metadata['Version']}: the wheel is complete and works")
+
+
+if __name__ == "__main__":
+    main()

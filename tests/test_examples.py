@@ -1,0 +1,108 @@
+"""The examples, each run as a user would run it, against the real server."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MIGRATED = {"cup": 950, "pot": 950}
+
+
+@pytest.fixture
+def environment(uri: str, name: str) -> dict[str, str]:
+    """The environment of an example: the URI names the database."""
+    server, options = uri.split("/?")
+    return {**os.environ, "MONGODB_URI": f"{server}/{name}?{options}", "PYTHONUNBUFFERED": "1"}
+
+
+@contextlib.contextmanager
+def serving(arguments: list[str], environment: dict[str, str], folder: Path) -> Iterator[str]:
+    """Start a web server on a free port; gives the address that it says it listens on."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    yield found.group()
+                    return
+            pytest.fail("".join(said))
+        finally:
+            process.terminate()
+
+
+def get(address: str) -> object:
+    with urllib.request.urlopen(f"{address}/products", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_script(uri: str, name: str, environment: dict[str, str]) -> None:
+    """The script migrates once, and says what it did."""
+    with MongoClient(uri) as client:
+        client[name].users.insert_one({"email": "Ada@Example.com"})
+
+        outputs = [
+            subprocess.run(
+                [sys.executable, "script.py"], cwd=EXAMPLES, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+            for _ in range(2)
+        ]
+
+        assert outputs == ["applied: ['lowercase_emails', 'unique_emails']\n", "applied: []\n"]
+        assert client[name].users.find_one({}, {"_id": 0}) == {"email": "ada@example.com"}
+
+
+def test_fastapi(environment: dict[str, str]) -> None:
+    """The application answers with migrated data, and starts again on the migrated database."""
+    for _ in range(2):
+        with serving(["uvicorn", "fastapi_app:app", "--port", "0"], environment, EXAMPLES) as address:
+            assert get(address) == MIGRATED
+
+
+def test_flask(environment: dict[str, str]) -> None:
+    """The application answers with migrated data, and starts again on the migrated database."""
+    for _ in range(2):
+        with serving(["flask", "--app", "flask_app", "run", "--port", "0"], environment, EXAMPLES) as address:
+            assert get(address) == MIGRATED
+
+
+def test_django(environment: dict[str, str]) -> None:
+    """The command migrates once, and the project answers with migrated data."""
+    folder = EXAMPLES / "django_project"
+    outputs = [
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate_mongodb"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for _ in range(2)
+    ]
+
+    assert [output.stdout for output in outputs] == [
+        "Applied 2: first_products, prices_in_cents\n",
+        "Nothing to apply.\n",
+    ]
+    assert "Applied 'prices_in_cents' (2 of 2)" in outputs[0].stderr
+    arguments = ["django", "runserver", "--noreload", "127.0.0.1:0", "--settings=shop.settings", "--pythonpath=."]
+    with serving(arguments, environment, folder) as address:
+        assert get(address) == MIGRATED
