@@ -11,7 +11,6 @@ nox.options.sessions = ["lint", "types", "tests", "package"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers
-PLAIN = {"TERM": "dumb"}
 
 
 def groups(*names: str) -> list[str]:
@@ -60,11 +59,11 @@ def tests(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """The wheel as a user gets it, made from the source distribution and installed with nothing beside it."""
     session.install("build", *groups("server"))
-    dist = Path(session.create_tmp())
+    dist = Path(session.create_tmp()) / "dist"
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
-    session.run("python", "-m", "pip", "--version", success_codes=[0, 1], silent=True)
-    session.install("--force-reinstall", *map(str, dist.glob("*.whl")))
-    session.run("python", "tests/package_check.py")
+    (wheel,) = dist.glob("*.whl")
+    session.install("--force-reinstall", str(wheel))
+    session.run("python", "-m", "tests.package_check")
 
 
 DRIVERS = {
