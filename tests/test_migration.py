@@ -101,6 +101,7 @@ COLOURS = [
     (functools.cache(coroutine), "async"),
     (Blocking(coroutine), "sync"),
     (print, "sync"),
+    (max, "sync"),
     (mock.Mock(), "sync"),
 ]
 if hasattr(inspect, "markcoroutinefunction"):  # Python 3.12

@@ -64,11 +64,11 @@ def _missing(graph: Graph) -> MissingDependencyError:
 
 def _cycle(graph: Graph) -> list[str]:
     """One cycle of a graph that has some, in the direction of "depends on", from its alphabetically first name."""
+    in_one_order = TopologicalSorter({name: sorted(graph[name]) for name in sorted(graph)})
     try:
-        TopologicalSorter({name: sorted(graph[name]) for name in sorted(graph)}).prepare()
+        in_one_order.prepare()
     except CycleError as error:
-        # graphlib's arguments are (message, cycle); its cycle runs from dependency to dependent and repeats its start
-        cycle: list[str] = error.args[1][:0:-1]
-        start = cycle.index(min(cycle))
-        return [*cycle[start:], *cycle[: start + 1]]
-    raise AssertionError("a cycle was found in one order of the graph and not in another")
+        found: list[str] = error.args[1]  # from dependency to dependent, its first name at both ends
+    cycle = found[:0:-1]
+    start = cycle.index(min(cycle))
+    return [*cycle[start:], *cycle[: start + 1]]
