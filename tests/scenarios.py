@@ -1,6 +1,7 @@
 """What a run must do, as data for both colours: migrations and records before, and what comes out."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
@@ -35,8 +36,8 @@ class Broken(Exception):
 
 
 def old_records(*names: str) -> list[dict[str, Any]]:
-    """Records as mongo-quaestor 0.1.0 wrote them, with an ObjectId."""
-    return [{"_id": ObjectId(), "name": name} for name in names]
+    """Records as mongo-quaestor 0.1.0 wrote them: with an ObjectId, and doubled where two instances ran at once."""
+    return [{"_id": ObjectId(), "name": name, "appliedAt": datetime(2025, 1, 1, tzinfo=UTC)} for name in names]
 
 
 SCENARIOS = [

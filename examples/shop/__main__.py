@@ -18,7 +18,7 @@ from quaestor import Event, MigrationApplied, RunStarted
 from tools.mongod import NoServerError, server
 
 NAME = "quaestor_demo"
-SHOWN = ("customers", "products", "orders", "daily_revenue")
+SHOWN = ("customers", "products", "orders", "revenue")
 
 console = Console(width=min(Console().width, 120), highlight=False)
 

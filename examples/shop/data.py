@@ -51,7 +51,7 @@ def load(db: Database[dict[str, Any]]) -> None:
 def _customers(source: random.Random) -> Iterator[dict[str, Any]]:
     for number in range(CUSTOMERS):
         first, last = source.choice(FIRST), source.choice(LAST)
-        yield {"_id": number, "name": f"{first} {last}", "mail": f"{first}.{last}{number}@Mail.org"}
+        yield {"_id": number, "name": f"{first} {last}", "mail": f"{first}.{last}{number}@Shop.eu"}
 
 
 def _products(source: random.Random) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,7 @@ def _orders(source: random.Random) -> Iterator[dict[str, Any]]:
             "customer": source.randrange(CUSTOMERS),
             "product": source.randrange(PRODUCTS),
             "amount": source.randrange(100, 50_000) / 100,
-            "placed": placed.isoformat(timespec="seconds"),
+            "placed": f"{placed:%Y-%m-%dT%H:%M:%S}",
         }
         if number > ORDERS * 2 // 3:  # younger orders know their state
             order["state"] = source.choice(["paid", "shipped", "returned"])

@@ -70,7 +70,7 @@ async def daily_revenue(db: AsyncDatabase[Document]) -> None:
     pipeline: list[Document] = [
         {"$match": {"state": {"$ne": "returned"}}},
         {"$group": {"_id": day, "cents": {"$sum": "$amount"}, "orders": {"$sum": 1}}},
-        {"$out": "daily_revenue"},
+        {"$out": "revenue"},
     ]
     async for _ in await db.orders.aggregate(pipeline):
         pass
