@@ -9,34 +9,16 @@ from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient, WriteConcern
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from pymongo.read_concern import ReadConcern
 
 from benchmarks.table import Row, at_most
 from quaestor import MigrationRegistry
+from tools.commands import Commands
 
 RECORDED = (200, 100_000)
 APPLIED = 500
 ROUNDS = 7
 NAME = "quaestor_benchmarks"
-
-
-class Counter(CommandListener):
-    """Counts the commands sent by name."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def started(self, event: CommandStartedEvent) -> None:
-        """Count it, unless it is of the driver's own housekeeping."""
-        if event.command_name not in {"hello", "ping", "endSessions"}:
-            self.names.append(event.command_name)
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        """Not counted."""
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        """Not counted."""
 
 
 def rows(uri: str) -> Iterator[Row]:
@@ -52,23 +34,22 @@ def rows(uri: str) -> Iterator[Row]:
 
 
 def _sync(client: MongoClient[dict[str, Any]], uri: str) -> Iterator[Row]:
-    counter = Counter()
-    with MongoClient[dict[str, Any]](uri, event_listeners=[counter]) as watched:
+    commands = Commands()
+    with MongoClient[dict[str, Any]](uri, event_listeners=[commands]) as watched:
         db = watched[NAME]
         for count in RECORDED:
             registry = _registry(count, _nothing)
             _record_all(client, count)
             registry.run_sync(db, "idle")  # connects
-            counter.names.clear()
+            commands.sent.clear()
             started = time.perf_counter()
             registry.run_sync(db, "idle")
-            yield _idle("PyMongo", count, counter.names, time.perf_counter() - started)
+            yield _idle("PyMongo", count, commands.names, time.perf_counter() - started)
 
     registry = _registry(APPLIED, _body)
     ours, bare = [], []
     for _ in range(ROUNDS):
         client.drop_database(NAME)
-        counter.names.clear()
         ours.append(_timed(lambda: registry.run_sync(client[NAME], "busy")))
         client.drop_database(NAME)
         bare.append(_timed(lambda: _by_hand(client[NAME])))
@@ -79,16 +60,16 @@ async def _asynchronous(
     client: MongoClient[dict[str, Any]], uri: str, driver: str, make: Callable[..., Any]
 ) -> list[Row]:
     rows = []
-    counter = Counter()
-    watched, plain = make(uri, event_listeners=[counter]), make(uri)
+    commands = Commands()
+    watched, plain = make(uri, event_listeners=[commands]), make(uri)
     for count in RECORDED:
         registry = _registry(count, _nothing_async)
         _record_all(client, count)
         await registry.run(watched[NAME], "idle")
-        counter.names.clear()
+        commands.sent.clear()
         started = time.perf_counter()
         await registry.run(watched[NAME], "idle")
-        rows.append(_idle(driver, count, counter.names, time.perf_counter() - started))
+        rows.append(_idle(driver, count, commands.names, time.perf_counter() - started))
 
     registry = _registry(APPLIED, _body_async)
     ours, bare = [], []

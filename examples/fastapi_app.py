@@ -16,14 +16,14 @@ registry = MigrationRegistry()
 
 @registry.register("first_products")
 async def first_products(db: AsyncDatabase[dict[str, Any]]) -> None:
-    await db.products.insert_many([{"_id": sku, "price": 9.5} for sku in ("cup", "pot")])
+    for sku in ("cup", "pot"):
+        await db.products.update_one({"_id": sku}, {"$setOnInsert": {"price": 19.99}}, upsert=True)
 
 
 @registry.register("prices_in_cents", depends_on=["first_products"])
 async def prices_in_cents(db: AsyncDatabase[dict[str, Any]]) -> None:
-    await db.products.update_many(
-        {"price": {"$type": "double"}}, [{"$set": {"price": {"$toInt": {"$multiply": ["$price", 100]}}}}]
-    )
+    cents = {"$toInt": {"$round": [{"$multiply": ["$price", 100]}]}}
+    await db.products.update_many({"price": {"$type": "double"}}, [{"$set": {"price": cents}}])
 
 
 @asynccontextmanager

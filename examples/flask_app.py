@@ -14,14 +14,14 @@ registry = MigrationRegistry()
 
 @registry.register("first_products")
 def first_products(db: Database[dict[str, Any]]) -> None:
-    db.products.insert_many([{"_id": sku, "price": 9.5} for sku in ("cup", "pot")])
+    for sku in ("cup", "pot"):
+        db.products.update_one({"_id": sku}, {"$setOnInsert": {"price": 19.99}}, upsert=True)
 
 
 @registry.register("prices_in_cents", depends_on=["first_products"])
 def prices_in_cents(db: Database[dict[str, Any]]) -> None:
-    db.products.update_many(
-        {"price": {"$type": "double"}}, [{"$set": {"price": {"$toInt": {"$multiply": ["$price", 100]}}}}]
-    )
+    cents = {"$toInt": {"$round": [{"$multiply": ["$price", 100]}]}}
+    db.products.update_many({"price": {"$type": "double"}}, [{"$set": {"price": cents}}])
 
 
 def create_app() -> Flask:

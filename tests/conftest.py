@@ -4,9 +4,13 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from pymongo import MongoClient
 
 from tools import mongod
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is not what is tested
+settings.load_profile("untimed")
 
 DRIVERS = ("pymongo", "motor", "mongomock")
 

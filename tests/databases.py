@@ -4,7 +4,13 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import pytest
 from pymongo import AsyncMongoClient, MongoClient
+
+
+def drivers(*names: str) -> list[Any]:
+    """The parameters of a test that is run once with each of these drivers."""
+    return [pytest.param(name, marks=pytest.mark.driver(name)) for name in names]
 
 
 @contextlib.contextmanager

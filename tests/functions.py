@@ -1,5 +1,9 @@
 """Migrations that do nothing, of both colours."""
 
+from collections.abc import Mapping, Sequence
+
+from quaestor import MigrationDefinition
+
 
 def nothing(db: object) -> None:
     """A `def` migration."""
@@ -7,3 +11,8 @@ def nothing(db: object) -> None:
 
 async def nothing_async(db: object) -> None:
     """An `async def` migration."""
+
+
+def definitions(needs: Mapping[str, Sequence[str]]) -> dict[str, MigrationDefinition]:
+    """Migrations that do nothing, with these dependencies."""
+    return {name: MigrationDefinition(name, nothing, needed) for name, needed in needs.items()}

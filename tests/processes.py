@@ -8,7 +8,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +62,16 @@ def _told(event: Event) -> None:
         _say("failed")
 
 
-def _registry(colour: str, *task: asyncio.Task[Any]) -> MigrationRegistry:
+def _registry(colour: str, run: asyncio.Task[Any] | None = None) -> MigrationRegistry:
     registry = MigrationRegistry()
     registry.register("a")(lambda db: None)
 
     def waits(db: Any) -> None:
         _say("begun")
         try:
-            while not (task and task[0].cancelling()):  # a thread is not interrupted: it sees that the run is
-                threading.Event().wait(0.01)
+            # Ctrl-C reaches the main thread alone: a function in another one looks whether its run was cancelled
+            while run is None or not run.cancelling():
+                time.sleep(0.01)
         finally:
             _say("function ended")
 

@@ -9,19 +9,19 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from pymongo import MongoClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MIGRATED = {"cup": 950, "pot": 950}
+MIGRATED = {"cup": 1999, "pot": 1999}
 
 
 @pytest.fixture
 def environment(uri: str, name: str) -> dict[str, str]:
     """The environment of an example: the URI names the database."""
-    server, options = uri.split("/?")
-    return {**os.environ, "MONGODB_URI": f"{server}/{name}?{options}", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "MONGODB_URI": urlsplit(uri)._replace(path=f"/{name}").geturl(), "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager

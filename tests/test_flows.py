@@ -19,21 +19,14 @@ from quaestor.core.migration import MigrationDefinition
 from quaestor.core.records import Records
 from quaestor.errors import CircularDependencyError, MissingDatabaseError, MissingDependencyError, RecordConflictError
 from quaestor.runners.drive import drive
+from tests.functions import definitions
 from tests.world import Crash, World
 
 WHERE = ("shop", "app")
 
 
-def nothing(db: object) -> None:
-    """A migration that does nothing."""
-
-
-def registered(needs: Mapping[str, list[str]]) -> dict[str, MigrationDefinition]:
-    return {name: MigrationDefinition(name, nothing, needed) for name, needed in needs.items()}
-
-
 def run(needs: Mapping[str, list[str]]) -> Flow[list[str]]:
-    return flows.run(registered(needs), *WHERE, {"sync"})
+    return flows.run(definitions(needs), *WHERE, {"sync"})
 
 
 DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": []}
@@ -41,7 +34,7 @@ DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": [
 
 def test_steps() -> None:
     """Read, then per migration: execute, record; each told when it has happened."""
-    a, b = registered({"a": [], "b": []}).values()
+    a, b = definitions({"a": [], "b": []}).values()
     flow = run({"a": [], "b": []})
     steps: list[tuple[object, Effect]] = [
         (None, ReadRecords()),
@@ -136,21 +129,22 @@ def _killed(flow: Flow[list[str]], perform: Callable[[Effect], object]) -> None:
         effect = flow.send(perform(effect))
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), Crash()])
-def test_failure_is_told_and_noted(error: BaseException) -> None:
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, Crash])
+def test_failure_is_told_and_noted(kind: type[BaseException]) -> None:
     """The exception leaves the flow as it came, with a note of the place; the event has it; nothing is recorded."""
+    error = kind()
 
     def fail(db: object) -> None:
         raise error
 
     world = World()
-    migrations = registered({"a": [], "c": []}) | {"b": MigrationDefinition("b", fail)}
+    migrations = definitions({"a": [], "c": []}) | {"b": MigrationDefinition("b", fail)}
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(kind) as caught:
         drive(flows.run(migrations, *WHERE, {"sync"}), world.perform)
 
     assert caught.value is error
-    assert error.__notes__ == ["quaestor: in migration 'b', 2 of 3; it is not recorded."]
+    assert error.__notes__ == ["quaestor: in migration 'b', 2 of 3"]
     assert world.events[-1] == MigrationFailed(*WHERE, "b", 2, 3, error)
     assert world.records == {"a"}
 

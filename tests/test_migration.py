@@ -16,12 +16,7 @@ from quaestor import (
     MigrationDefinition,
     MigrationRegistry,
 )
-
-
-def plain(db: object) -> None: ...
-
-
-async def coroutine(db: object) -> None: ...
+from tests.functions import nothing, nothing_async
 
 
 def passing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +46,7 @@ class Called:
 
     async def method_async(self, db: object) -> None: ...
 
-    static = staticmethod(plain)
+    static = staticmethod(nothing)
 
     @classmethod
     async def of_class(cls, db: object) -> None: ...
@@ -77,18 +72,18 @@ def marked(db: object) -> Any: ...
 
 
 COLOURS = [
-    (plain, "sync"),
-    (coroutine, "async"),
+    (nothing, "sync"),
+    (nothing_async, "async"),
     (lambda db: None, "sync"),
-    (functools.partial(plain), "sync"),
-    (functools.partial(functools.partial(coroutine)), "async"),
+    (functools.partial(nothing), "sync"),
+    (functools.partial(functools.partial(nothing_async)), "async"),
     (functools.partial(with_options, size=1), "sync"),
-    (passing(plain), "sync"),
-    (passing(passing(coroutine)), "async"),
-    (passing(functools.partial(coroutine)), "async"),
-    (passing(awaiting(plain)), "async"),
-    (awaiting(plain), "async"),
-    (functools.partial(passing(coroutine)), "async"),
+    (passing(nothing), "sync"),
+    (passing(passing(nothing_async)), "async"),
+    (passing(functools.partial(nothing_async)), "async"),
+    (passing(awaiting(nothing)), "async"),
+    (awaiting(nothing), "async"),
+    (functools.partial(passing(nothing_async)), "async"),
     (Called(), "sync"),
     (CalledAsync(), "async"),
     (functools.partial(CalledAsync()), "async"),
@@ -97,9 +92,9 @@ COLOURS = [
     (Called().method_async, "async"),
     (Called.static, "sync"),
     (Called.of_class, "async"),
-    (staticmethod(coroutine), "async"),
-    (functools.cache(coroutine), "async"),
-    (Blocking(coroutine), "sync"),
+    (staticmethod(nothing_async), "async"),
+    (functools.cache(nothing_async), "async"),
+    (Blocking(nothing_async), "sync"),
     (print, "sync"),
     (max, "sync"),
     (mock.Mock(), "sync"),
@@ -132,13 +127,13 @@ class CalledGenerator:
     [
         (None, "must be a function"),
         ("a", "must be a function"),
-        (classmethod(plain), "must be a function"),
+        (classmethod(nothing), "must be a function"),
         (Called, "must be a function"),
         (lambda: None, "one argument; its signature is ()"),
         (lambda db, other: None, "one argument; its signature is (db, other)"),
         (lambda *, db: None, "one argument; its signature is (*, db)"),
         (passing(lambda: None), "one argument"),
-        (functools.partial(plain, "db"), "one argument"),
+        (functools.partial(nothing, "db"), "one argument"),
         (Called.method, "one argument"),
         (generator, "generator function"),
         (generator_async, "generator function"),
@@ -165,7 +160,7 @@ def test_not_a_function(function: Any, words: str) -> None:
         ("", "must not be empty"),
         ("a\0b", "must not hold NUL"),
         ("\ud800", "lone surrogates"),
-        (plain, 'Write @registry.register("its_name").'),
+        (nothing, 'Write @registry.register("its_name").'),
     ],
 )
 def test_bad_name(name: Any, words: str) -> None:
@@ -181,23 +176,23 @@ def test_bad_name(name: Any, words: str) -> None:
         ("first", "write ['first']"),
         ("", "not a str"),
         (1, "must be a list of names, not int (1)"),
-        (plain, "must be a list of names, not function"),
+        (nothing, "must be a list of names, not function"),
         (["first", 2], "must hold names (str), not int (2)"),
-        ([plain], "must hold names (str), not function"),
+        ([nothing], "must hold names (str), not function"),
         ([None], "must hold names (str), not None"),
     ],
 )
 def test_bad_dependencies(depends_on: Any, words: str) -> None:
     """Dependencies are a list of names."""
     with pytest.raises(InvalidMigrationError, match="depends_on of migration 'a'") as caught:
-        MigrationRegistry().register("a", depends_on=depends_on)(plain)
+        MigrationRegistry().register("a", depends_on=depends_on)(nothing)
     assert words in str(caught.value)
 
 
 def test_dependency_on_itself() -> None:
     """A migration that waits for itself is refused when it is registered."""
     with pytest.raises(CircularDependencyError, match="a -> a") as caught:
-        MigrationRegistry().register("a", depends_on=["b", "a"])(plain)
+        MigrationRegistry().register("a", depends_on=["b", "a"])(nothing)
     assert caught.value.cycle == ["a", "a"]
 
 
@@ -206,30 +201,30 @@ def test_definition() -> None:
     registry = MigrationRegistry()
     given = ["z", "b"]
 
-    returned = registry.register("a", depends_on=given)(plain)
-    registry.register("b")(coroutine)
+    returned = registry.register("a", depends_on=given)(nothing)
+    registry.register("b")(nothing_async)
 
-    assert returned is plain
+    assert returned is nothing
     definition = registry.migrations["a"]
-    assert (definition.name, definition.execute, definition.depends_on) == ("a", plain, ["z", "b"])
+    assert (definition.name, definition.execute, definition.depends_on) == ("a", nothing, ["z", "b"])
     assert registry.migrations["b"].depends_on == []
     given.append("later")
     assert definition.depends_on == ["z", "b"]
     assert list(registry.migrations) == ["a", "b"]
-    assert definition == MigrationDefinition("a", plain, ["z", "b"])
-    assert len({definition, MigrationDefinition("a", plain, ["z", "b"])}) == 1
+    assert definition == MigrationDefinition("a", nothing, ["z", "b"])
+    assert len({definition, MigrationDefinition("a", nothing, ["z", "b"])}) == 1
 
 
 @pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])
 def test_dependencies_of_any_kind(depends_on: Any) -> None:
     """Any collection of names becomes a list."""
-    assert MigrationDefinition("a", plain, depends_on).depends_on == ["z", "b"]
+    assert MigrationDefinition("a", nothing, depends_on).depends_on == ["z", "b"]
 
 
 def test_migrations_are_read_only() -> None:
     """Nothing is registered or removed but with `register`."""
     registry = MigrationRegistry()
-    registry.register("a")(plain)
+    registry.register("a")(nothing)
 
     with pytest.raises(TypeError):
         registry.migrations["b"] = registry.migrations["a"]  # type: ignore[index]  # what a checker refuses fails too
@@ -240,19 +235,19 @@ def test_migrations_are_read_only() -> None:
 def test_duplicate() -> None:
     """A name stands for one function; the error says which one has it."""
     registry = MigrationRegistry()
-    registry.register("a")(plain)
+    registry.register("a")(nothing)
 
-    with pytest.raises(DuplicateMigrationError, match=r"'a' is already registered \(by .*test_migration.plain\)"):
-        registry.register("a")(coroutine)
-    assert registry.migrations["a"].execute is plain
+    with pytest.raises(DuplicateMigrationError, match=r"'a' is already registered \(by .*functions.nothing\)"):
+        registry.register("a")(nothing_async)
+    assert registry.migrations["a"].execute is nothing
 
 
 def test_name_from_an_enum() -> None:
-    """A subclass of str becomes the plain str it is equal to, so that messages and records show that."""
+    """A subclass of str becomes the nothing str it is equal to, so that messages and records show that."""
 
     class Name(enum.StrEnum):
         FIRST = "first"
 
-    definition = MigrationDefinition("second", plain, [Name.FIRST])
+    definition = MigrationDefinition("second", nothing, [Name.FIRST])
     assert [type(name) for name in definition.depends_on] == [str]
-    assert repr(MigrationDefinition(Name.FIRST, plain).name) == "'first'"
+    assert repr(MigrationDefinition(Name.FIRST, nothing).name) == "'first'"

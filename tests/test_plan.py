@@ -8,19 +8,8 @@ from quaestor.core import plan
 from quaestor.core.migration import MigrationDefinition
 from quaestor.core.records import Records
 from quaestor.errors import MissingDatabaseError, RecordConflictError
+from tests.functions import definitions, nothing, nothing_async
 from tests.test_graph import Needs, acyclic, smallest_order
-
-
-def function(db: object) -> None:
-    """A `def` migration."""
-
-
-async def function_async(db: object) -> None:
-    """An `async def` migration."""
-
-
-def definitions(needs: Needs) -> dict[str, MigrationDefinition]:
-    return {name: MigrationDefinition(name, function, needed) for name, needed in needs.items()}
 
 
 def names(todo: plan.Plan) -> list[str]:
@@ -41,7 +30,7 @@ def test_pending(needs: Needs, data: st.DataObject) -> None:
 
 def test_databases() -> None:
     """Every colour in the plan must have a database; the error names the migrations and the argument."""
-    todo = [MigrationDefinition("a", function), MigrationDefinition("b", function_async)]
+    todo = [MigrationDefinition("a", nothing), MigrationDefinition("b", nothing_async)]
 
     plan.check_databases(todo, {"sync", "async"})
     plan.check_databases(todo[:1], {"sync"})
@@ -55,9 +44,19 @@ def test_databases() -> None:
 
 def test_records() -> None:
     """A migration whose `_id` belongs to something else could never be recorded."""
-    todo = [MigrationDefinition("a", function), MigrationDefinition("b", function)]
+    todo = [MigrationDefinition("a", nothing), MigrationDefinition("b", nothing)]
 
     plan.check_records(todo, Records(frozenset(), (), frozenset({"c"})))
     with pytest.raises(RecordConflictError) as caught:
         plan.check_records(todo, Records(frozenset(), (), frozenset({"b", "c"})))
     assert caught.value.migrations == ["b"]
+
+
+def test_sorter_is_used_up() -> None:
+    """A sorter makes one plan; a second one would be empty, and is an error instead."""
+    known = definitions({"a": [], "b": ["a"]})
+    sorter = plan.validated(known)
+    plan.pending(known, sorter, Records(frozenset()))
+
+    with pytest.raises(RuntimeError, match="validate again"):
+        plan.pending(known, sorter, Records(frozenset()))

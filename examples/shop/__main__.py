@@ -35,13 +35,13 @@ def main() -> None:
         data.load(db)
         before = _documents(db)
 
-        console.print("\n[bold]await registry.run(db, 'shop')[/]")
+        console.print("\n[bold]await registry.run(db, 'shop', sync_db=...)[/]")
         started = time.perf_counter()
         applied = asyncio.run(_run(uri, db))
         console.print(f"[bold]Applied {len(applied)} migrations[/] in {time.perf_counter() - started:.1f} s\n")
 
         _show(before, _documents(db), db)
-        console.print("\n[bold]await registry.run(db, 'shop')[/], once more")
+        console.print("\n[bold]await registry.run(db, 'shop', sync_db=...)[/], once more")
         console.print(f"Applied: {asyncio.run(_run(uri, db))}. Nothing is left to do.")
         client.drop_database(NAME)
 

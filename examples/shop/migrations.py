@@ -20,7 +20,7 @@ def rename_mail_to_email(db: Database[Document]) -> None:
 @registry.register("lowercase_emails", depends_on=["rename_mail_to_email"])
 def lowercase_emails(db: Database[Document]) -> None:
     """Cleaned data, so that an index can be unique."""
-    db.customers.update_many({}, [{"$set": {"email": {"$toLower": "$email"}}}])
+    db.customers.update_many({"email": {"$type": "string"}}, [{"$set": {"email": {"$toLower": "$email"}}}])
 
 
 @registry.register("unique_emails", depends_on=["lowercase_emails"])

@@ -3,6 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from quaestor.core.events import (
+    Event,
+    Hook,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationStarted,
+    RecordsIgnored,
+    RunFinished,
+    RunStarted,
+)
 from quaestor.core.migration import MigrationDefinition
 from quaestor.errors import (
     CircularDependencyError,
@@ -18,20 +28,10 @@ from quaestor.errors import (
     UnfinishedMigrationError,
 )
 from quaestor.registry import MigrationRegistry
+from quaestor.runners.hooks import log_event
 
 if TYPE_CHECKING:
-    from quaestor.core.events import (
-        Event,
-        Hook,
-        MigrationApplied,
-        MigrationFailed,
-        MigrationStarted,
-        RecordsIgnored,
-        RunFinished,
-        RunStarted,
-    )
     from quaestor.runners.asynchronous import AsyncRunner
-    from quaestor.runners.hooks import log_event
     from quaestor.runners.sync import SyncRunner
 
 __all__ = [
@@ -61,20 +61,8 @@ __all__ = [
     "log_event",
 ]
 
-# Loaded when first asked for (PEP 562), so that registering migrations loads neither a driver nor anyio.
-_LATE = {
-    "AsyncRunner": "quaestor.runners.asynchronous",
-    "Event": "quaestor.core.events",
-    "Hook": "quaestor.core.events",
-    "MigrationApplied": "quaestor.core.events",
-    "MigrationFailed": "quaestor.core.events",
-    "MigrationStarted": "quaestor.core.events",
-    "RecordsIgnored": "quaestor.core.events",
-    "RunFinished": "quaestor.core.events",
-    "RunStarted": "quaestor.core.events",
-    "SyncRunner": "quaestor.runners.sync",
-    "log_event": "quaestor.runners.hooks",
-}
+# Loaded when first asked for (PEP 562), for they load a driver and anyio.
+_LATE = {"AsyncRunner": "quaestor.runners.asynchronous", "SyncRunner": "quaestor.runners.sync"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
 """Every error that quaestor raises by itself.
 
-Exceptions of your migrations and of the driver are never wrapped: they reach you as they are, with a note.
+Exceptions of your migrations and of the driver are never wrapped; a migration's carries a note with its name.
 
     QuaestorError
     ├── InvalidMigrationError     (ValueError)  a name, dependency or function that cannot be a migration

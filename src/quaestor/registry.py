@@ -85,7 +85,7 @@ class MigrationRegistry:
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument cannot be used; likewise.
             MissingDatabaseError: `def` migrations are pending and there is no `sync_db`; nothing has run.
             RecordConflictError: A migration could not be recorded; nothing has run.
-            UnfinishedMigrationError: A `def` function returned an awaitable.
+            UnfinishedMigrationError: A function returned a generator, or a `def` function an awaitable.
             Exception: What a migration or the driver raised, as it is. A migration's carries a note with its name.
         """
         from quaestor.runners.asynchronous import AsyncRunner
@@ -107,7 +107,8 @@ class MigrationRegistry:
             prefix: Names the records collection `{prefix}_migrations` (str).
             async_db: The same database for `async def` migrations (PyMongo's `AsyncDatabase` or Motor's), which run in
                 an event loop that lasts as long as the call; or None. Drivers tie a client to the loop in which it is
-                first used, so give every call one of its own; PyMongo's is closed with the loop.
+                first used, so give every call one of its own; PyMongo's is closed with
+                the loop, if a migration has used it.
             on_event: As for `run`.
 
         Returns:
@@ -123,5 +124,5 @@ class MigrationRegistry:
 
 
 def _origin(definition: MigrationDefinition) -> str:
-    function = definition.execute
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+    function = getattr(definition.execute, "func", definition.execute)  # a partial says nothing by itself
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.databases import opened, opened_async
+from tests.databases import drivers, opened, opened_async
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(
-    params=[pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor", "mongomock")],
+    params=drivers("pymongo", "motor", "mongomock"),
 )
 def driver(request: pytest.FixtureRequest) -> str:
     """Every driver; a test that is about one of them is parametrized with it."""

@@ -6,7 +6,7 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import AsyncRunner, InvalidDatabaseError, InvalidPrefixError, MigrationRegistry
-from tests.databases import opened_async
+from tests.databases import drivers, opened_async
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +63,7 @@ async def test_not_the_other_database(make: Any, words: str) -> None:
         ("system.app", "must not start with 'system.'"),
         (".app", "must not start with '.'"),
         ("\ud800", "lone surrogates"),
-        ("p" * 250, "bytes too long: MongoDB allows 255"),
+        ("p" * 250, "bytes too long"),
     ],
 )
 async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
@@ -82,9 +82,7 @@ async def test_longest_prefix(db: Any) -> None:
         await MigrationRegistry().run(db, longest + "p")
 
 
-@pytest.mark.parametrize(
-    "driver", [pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor")]
-)
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_proxy_of_a_database(db: Any) -> None:
     """An object that stands for a database, as werkzeug's LocalProxy does, is taken for what it stands for."""
 

@@ -6,15 +6,13 @@ from typing import Any
 import pytest
 
 from quaestor import MigrationRegistry
-from tests.databases import opened_async
+from tests.databases import drivers, opened_async
 from tests.functions import nothing_async
-from tests.watching import Commands
+from tools.commands import Commands
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize(
-        "driver", [pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor")]
-    ),
+    pytest.mark.parametrize("driver", drivers("pymongo", "motor")),
 ]
 
 

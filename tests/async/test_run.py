@@ -1,5 +1,6 @@
 """A run on every driver: what it applies, in which order, and what it leaves in the database."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,12 +43,13 @@ async def test_again(db: Any, scenario: Scenario) -> None:
     if scenario.fails:
         with pytest.raises(Broken):
             await registry(scenario, "async", calls).run(db, "app")
-    mended = Scenario(scenario.title, scenario.migrations, scenario.applied, scenario.records)
+    mended = registry(dataclasses.replace(scenario, fails=None), "async", calls)
 
-    await registry(mended, "async", calls).run(db, "app")
+    await mended.run(db, "app")
 
-    assert len(calls) == len(set(calls))
-    assert await registry(mended, "async", calls).run(db, "app") == []
+    recorded = {record.get("name") for record in scenario.records}
+    assert sorted(calls) == sorted(scenario.migrations.keys() - recorded)
+    assert await mended.run(db, "app") == []
 
 
 async def test_record(db: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quaestor import MigrationRegistry, MissingDatabaseError
+from tests.databases import drivers
 from tests.functions import nothing, nothing_async
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +58,7 @@ async def test_one_history(db: Any, other_db: Any) -> None:
     assert await mixed(calls).run(db, "app", sync_db=other_db) == []
 
 
-@pytest.mark.parametrize("driver", [pytest.param("pymongo", marks=pytest.mark.driver("pymongo"))])
+@pytest.mark.parametrize("driver", drivers("pymongo"))
 async def test_refused_without_the_database(db: Any) -> None:
     """With a pending migration of the other colour and no database for it, nothing at all is run."""
     calls: list[str] = []
@@ -83,35 +84,52 @@ async def test_not_needed_once_applied(db: Any) -> None:
 async def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
     """A `def` migration runs in a worker thread, and the event loop stays free meanwhile."""
     registry = MigrationRegistry()
-    loop_is_free = threading.Event()
+    begun, loop_is_free = threading.Event(), threading.Event()
     seen = []
 
     @registry.register("a")
     def waits_for_the_loop(db: Any) -> None:
+        begun.set()
         assert loop_is_free.wait(timeout=30)
         seen.append(threading.current_thread())
 
     running = asyncio.ensure_future(registry.run(db, "app", sync_db=other_db))
-    asyncio.get_running_loop().call_soon(loop_is_free.set)
+    await asyncio.to_thread(begun.wait)
+    loop_is_free.set()
 
     assert await running == ["a"]
     assert seen != [threading.current_thread()]
 
 
-@pytest.mark.parametrize("error", [ValueError("own"), SystemExit(3), KeyboardInterrupt()])
-async def test_failure_of_the_other_colour(db: Any, other_db: Any, error: BaseException) -> None:
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+async def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[BaseException]) -> None:
     """An exception of the other colour reaches the caller as it is."""
     registry = MigrationRegistry()
+    error = kind("own")
 
     @registry.register("a")
     def fails(db: Any) -> None:
         raise error
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(kind) as caught:
         await registry.run(db, "app", sync_db=other_db)
 
     assert caught.value is error
     assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
+    """A StopIteration cannot leave a coroutine: Python makes a RuntimeError of it, which shows it as its cause."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    def looks_for_one(db: Any) -> None:
+        next(db.users.find())
+
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        await registry.run(db, "app", sync_db=other_db)
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
 async def test_returns_too_early(db: Any) -> None:

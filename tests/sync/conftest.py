@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.databases import opened
+from tests.databases import drivers, opened
 
 
 @pytest.fixture(
-    params=[pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "mongomock")],
+    params=drivers("pymongo", "mongomock"),
 )
 def driver(request: pytest.FixtureRequest) -> str:
     """Every driver; a test that is about one of them is parametrized with it."""

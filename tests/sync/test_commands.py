@@ -6,13 +6,11 @@ from typing import Any
 import pytest
 
 from quaestor import MigrationRegistry
-from tests.databases import opened
+from tests.databases import drivers, opened
 from tests.functions import nothing
-from tests.watching import Commands
+from tools.commands import Commands
 
-pytestmark = pytest.mark.parametrize(
-    "driver", [pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo",)]
-)
+pytestmark = pytest.mark.parametrize("driver", drivers("pymongo"))
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert "RuntimeError: hook" in caplog.text
 
 
-@pytest.mark.parametrize("hook", ["a name", print.__name__, 7])
+@pytest.mark.parametrize("hook", ["log_event", 7])
 def test_hook_that_cannot_be_called(db: Any, hook: Any) -> None:
     """A hook must be a function; anything else is refused before the first command."""
     with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
@@ -88,12 +88,16 @@ def test_hook_that_cannot_be_called(db: Any, hook: Any) -> None:
 
 
 def test_hook_that_must_be_awaited(db: Any) -> None:
-    """A coroutine function would never be awaited: refused."""
+    """A coroutine function, or an object called like one, would never be awaited: refused."""
+
+    class Hook:
+        async def __call__(self, event: Event) -> None: ...
 
     async def hook(event: Event) -> None: ...
 
-    with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
-        MigrationRegistry().run_sync(db, "app", on_event=hook)
+    for awaited in (hook, Hook()):
+        with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
+            MigrationRegistry().run_sync(db, "app", on_event=awaited)
 
 
 def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,7 +112,7 @@ def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixt
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "quaestor"]
     assert lines[3][1].startswith(f"{where} Applied 'a' (1 of 2) in 0.")
     assert [line for line in lines if line != lines[3]] == [
-        ("WARNING", f"{where} Ignored 1 record(s) without a name (a str), _id: 7"),
+        ("WARNING", f"{where} Ignored 1 record(s) whose name is not a str, _id: 7"),
         ("INFO", f"{where} 2 to apply: a, b"),
         ("INFO", f"{where} Applying 'a' (1 of 2)"),
         ("INFO", f"{where} Applying 'b' (2 of 2)"),

@@ -1,5 +1,6 @@
 """A run on every driver: what it applies, in which order, and what it leaves in the database."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,8 +28,8 @@ def test_scenario(db: Any, scenario: Scenario) -> None:
     assert calls == scenario.applied
     assert [document["migration"] for document in db.effects.find(sort=[("_id", 1)])] == scenario.applied
     known = [record["_id"] for record in scenario.records]
-    new = db.app_migrations.find({"_id": {"$nin": known}}, sort=[("appliedAt", 1), ("_id", 1)])
-    assert sorted(record["name"] for record in new) == sorted(scenario.applied)
+    new = [record["name"] for record in db.app_migrations.find({"_id": {"$nin": known}})]
+    assert sorted(new) == sorted(scenario.applied)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
@@ -40,12 +41,13 @@ def test_again(db: Any, scenario: Scenario) -> None:
     if scenario.fails:
         with pytest.raises(Broken):
             registry(scenario, "sync", calls).run_sync(db, "app")
-    mended = Scenario(scenario.title, scenario.migrations, scenario.applied, scenario.records)
+    mended = registry(dataclasses.replace(scenario, fails=None), "sync", calls)
 
-    registry(mended, "sync", calls).run_sync(db, "app")
+    mended.run_sync(db, "app")
 
-    assert len(calls) == len(set(calls))
-    assert registry(mended, "sync", calls).run_sync(db, "app") == []
+    recorded = {record.get("name") for record in scenario.records}
+    assert sorted(calls) == sorted(scenario.migrations.keys() - recorded)
+    assert mended.run_sync(db, "app") == []
 
 
 def test_record(db: Any) -> None:

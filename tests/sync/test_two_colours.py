@@ -10,12 +10,11 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from quaestor import MigrationRegistry, MissingDatabaseError
+from tests.databases import drivers
 from tests.functions import nothing, nothing_async
 
 
-@pytest.fixture(
-    params=[pytest.param(driver, marks=pytest.mark.driver(driver)) for driver in ("pymongo", "motor", "mongomock")]
-)
+@pytest.fixture(params=drivers("pymongo", "motor", "mongomock"))
 def other(request: pytest.FixtureRequest) -> str:
     """The driver of the other colour."""
     return str(request.param)
@@ -124,23 +123,24 @@ def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("error", [ValueError("own"), SystemExit(3), StopAsyncIteration(), asyncio.CancelledError()])
-def test_failure_of_the_other_colour(db: Any, other_db: Any, error: BaseException) -> None:
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, StopAsyncIteration, asyncio.CancelledError])
+def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[BaseException]) -> None:
     """An exception of the other colour reaches the caller as it is."""
     registry = MigrationRegistry()
+    error = kind("own")
 
     @registry.register("a")
     async def fails(db: Any) -> None:
         raise error
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(kind) as caught:
         registry.run_sync(db, "app", async_db=other_db)
 
     assert caught.value is error
     assert list(db.app_migrations.find()) == []
 
 
-@pytest.mark.parametrize("other", [pytest.param("pymongo", marks=pytest.mark.driver("pymongo"))])
+@pytest.mark.parametrize("other", drivers("pymongo"))
 def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
     """A client that is at work in another event loop cannot be used, as its driver says, and is left alone."""
     registry = MigrationRegistry()
@@ -157,6 +157,19 @@ def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
             await client.admin.command("ping")
 
     asyncio.run(application())
+
+
+def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
+    """`anext()` of nothing in an `async def` migration is a failure like any other."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def looks_for_one(db: Any) -> None:
+        await anext(db.users.find())
+
+    with pytest.raises(StopAsyncIteration) as caught:
+        registry.run_sync(db, "app", async_db=other_db)
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
 def test_returns_too_early(db: Any, other_db: Any) -> None:

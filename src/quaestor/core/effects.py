@@ -56,6 +56,10 @@ class Emit(Ask[None]):
 
 
 Effect: TypeAlias = ReadRecords | Execute | Record | Emit
+"""Any effect. A runner performs all of them."""
 
-# The send type is `object`, not Any: a type checker then finds an effect that is yielded without `from`.
 Flow: TypeAlias = Generator[Effect, object, R]
+"""A generator that asks for effects and returns an R.
+
+Its send type is object, not Any: a type checker then finds an effect that is yielded without `from`.
+"""

@@ -34,7 +34,7 @@ class RunStarted(_Fact):
 
 @dataclass(frozen=True, slots=True)
 class RecordsIgnored(_Fact):
-    """Some records carry no name (a str); they were left alone. Told once a run.
+    """Some records have a name that is missing or not a str; they were left alone. Told once a run.
 
     Attributes:
         ids: The `_id`s of these records (tuple of any BSON values).
@@ -76,7 +76,7 @@ class MigrationApplied(_MigrationFact):
 
 @dataclass(frozen=True, slots=True)
 class MigrationFailed(_MigrationFact):
-    """A migration was not recorded: it failed, or was cancelled or interrupted. The run ends with the same exception.
+    """A migration failed, was cancelled or interrupted before its record was known to be written; the run ends with it.
 
     Attributes:
         error: The exception (BaseException), which goes on to the caller.

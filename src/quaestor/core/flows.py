@@ -59,7 +59,7 @@ def _apply(migration: MigrationDefinition, database: str, prefix: str, position:
         raise
     except BaseException as error:
         with contextlib.suppress(Exception):  # an exception may refuse notes (a frozen dataclass does): it goes first
-            error.add_note(f"quaestor: in migration {migration.name!r}, {position} of {total}; it is not recorded.")
+            error.add_note(f"quaestor: in migration {migration.name!r}, {position} of {total}")
         yield from Emit(MigrationFailed(*place, error))
         raise
     yield from Emit(MigrationApplied(*place, seconds))

@@ -68,7 +68,7 @@ def _cycle(graph: Graph) -> list[str]:
     try:
         in_one_order.prepare()
     except CycleError as error:
-        found: list[str] = error.args[1]  # from dependency to dependent, its first name at both ends
-    cycle = found[:0:-1]
+        found: list[str] = error.args[1]  # from dependency to dependent, with its first name at both ends
+    cycle = list(reversed(found[1:]))
     start = cycle.index(min(cycle))
     return [*cycle[start:], *cycle[: start + 1]]

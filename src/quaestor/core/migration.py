@@ -37,7 +37,7 @@ class MigrationDefinition:
         object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
         _check_function(self.name, self.execute)
-        object.__setattr__(self, "colour", _colour(self.execute))
+        object.__setattr__(self, "colour", colour_of(self.execute))
 
 
 def checked_name(name: object) -> str:
@@ -56,6 +56,15 @@ def checked_name(name: object) -> str:
             f"A migration's name must be valid Unicode, without lone surrogates: {name!r}."
         ) from None
     return str.__str__(name)  # an enum member or another subclass becomes the plain str that it is equal to
+
+
+def colour_of(function: Callable[..., object]) -> Colour:
+    """Tell, without a call, whether a call returns something to await.
+
+    Of decorated functions every layer is looked at, for most decorators return what the function below them returns.
+    """
+    innermost = inspect.unwrap(_entered(function), stop=inspect.iscoroutinefunction)
+    return "async" if inspect.iscoroutinefunction(_entered(innermost)) else "sync"
 
 
 def _checked_dependencies(name: str, depends_on: object) -> list[str]:
@@ -96,15 +105,6 @@ def _check_function(name: str, function: Callable[..., object]) -> None:
         raise InvalidMigrationError(
             f"Migration {name!r} must take the database as its one argument; its signature is {signature}."
         ) from None
-
-
-def _colour(function: Callable[..., object]) -> Colour:
-    """Tell, without a call, whether a call returns something to await.
-
-    Of decorated functions every layer is looked at, for most decorators return what the function below them returns.
-    """
-    innermost = inspect.unwrap(_entered(function), stop=inspect.iscoroutinefunction)
-    return "async" if inspect.iscoroutinefunction(_entered(innermost)) else "sync"
 
 
 def _entered(function: Callable[..., object]) -> Callable[..., object]:

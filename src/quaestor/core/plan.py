@@ -27,7 +27,11 @@ def validated(definitions: Definitions) -> TopologicalSorter[str]:
 
 
 def pending(definitions: Definitions, sorter: TopologicalSorter[str], records: Records) -> Plan:
-    """The migrations that are not recorded, in order. A dependency that is recorded counts as met."""
+    """The migrations that are not recorded, in order. A dependency that is recorded counts as met.
+
+    Raises:
+        RuntimeError: The sorter was used before.
+    """
     met = definitions.keys() & records.applied
     if any(needed not in met for name in met for needed in definitions[name].depends_on):
         # A recorded migration was given a new dependency later. It is met all the same: sort without it. (Else the
@@ -36,7 +40,10 @@ def pending(definitions: Definitions, sorter: TopologicalSorter[str], records: R
         sorter = graph.prepare(
             {name: [needed for needed in definitions[name].depends_on if needed in waiting] for name in waiting}
         )
-    return [definitions[name] for name in graph.order(sorter, met)]
+    ordered = graph.order(sorter, met)
+    if len(ordered) != len(definitions) - len(met):
+        raise RuntimeError("This sorter has made a plan before, and would now make an empty one: validate again.")
+    return [definitions[name] for name in ordered]
 
 
 def check_databases(plan: Plan, colours: Collection[Colour]) -> None:

@@ -9,8 +9,8 @@ class Records:
 
     Attributes:
         applied: The names found, each once however many records carry it.
-        unreadable: The `_id`s of records that carry no name (a str); nothing can be said of these.
-        taken: The `_id`s (str) of records of something else: no migration of that name can be recorded.
+        unreadable: The `_id`s of records whose name is missing or not a str.
+        taken: The `_id`s (str) that differ from their record's name: a migration called so could not be recorded.
     """
 
     applied: frozenset[str]

@@ -54,7 +54,8 @@ class AsyncRunner:
                 await self._execute(migration)
                 return perf_counter() - started
             case Record(name):
-                return await self._setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                await self._setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                return None
             case Emit(event):
                 return self._setup.tell(event)
             case _:

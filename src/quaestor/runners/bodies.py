@@ -5,13 +5,13 @@ a function still writing behind the back of a finished run could be run twice at
 """
 
 import asyncio
+import contextvars
 import inspect
 import threading
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
-import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from quaestor.core.migration import MigrationDefinition
@@ -48,7 +48,8 @@ async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
             return error
         return None
 
-    thread = asyncio.ensure_future(anyio.to_thread.run_sync(outcome))
+    # A future, not a task: the end of an event loop cancels all its tasks, and nobody would wait for the thread.
+    thread = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, outcome)
     try:
         error = await asyncio.shield(thread)
     except asyncio.CancelledError:
@@ -74,8 +75,8 @@ class Portal:
 
     def __init__(self, db: Any) -> None:
         self._db = db
-        self._manager: AbstractContextManager[BlockingPortal] | None = None
-        self._portal: BlockingPortal
+        self._portal: BlockingPortal | None = None
+        self._opened = ExitStack()
 
     def call(self, migration: MigrationDefinition) -> None:
         """Call an `async def` migration in the loop of the portal."""
@@ -98,14 +99,15 @@ class Portal:
             if task is not None:
                 task.cancel()
 
-        if self._manager is None:
-            manager = start_blocking_portal()
-            self._portal = manager.__enter__()
-            self._manager = manager
+        if self._portal is None:
+            self._portal = self._opened.enter_context(start_blocking_portal())
+            self._opened.callback(self._portal.call, _close_client, self._db)
         try:
             error = self._portal.call(outcome)
         except BaseException:  # Ctrl-C, at any time
-            self._portal.call(cancel)  # if `outcome` was started at all, it has begun before this is called
+            self._portal.call(
+                cancel
+            )  # `outcome` was sent to the loop first: it has begun by now, if it was sent at all
             if task is not None:
                 ended.wait()
             raise
@@ -114,17 +116,14 @@ class Portal:
 
     def close(self) -> None:
         """End the loop. No function is running in it any more."""
-        if self._manager is not None:
-            try:
-                self._portal.call(_close_client, self._db)
-            finally:
-                self._manager.__exit__(None, None, None)
+        self._opened.close()
 
 
 async def _close_client(db: Any) -> None:
-    """Close PyMongo's client of this loop, for nobody could do so once the loop has ended. Motor's can be, anywhere."""
+    """Close PyMongo's client if it belongs to this loop, for nobody can once the loop has ended."""
     if is_pymongo(db):
         try:
+            # The one public call that asks whether the client belongs to this loop; close() does not ask.
             await db.client.aconnect()
         except RuntimeError:
             return  # it belongs to another loop, which goes on

@@ -42,7 +42,7 @@ Databases: TypeAlias = dict[Colour, Any]  # Any: whichever driver's database it 
 _FAMILIES: dict[tuple[str, str], Colour] = {
     ("pymongo", "Database"): "sync",
     ("pymongo", "AsyncDatabase"): "async",
-    ("motor", "AgnosticDatabase"): "async",
+    ("motor", "AgnosticDatabase"): "async",  # the base of AsyncIOMotorDatabase
     ("mongomock", "Database"): "sync",
     ("mongomock_motor", "AsyncMongoMockDatabase"): "async",
 }
@@ -55,9 +55,10 @@ _CALLS: dict[Colour, str] = {
     "sync": "`registry.run_sync(db, prefix)` or SyncRunner",
     "async": "`await registry.run(db, prefix)` or AsyncRunner",
 }
-_ADJECTIVES: dict[Colour, str] = {"sync": "a synchronous", "async": "an asynchronous"}
+_A_DATABASE: dict[Colour, str] = {"sync": "a synchronous database", "async": "an asynchronous database"}
 
-_LONGEST_SUFFIX = "_migrations_progress"  # of all the collections that a prefix names
+# Reserved: later releases name more collections by the prefix, and one that is taken today must still fit then.
+_LONGEST_SUFFIX = "_migrations_progress"
 _NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
 
 
@@ -70,13 +71,13 @@ def by_colour(colour: Colour, db: Any, other_db: Any) -> Databases:
     family = _family(db, "db")
     if _FAMILIES[family] != colour:
         raise InvalidDatabaseError(
-            f"db is {_ADJECTIVES[_FAMILIES[family]]} database ({_type(db)}): call {_CALLS[_FAMILIES[family]]} with it."
+            f"db is {_A_DATABASE[_FAMILIES[family]]} ({_type(db)}): call {_CALLS[_FAMILIES[family]]} with it."
         )
     if other_db is None:
         return {"async": db, "sync": db.delegate} if family in _WITH_DELEGATE else {colour: db}
     other: Colour = "sync" if colour == "async" else "async"
     if _FAMILIES[_family(other_db, f"{other}_db")] != other:
-        raise InvalidDatabaseError(f"{other}_db must be {_ADJECTIVES[other]} database, not {_type(other_db)}.")
+        raise InvalidDatabaseError(f"{other}_db must be {_A_DATABASE[other]}, not {_type(other_db)}.")
     if other_db.name != db.name:
         raise InvalidDatabaseError(
             f"db and {other}_db must be the same database, but they are {db.name!r} and {other_db.name!r}."
@@ -123,8 +124,8 @@ def _check_prefix(prefix: object, database: str) -> None:
         raise InvalidPrefixError(f"The prefix must be valid Unicode, without lone surrogates: {prefix!r}.") from None
     if size > _NAMESPACE_LIMIT:
         raise InvalidPrefixError(
-            f"The prefix is {size - _NAMESPACE_LIMIT} bytes too long: MongoDB allows {_NAMESPACE_LIMIT} for "
-            f"'{database}.{{prefix}}{_LONGEST_SUFFIX}'."
+            f"The prefix is {size - _NAMESPACE_LIMIT} bytes too long: with the database's name and the longest suffix "
+            f"({_LONGEST_SUFFIX}) it must fit in the {_NAMESPACE_LIMIT} bytes of a namespace."
         )
 
 

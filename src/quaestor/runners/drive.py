@@ -32,7 +32,10 @@ def drive(flow: Flow[R], perform: Callable[[Effect], object]) -> R:
 
 
 async def drive_async(flow: Flow[R], perform: Callable[[Effect], Awaitable[object]]) -> R:
-    """Run a flow to its end, awaiting every effect."""
+    """Run a flow to its end, awaiting every effect.
+
+    A StopIteration cannot leave a coroutine: Python makes a RuntimeError of it, with the StopIteration as its cause.
+    """
     thrown: BaseException | None = None
     while True:
         try:

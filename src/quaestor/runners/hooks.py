@@ -1,6 +1,5 @@
 """Telling facts: the default hook, which logs them, and the guard around everybody's hooks."""
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import assert_never
@@ -15,6 +14,7 @@ from quaestor.core.events import (
     RunFinished,
     RunStarted,
 )
+from quaestor.core.migration import colour_of
 from quaestor.errors import InvalidOptionError
 
 logger = logging.getLogger("quaestor")
@@ -32,7 +32,7 @@ def log_event(event: Event) -> None:
         case RunStarted(plan=plan):
             logger.info("%s %d to apply: %s", where, len(plan), _listed(plan))
         case RecordsIgnored(ids=ids):
-            logger.warning("%s Ignored %d record(s) without a name (a str), _id: %s", where, len(ids), _listed(ids))
+            logger.warning("%s Ignored %d record(s) whose name is not a str, _id: %s", where, len(ids), _listed(ids))
         case MigrationStarted(name=name, position=position, total=total):
             logger.info("%s Applying %r (%d of %d)", where, name, position, total)
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
@@ -55,7 +55,7 @@ def guarded(hook: Hook | None) -> Callable[[Event], None]:
         InvalidOptionError: It is not a plain function.
     """
     listener: Hook = log_event if hook is None else hook
-    if not callable(listener) or inspect.iscoroutinefunction(listener):
+    if not callable(listener) or colour_of(listener) == "async":
         raise InvalidOptionError(f"on_event must be a plain function that takes the event, not {listener!r}.")
 
     def tell(event: Event) -> None:

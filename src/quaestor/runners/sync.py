@@ -1,5 +1,6 @@
 """The runner of synchronous applications: PyMongo and mongomock."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
@@ -43,11 +44,8 @@ class SyncRunner:
 
     def run(self) -> list[str]:
         """Apply all that is pending. Returns and raises what `MigrationRegistry.run_sync` does."""
-        portal = bodies.Portal(self._setup.databases.get("async"))
-        try:
+        with closing(bodies.Portal(self._setup.databases.get("async"))) as portal:
             return drive(self._setup.run(), partial(self._perform, portal))
-        finally:
-            portal.close()
 
     def _perform(self, portal: bodies.Portal, effect: Effect) -> object:
         match effect:
@@ -59,7 +57,8 @@ class SyncRunner:
                 self._execute(portal, migration)
                 return perf_counter() - started
             case Record(name):
-                return self._setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                self._setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                return None
             case Emit(event):
                 return self._setup.tell(event)
             case _:

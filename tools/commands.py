@@ -1,4 +1,4 @@
-"""Watching what a driver sends: the commands that a test is about, without those of sessions and monitoring."""
+"""Watching what a driver sends, without the housekeeping of sessions and monitoring."""
 
 from typing import Any
 
@@ -16,12 +16,15 @@ class Commands(CommandListener):
         self.sent: list[dict[str, Any]] = []
 
     def started(self, event: CommandStartedEvent) -> None:
+        """Keep the command."""
         if event.command_name not in {"hello", "ping", "endSessions"}:
             self.sent.append(dict(event.command))
 
-    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Nothing to keep."""
 
-    def failed(self, event: CommandFailedEvent) -> None: ...
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Nothing to keep."""
 
     @property
     def names(self) -> list[str]:
