@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from bson import ObjectId
+from bson import Code, ObjectId
 from bson.binary import Binary
 
 from quaestor import MigrationRegistry
@@ -58,7 +58,8 @@ SCENARIOS = [
     Scenario("records with odd ids", {"a": [], "b": [], "c": [], "d": [], "e": []}, ["e"],
              [{"_id": 1, "name": "a"}, {"_id": Binary(b"1234567890abcdef", 4), "name": "b"},
               {"_id": {"a": [1]}, "name": "c"}, {"_id": "c", "name": "d"}]),
-    Scenario("records without a name", {"a": []}, ["a"], [{"_id": 1}, {"_id": 2, "name": 7}, {"_id": "other"}]),
+    Scenario("records without a name", {"a": []}, ["a"], [{"_id": 1}, {"_id": 2, "name": 7}, {"_id": "other"},
+              {"_id": 3, "name": Code("a")}]),
     Scenario("a failure ends the run", {"a": [], "b": [], "c": []}, ["a"], fails="b"),
     Scenario("a failure at the start", {"a": [], "b": []}, [], fails="a"),
     Scenario("names of all kinds", {"ünïcode ☃": ["with space"], "with space": [], "$dollar.dot": [], "0001": []},

@@ -167,14 +167,16 @@ def test_failure_that_takes_no_note() -> None:
 
 def test_stop_iteration() -> None:
     """A StopIteration of a migration is one for the caller too, though generators turn it into something else."""
-    error = StopIteration("empty cursor")
+    error, cause = StopIteration("empty cursor"), KeyError("cause")
 
     def fail(db: object) -> None:
-        raise error
+        raise error from cause
 
     with pytest.raises(StopIteration) as caught:
         drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}), World().perform)
     assert caught.value is error
+    assert error.__cause__ is cause
+    assert error.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
 def test_runtime_error_of_a_generator() -> None:

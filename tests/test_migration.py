@@ -39,6 +39,16 @@ def awaiting(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return wrapper
 
 
+def injecting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that gives the function a second argument."""
+
+    @functools.wraps(function)
+    def wrapper(db: object) -> Any:
+        return function(db, "settings")
+
+    return wrapper
+
+
 class Called:
     def __call__(self, db: object) -> None: ...
 
@@ -68,6 +78,12 @@ class Blocking:
 def with_options(db: object, *, size: int = 3) -> None: ...
 
 
+def odd_signature(db: object) -> None: ...
+
+
+odd_signature.__signature__ = "(db)"  # type: ignore[attr-defined]  # what a careless decorator may leave
+
+
 def marked(db: object) -> Any: ...
 
 
@@ -79,6 +95,8 @@ COLOURS = [
     (functools.partial(functools.partial(nothing_async)), "async"),
     (functools.partial(with_options, size=1), "sync"),
     (passing(nothing), "sync"),
+    (injecting(lambda db, settings: None), "sync"),
+    (odd_signature, "sync"),
     (passing(passing(nothing_async)), "async"),
     (passing(functools.partial(nothing_async)), "async"),
     (passing(awaiting(nothing)), "async"),

@@ -40,6 +40,9 @@ class MigrationRegistry:
     def register(self, name: str, depends_on: Sequence[str] | None = None) -> Callable[[F], F]:
         """A decorator that registers a function as a migration and returns it unchanged.
 
+        An `async def` function runs on the asynchronous database, any other on the synchronous one. A `def` around an
+        `async def` (by functools.wraps) counts as asynchronous too, for nearly all of them return what they wrap.
+
         Args:
             name: What it is recorded under (str): choose it for good, a renamed migration is a new one.
             depends_on: The names of migrations to apply before it (list of str), registered before or after it.

@@ -118,7 +118,7 @@ async def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptu
         ("INFO", f"{where} 2 to apply: a, b"),
         ("INFO", f"{where} Applying 'a' (1 of 2)"),
         ("INFO", f"{where} Applying 'b' (2 of 2)"),
-        ("ERROR", f"{where} Not applied: 'b' (2 of 2): ValueError: no"),
+        ("ERROR", f"{where} Failed in 'b' (2 of 2): ValueError: no"),
     ]
 
 
@@ -135,3 +135,20 @@ async def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage().partition("] ")[2] for record in caplog.records if record.name == "quaestor"]
     assert lines[0] == "22 to apply: " + ", ".join(f"m{number:02}" for number in range(20)) + " and 2 more"
     assert lines[-2:] == ["Done: 22 applied", "Nothing to do: all migrations are applied"]
+
+
+async def test_log_that_raises(db: Any) -> None:
+    """A handler of the log that fails stops nothing either."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError
+
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+    handler, logger = Broken(), logging.getLogger("quaestor")
+    logger.addHandler(handler)
+    try:
+        assert await registry.run(db, "app") == ["a"]
+    finally:
+        logger.removeHandler(handler)

@@ -121,6 +121,20 @@ async def test_awaitable_returned(db: Any, sync_db: Any) -> None:
     assert await names(db) == []
 
 
+async def test_forgotten_await(db: Any) -> None:
+    """An `async def` that returns what it should have awaited has done nothing either."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def forgets(db: Any) -> Any:
+        return nothing_async(db)
+
+    with pytest.raises(UnfinishedMigrationError, match=r"'a' returned an awaitable \(coroutine\)"):
+        await registry.run(db, "app")
+    gc.collect()
+    assert await names(db) == []
+
+
 async def test_record_that_cannot_be_written(db: Any) -> None:
     """A document that has the `_id` of a pending migration is found before the migration runs."""
     await db.app_migrations.insert_one({"_id": "b", "name": "something else"})

@@ -116,7 +116,7 @@ def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixt
         ("INFO", f"{where} 2 to apply: a, b"),
         ("INFO", f"{where} Applying 'a' (1 of 2)"),
         ("INFO", f"{where} Applying 'b' (2 of 2)"),
-        ("ERROR", f"{where} Not applied: 'b' (2 of 2): ValueError: no"),
+        ("ERROR", f"{where} Failed in 'b' (2 of 2): ValueError: no"),
     ]
 
 
@@ -133,3 +133,20 @@ def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage().partition("] ")[2] for record in caplog.records if record.name == "quaestor"]
     assert lines[0] == "22 to apply: " + ", ".join(f"m{number:02}" for number in range(20)) + " and 2 more"
     assert lines[-2:] == ["Done: 22 applied", "Nothing to do: all migrations are applied"]
+
+
+def test_log_that_raises(db: Any) -> None:
+    """A handler of the log that fails stops nothing either."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError
+
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    handler, logger = Broken(), logging.getLogger("quaestor")
+    logger.addHandler(handler)
+    try:
+        assert registry.run_sync(db, "app") == ["a"]
+    finally:
+        logger.removeHandler(handler)

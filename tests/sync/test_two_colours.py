@@ -141,6 +141,21 @@ def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[BaseExce
 
 
 @pytest.mark.parametrize("other", drivers("pymongo"))
+def test_closed_client(db: Any, uri: str, name: str) -> None:
+    """A client that cannot be used is the driver's error in the migration, and hides nothing of the migration's own."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        raise ValueError("own")
+
+    client = AsyncMongoClient(uri)
+    asyncio.run(client.close())
+    with pytest.raises(ValueError, match="own"):
+        registry.run_sync(db, "app", async_db=client[name])
+
+
+@pytest.mark.parametrize("other", drivers("pymongo"))
 def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
     """A client that is at work in another event loop cannot be used, as its driver says, and is left alone."""
     registry = MigrationRegistry()
@@ -170,6 +185,20 @@ def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
     with pytest.raises(StopAsyncIteration) as caught:
         registry.run_sync(db, "app", async_db=other_db)
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+
+
+def test_no_event_loop(db: Any, other_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no event loop can be had, the run says so instead of waiting for it."""
+
+    def fails(*args: object) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("anyio.run", fails)
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    with pytest.raises(OSError, match="too many open files"):
+        registry.run_sync(db, "app", async_db=other_db)
 
 
 def test_returns_too_early(db: Any, other_db: Any) -> None:

@@ -79,7 +79,8 @@ class MigrationFailed(_MigrationFact):
     """A migration failed, was cancelled or interrupted before its record was known to be written; the run ends with it.
 
     Attributes:
-        error: The exception (BaseException), which goes on to the caller.
+        error: The exception (BaseException), which goes on to the caller. (Of a StopIteration it is the RuntimeError
+            that Python makes of it; the caller of a synchronous run gets the StopIteration.)
     """
 
     error: BaseException
@@ -100,4 +101,4 @@ Event: TypeAlias = RunStarted | RecordsIgnored | MigrationStarted | MigrationApp
 """Any of the facts."""
 
 Hook: TypeAlias = Callable[[Event], object]
-"""What `on_event` takes: a plain function, called between two steps of the run. What it raises is logged, no more."""
+"""What `on_event` takes: a plain function, called between two steps of a run. An Exception of its own is logged."""

@@ -61,7 +61,8 @@ def checked_name(name: object) -> str:
 def colour_of(function: Callable[..., object]) -> Colour:
     """Tell, without a call, whether a call returns something to await.
 
-    Of decorated functions every layer is looked at, for most decorators return what the function below them returns.
+    Of a decorated function every layer is looked at, for most decorators return what the function below them returns:
+    it is asynchronous if one of them is `async def`. An object with a `__call__` of its own is what that is.
     """
     innermost = inspect.unwrap(_entered(function), stop=inspect.iscoroutinefunction)
     return "async" if inspect.iscoroutinefunction(_entered(innermost)) else "sync"
@@ -96,9 +97,11 @@ def _check_function(name: str, function: Callable[..., object]) -> None:
             f"Migration {name!r} is a generator function (it has a `yield`): calling it would do nothing."
         )
     try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # some callables written in C do not tell their arguments
+        signature = inspect.signature(function, follow_wrapped=False)
+        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            signature = inspect.signature(function)  # a decorator that takes anything: what it wraps tells more
+    except (TypeError, ValueError):
+        return  # some callables, of C or of odd make, do not tell their arguments
     try:
         signature.bind("db")
     except TypeError:

@@ -5,28 +5,27 @@ a function still writing behind the back of a finished run could be run twice at
 """
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import pymongo
+from anyio.from_thread import BlockingPortal
 
 from quaestor.core.migration import MigrationDefinition
 from quaestor.errors import UnfinishedMigrationError
 from quaestor.runners.databases import is_pymongo
 
+_CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
+
 
 def call(migration: MigrationDefinition, db: Any) -> None:
     """Call a `def` migration."""
-    result = migration.execute(db)
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()  # so that Python does not warn that it was never awaited
-        raise UnfinishedMigrationError(migration.name, f"an awaitable ({type(result).__name__})")
-    _refuse_generator(migration, result)
+    _refuse_unfinished(migration, migration.execute(db))
 
 
 async def call_async(migration: MigrationDefinition, db: Any) -> None:
@@ -34,7 +33,7 @@ async def call_async(migration: MigrationDefinition, db: Any) -> None:
     result = migration.execute(db)
     if inspect.isawaitable(result):  # a decorator may have decided that there is nothing to await
         result = await result
-    _refuse_generator(migration, result)
+    _refuse_unfinished(migration, result)
 
 
 async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
@@ -48,18 +47,21 @@ async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
             return error
         return None
 
-    # A future, not a task: the end of an event loop cancels all its tasks, and nobody would wait for the thread.
-    thread = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, outcome)
-    try:
-        error = await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            while not thread.done():
-                try:
-                    await asyncio.wait([thread])
-                except asyncio.CancelledError:
-                    continue  # a thread cannot be stopped, however often it is asked for
-        raise
+    # A thread of its own, so that the function begins at once, however busy the application's worker threads are; and a
+    # future, not a task, for the end of an event loop cancels all its tasks, and nobody would wait for the thread.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor") as executor:
+        loop = asyncio.get_running_loop()
+        thread = loop.run_in_executor(executor, contextvars.copy_context().run, outcome)
+        try:
+            error = await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                while not thread.done():
+                    try:
+                        await asyncio.wait([thread])
+                    except asyncio.CancelledError:
+                        continue  # a thread cannot be stopped, however often it is asked for
+            raise
     if error is not None:
         raise error
 
@@ -75,8 +77,9 @@ class Portal:
 
     def __init__(self, db: Any) -> None:
         self._db = db
-        self._portal: BlockingPortal | None = None
-        self._opened = ExitStack()
+        self._opened: Future[BlockingPortal] = Future()
+        # anyio's start_blocking_portal() would wait for ever when Ctrl-C meets it while the loop starts.
+        self._thread = threading.Thread(target=self._serve, name="quaestor", daemon=True)
 
     def call(self, migration: MigrationDefinition) -> None:
         """Call an `async def` migration in the loop of the portal."""
@@ -99,37 +102,57 @@ class Portal:
             if task is not None:
                 task.cancel()
 
-        if self._portal is None:
-            self._portal = self._opened.enter_context(start_blocking_portal())
-            self._opened.callback(self._portal.call, _close_client, self._db)
+        if self._thread.ident is None:
+            self._thread.start()
+        portal = self._opened.result()
         try:
-            error = self._portal.call(outcome)
+            error = portal.call(outcome)
         except BaseException:  # Ctrl-C, at any time
-            self._portal.call(
-                cancel
-            )  # `outcome` was sent to the loop first: it has begun by now, if it was sent at all
-            if task is not None:
-                ended.wait()
+            while True:
+                with contextlib.suppress(KeyboardInterrupt):  # asked for again: the function is cancelled again
+                    portal.call(cancel)  # `outcome` was sent to the loop first: it has begun by now, if it was sent
+                    if task is not None:
+                        ended.wait()
+                    break
             raise
         if error is not None:
             raise error
 
     def close(self) -> None:
         """End the loop. No function is running in it any more."""
-        self._opened.close()
+        if self._thread.ident is not None and self._opened.exception() is None:
+            portal = self._opened.result()
+            portal.call(_close_client, self._db)
+            portal.call(portal.stop)
+            self._thread.join()
+
+    def _serve(self) -> None:
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                self._opened.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        try:
+            anyio.run(serve)
+        except BaseException as error:
+            if self._opened.done():
+                raise
+            self._opened.set_exception(error)  # no loop can be had: too many open files, say
 
 
 async def _close_client(db: Any) -> None:
     """Close PyMongo's client if it belongs to this loop, for nobody can once the loop has ended."""
     if is_pymongo(db):
-        try:
+        with contextlib.suppress(Exception), pymongo.timeout(_CLOSING):
             # The one public call that asks whether the client belongs to this loop; close() does not ask.
             await db.client.aconnect()
-        except RuntimeError:
-            return  # it belongs to another loop, which goes on
-        await db.client.close()
+            await db.client.close()
 
 
-def _refuse_generator(migration: MigrationDefinition, result: object) -> None:
+def _refuse_unfinished(migration: MigrationDefinition, result: object) -> None:
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # so that Python does not warn that it was never awaited
+        raise UnfinishedMigrationError(migration.name, f"an awaitable ({type(result).__name__})")
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise UnfinishedMigrationError(migration.name, "a generator")

@@ -93,11 +93,7 @@ def is_pymongo(db: Any) -> bool:
 def records_collection(db: Any, prefix: str) -> Any:
     """The collection of the records. Majority concern and the primary, whatever the client's defaults are: a record
     must be neither lost nor overlooked in a fail-over.
-
-    Raises:
-        InvalidPrefixError: The prefix cannot name this collection and the others that belong to it.
     """
-    _check_prefix(prefix, db.name)
     return db.get_collection(
         f"{prefix}_migrations",
         codec_options=CodecOptions(),
@@ -107,7 +103,12 @@ def records_collection(db: Any, prefix: str) -> Any:
     )
 
 
-def _check_prefix(prefix: object, database: str) -> None:
+def checked_prefix(prefix: object, database: str) -> str:
+    """The prefix as a plain `str`.
+
+    Raises:
+        InvalidPrefixError: It cannot name the collections of this database that belong to a run.
+    """
     if not isinstance(prefix, str):
         raise InvalidPrefixError(f"The prefix must be a str, not {_type(prefix)}.")
     if not prefix:
@@ -127,6 +128,7 @@ def _check_prefix(prefix: object, database: str) -> None:
             f"The prefix is {size - _NAMESPACE_LIMIT} bytes too long: with the database's name and the longest suffix "
             f"({_LONGEST_SUFFIX}) it must fit in the {_NAMESPACE_LIMIT} bytes of a namespace."
         )
+    return str.__str__(prefix)
 
 
 def _family(db: object, argument: str) -> tuple[str, str]:

@@ -25,11 +25,11 @@ def records(documents: Iterable[Mapping[str, Any]]) -> Records:
     taken: set[str] = set()
     for document in documents:
         key, name = document["_id"], document.get("name")
-        if isinstance(name, str):
+        if type(name) is str:  # not bson's Code, which is a str for Python alone
             applied.add(name)
         else:
             unreadable.append(key)
-        if isinstance(key, str) and key != name:
+        if type(key) is str and key != name:
             taken.add(key)
     return Records(frozenset(applied), tuple(unreadable), frozenset(taken))
 

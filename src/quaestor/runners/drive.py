@@ -25,8 +25,11 @@ def drive(flow: Flow[R], perform: Callable[[Effect], object]) -> R:
                     result: R = error.value
                     return result
                 if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
-                    # A generator cannot be left by a StopIteration (PEP 479), but a migration can, by `next(cursor)`
-                    raise thrown from None
+                    # A generator cannot be left by a StopIteration (PEP 479), but a migration can, by `next(cursor)`:
+                    # the RuntimeError that Python made of it gives back what it stands for
+                    for note in getattr(error, "__notes__", ()):
+                        thrown.add_note(note)
+                    raise thrown from thrown.__cause__
                 raise
             thrown = error
 

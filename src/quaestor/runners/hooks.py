@@ -1,5 +1,6 @@
 """Telling facts: the default hook, which logs them, and the guard around everybody's hooks."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import assert_never
@@ -39,7 +40,7 @@ def log_event(event: Event) -> None:
             logger.info("%s Applied %r (%d of %d) in %.2f s", where, name, position, total, seconds)
         case MigrationFailed(name=name, position=position, total=total, error=error):
             reason = f"{type(error).__name__}: {error}"
-            logger.error("%s Not applied: %r (%d of %d): %s", where, name, position, total, reason)
+            logger.error("%s Failed in %r (%d of %d): %s", where, name, position, total, reason)
         case RunFinished(applied=()):
             logger.info("%s Nothing to do: all migrations are applied", where)
         case RunFinished(applied=applied):
@@ -62,7 +63,8 @@ def guarded(hook: Hook | None) -> Callable[[Event], None]:
         try:
             listener(event)
         except Exception:
-            logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
+            with contextlib.suppress(Exception):  # the handlers of a log can fail as well
+                logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
 
     return tell
 

@@ -31,11 +31,11 @@ class Setup:
         self, registry: Registry, colour: Colour, db: Any, other_db: Any, prefix: str, *, on_event: Hook | None
     ) -> None:
         self.databases = databases.by_colour(colour, db, other_db)
-        self.records = databases.records_collection(db, prefix)
+        self._database: str = db.name
+        self._prefix = databases.checked_prefix(prefix, self._database)
+        self.records = databases.records_collection(db, self._prefix)
         self.tell = hooks.guarded(on_event)
         self._registry = registry
-        self._database: str = db.name
-        self._prefix = prefix
 
     def run(self) -> Flow[list[str]]:
         """The flow that applies all that is pending."""
