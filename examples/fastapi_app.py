@@ -1,5 +1,10 @@
-"""Migrations at the start of a FastAPI application: `MONGODB_URI=... uvicorn fastapi_app:app`."""
+"""Migrations at the start of a FastAPI application: `MONGODB_URI=... uvicorn fastapi_app:app`.
 
+With several workers, run the migrations from a job of their own before these start: instances that start at once are
+not kept apart yet.
+"""
+
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +16,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from quaestor import MigrationRegistry
 
+logging.basicConfig(level=logging.INFO)
 registry = MigrationRegistry()
 
 
@@ -29,7 +35,7 @@ async def prices_in_cents(db: AsyncDatabase[dict[str, Any]]) -> None:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Migrate before the first request is taken."""
-    async with AsyncMongoClient[dict[str, Any]](os.environ["MONGODB_URI"]) as client:
+    async with AsyncMongoClient[dict[str, Any]](os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop")) as client:
         app.state.db = client.get_default_database("shop")
         await registry.run(app.state.db, "products")
         yield

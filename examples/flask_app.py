@@ -1,5 +1,10 @@
-"""Migrations at the start of a Flask application: `MONGODB_URI=... flask --app flask_app run`."""
+"""Migrations at the start of a Flask application: `MONGODB_URI=... flask --app flask_app run`.
 
+With several workers, run the migrations from a job of their own before these start: instances that start at once are
+not kept apart yet.
+"""
+
+import logging
 import os
 from typing import Any
 
@@ -9,6 +14,7 @@ from pymongo.database import Database
 
 from quaestor import MigrationRegistry
 
+logging.basicConfig(level=logging.INFO)
 registry = MigrationRegistry()
 
 
@@ -27,7 +33,7 @@ def prices_in_cents(db: Database[dict[str, Any]]) -> None:
 def create_app() -> Flask:
     """Migrate before the first request is taken."""
     app = Flask(__name__)
-    client = MongoClient[dict[str, Any]](os.environ["MONGODB_URI"])
+    client = MongoClient[dict[str, Any]](os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop"))
     db = client.get_default_database("shop")
     registry.run_sync(db, "products")
 

@@ -19,12 +19,12 @@ def lowercase_emails(db: Database[dict[str, Any]]) -> None:
 
 @registry.register("unique_emails", depends_on=["lowercase_emails"])
 def unique_emails(db: Database[dict[str, Any]]) -> None:
-    db.users.create_index("email", unique=True)
+    db.users.create_index("email", unique=True, sparse=True)
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with MongoClient[dict[str, Any]](os.environ["MONGODB_URI"]) as client:
+    with MongoClient[dict[str, Any]](os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop")) as client:
         applied = registry.run_sync(client.get_default_database("shop"), "users")
     print("applied:", applied)
 

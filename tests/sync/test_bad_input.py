@@ -54,6 +54,8 @@ def test_not_the_other_database(make: Any, words: str) -> None:
         (None, "must be a str, not None"),
         (7, "must be a str, not int"),
         ("", "must not be empty"),
+        ("mongodb://user:se$cret@host/app", "looks like a URI"),
+        ("app ", "must not start or end with white space: 'app '"),
         ("my$app", "must not hold '$'"),
         ("my\0app", "must not hold '\\x00'"),
         ("my..app", "must not hold '..'"),
@@ -68,6 +70,7 @@ def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     with pytest.raises(InvalidPrefixError) as caught:
         MigrationRegistry().run_sync(db, prefix)
     assert words in str(caught.value)
+    assert "cret" not in str(caught.value)
 
 
 def test_longest_prefix(db: Any) -> None:

@@ -83,7 +83,7 @@ def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("hook", ["log_event", 7])
 def test_hook_that_cannot_be_called(db: Any, hook: Any) -> None:
     """A hook must be a function; anything else is refused before the first command."""
-    with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
+    with pytest.raises(InvalidOptionError, match="on_event must be a `def` function"):
         MigrationRegistry().run_sync(db, "app", on_event=hook)
 
 
@@ -96,7 +96,7 @@ def test_hook_that_must_be_awaited(db: Any) -> None:
     async def hook(event: Event) -> None: ...
 
     for awaited in (hook, Hook()):
-        with pytest.raises(InvalidOptionError, match="on_event must be a plain function"):
+        with pytest.raises(InvalidOptionError, match="on_event must be a `def` function"):
             MigrationRegistry().run_sync(db, "app", on_event=awaited)
 
 
@@ -108,7 +108,7 @@ def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixt
     with pytest.raises(ValueError, match="no"):
         registry.run_sync(db, "app")
 
-    where = f"[{db.name}.app]"
+    where = f"[{db.name}/app]"
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "quaestor"]
     assert lines[3][1].startswith(f"{where} Applied 'a' (1 of 2) in 0.")
     assert [line for line in lines if line != lines[3]] == [

@@ -149,7 +149,10 @@ def test_server_away(driver: str) -> None:
     registry.register("a")(nothing)
 
     with (
-        opened(driver, "mongodb://127.0.0.1:1", "app", serverSelectionTimeoutMS=50) as db,
-        pytest.raises(ServerSelectionTimeoutError),
+        opened(driver, "mongodb://127.0.0.1:1", "shop", serverSelectionTimeoutMS=50) as db,
+        pytest.raises(ServerSelectionTimeoutError) as caught,
     ):
         registry.run_sync(db, "app")
+    assert caught.value.__notes__ == [
+        "quaestor: while reading the records of 'app' in the database 'shop'; nothing has run"
+    ]

@@ -84,14 +84,19 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
         assert_type(error.migrations, list[str])
 
 
+async def awaited(event: Event) -> None: ...
+
+
 # A checker that misses one of these mistakes reports its `type: ignore` as unused.
 
 
 async def mistakes(db: Database[Document], new: AsyncDatabase[Document]) -> None:
     await registry.run(db, "app")  # type: ignore[arg-type]  # a synchronous database in the asynchronous call
     registry.run_sync(new, "app")  # type: ignore[arg-type]  # and the reverse
+    registry.run_sync(db, "app", on_event=awaited)  # type: ignore[arg-type]  # a hook is not awaited
     registry.run_sync(db)  # type: ignore[call-arg]  # no prefix
     registry.register("a", depends_on=[1])  # type: ignore[list-item]  # a name that is not a str
+    registry.register("a")(lambda: None)  # type: ignore[type-var]  # takes no database
     registry.register("a")(7)  # type: ignore[type-var]  # not a function
     registry.migrations["a"].depends_on.append("b")  # type: ignore[attr-defined]  # read-only
     registry.migrations.clear()  # type: ignore[attr-defined]  # likewise

@@ -100,5 +100,5 @@ class RunFinished(_Fact):
 Event: TypeAlias = RunStarted | RecordsIgnored | MigrationStarted | MigrationApplied | MigrationFailed | RunFinished
 """Any of the facts."""
 
-Hook: TypeAlias = Callable[[Event], object]
+Hook: TypeAlias = Callable[[Event], None]
 """What `on_event` takes: a plain function, called between two steps of a run. An Exception of its own is logged."""

@@ -35,7 +35,11 @@ def run(definitions: plan.Definitions, database: str, prefix: str, colours: Coll
         The names applied, in order.
     """
     sorter = plan.validated(definitions)
-    records = yield from ReadRecords()
+    try:
+        records = yield from ReadRecords()
+    except Exception as error:
+        _note(error, f"quaestor: while reading the records of {prefix!r} in the database {database!r}; nothing has run")
+        raise
     if records.unreadable:
         yield from Emit(RecordsIgnored(database, prefix, records.unreadable))
     todo = plan.pending(definitions, sorter, records)
@@ -58,8 +62,12 @@ def _apply(migration: MigrationDefinition, database: str, prefix: str, position:
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
         raise
     except BaseException as error:
-        with contextlib.suppress(Exception):  # an exception may refuse notes (a frozen dataclass does): it goes first
-            error.add_note(f"quaestor: in migration {migration.name!r}, {position} of {total}")
+        _note(error, f"quaestor: in migration {migration.name!r}, {position} of {total}")
         yield from Emit(MigrationFailed(*place, error))
         raise
     yield from Emit(MigrationApplied(*place, seconds))
+
+
+def _note(error: BaseException, note: str) -> None:
+    with contextlib.suppress(Exception):  # an exception may refuse notes, as a frozen dataclass does: it goes first
+        error.add_note(note)

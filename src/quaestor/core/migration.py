@@ -94,7 +94,7 @@ def _check_function(name: str, function: Callable[..., object]) -> None:
     entered = _entered(function)
     if inspect.isgeneratorfunction(entered) or inspect.isasyncgenfunction(entered):
         raise InvalidMigrationError(
-            f"Migration {name!r} is a generator function (it has a `yield`): calling it would do nothing."
+            f"Migration {name!r} is a generator function: a call would do nothing. Remove its `yield`."
         )
     try:
         signature = inspect.signature(function, follow_wrapped=False)

@@ -4,6 +4,7 @@
 `bool(db)` raises. So a database is known by the names of its class and its bases.
 """
 
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeAlias
 
 from bson.codec_options import CodecOptions
@@ -111,24 +112,34 @@ def checked_prefix(prefix: object, database: str) -> str:
     """
     if not isinstance(prefix, str):
         raise InvalidPrefixError(f"The prefix must be a str, not {_type(prefix)}.")
+    if "://" in prefix:  # not shown, for a URI may hold a password
+        raise InvalidPrefixError("The prefix looks like a URI: pass a short name, such as that of your application.")
+    for fault in _faults(prefix, database):
+        raise InvalidPrefixError(f"The prefix {fault}: {prefix!r}.")
+    return str.__str__(prefix)
+
+
+def _faults(prefix: str, database: str) -> Iterator[str]:
     if not prefix:
-        raise InvalidPrefixError("The prefix must not be empty: it names the collection {prefix}_migrations.")
+        yield "must not be empty, for it names the collection {prefix}_migrations"
+    if prefix != prefix.strip():
+        yield "must not start or end with white space"
     for forbidden in ("$", "\0", ".."):
         if forbidden in prefix:
-            raise InvalidPrefixError(f"The prefix must not hold {forbidden!r}: {prefix!r}.")
+            yield f"must not hold {forbidden!r}"
     for forbidden in ("system.", "."):
         if prefix.startswith(forbidden):
-            raise InvalidPrefixError(f"The prefix must not start with {forbidden!r}: {prefix!r}.")
+            yield f"must not start with {forbidden!r}"
     try:
-        size = len(f"{database}.{prefix}{_LONGEST_SUFFIX}".encode())
+        excess = len(f"{database}.{prefix}{_LONGEST_SUFFIX}".encode()) - _NAMESPACE_LIMIT
     except UnicodeEncodeError:
-        raise InvalidPrefixError(f"The prefix must be valid Unicode, without lone surrogates: {prefix!r}.") from None
-    if size > _NAMESPACE_LIMIT:
-        raise InvalidPrefixError(
-            f"The prefix is {size - _NAMESPACE_LIMIT} bytes too long: with the database's name and the longest suffix "
-            f"({_LONGEST_SUFFIX}) it must fit in the {_NAMESPACE_LIMIT} bytes of a namespace."
-        )
-    return str.__str__(prefix)
+        yield "must be valid Unicode, without lone surrogates"
+    else:
+        if excess > 0:
+            yield (
+                f"is {excess} bytes too long (with the database's name and the longest suffix, {_LONGEST_SUFFIX}, "
+                f"it must fit in the {_NAMESPACE_LIMIT} bytes of a namespace)"
+            )
 
 
 def _family(db: object, argument: str) -> tuple[str, str]:

@@ -26,7 +26,7 @@ def log_event(event: Event) -> None:
 
     It is the default of `on_event`; call it from a hook of your own to keep the log beside it.
     """
-    where = f"[{event.database}.{event.prefix}]"
+    where = f"[{event.database}/{event.prefix}]"
     match event:
         case RunStarted(plan=()):
             pass  # the end of the run says it
@@ -39,7 +39,7 @@ def log_event(event: Event) -> None:
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
             logger.info("%s Applied %r (%d of %d) in %.2f s", where, name, position, total, seconds)
         case MigrationFailed(name=name, position=position, total=total, error=error):
-            reason = f"{type(error).__name__}: {error}"
+            reason = type(error).__name__ + (f": {error}" if str(error) else "")
             logger.error("%s Failed in %r (%d of %d): %s", where, name, position, total, reason)
         case RunFinished(applied=()):
             logger.info("%s Nothing to do: all migrations are applied", where)
@@ -57,7 +57,10 @@ def guarded(hook: Hook | None) -> Callable[[Event], None]:
     """
     listener: Hook = log_event if hook is None else hook
     if not callable(listener) or colour_of(listener) == "async":
-        raise InvalidOptionError(f"on_event must be a plain function that takes the event, not {listener!r}.")
+        raise InvalidOptionError(
+            f"on_event must be a `def` function that takes the event (it is called between two steps and not awaited), "
+            f"not {listener!r}."
+        )
 
     def tell(event: Event) -> None:
         try:

@@ -7,7 +7,7 @@ from shop.mongodb_migrations import registry
 
 
 class Command(BaseCommand):
-    """Run it where `manage.py migrate` is run."""
+    """Run it where a deploy runs Django's own `migrate`, once, before the new processes start."""
 
     help = "Apply the pending migrations of the MongoDB database."
 
