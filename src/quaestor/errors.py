@@ -77,7 +77,6 @@ class CircularDependencyError(QuaestorError, ValueError):
     def __init__(self, cycle: list[str]) -> None:
         super().__init__(cycle)
         self.cycle = cycle
-        self.add_note("Each depends on the next one: remove one of these dependencies.")
 
     def __str__(self) -> str:
         return f"Circular dependency: {' -> '.join(self.cycle)}"
