@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Container, Mapping
 from graphlib import CycleError, TopologicalSorter
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import TypeAlias
 
 from quaestor.errors import CircularDependencyError, MissingDependencyError
@@ -18,10 +19,8 @@ def prepare(graph: Graph) -> TopologicalSorter[str]:
         MissingDependencyError: Names the first migration, alphabetically, with a dependency that is not in the graph.
         CircularDependencyError: Carries one exact cycle, the same whatever the order of the graph.
     """
-    for dependencies in graph.values():
-        for dependency in dependencies:
-            if dependency not in graph:
-                raise _missing(graph)
+    if not all(map(graph.__contains__, chain.from_iterable(graph.values()))):
+        raise _missing(graph)
     sorter = TopologicalSorter(graph)
     try:
         sorter.prepare()
@@ -36,21 +35,27 @@ def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]
     Names in `met` are taken as done from the start and left out; what they depend on must be in `met` as well.
     """
     ordered: list[str] = []
+    ready = _ready(sorter, met)
+    heapify(ready)
+    while ready:
+        name = heappop(ready)
+        ordered.append(name)
+        sorter.done(name)
+        for freed in sorter.get_ready():
+            heappush(ready, freed)
+    return ordered
+
+
+def _ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
+    """What can come first once all that is met is done."""
     ready: list[str] = []
-    while True:
-        freed = sorter.get_ready()
+    while freed := sorter.get_ready():
         for name in freed:
             if name in met:
                 sorter.done(name)
             else:
-                heappush(ready, name)
-        if freed:
-            continue  # what was met may have freed more
-        if not ready:
-            return ordered
-        name = heappop(ready)
-        ordered.append(name)
-        sorter.done(name)
+                ready.append(name)
+    return ready
 
 
 def _missing(graph: Graph) -> MissingDependencyError:

@@ -39,4 +39,5 @@ class Setup:
 
     def run(self) -> Flow[list[str]]:
         """The flow that applies all that is pending."""
-        return flows.run(self._registry.migrations, self._database, self._prefix, self.databases.keys())
+        migrations = dict(self._registry.migrations)  # what is registered while it runs is for the next run
+        return flows.run(migrations, self._database, self._prefix, self.databases.keys())
