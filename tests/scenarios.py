@@ -66,6 +66,22 @@ SCENARIOS = [
              ["$dollar.dot", "0001", "with space", "ünïcode ☃"]),
 ]  # fmt: skip
 
+BAD_PREFIXES = [
+    (None, "must be a str, not None"),
+    (7, "must be a str, not int"),
+    ("", "must not be empty"),
+    ("mongodb://user:se$cret@host/app", "looks like a URI"),
+    ("app ", "must not start or end with white space: 'app '"),
+    ("my$app", "must not hold '$'"),
+    ("my\0app", "must not hold '\\x00'"),
+    ("my..app", "must not hold '..'"),
+    ("system.app", "must not start with 'system.'"),
+    (".app", "must not start with '.'"),
+    ("\ud800", "lone surrogates"),
+    ("p" * 250, "bytes too long"),
+]
+"""What cannot be a prefix, and words of what is said of it."""
+
 
 def registry(scenario: Scenario, colour: str, calls: list[str]) -> MigrationRegistry:
     """The scenario's registry; its functions note their names in `calls` and leave a document."""

@@ -7,6 +7,7 @@ from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import InvalidDatabaseError, InvalidPrefixError, MigrationRegistry, SyncRunner
 from tests.databases import drivers, opened
+from tests.scenarios import BAD_PREFIXES
 
 NOWHERE = "mongodb://user:secret@127.0.0.1:1"  # nothing listens there, and nothing may be sent
 
@@ -48,23 +49,7 @@ def test_not_the_other_database(make: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "words"),
-    [
-        (None, "must be a str, not None"),
-        (7, "must be a str, not int"),
-        ("", "must not be empty"),
-        ("mongodb://user:se$cret@host/app", "looks like a URI"),
-        ("app ", "must not start or end with white space: 'app '"),
-        ("my$app", "must not hold '$'"),
-        ("my\0app", "must not hold '\\x00'"),
-        ("my..app", "must not hold '..'"),
-        ("system.app", "must not start with 'system.'"),
-        (".app", "must not start with '.'"),
-        ("\ud800", "lone surrogates"),
-        ("p" * 250, "bytes too long"),
-    ],
-)
+@pytest.mark.parametrize(("prefix", "words"), BAD_PREFIXES)
 def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     """A prefix that cannot name a collection is refused."""
     with pytest.raises(InvalidPrefixError) as caught:
