@@ -64,11 +64,17 @@ ONE_COLOUR = {
         "test_cancel_scope_waits_for_the_function",
         "test_cancelled",
         "test_end_of_the_loop",
+        "test_failure_of_a_cancelled_function",
         "test_forgotten_await",
         "test_function_ends_before_the_run",
         "test_timeout",
     },
-    "sync": {"test_client_of_another_loop", "test_closed_client", "test_no_event_loop"},
+    "sync": {
+        "test_client_of_another_loop",
+        "test_closed_client",
+        "test_function_that_ends_its_loop",
+        "test_no_event_loop",
+    },
 }
 
 

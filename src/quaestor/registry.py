@@ -111,7 +111,7 @@ class MigrationRegistry:
             async_db: The same database for `async def` migrations (PyMongo's `AsyncDatabase` or Motor's), which run in
                 an event loop that lasts as long as the call; or None. Drivers tie a client to the loop in which it is
                 first used, so give every call one of its own; PyMongo's is closed with
-                the loop, if a migration has used it.
+                the loop, once there was one.
             on_event: As for `run`.
 
         Returns:

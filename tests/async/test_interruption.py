@@ -91,7 +91,7 @@ async def test_function_ends_before_the_run(db: Any, sync_db: Any, *, again: boo
 
 
 async def test_cancel_scope_waits_for_the_function(db: Any, sync_db: Any) -> None:
-    """The same with anyio's cancellation, which is repeated until it is heeded; a failure of the function is hidden."""
+    """The same with anyio's cancellation, which is repeated until it is heeded, and a function that fails."""
     registry = MigrationRegistry()
     begun, released = threading.Event(), threading.Event()
     ended = []
@@ -110,6 +110,27 @@ async def test_cancel_scope_waits_for_the_function(db: Any, sync_db: Any) -> Non
         asyncio.get_running_loop().call_later(0.01, released.set)
 
     assert ended == ["function"]
+
+
+async def test_failure_of_a_cancelled_function(db: Any, sync_db: Any) -> None:
+    """What a function raises after its run was cancelled is the cause of the cancellation's exception."""
+    registry = MigrationRegistry()
+    begun, released = threading.Event(), threading.Event()
+
+    @registry.register("a")
+    def fails(db: Any) -> None:
+        begun.set()
+        assert released.wait(timeout=30)
+        raise ValueError("half-written")
+
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db))
+    await asyncio.to_thread(begun.wait)
+    running.cancel()
+    asyncio.get_running_loop().call_soon(released.set)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 @pytest.mark.driver("mongomock")

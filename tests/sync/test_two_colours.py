@@ -187,6 +187,20 @@ def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
+def test_function_that_ends_its_loop(db: Any, other_db: Any) -> None:
+    """A function that cancels all tasks of its loop ends the loop; its own exception still reaches the caller."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        raise ValueError("own")
+
+    with pytest.raises(ValueError, match="own"):
+        registry.run_sync(db, "app", async_db=other_db)
+
+
 def test_no_event_loop(db: Any, other_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no event loop can be had, the run says so instead of waiting for it."""
 

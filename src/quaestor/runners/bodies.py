@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import inspect
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -49,19 +50,22 @@ async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
 
     # A thread of its own, so that the function begins at once, however busy the application's worker threads are; and a
     # future, not a task, for the end of an event loop cancels all its tasks, and nobody would wait for the thread.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor") as executor:
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
+    try:
         loop = asyncio.get_running_loop()
         thread = loop.run_in_executor(executor, contextvars.copy_context().run, outcome)
         try:
             error = await asyncio.shield(thread)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             with anyio.CancelScope(shield=True):
                 while not thread.done():
                     try:
                         await asyncio.wait([thread])
                     except asyncio.CancelledError:
                         continue  # a thread cannot be stopped, however often it is asked for
-            raise
+            raise cancelled from thread.result()
+    finally:
+        _insist(executor.shutdown)  # where the thread still runs, Ctrl-C has come through the event loop
     if error is not None:
         raise error
 
@@ -102,18 +106,18 @@ class Portal:
             if task is not None:
                 task.cancel()
 
+        def end() -> None:
+            portal.call(cancel)  # `outcome` was sent to the loop first: it has begun by now, if it was sent at all
+            if task is not None:
+                ended.wait()
+
         if self._thread.ident is None:
             self._thread.start()
         portal = self._opened.result()
         try:
             error = portal.call(outcome)
         except BaseException:  # Ctrl-C, at any time
-            while True:
-                with contextlib.suppress(KeyboardInterrupt):  # asked for again: the function is cancelled again
-                    portal.call(cancel)  # `outcome` was sent to the loop first: it has begun by now, if it was sent
-                    if task is not None:
-                        ended.wait()
-                    break
+            _insist(end)
             raise
         if error is not None:
             raise error
@@ -121,23 +125,27 @@ class Portal:
     def close(self) -> None:
         """End the loop. No function is running in it any more."""
         if self._thread.ident is not None and self._opened.exception() is None:
-            portal = self._opened.result()
-            portal.call(_close_client, self._db)
+            _insist(self._end)
+
+    def _end(self) -> None:
+        portal = self._opened.result()
+        with contextlib.suppress(RuntimeError):  # a function may have ended the loop itself
             portal.call(portal.stop)
-            self._thread.join()
+        self._thread.join()
 
     def _serve(self) -> None:
         async def serve() -> None:
             async with BlockingPortal() as portal:
                 self._opened.set_result(portal)
                 await portal.sleep_until_stopped()
+            await _close_client(self._db)
 
         try:
             anyio.run(serve)
-        except BaseException as error:
-            if self._opened.done():
-                raise
-            self._opened.set_exception(error)  # no loop can be had: too many open files, say
+        except BaseException as error:  # noqa: BLE001 - it is told to the one who waits
+            if not self._opened.done():
+                self._opened.set_exception(error)  # no loop can be had: too many open files, say
+            # Else a function has ended the loop: the next call says that it is not running.
 
 
 async def _close_client(db: Any) -> None:
@@ -147,6 +155,19 @@ async def _close_client(db: Any) -> None:
             # The one public call that asks whether the client belongs to this loop; close() does not ask.
             await db.client.aconnect()
             await db.client.close()
+
+
+def _insist(step: Callable[[], None]) -> None:
+    """Call a step, which may be repeated, until it comes to its end; only then does Ctrl-C go its way."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            step()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _refuse_unfinished(migration: MigrationDefinition, result: object) -> None:
