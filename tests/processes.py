@@ -67,8 +67,8 @@ def _registry(colour: str, run: asyncio.Task[Any] | None = None) -> MigrationReg
     registry.register("a")(lambda db: None)
 
     def waits(db: Any) -> None:
-        _say("begun")
         try:
+            _say("begun")  # in the try, for the signal comes at once
             # Ctrl-C reaches the main thread alone: a function in another one looks whether its run was cancelled
             while run is None or not run.cancelling():
                 time.sleep(0.01)
@@ -76,8 +76,8 @@ def _registry(colour: str, run: asyncio.Task[Any] | None = None) -> MigrationReg
             _say("function ended")
 
     async def waits_async(db: Any) -> None:
-        _say("begun")
         try:
+            _say("begun")
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)  # cleaning up may need the loop once more
