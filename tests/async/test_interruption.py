@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -41,21 +42,23 @@ async def test_cancelled(db: Any) -> None:
 async def test_timeout(db: Any) -> None:
     """A time-out around a run is a TimeoutError for the caller, and the run can be repeated."""
     registry = MigrationRegistry()
-    waiting = True
+    interruptions: list[Callable[[], None]] = []
 
     @registry.register("a")
     async def waits(db: Any) -> None:
-        if waiting:
+        if interruptions:
+            interruptions.pop()()
             await asyncio.Event().wait()
 
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+        async with asyncio.timeout(None) as timeout:
+            interruptions.append(lambda: timeout.reschedule(0))
             await registry.run(db, "app")
-    with anyio.move_on_after(0.01) as scope:
+    with anyio.CancelScope() as scope:
+        interruptions.append(scope.cancel)
         await registry.run(db, "app")
     assert scope.cancelled_caught
 
-    waiting = False
     assert await registry.run(db, "app") == ["a"]
 
 
