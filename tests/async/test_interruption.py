@@ -50,9 +50,10 @@ async def test_timeout(db: Any) -> None:
             interruptions.pop()()
             await asyncio.Event().wait()
 
+    timeout = asyncio.timeout(None)
+    interruptions.append(lambda: timeout.reschedule(0))
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as timeout:
-            interruptions.append(lambda: timeout.reschedule(0))
+        async with timeout:
             await registry.run(db, "app")
     with anyio.CancelScope() as scope:
         interruptions.append(scope.cancel)
