@@ -93,6 +93,6 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what it costs, in about four minutes; prints a table."""
+    """Measure what it costs, in about two minutes; prints a table."""
     session.install(".", *groups("benchmarks"))
     session.run("python", "-m", "benchmarks", *session.posargs)
