@@ -261,7 +261,7 @@ def test_duplicate() -> None:
 
 
 def test_name_from_an_enum() -> None:
-    """A subclass of str becomes the nothing str it is equal to, so that messages and records show that."""
+    """A subclass of str becomes the plain str it is equal to, so that messages and records show that."""
 
     class Name(enum.StrEnum):
         FIRST = "first"

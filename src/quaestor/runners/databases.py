@@ -114,7 +114,7 @@ def checked_prefix(prefix: object, database: str) -> str:
         raise InvalidPrefixError(f"The prefix must be a str, not {_type(prefix)}.")
     if "://" in prefix:  # not shown, for a URI may hold a password
         raise InvalidPrefixError("The prefix looks like a URI: pass a short name, such as that of your application.")
-    for fault in _faults(prefix, database):
+    if fault := next(_faults(prefix, database), None):
         raise InvalidPrefixError(f"The prefix {fault}: {prefix!r}.")
     return str.__str__(prefix)
 
