@@ -1,7 +1,6 @@
 """Migrations at the start of a Flask application: `MONGODB_URI=... flask --app flask_app run`.
 
-With several workers, run the migrations from a job of their own before these start: instances that start at once are
-not kept apart yet.
+Several workers, or pods, may start at once: one migrates, the others wait for it.
 """
 
 import logging

@@ -13,6 +13,6 @@ async def nothing_async(db: object) -> None:
     """An `async def` migration."""
 
 
-def definitions(needs: Mapping[str, Sequence[str]]) -> dict[str, MigrationDefinition]:
+def definitions(needs: Mapping[str, Sequence[str]], *, transactional: bool = False) -> dict[str, MigrationDefinition]:
     """Migrations that do nothing, with these dependencies."""
-    return {name: MigrationDefinition(name, nothing, needed) for name, needed in needs.items()}
+    return {name: MigrationDefinition(name, nothing, needed, transactional) for name, needed in needs.items()}

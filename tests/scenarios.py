@@ -82,6 +82,17 @@ BAD_PREFIXES = [
 ]
 """What cannot be a prefix, and words of what is said of it."""
 
+BAD_OPTIONS = [
+    ({"lease_ttl": 0.5}, "lease_ttl must be a number of seconds, 1 or more, not 0.5"),
+    ({"lease_ttl": None}, "lease_ttl must be a number of seconds, 1 or more, not None"),
+    ({"lease_ttl": "30"}, "lease_ttl must be a number of seconds, 1 or more, not '30'"),
+    ({"lease_ttl": float("inf")}, "not inf"),
+    ({"lease_ttl": True}, "not True"),
+    ({"lease_timeout": -1}, "lease_timeout must be a number of seconds, 0 or more, not -1"),
+    ({"lease_timeout": float("nan")}, "not nan"),
+]
+"""What cannot be a time, and words of what is said of it."""
+
 
 def registry(scenario: Scenario, colour: str, calls: list[str]) -> MigrationRegistry:
     """The scenario's registry; its functions note their names in `calls` and leave a document."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,7 +15,7 @@ from quaestor.core import effects
 
 ROOT = Path(__file__).parent.parent
 CORE = Path(effects.__file__).parent
-EFFECTS = {cls.__name__ for cls in effects.Ask.__subclasses__()}
+EFFECTS = {cls.__name__ for cls in get_args(effects.Effect)}
 
 
 def trees(folder: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -23,8 +24,8 @@ def trees(folder: Path) -> Iterator[tuple[str, ast.Module]]:
 
 
 def dropped(tree: ast.Module) -> list[str]:
-    """The effects that are built anywhere but in `yield from Effect(...)`."""
-    asked = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
+    """The effects that are built anywhere but in `yield from Effect(...)` or `yield from a_flow(Effect(...))`."""
+    asked = {id(call) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom) for call in ast.walk(node.value)}
     return [
         f"{node.func.id} in line {node.lineno}"
         for node in ast.walk(tree)
@@ -38,11 +39,22 @@ def dropped(tree: ast.Module) -> list[str]:
 def test_no_effect_is_dropped() -> None:
     """An effect that is built and not asked for with `yield from` would silently not happen."""
     assert {"ReadRecords", "Execute", "Record", "Emit"} <= EFFECTS
-    assert dropped(ast.parse("Emit(1)\nyield Record('a')\nyield from Record('b')")) == [
-        "Emit in line 1",
-        "Record in line 2",
-    ]
+    program = (
+        "Emit(1)\nyield Record('a')\nyield from Record('b')\nyield from settled(Record('c'), 1)\nsettled(Record('d'))"
+    )
+    assert dropped(ast.parse(program)) == ["Emit in line 1", "Record in line 2", "Record in line 5"]
     assert {name: dropped(tree) for name, tree in trees(CORE) if dropped(tree)} == {}
+
+
+def test_every_effect_is_in_the_vocabulary() -> None:
+    """What can be asked for is what a runner must perform: no effect is missing in the union that is matched on."""
+
+    def descendants(cls: type) -> Iterator[type]:
+        for child in cls.__subclasses__():
+            yield child
+            yield from descendants(child)
+
+    assert {cls.__name__ for cls in descendants(effects.Ask)} - {"Command"} == EFFECTS
 
 
 def names_by_file(colour: str) -> dict[str, list[str]]:

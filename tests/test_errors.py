@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from quaestor import errors
+from tests.world import lease
 
 EXAMPLES = [
     (errors.InvalidMigrationError("A name must not be empty."), ValueError, "must not be empty"),
@@ -19,6 +20,16 @@ EXAMPLES = [
     (errors.RecordConflictError(["a"]), ValueError, "Nothing has run"),
     (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
     (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),
+    (
+        errors.LeaseTimeoutError(2.5, lease()),
+        TimeoutError,
+        "Waited 2.5 s for the migrations of host (process 7), since",
+    ),
+    (errors.LeaseLostError("a"), RuntimeError, "The function of 'a' ran to its end and is not recorded by this run."),
+    (errors.LeaseLostError(None), RuntimeError, "Nothing was left half done."),
+    (errors.TransactionsUnsupportedError(["a", "b"]), ValueError, "transaction=True: a, b. This server has no"),
+    (errors.TransactionFailedError("a", 3, 121.0, True), RuntimeError, "transactionLifetimeLimitSeconds"),
+    (errors.TransactionFailedError("a", 200, 9.0, False), RuntimeError, "'a' was aborted 200 times in 9 s"),
 ]
 
 

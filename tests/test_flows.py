@@ -1,12 +1,26 @@
 """The order of steps, fed by hand: no database, no event loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
 
 from quaestor.core import flows
-from quaestor.core.effects import Effect, Emit, Execute, Flow, ReadRecords, Record
+from quaestor.core.effects import (
+    AcquireLease,
+    CheckLease,
+    Effect,
+    Emit,
+    Execute,
+    Flow,
+    KeepLease,
+    Now,
+    OpenSessions,
+    ReadRecords,
+    Record,
+    ReleaseLease,
+    Transact,
+)
 from quaestor.core.events import (
     MigrationApplied,
     MigrationFailed,
@@ -15,50 +29,107 @@ from quaestor.core.events import (
     RunFinished,
     RunStarted,
 )
+from quaestor.core.lease import Terms
 from quaestor.core.migration import MigrationDefinition
 from quaestor.core.records import Records
-from quaestor.errors import CircularDependencyError, MissingDatabaseError, MissingDependencyError, RecordConflictError
+from quaestor.core.transaction import Attempt, Ending
+from quaestor.errors import (
+    CircularDependencyError,
+    MissingDatabaseError,
+    MissingDependencyError,
+    RecordConflictError,
+    TransactionsUnsupportedError,
+)
 from quaestor.runners.drive import drive
-from tests.functions import definitions
-from tests.world import Crash, World
+from tests.functions import definitions, nothing
+from tests.world import Crash, Server, World, killed, lease
 
 WHERE = ("shop", "app")
+TERMS = Terms("me", ttl=30)
+NONE = Records(frozenset())
 
 
-def run(needs: Mapping[str, list[str]]) -> Flow[list[str]]:
-    return flows.run(definitions(needs), *WHERE, {"sync"})
+def run(needs: Mapping[str, list[str]], *, transactional: bool = False, owner: str = "me") -> Flow[list[str]]:
+    return flows.run(definitions(needs, transactional=transactional), *WHERE, {"sync"}, Terms(owner, ttl=30))
 
 
 DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": []}
 
 
-def test_steps() -> None:
-    """Read, then per migration: execute, record; each told when it has happened."""
-    a, b = definitions({"a": [], "b": []}).values()
-    flow = run({"a": [], "b": []})
-    steps: list[tuple[object, Effect]] = [
-        (None, ReadRecords()),
-        (Records(frozenset()), Emit(RunStarted(*WHERE, ("a", "b")))),
-        (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
-        (None, Execute(a)),
-        (0.25, Record("a")),
-        (None, Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
-        (None, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
-        (None, Execute(b)),
-        (0.5, Record("b")),
-        (None, Emit(MigrationApplied(*WHERE, "b", 2, 2, 0.5))),
-        (None, Emit(RunFinished(*WHERE, ("a", "b")))),
-    ]
+def follow(flow: Flow[list[str]], steps: list[tuple[object, Effect]]) -> list[str]:
+    """Feed a flow its answers, each beside the effect that must follow it; then None. Returns its result."""
     for answer, expected in steps:
         assert flow.send(answer) == expected
     with pytest.raises(StopIteration) as end:
         flow.send(None)
-    assert end.value.value == ["a", "b"]
+    result: list[str] = end.value.value
+    return result
+
+
+def test_steps() -> None:
+    """Read, take the lease, read again; execute, check the lease, record; release. Told as it happens."""
+    a, b = definitions({"a": [], "b": []}).values()
+    mine = lease()
+    steps: list[tuple[object, Effect]] = [
+        (None, ReadRecords()),
+        (NONE, Now()),
+        (10.0, AcquireLease("a", ())),
+        (mine, KeepLease(mine)),
+        (None, ReadRecords()),
+        (NONE, Emit(RunStarted(*WHERE, ("a", "b")))),
+        (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
+        (None, Now()),
+        (11.0, Execute(a)),
+        (0.25, Now()),
+        (12.0, CheckLease(mine, "b", ())),
+        (True, Record("a")),
+        (True, Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
+        (None, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
+        (None, Now()),
+        (13.0, Execute(b)),
+        (0.5, Now()),
+        (14.0, CheckLease(mine, None, ())),
+        (True, Record("b")),
+        (True, Emit(MigrationApplied(*WHERE, "b", 2, 2, 0.5))),
+        (None, ReleaseLease()),
+        (None, Emit(RunFinished(*WHERE, ("a", "b")))),
+    ]
+    assert follow(run({"a": [], "b": []}), steps) == ["a", "b"]
+
+
+def test_steps_with_transactions() -> None:
+    """The sessions are there before the lease; the check follows the commit, and after the last there is none."""
+    a, b = definitions({"a": [], "b": []}, transactional=True).values()
+    mine = lease(sessions=(b"s",))
+    steps: list[tuple[object, Effect]] = [
+        (None, ReadRecords()),
+        (NONE, OpenSessions(frozenset({"sync"}))),
+        ((b"s",), Now()),
+        (10.0, AcquireLease("a", (b"s",))),
+        (mine, KeepLease(mine)),
+        (None, ReadRecords()),
+        (NONE, Emit(RunStarted(*WHERE, ("a", "b")))),
+        (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
+        (None, Now()),
+        (11.0, Now()),
+        (11.0, Transact(a)),
+        (Attempt(Ending.COMMITTED, 0.25), Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
+        (None, Now()),
+        (12.0, CheckLease(mine, "b", (b"s",))),
+        (True, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
+        (None, Now()),
+        (13.0, Now()),
+        (13.0, Transact(b)),
+        (Attempt(Ending.COMMITTED, 0.5), Emit(MigrationApplied(*WHERE, "b", 2, 2, 0.5))),
+        (None, ReleaseLease()),
+        (None, Emit(RunFinished(*WHERE, ("a", "b")))),
+    ]
+    assert follow(run({"a": [], "b": []}, transactional=True), steps) == ["a", "b"]
 
 
 def test_nothing_to_do() -> None:
-    """One read, and nothing but facts after it."""
-    world = World(records={"top", "left", "right", "end"})
+    """One read, no lease, and nothing but facts after it."""
+    world = World(Server(records={"top", "left", "right", "end"}))
 
     assert drive(run(DIAMOND), world.perform) == []
     assert world.events == [RunStarted(*WHERE, ()), RunFinished(*WHERE, ())]
@@ -79,54 +150,67 @@ def test_graph_is_checked_before_the_first_effect(needs: dict[str, list[str]], e
 
 
 def test_refused_after_the_read() -> None:
-    """Without a database for a pending migration, or a free `_id` for its record, nothing runs."""
+    """Without a database for a pending migration, or a free `_id` for its record, or transactions: not even a lease."""
 
     async def function(db: object) -> None: ...
 
-    flow = flows.run({"a": MigrationDefinition("a", function)}, *WHERE, {"sync"})
+    flow = flows.run({"a": MigrationDefinition("a", function)}, *WHERE, {"sync"}, TERMS)
     assert next(flow) == ReadRecords()
     with pytest.raises(MissingDatabaseError):
-        flow.send(Records(frozenset()))
+        flow.send(NONE)
 
     flow = run({"a": []})
     assert next(flow) == ReadRecords()
     with pytest.raises(RecordConflictError):
         flow.send(Records(frozenset(), (), frozenset({"a"})))
 
+    migrations = definitions({"a": []}) | {"b": MigrationDefinition("b", nothing, transaction=True)}
+    flow = flows.run(migrations, *WHERE, {"sync"}, TERMS)
+    assert next(flow) == ReadRecords()
+    assert flow.send(NONE) == OpenSessions(frozenset({"sync"}))
+    with pytest.raises(TransactionsUnsupportedError) as caught:
+        flow.send(None)
+    assert caught.value.migrations == ["b"]
+
 
 def test_unreadable_records_are_told_once() -> None:
     """Records without a name are told in one event, before all others."""
     flow = run({"a": []})
     next(flow)
-    assert flow.send(Records(frozenset(), (1, None))) == Emit(RecordsIgnored(*WHERE, (1, None)))
-    assert next(flow) == Emit(RunStarted(*WHERE, ("a",)))
+    odd = Records(frozenset(), (1, None))
+    assert flow.send(odd) == Emit(RecordsIgnored(*WHERE, (1, None)))
+    assert next(flow) == Now()
+    assert flow.send(0.0) == AcquireLease("a", ())
+    assert isinstance(flow.send(lease()), KeepLease)
+    assert next(flow) == ReadRecords()
+    assert flow.send(odd) == Emit(RunStarted(*WHERE, ("a",)))
 
 
-def test_crash_at_every_effect() -> None:
-    """Wherever a run is cut off, the next one ends in the same state; only the body in hand may have run twice."""
+@pytest.mark.parametrize("transactional", [False, True])
+def test_crash_at_every_effect(transactional: bool) -> None:
+    """Wherever a run is cut off, the next one ends in the same state; only the body in hand may have run twice, and
+    with a transaction its work is there once. The lease of the dead is waited for and not longer.
+    """
     whole = World()
-    order = drive(run(DIAMOND), whole.perform)
+    order = drive(run(DIAMOND, transactional=transactional), whole.perform)
 
     for crash_at in range(whole.performed):
         for crash_after in (False, True):
             world = World(crash_at=crash_at, crash_after=crash_after)
             with pytest.raises(Crash):
-                _killed(run(DIAMOND), world.perform)
-            assert world.records == set(order[: len(world.records)])
-            world.crash_at = None
+                killed(run(DIAMOND, transactional=transactional), world.perform)
+            assert world.server.records == set(order[: len(world.server.records)])
+            crashed_at = world.server.now
+            successor = World(world.server, Terms("successor"))
 
-            drive(run(DIAMOND), world.perform)
+            drive(run(DIAMOND, transactional=transactional, owner="successor"), successor.perform)
 
-            assert world.records == set(order)
-            assert sorted(set(world.bodies), key=order.index) == order
-            assert len(world.bodies) - len(order) <= 1
-
-
-def _killed(flow: Flow[list[str]], perform: Callable[[Effect], object]) -> None:
-    """Drive the flow until an effect raises, and do nothing more: as when the process is gone."""
-    effect = next(flow)
-    while True:
-        effect = flow.send(perform(effect))
+            assert world.server.records == set(order)
+            assert sorted(set(world.server.work), key=order.index) == order
+            assert len(world.server.work) - len(order) <= (0 if transactional else 1)
+            if successor.kept_once:  # else there was nothing left to do, and the lease of the dead ends by itself
+                assert world.server.holder is None
+            assert world.server.now - crashed_at <= TERMS.ttl + 1
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, Crash])
@@ -141,12 +225,13 @@ def test_failure_is_told_and_noted(kind: type[BaseException]) -> None:
     migrations = definitions({"a": [], "c": []}) | {"b": MigrationDefinition("b", fail)}
 
     with pytest.raises(kind) as caught:
-        drive(flows.run(migrations, *WHERE, {"sync"}), world.perform)
+        drive(flows.run(migrations, *WHERE, {"sync"}, TERMS), world.perform)
 
     assert caught.value is error
     assert error.__notes__ == ["quaestor: in migration 'b', 2 of 3"]
     assert world.events[-1] == MigrationFailed(*WHERE, "b", 2, 3, error)
-    assert world.records == {"a"}
+    assert world.server.records == {"a"}
+    assert world.server.holder is None
 
 
 def test_failure_that_takes_no_note() -> None:
@@ -162,7 +247,7 @@ def test_failure_that_takes_no_note() -> None:
     with pytest.raises(FrozenInstanceError):
         Frozen(7).add_note("")
     with pytest.raises(Frozen):
-        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}), World().perform)
+        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS), World().perform)
 
 
 def test_stop_iteration() -> None:
@@ -173,7 +258,7 @@ def test_stop_iteration() -> None:
         raise error from cause
 
     with pytest.raises(StopIteration) as caught:
-        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}), World().perform)
+        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS), World().perform)
     assert caught.value is error
     assert error.__cause__ is cause
     assert error.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
@@ -189,14 +274,13 @@ def test_runtime_error_of_a_generator() -> None:
         list(broken())  # type: ignore[call-overload]  # a generator, declared as object to keep the example short
 
     with pytest.raises(RuntimeError, match="generator raised StopIteration"):
-        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}), World().perform)
+        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS), World().perform)
 
 
 def test_abandoned_flow_closes_quietly() -> None:
     """A flow that is thrown away in the middle of a migration does not ask for more."""
     flow = run({"a": []})
-    next(flow)
-    flow.send(Records(frozenset()))
-    next(flow)
-    assert isinstance(next(flow), Execute)
+    answers: list[object] = [None, NONE, 0.0, lease(), None, NONE, None, None, 1.0]
+    *_, last = [flow.send(answer) for answer in answers]
+    assert isinstance(last, Execute)
     flow.close()

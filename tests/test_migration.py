@@ -239,6 +239,13 @@ def test_dependencies_of_any_kind(depends_on: Any) -> None:
     assert MigrationDefinition("a", nothing, depends_on).depends_on == ["z", "b"]
 
 
+@pytest.mark.parametrize("transaction", [None, 1, "yes"])
+def test_bad_transaction(transaction: Any) -> None:
+    """Whether it is a transaction is said by True or False, and by nothing else."""
+    with pytest.raises(InvalidMigrationError, match="transaction of migration 'a' must be True or False, not"):
+        MigrationRegistry().register("a", transaction=transaction)(nothing)
+
+
 def test_migrations_are_read_only() -> None:
     """Nothing is registered or removed but with `register`."""
     registry = MigrationRegistry()

@@ -1,11 +1,38 @@
-"""A world in memory that performs the effects of flows, and that can crash at any of them."""
+"""A server and its clock in memory, and runs against it whose processes can crash at any effect."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import assert_never
 
-from quaestor.core.effects import Effect, Emit, Execute, ReadRecords, Record
+from quaestor.core import transaction
+from quaestor.core.effects import (
+    AcquireLease,
+    BreakLease,
+    CheckLease,
+    CommitAgain,
+    Effect,
+    Emit,
+    EndSessions,
+    Execute,
+    FindRecord,
+    Flow,
+    KeepLease,
+    Now,
+    OpenSessions,
+    ReadRecords,
+    Record,
+    ReleaseLease,
+    RenewLease,
+    Sleep,
+    Transact,
+)
 from quaestor.core.events import Event
+from quaestor.core.lease import Lease, Terms
+from quaestor.core.migration import MigrationDefinition
 from quaestor.core.records import Records
+from quaestor.core.transaction import Attempt, Ending, Step
+from quaestor.runners.drive import drive
 
 
 class Crash(BaseException):
@@ -13,23 +40,92 @@ class Crash(BaseException):
 
 
 @dataclass
-class World:
-    """What lasts between runs (the records and the effects of bodies), and what one run has done.
+class Server:
+    """What lasts between runs: the clock, the records, the lease, the work of the migrations.
 
     Attributes:
+        now: The time in seconds.
         records: The names recorded.
-        bodies: The names whose functions ran to their end, as often as they did.
+        work: The names whose work is there, as often as it was done: a transaction's at its commit.
+        holder: The owner, the token and the end of the lease, where it is held.
+        token: The last one given.
+        sessions: The ids of sessions that the lock document names.
+    """
+
+    now: float = 1_000.0
+    records: set[str] = field(default_factory=set)
+    work: list[str] = field(default_factory=list)
+    holder: Lease | None = None
+    token: int = 0
+    sessions: frozenset[bytes] = frozenset()
+    ended: set[bytes] = field(default_factory=set)
+
+    def acquire(self, terms: Terms, effect: AcquireLease) -> Lease:
+        if self.holder is None or self.ends_at <= self.now:
+            previous = None if self.holder is None else self.holder.owner
+            self.token += 1
+            self.sessions |= set(effect.sessions)
+            self.holder = lease(terms.owner, self.token, effect.migration, tuple(sorted(self.sessions)), previous)
+            self.ends_at = self.now + terms.ttl
+        return self.holder
+
+    def renew(self, held: Lease, ttl: float) -> bool:
+        if not self.is_held(held):
+            return False
+        self.ends_at = self.now + ttl
+        return True
+
+    def is_held(self, held: Lease) -> bool:
+        """Whether the lease is that of this holder at this moment."""
+        return (
+            self.holder is not None
+            and (self.holder.owner, self.holder.token) == (held.owner, held.token)
+            and self.ends_at > self.now
+        )
+
+    def release(self, owner: str) -> None:
+        if self.holder is not None and self.holder.owner == owner:
+            self.holder, self.sessions = None, frozenset()
+
+    ends_at: float = 0.0
+
+
+def lease(
+    owner: str = "me",
+    token: int = 1,
+    migration: str | None = "a",
+    sessions: tuple[bytes, ...] = (),
+    previous: str | None = None,
+) -> Lease:
+    """A lease of an imagined process."""
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+    return Lease(owner, token, "host", 7, long_ago, long_ago, migration, sessions, previous)
+
+
+@dataclass
+class World:
+    """One run's view of a server; performs the effects of its flow.
+
+    Attributes:
+        server: The server.
+        terms: Of the run.
         events: All that was emitted.
         crash_at: The number of the effect (from 0) at which to crash, or None.
         crash_after: Whether that effect is performed before the crash.
+        performed: How many effects were.
+        kept: The lease that is being kept, or None.
+        kept_once: Whether one ever was.
     """
 
-    records: set[str] = field(default_factory=set)
-    bodies: list[str] = field(default_factory=list)
+    server: Server = field(default_factory=Server)
+    terms: Terms = field(default_factory=lambda: Terms("me"))
     events: list[Event] = field(default_factory=list)
     crash_at: int | None = None
     crash_after: bool = False
     performed: int = 0
+    kept: Lease | None = None
+    kept_once: bool = False
+    session: bytes | None = None
 
     def perform(self, effect: Effect) -> object:
         crashes = self.performed == self.crash_at
@@ -42,19 +138,78 @@ class World:
         return answer
 
     def _answer(self, effect: Effect) -> object:
+        server = self.server
         match effect:
             case ReadRecords():
-                return Records(frozenset(self.records))
+                return Records(frozenset(server.records))
+            case FindRecord(name):
+                return name in server.records
+            case Record(name):
+                if name in server.records:
+                    return False
+                server.records.add(name)
+                return True
+            case AcquireLease():
+                return server.acquire(self.terms, effect)
+            case RenewLease(held):
+                return server.renew(held, self.terms.ttl)
+            case CheckLease(held, _, sessions):
+                if renewed := server.renew(held, self.terms.ttl):
+                    server.sessions = frozenset(sessions)
+                return renewed
+            case BreakLease():
+                held, server.holder = server.holder, None
+                return held
+            case KeepLease(held):
+                self.kept, self.kept_once = held, True
+                return None
+            case ReleaseLease():
+                self.kept = None
+                server.release(self.terms.owner)
+                return None
+            case OpenSessions():
+                self.session = self.terms.owner.encode()
+                return (self.session,)
+            case EndSessions(sessions):
+                server.ended |= set(sessions)
+                return None
             case Execute(migration):
                 migration.execute(self)
-                self.bodies.append(migration.name)
+                server.work.append(migration.name)
                 return 0.5
-            case Record(name):
-                assert name not in self.records
-                self.records.add(name)
+            case Transact(migration):
+                return Attempt(drive(transaction.attempt(), lambda step: self._step(step, migration)), 0.5)
+            case CommitAgain():
+                return Attempt(Ending.COMMITTED)
+            case Now():
+                return server.now
+            case Sleep(_, longest):
+                server.now += longest
                 return None
             case Emit(event):
                 self.events.append(event)
                 return None
             case _:
                 assert_never(effect)
+
+    def _step(self, step: Step, migration: MigrationDefinition) -> object:
+        match step:
+            case Step.EXECUTE:
+                migration.execute(self)
+            case Step.RECORD:
+                return migration.name not in self.server.records
+            case Step.COMMIT:
+                self.server.records.add(migration.name)
+                self.server.work.append(migration.name)
+            case Step.BEGIN | Step.ABORT:
+                pass
+            case _:
+                assert_never(step)
+        return None
+
+
+def killed(flow: Flow[list[str]], perform: Callable[[Effect], object]) -> None:
+    """Drive the flow until an effect raises, and do nothing more: as when the process is gone."""
+    effect = next(flow)
+    while True:
+        effect = flow.send(perform(effect))

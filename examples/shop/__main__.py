@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
@@ -14,10 +15,11 @@ from rich.table import Table
 
 from examples.shop import data
 from examples.shop.migrations import registry
-from quaestor import Event, MigrationApplied, RunStarted
+from quaestor import Event, LeaseAwaited, MigrationApplied, RunStarted
 from tools.mongod import NoServerError, server
 
 NAME = "quaestor_demo"
+INSTANCES = 3
 SHOWN = ("customers", "products", "orders", "revenue")
 
 console = Console(width=min(Console().width, 120), highlight=False)
@@ -35,29 +37,39 @@ def main() -> None:
         data.load(db)
         before = _documents(db)
 
-        console.print("\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/]  [dim](two of them are `def`)[/]")
+        console.print(f"\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/] in {INSTANCES} instances at once")
         started = time.perf_counter()
-        applied = asyncio.run(_run(uri, db))
-        console.print(f"[bold]Applied {len(applied)} migrations[/] in {time.perf_counter() - started:.1f} s\n")
+        counts = [len(applied) for applied in asyncio.run(_run_at_once(uri, db))]
+        console.print(
+            f"[bold]Applied {sum(counts)} migrations[/] in {time.perf_counter() - started:.1f} s; "
+            f"by instance: {', '.join(map(str, counts))}\n"
+        )
 
         _show(before, _documents(db), db)
         console.print("\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/], once more")
-        console.print(f"Applied: {asyncio.run(_run(uri, db))}. Nothing is left to do.")
+        console.print(f"Applied: {asyncio.run(_run(uri, db, 1))}. Nothing is left to do.")
         client.drop_database(NAME)
 
 
-async def _run(uri: str, db: Database[dict[str, Any]]) -> list[str]:
+async def _run_at_once(uri: str, db: Database[dict[str, Any]]) -> list[list[str]]:
+    return await asyncio.gather(*(_run(uri, db, instance) for instance in range(1, INSTANCES + 1)))
+
+
+async def _run(uri: str, db: Database[dict[str, Any]], instance: int) -> list[str]:
     async with AsyncMongoClient[dict[str, Any]](uri) as client:
-        return await registry.run(client[NAME], "shop", sync_db=db, on_event=_progress)
+        return await registry.run(client[NAME], "shop", sync_db=db, on_event=partial(_progress, instance))
 
 
-def _progress(event: Event) -> None:
+def _progress(instance: int, event: Event) -> None:
     match event:
+        case LeaseAwaited():
+            console.print(f"[dim]Instance {instance} waits for the one that migrates[/]")
         case RunStarted(plan=plan) if plan:
-            console.print(f"{len(plan)} to apply, dependencies first, else in alphabetical order:")
+            console.print(f"Instance {instance} has {len(plan)} to apply, dependencies first, else alphabetically:")
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
             needs = ", ".join(registry.migrations[name].depends_on)
             after = f"  [dim]after {needs}[/]" if needs else ""
+            after += "  [dim]in a transaction[/]" if registry.migrations[name].transaction else ""
             console.print(f"  [green]✓[/] {position:2}/{total} {name:21} {seconds:5.2f} s{after}")
         case _:
             pass

@@ -39,9 +39,9 @@ async def split_customer_names(db: AsyncDatabase[Document]) -> None:
     )
 
 
-@registry.register("product_cents")
+@registry.register("product_cents", transaction=True)
 async def product_cents(db: AsyncDatabase[Document]) -> None:
-    """Another type: whole cents instead of a binary fraction."""
+    """Another type: whole cents instead of a binary fraction; together with its record, or not at all."""
     await db.products.update_many({"price": {"$type": "double"}}, [{"$set": {"price": _cents("$price")}}])
 
 

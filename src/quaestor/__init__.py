@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 from quaestor.core.events import (
     Event,
     Hook,
+    LeaseAwaited,
+    LeaseNotReleased,
     MigrationApplied,
     MigrationFailed,
+    MigrationRetried,
     MigrationStarted,
     RecordsIgnored,
     RunFinished,
     RunStarted,
+    SessionsNotEnded,
 )
+from quaestor.core.lease import Lease
 from quaestor.core.migration import MigrationDefinition
 from quaestor.errors import (
     CircularDependencyError,
@@ -21,10 +26,14 @@ from quaestor.errors import (
     InvalidMigrationError,
     InvalidOptionError,
     InvalidPrefixError,
+    LeaseLostError,
+    LeaseTimeoutError,
     MissingDatabaseError,
     MissingDependencyError,
     QuaestorError,
     RecordConflictError,
+    TransactionFailedError,
+    TransactionsUnsupportedError,
     UnfinishedMigrationError,
 )
 from quaestor.registry import MigrationRegistry
@@ -44,10 +53,16 @@ __all__ = [
     "InvalidMigrationError",
     "InvalidOptionError",
     "InvalidPrefixError",
+    "Lease",
+    "LeaseAwaited",
+    "LeaseLostError",
+    "LeaseNotReleased",
+    "LeaseTimeoutError",
     "MigrationApplied",
     "MigrationDefinition",
     "MigrationFailed",
     "MigrationRegistry",
+    "MigrationRetried",
     "MigrationStarted",
     "MissingDatabaseError",
     "MissingDependencyError",
@@ -56,7 +71,10 @@ __all__ = [
     "RecordsIgnored",
     "RunFinished",
     "RunStarted",
+    "SessionsNotEnded",
     "SyncRunner",
+    "TransactionFailedError",
+    "TransactionsUnsupportedError",
     "UnfinishedMigrationError",
     "log_event",
 ]

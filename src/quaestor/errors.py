@@ -12,10 +12,21 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── MissingDatabaseError      (ValueError)  a pending migration is of a colour that has no database
     ├── RecordConflictError       (ValueError)  a pending migration could not be recorded
     ├── InvalidOptionError        (ValueError)  an option that cannot be used
-    └── UnfinishedMigrationError  (TypeError)   a function that returned before its work was done
+    ├── UnfinishedMigrationError  (TypeError)   a function that returned before its work was done
+    ├── LeaseTimeoutError         (TimeoutError)  another instance held the lease for longer than lease_timeout
+    ├── LeaseLostError            (RuntimeError)  another instance may hold the lease by now: this one has stopped
+    ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server that has none
+    └── TransactionFailedError        (RuntimeError)  a transaction that the server aborted again and again
 
 An error's arguments are its data, so it can be pickled and carried between processes; the sentence is made by `str()`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a lease is data that an error carries; the errors stand below everything
+    from quaestor.core.lease import Lease
 
 
 class QuaestorError(Exception):
@@ -153,4 +164,102 @@ class UnfinishedMigrationError(QuaestorError, TypeError):
         return (
             f"Migration {self.name!r} returned {self.returned}, so its work is not done. "
             "Make it an `async def` function that awaits what it starts, or a `def` function that runs to its end."
+        )
+
+
+class LeaseTimeoutError(QuaestorError, TimeoutError):
+    """Another instance held the lease for as long as this one was told to wait. Nothing has run.
+
+    Attributes:
+        seconds: How long it waited (float, seconds).
+        holder: Who holds the lease (Lease).
+    """
+
+    def __init__(self, seconds: float, holder: Lease) -> None:
+        super().__init__(seconds, holder)
+        self.seconds = seconds
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"Waited {self.seconds:.1f} s for the migrations of {self.holder}. Nothing has run here. "
+            "Give it more time by lease_timeout=. If that process is gone its lease ends by itself; "
+            "if it hangs, end it, or free the lease by the runner's unlock()."
+        )
+
+
+class LeaseLostError(QuaestorError, RuntimeError):
+    """The lease was lost: another instance may have it by now, so this one has stopped.
+
+    Attributes:
+        migration: The migration (str) whose function had just run to its end and was not recorded by this run; None if
+            there was none.
+    """
+
+    def __init__(self, migration: str | None) -> None:
+        super().__init__(migration)
+        self.migration = migration
+
+    def __str__(self) -> str:
+        left = (
+            "Nothing was left half done."
+            if self.migration is None
+            else f"The function of {self.migration!r} ran to its end and is not recorded by this run."
+        )
+        return (
+            f"The lease was lost, and nothing more was started. {left} The lease is lost when it cannot be renewed in "
+            "time (a frozen process, a blocked event loop, a broken network) or is freed by unlock(). "
+            "Run again: what another instance has done is skipped."
+        )
+
+
+class TransactionsUnsupportedError(QuaestorError, ValueError):
+    """Pending migrations need transactions, which this server does not have. Nothing has run.
+
+    Attributes:
+        migrations: The names of these migrations (list of str), in the order of the plan.
+    """
+
+    def __init__(self, migrations: list[str]) -> None:
+        super().__init__(migrations)
+        self.migrations = migrations
+
+    def __str__(self) -> str:
+        return (
+            f"These pending migrations are registered with transaction=True: {', '.join(self.migrations)}. This server "
+            "has no transactions: make it a replica set (one node is enough), or register them without. "
+            "Nothing has run."
+        )
+
+
+class TransactionFailedError(QuaestorError, RuntimeError):
+    """The server aborted the transaction of a migration again and again; nothing of it is applied.
+
+    Its `__cause__` is what the driver raised last.
+
+    Attributes:
+        name: The migration (str).
+        attempts: How often its function was called (int).
+        seconds: How long that took, all in all (float, seconds).
+        expired: Whether the server ended the last transaction, as it does after `transactionLifetimeLimitSeconds`.
+    """
+
+    def __init__(self, name: str, attempts: int, seconds: float, expired: bool) -> None:  # noqa: FBT001 - it is data
+        super().__init__(name, attempts, seconds, expired)
+        self.name = name
+        self.attempts = attempts
+        self.seconds = seconds
+        self.expired = expired
+
+    def __str__(self) -> str:
+        remedy = (
+            "The server had ended it: it lasted longer than transactionLifetimeLimitSeconds (60 s by default), or its "
+            "function went on after an error in it. Make the migration smaller, raise that parameter of the server, "
+            "or register it without transaction=True."
+            if self.expired
+            else "Something else writes the same documents at the same time, or the servers are unwell: see the cause."
+        )
+        return (
+            f"The transaction of migration {self.name!r} was aborted {self.attempts} times in {self.seconds:.0f} s and "
+            f"is not tried again; nothing of it is applied. {remedy}"
         )

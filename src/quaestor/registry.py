@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from quaestor.core.lease import DEFAULT_TTL
 from quaestor.core.migration import MigrationDefinition, checked_name
 from quaestor.errors import DuplicateMigrationError
 
@@ -37,7 +38,9 @@ class MigrationRegistry:
         """All registered migrations by name, in the order of registration. Read-only."""
         return MappingProxyType(self._migrations)
 
-    def register(self, name: str, depends_on: Sequence[str] | None = None) -> Callable[[F], F]:
+    def register(
+        self, name: str, depends_on: Sequence[str] | None = None, *, transaction: bool = False
+    ) -> Callable[[F], F]:
         """A decorator that registers a function as a migration and returns it unchanged.
 
         An `async def` function runs on the asynchronous database, any other on the synchronous one. A `def` around an
@@ -46,6 +49,9 @@ class MigrationRegistry:
         Args:
             name: What it is recorded under (str): choose it for good, a renamed migration is a new one.
             depends_on: The names of migrations to apply before it (list of str), registered before or after it.
+            transaction: Whether all that the function does through the database it is given, and its record, are one
+                transaction (bool): applied together and exactly once. The function may be called several times, one
+                operation after the other, and only what MongoDB allows in a transaction can be done in it.
 
         Raises:
             InvalidMigrationError: The name, the dependencies or the function cannot be used.
@@ -55,7 +61,9 @@ class MigrationRegistry:
         checked_name(name)  # at once, so that `@registry.register` without its argument is found
 
         def decorator(function: F) -> F:
-            definition = MigrationDefinition(name, function, [] if depends_on is None else depends_on)
+            definition = MigrationDefinition(
+                name, function, [] if depends_on is None else depends_on, transaction=transaction
+            )
             if definition.name in self._migrations:
                 raise DuplicateMigrationError(definition.name, _origin(self._migrations[definition.name]))
             self._migrations[definition.name] = definition
@@ -70,8 +78,13 @@ class MigrationRegistry:
         *,
         sync_db: SyncDatabase | None = None,
         on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
     ) -> list[str]:
         """Apply all that is pending, dependencies first; of those that are ready, the alphabetically first.
+
+        One instance at a time migrates a database and prefix: the others wait for it, and return an empty list when it
+        has done the work.
 
         Args:
             db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
@@ -79,6 +92,9 @@ class MigrationRegistry:
             sync_db: The same database for `def` migrations (PyMongo's `Database`), which run in a worker thread; or
                 None. With Motor it is not needed.
             on_event: Called with every event, a frozen value (plain function); None logs them to the logger `quaestor`.
+            lease_ttl: How long the lease of a process that was killed keeps others waiting (float, seconds, at least
+                1). It is renewed after every third of that time.
+            lease_timeout: How long to wait for another instance (float, seconds); None: for as long as it takes.
 
         Returns:
             The names applied by this call, in order.
@@ -88,12 +104,24 @@ class MigrationRegistry:
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument cannot be used; likewise.
             MissingDatabaseError: `def` migrations are pending and there is no `sync_db`; nothing has run.
             RecordConflictError: A migration could not be recorded; nothing has run.
+            TransactionsUnsupportedError: transaction=True, and the server has no transactions; nothing has run.
+            LeaseTimeoutError: Another instance migrated for longer than `lease_timeout`; nothing has run here.
+            LeaseLostError: Another instance may hold the lease by now; nothing more was started or recorded.
+            TransactionFailedError: The server aborted a migration's transaction again and again.
             UnfinishedMigrationError: A function returned a generator, or a `def` function an awaitable.
             Exception: What a migration or the driver raised, as it is. A migration's carries a note with its name.
         """
         from quaestor.runners.asynchronous import AsyncRunner
 
-        return await AsyncRunner(self, db, prefix, sync_db=sync_db, on_event=on_event).run()
+        return await AsyncRunner(
+            self,
+            db,
+            prefix,
+            sync_db=sync_db,
+            on_event=on_event,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+        ).run()
 
     def run_sync(
         self,
@@ -102,6 +130,8 @@ class MigrationRegistry:
         *,
         async_db: AsyncDatabase | None = None,
         on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
     ) -> list[str]:
         """The same as `run`, with plain calls, for PyMongo's `Database` and mongomock's.
 
@@ -113,6 +143,8 @@ class MigrationRegistry:
                 first used, so give every call one of its own; PyMongo's is closed with
                 the loop, once there was one.
             on_event: As for `run`.
+            lease_ttl: As for `run`.
+            lease_timeout: As for `run`.
 
         Returns:
             The names applied by this call, in order.
@@ -123,7 +155,15 @@ class MigrationRegistry:
         """
         from quaestor.runners.sync import SyncRunner
 
-        return SyncRunner(self, db, prefix, async_db=async_db, on_event=on_event).run()
+        return SyncRunner(
+            self,
+            db,
+            prefix,
+            async_db=async_db,
+            on_event=on_event,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+        ).run()
 
 
 def _origin(definition: MigrationDefinition) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import AsyncRunner, InvalidDatabaseError, InvalidPrefixError, MigrationRegistry
+from quaestor import AsyncRunner, InvalidDatabaseError, InvalidOptionError, InvalidPrefixError, MigrationRegistry
 from tests.databases import drivers, opened_async
-from tests.scenarios import BAD_PREFIXES
+from tests.scenarios import BAD_OPTIONS, BAD_PREFIXES
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +59,14 @@ async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
         await MigrationRegistry().run(db, prefix)
     assert words in str(caught.value)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS)
+async def test_bad_options(db: Any, options: Any, words: str) -> None:
+    """A time that cannot be one is refused."""
+    with pytest.raises(InvalidOptionError) as caught:
+        await MigrationRegistry().run(db, "app", **options)
+    assert words in str(caught.value)
 
 
 async def test_longest_prefix(db: Any) -> None:

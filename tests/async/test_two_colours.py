@@ -20,27 +20,27 @@ def other_db(sync_db: Any) -> Any:
     return sync_db
 
 
-def mixed(calls: list[str]) -> MigrationRegistry:
+def mixed(calls: list[str], *, transaction: bool = False) -> MigrationRegistry:
     """Four migrations in a chain, their colours in turn."""
     registry = MigrationRegistry()
 
-    @registry.register("first")
+    @registry.register("first", transaction=transaction)
     async def first(db: Any) -> None:
         await db.effects.insert_one({"_id": "first"})
         calls.append("first")
 
-    @registry.register("second", depends_on=["first"])
+    @registry.register("second", depends_on=["first"], transaction=transaction)
     def second(db: Any) -> None:
         assert db.effects.find_one({"_id": "first"})
         db.effects.insert_one({"_id": "second"})
         calls.append("second")
 
-    @registry.register("third", depends_on=["second"])
+    @registry.register("third", depends_on=["second"], transaction=transaction)
     async def third(db: Any) -> None:
         assert await db.effects.find_one({"_id": "second"})
         calls.append("third")
 
-    @registry.register("fourth", depends_on=["third"])
+    @registry.register("fourth", depends_on=["third"], transaction=transaction)
     def fourth(db: Any) -> None:
         assert db.effects.count_documents({}) == 2
         calls.append("fourth")
@@ -56,6 +56,31 @@ async def test_one_history(db: Any, other_db: Any) -> None:
 
     assert applied == calls == ["first", "second", "third", "fourth"]
     assert await mixed(calls).run(db, "app", sync_db=other_db) == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_transactions(db: Any, other_db: Any) -> None:
+    """Functions of both colours can be transactions, each in a session of its own driver."""
+    calls: list[str] = []
+
+    assert await mixed(calls, transaction=True).run(db, "app", sync_db=other_db) == calls
+    assert calls == ["first", "second", "third", "fourth"]
+    assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": []}
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_failure_in_a_transaction(db: Any, other_db: Any) -> None:
+    """A function of the other colour that fails in its transaction leaves nothing."""
+    registry = MigrationRegistry()
+
+    @registry.register("fails", transaction=True)
+    def fails(db: Any) -> None:
+        db.effects.insert_one({})
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await registry.run(db, "app", sync_db=other_db)
+    assert await db.effects.count_documents({}) == 0
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))

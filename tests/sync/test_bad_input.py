@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import InvalidDatabaseError, InvalidPrefixError, MigrationRegistry, SyncRunner
+from quaestor import InvalidDatabaseError, InvalidOptionError, InvalidPrefixError, MigrationRegistry, SyncRunner
 from tests.databases import drivers, opened
-from tests.scenarios import BAD_PREFIXES
+from tests.scenarios import BAD_OPTIONS, BAD_PREFIXES
 
 NOWHERE = "mongodb://user:secret@127.0.0.1:1"  # nothing listens there, and nothing may be sent
 
@@ -56,6 +56,14 @@ def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
         MigrationRegistry().run_sync(db, prefix)
     assert words in str(caught.value)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS)
+def test_bad_options(db: Any, options: Any, words: str) -> None:
+    """A time that cannot be one is refused."""
+    with pytest.raises(InvalidOptionError) as caught:
+        MigrationRegistry().run_sync(db, "app", **options)
+    assert words in str(caught.value)
 
 
 def test_longest_prefix(db: Any) -> None:

@@ -26,10 +26,10 @@ def db(driver: str, uri: str, name: str, commands: Commands) -> Iterator[Any]:
         yield database
 
 
-def migrations(count: int) -> MigrationRegistry:
+def migrations(count: int, *, transaction: bool = False) -> MigrationRegistry:
     registry = MigrationRegistry()
     for number in range(count):
-        registry.register(f"migration_{number:04}")(nothing)
+        registry.register(f"migration_{number:04}", transaction=transaction)(nothing)
     return registry
 
 
@@ -43,22 +43,42 @@ def test_nothing_to_do_is_one_command(db: Any, commands: Commands) -> None:
     assert commands.names == ["find"]
 
 
-def test_applying_is_a_read_and_a_write_each(db: Any, commands: Commands) -> None:
-    """N migrations cost one find and N inserts besides their own commands."""
+def test_applying(db: Any, commands: Commands) -> None:
+    """N migrations cost 2 N + 4 commands besides their own: two reads and a lease, and each a check and a record."""
     migrations(7).run_sync(db, "app")
 
-    assert commands.names == ["find"] + ["insert"] * 7
+    assert commands.names == ["find", "findAndModify", "find"] + ["update", "insert"] * 7 + ["update"]
+
+
+def test_applying_in_transactions(db: Any, commands: Commands) -> None:
+    """N transactional ones cost 3 N + 3: each a record, a commit, and a check before the next."""
+    migrations(7, transaction=True).run_sync(db, "app")
+
+    each = ["insert", "commitTransaction", "update"]
+    assert commands.names == ["find", "findAndModify", "find"] + each * 7
 
 
 def test_majority_on_the_primary(db: Any, commands: Commands) -> None:
-    """Records are read and written with majority concern on the primary, whatever the client's defaults are."""
+    """All is read and written with majority concern on the primary, whatever the client's defaults are."""
     migrations(1).run_sync(db, "app")
 
-    find, insert = commands.sent
-    assert (find["find"], insert["insert"]) == ("app_migrations", "app_migrations")
-    assert find["readConcern"]["level"] == "majority"
-    assert insert["writeConcern"] == {"w": "majority"}
-    assert find.get("$readPreference", {"mode": "primary"})["mode"] == "primary"
+    reads = [command for command in commands.sent if "find" in command]
+    writes = [command for command in commands.sent if "find" not in command]
+    assert {command["find"] for command in reads} == {"app_migrations"}
+    assert {next(iter(command.values())) for command in writes} == {"app_migrations", "app_migrations_lock"}
+    assert {command["readConcern"]["level"] for command in reads} == {"majority"}
+    assert {command["writeConcern"]["w"] for command in writes} == {"majority"}
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
+
+
+def test_commit_with_majority(db: Any, commands: Commands) -> None:
+    """A transaction is committed with majority concern, whatever the client's defaults are."""
+    migrations(1, transaction=True).run_sync(db, "app")
+
+    insert, commit = commands.sent[3:5]
+    assert commit["writeConcern"]["w"] == "majority"
+    assert insert["readConcern"]["level"] == "local"
+    assert insert["startTransaction"] is True
 
 
 def test_unsound_graph_sends_nothing(db: Any, commands: Commands) -> None:

@@ -44,27 +44,27 @@ def other_db(db: Any, other: str, place: tuple[str, str]) -> Iterator[Any]:
         yield AsyncMongoClient(uri)[name]
 
 
-def mixed(calls: list[str]) -> MigrationRegistry:
+def mixed(calls: list[str], *, transaction: bool = False) -> MigrationRegistry:
     """Four migrations in a chain, their colours in turn."""
     registry = MigrationRegistry()
 
-    @registry.register("first")
+    @registry.register("first", transaction=transaction)
     def first(db: Any) -> None:
         db.effects.insert_one({"_id": "first"})
         calls.append("first")
 
-    @registry.register("second", depends_on=["first"])
+    @registry.register("second", depends_on=["first"], transaction=transaction)
     async def second(db: Any) -> None:
         assert await db.effects.find_one({"_id": "first"})
         await db.effects.insert_one({"_id": "second"})
         calls.append("second")
 
-    @registry.register("third", depends_on=["second"])
+    @registry.register("third", depends_on=["second"], transaction=transaction)
     def third(db: Any) -> None:
         assert db.effects.find_one({"_id": "second"})
         calls.append("third")
 
-    @registry.register("fourth", depends_on=["third"])
+    @registry.register("fourth", depends_on=["third"], transaction=transaction)
     async def fourth(db: Any) -> None:
         assert await db.effects.count_documents({}) == 2
         calls.append("fourth")
@@ -80,6 +80,31 @@ def test_one_history(db: Any, other_db: Any) -> None:
 
     assert applied == calls == ["first", "second", "third", "fourth"]
     assert mixed(calls).run_sync(db, "app") == []
+
+
+@pytest.mark.parametrize("other", drivers("pymongo", "motor"))
+def test_transactions(db: Any, other_db: Any) -> None:
+    """Functions of both colours can be transactions, each in a session of its own driver."""
+    calls: list[str] = []
+
+    assert mixed(calls, transaction=True).run_sync(db, "app", async_db=other_db) == calls
+    assert calls == ["first", "second", "third", "fourth"]
+    assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": []}
+
+
+@pytest.mark.parametrize("other", drivers("pymongo", "motor"))
+def test_failure_in_a_transaction(db: Any, other_db: Any) -> None:
+    """A function of the other colour that fails in its transaction leaves nothing."""
+    registry = MigrationRegistry()
+
+    @registry.register("fails", transaction=True)
+    async def fails(db: Any) -> None:
+        await db.effects.insert_one({})
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        registry.run_sync(db, "app", async_db=other_db)
+    assert db.effects.count_documents({}) == 0
 
 
 def test_refused_without_the_database(db: Any) -> None:

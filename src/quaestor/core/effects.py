@@ -3,6 +3,7 @@
 Rule 1: an effect is a frozen value. It says what is wanted, never how.
 Rule 2: a flow asks with `answer = yield from SomeEffect(...)`. The type of the answer stands in the effect's base.
 Rule 3: a runner performs every effect in one `match` that ends in `assert_never`.
+Rule 4: a `Command` may be answered by `Unknown`: the flow decides whether to ask again, to look, or to give up.
 
 The pattern of generators that ask and runners that do is psycopg 3's (`generators.py`, `waiting.py`).
 """
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from quaestor.core.events import Event
-from quaestor.core.migration import MigrationDefinition
+from quaestor.core.lease import Lease
+from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.core.records import Records
+from quaestor.core.transaction import Attempt
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,8 +33,109 @@ class Ask(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadRecords(Ask[Records]):
+class Unknown:
+    """The outcome of a command is not known: the connection was lost, or the server could not promise it to last.
+
+    Attributes:
+        error: What the driver raised.
+        away: Whether the driver found no server at all, for as long as it is told to look.
+    """
+
+    error: Exception
+    away: bool = False
+
+
+class Command(Ask[T | Unknown]):
+    """A command of our own to the server, which may be sent again without harm."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecords(Command[Records]):
     """Read all records, with majority concern on the primary."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindRecord(Command[bool]):
+    """Whether the migration of this name is recorded, with majority concern on the primary."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Command[bool]):
+    """Write that the migration of this name has been applied now, with majority concern. False: its `_id` is taken."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireLease(Command[Lease]):
+    """Take the lease if it is free, in one atomic step. Answers who holds it then.
+
+    Attributes:
+        migration: The one that will be first.
+        sessions: The ids of the sessions for this run's transactions.
+    """
+
+    migration: str
+    sessions: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease(Command[bool]):
+    """Make the lease last for another ttl. False: it was lost, be it that it ended or that somebody else has it."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLease(Command[bool]):
+    """Renew the lease and say in it where the run is. False: it was lost.
+
+    Attributes:
+        migration: The one that comes next; None after the last.
+        sessions: The ids of the sessions in which transactions may be open from now on.
+    """
+
+    lease: Lease
+    migration: str | None
+    sessions: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakLease(Command[Lease | None]):
+    """Free the lease, whoever holds it. Answers who did, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLease(Ask[None]):
+    """Begin to perform the flow `leasing.keep` beside this one, until the lease is released."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease(Ask[Exception | None]):
+    """Stop keeping the lease, and free it if this run holds it. Answers what made that fail, if anything did."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessions(Ask[tuple[bytes, ...] | None]):
+    """Have a session for transactions in the databases of these colours; sends nothing.
+
+    Answers the ids of all that are open, or None where the server has no transactions.
+    """
+
+    colours: frozenset[Colour]
+
+
+@dataclass(frozen=True, slots=True)
+class EndSessions(Command[Exception | None]):
+    """End sessions of others on the server, and with them their transactions. Answers why it was refused, if it was."""
+
+    sessions: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +146,30 @@ class Execute(Ask[float]):
 
 
 @dataclass(frozen=True, slots=True)
-class Record(Ask[None]):
-    """Write that the migration of this name has been applied now, with majority concern."""
+class Transact(Ask[Attempt]):
+    """Perform the flow `transaction.attempt`: the function and its record in one transaction."""
 
-    name: str
+    migration: MigrationDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAgain(Ask[Attempt]):
+    """Send the commit of the last attempt once more, for its outcome is unknown."""
+
+    migration: MigrationDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class Now(Ask[float]):
+    """The time of a clock that never goes back and goes on while the process is frozen, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep(Ask[None]):
+    """Wait for a random time between the two, in seconds."""
+
+    shortest: float
+    longest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +179,25 @@ class Emit(Ask[None]):
     event: Event
 
 
-Effect: TypeAlias = ReadRecords | Execute | Record | Emit
+Effect: TypeAlias = (
+    ReadRecords
+    | FindRecord
+    | Record
+    | AcquireLease
+    | RenewLease
+    | CheckLease
+    | BreakLease
+    | KeepLease
+    | ReleaseLease
+    | OpenSessions
+    | EndSessions
+    | Execute
+    | Transact
+    | CommitAgain
+    | Now
+    | Sleep
+    | Emit
+)
 """Any effect. A runner performs all of them."""
 
 Flow: TypeAlias = Generator[Effect, object, R]

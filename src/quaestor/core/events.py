@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from quaestor.core.lease import Lease
+
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
@@ -44,6 +46,45 @@ class RecordsIgnored(_Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseAwaited(_Fact):
+    """Another instance migrates, and this one waits for it. Told at once, then every 30 s.
+
+    Attributes:
+        holder: Who holds the lease (Lease).
+        seconds: For how long this run has waited (float, seconds).
+    """
+
+    holder: Lease
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsNotEnded(_Fact):
+    """A holder was killed or frozen, and the server refused to end the transactions that it may have left open.
+
+    What they touched stays blocked until the server ends them by itself, after about a minute; the migrations wait.
+
+    Attributes:
+        error: Why the server refused (Exception).
+    """
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseNotReleased(_Fact):
+    """The run has ended and could not give its lease back; others wait until it ends by itself.
+
+    Attributes:
+        seconds: How long that is, at most (float, seconds).
+        error: What the driver raised (Exception).
+    """
+
+    seconds: float
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class _MigrationFact(_Fact):
     """What all events of one migration have.
 
@@ -64,11 +105,24 @@ class MigrationStarted(_MigrationFact):
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationRetried(_MigrationFact):
+    """The transaction of a migration was aborted by the server, and its function is about to be called again.
+
+    Attributes:
+        attempt: Which attempt begins now (int, from 2).
+        error: What the driver raised in the last one (Exception); None where another process had it recorded.
+    """
+
+    attempt: int
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationApplied(_MigrationFact):
     """A migration has run to its end and is recorded.
 
     Attributes:
-        seconds: How long its function took (float, seconds).
+        seconds: How long its function took (float, seconds); with transaction=True, its last transaction.
     """
 
     seconds: float
@@ -97,7 +151,18 @@ class RunFinished(_Fact):
     applied: tuple[str, ...]
 
 
-Event: TypeAlias = RunStarted | RecordsIgnored | MigrationStarted | MigrationApplied | MigrationFailed | RunFinished
+Event: TypeAlias = (
+    RunStarted
+    | RecordsIgnored
+    | LeaseAwaited
+    | SessionsNotEnded
+    | LeaseNotReleased
+    | MigrationStarted
+    | MigrationRetried
+    | MigrationApplied
+    | MigrationFailed
+    | RunFinished
+)
 """Any of the facts."""
 
 Hook: TypeAlias = Callable[[Event], None]

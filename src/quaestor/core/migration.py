@@ -20,6 +20,7 @@ class MigrationDefinition:
         name: The name it is recorded under (str, not empty).
         execute: The function as it was given; called with the database as its only argument.
         depends_on: The names of the migrations that must be applied before it (list of str, as given).
+        transaction: Whether the function and its record are one transaction (bool).
         colour: "async" for an `async def` function, else "sync".
 
     Raises:
@@ -30,6 +31,7 @@ class MigrationDefinition:
     name: str
     execute: Callable[..., object]
     depends_on: Sequence[str] = field(default=(), hash=False)
+    transaction: bool = False
     colour: Colour = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,6 +39,10 @@ class MigrationDefinition:
         object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
         _check_function(self.name, self.execute)
+        if not isinstance(self.transaction, bool):
+            raise InvalidMigrationError(
+                f"transaction of migration {self.name!r} must be True or False, not {_kind(self.transaction)}."
+            )
         object.__setattr__(self, "colour", colour_of(self.execute))
 
 

@@ -1,16 +1,50 @@
 """The runner of asynchronous applications: PyMongo's async client and Motor."""
 
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
-from typing import assert_never
+from typing import Any, TypeVar, TypeVarTuple, assert_never
 
-from quaestor.core.effects import Effect, Emit, Execute, ReadRecords, Record
+import pymongo
+from pymongo.errors import PyMongoError
+
+from quaestor.core import leasing
+from quaestor.core.effects import (
+    AcquireLease,
+    BreakLease,
+    CheckLease,
+    Command,
+    CommitAgain,
+    Effect,
+    Emit,
+    EndSessions,
+    Execute,
+    FindRecord,
+    KeepLease,
+    Now,
+    OpenSessions,
+    ReadRecords,
+    Record,
+    ReleaseLease,
+    RenewLease,
+    Sleep,
+    Transact,
+)
 from quaestor.core.events import Hook
-from quaestor.core.migration import MigrationDefinition
-from quaestor.runners import bodies, documents
+from quaestor.core.lease import DEFAULT_TTL, Lease, Terms, renewed_every
+from quaestor.core.migration import Colour, MigrationDefinition
+from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive_async
-from quaestor.runners.setup import Registry, Setup
+from quaestor.runners.interrupts import insist_async
+from quaestor.runners.keeper import TaskKeeper
+from quaestor.runners.setup import Registry, Setup, now
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class AsyncRunner:
@@ -19,14 +53,15 @@ class AsyncRunner:
     Args:
         registry: The migrations (a `MigrationRegistry`).
         db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
-        prefix: Names the records collection `{prefix}_migrations` (str).
+        prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock` (str).
         sync_db: The same database for `def` migrations, or None. See `MigrationRegistry.run`.
         on_event: Called with every event, a frozen value (plain function); None logs them to the logger `quaestor`.
+        lease_ttl, lease_timeout: How the lease is taken (float, seconds). See `MigrationRegistry.run`.
 
     Raises:
         InvalidDatabaseError: `db` or `sync_db` is not such a database.
-        InvalidPrefixError: The prefix cannot name the collection.
-        InvalidOptionError: `on_event` is not a plain function.
+        InvalidPrefixError: The prefix cannot name the collections.
+        InvalidOptionError: `on_event` is not a plain function, or a number of seconds cannot be used.
     """
 
     def __init__(
@@ -37,35 +72,141 @@ class AsyncRunner:
         *,
         sync_db: SyncDatabase | None = None,
         on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
     ) -> None:
-        self._setup = Setup(registry, "async", db, sync_db, prefix, on_event=on_event)
+        self._setup = Setup(
+            registry,
+            "async",
+            db,
+            sync_db,
+            prefix,
+            on_event=on_event,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+        )
 
     async def run(self) -> list[str]:
         """Apply all that is pending. Returns and raises what `MigrationRegistry.run` does."""
-        return await drive_async(self._setup.run(), self._perform)
+        terms = self._setup.terms()
+        return await drive_async(self._setup.run(terms), _Table(self._setup, terms).perform)
 
-    async def _perform(self, effect: Effect) -> object:
+    async def unlock(self) -> Lease | None:
+        """Free the lease of another instance, on whichever host, where a person knows that it is in the way.
+
+        Whoever holds it stops at its next step: what its function in hand does meanwhile cannot be stopped.
+
+        Returns:
+            Who held it, or None if nobody did.
+        """
+        terms = self._setup.terms()
+        return await drive_async(self._setup.unlock(terms), _Table(self._setup, terms).perform)
+
+
+class _Table:
+    """Performs the effects of one flow, and holds what it has open: sessions, the keeper of the lease."""
+
+    def __init__(self, setup: Setup, terms: Terms) -> None:
+        self._setup = setup
+        self._terms = terms
+        self._sessions: dict[Colour, Any] = {}
+        self._keeper: TaskKeeper | None = None
+
+    async def perform(self, effect: Effect) -> object:
+        """Do what the effect asks for, and answer."""
+        try:
+            return await self._perform(effect)
+        except PyMongoError as error:
+            if isinstance(effect, Command):
+                return faults.answer(effect, error)
+            raise
+
+    async def _perform(self, effect: Effect) -> object:  # noqa: C901, PLR0911, PLR0912 - it is one table
+        setup, terms = self._setup, self._terms
         match effect:
             case ReadRecords():
-                found = self._setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE)
+                found = setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE)
                 return documents.records([document async for document in found])
+            case FindRecord(name):
+                return await setup.records.find_one({"name": name}, documents.PROJECTION) is not None
+            case Record(name):
+                with pymongo.timeout(terms.ttl):
+                    await setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                return True
+            case AcquireLease():
+                with pymongo.timeout(terms.ttl):
+                    return documents.lease(await setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
+            case CheckLease() | RenewLease():
+                with pymongo.timeout(setup.patience(terms, effect)):
+                    return bool((await setup.lock.update_one(**setup.renewal(terms, effect))).matched_count)
+            case BreakLease():
+                held = await setup.lock.find_one_and_update(**documents.breaking())
+                return None if held is None else documents.lease(held)
+            case KeepLease(lease):
+                self._keeper = TaskKeeper(leasing.keep(lease, terms.ttl), self.perform)
+                return None
+            case ReleaseLease():
+                return await insist_async(self._release())
+            case OpenSessions(colours):
+                return await self._open_sessions(colours)
+            case EndSessions(sessions):
+                await setup.db.client.admin.command("killSessions", documents.session_ids(sessions))
+                return None
             case Execute(migration):
                 started = perf_counter()
-                await self._execute(migration)
+                await self._call(migration.colour, bodies.call, bodies.call_async, migration, self._db(migration))
                 return perf_counter() - started
-            case Record(name):
-                await self._setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+            case Transact(migration):
+                attempt = (migration, self._db(migration), setup.prefix, self._sessions[migration.colour])
+                return await self._call(migration.colour, transactions.attempt, transactions.attempt_async, *attempt)
+            case CommitAgain(migration):
+                session = self._sessions[migration.colour]
+                return await self._call(
+                    migration.colour, transactions.commit_again, transactions.commit_again_async, session
+                )
+            case Now():
+                return now()
+            case Sleep(shortest, longest):
+                await asyncio.sleep(random.uniform(shortest, longest))  # noqa: S311 - to spread, not to hide
                 return None
             case Emit(event):
-                return self._setup.tell(event)
+                return setup.tell(event)
             case _:
                 assert_never(effect)
 
-    async def _execute(self, migration: MigrationDefinition) -> None:
-        match migration.colour:
+    async def _call(
+        self, colour: Colour, plain: Callable[[*Ts], T], asynchronous: Callable[[*Ts], Awaitable[T]], *args: *Ts
+    ) -> T:
+        """Call the one of two functions that is of this colour."""
+        match colour:
             case "sync":
-                await bodies.call_in_thread(migration, self._setup.databases["sync"])
+                return await bodies.call_in_thread(partial(plain, *args))
             case "async":
-                await bodies.call_async(migration, self._setup.databases["async"])
+                return await asynchronous(*args)
             case _:
-                assert_never(migration.colour)
+                assert_never(colour)
+
+    def _db(self, migration: MigrationDefinition) -> Any:
+        return self._setup.databases[migration.colour]
+
+    async def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...] | None:
+        if not databases.has_transactions(self._setup.db):
+            return None
+        for colour in colours - self._sessions.keys():
+            self._sessions[colour] = await self._call(
+                colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]
+            )
+        return tuple(map(transactions.session_id, self._sessions.values()))
+
+    async def _release(self) -> Exception | None:
+        if self._keeper is not None:
+            await self._keeper.stop()
+        try:
+            with pymongo.timeout(renewed_every(self._terms.ttl)):
+                await self._setup.lock.update_one(**documents.release(self._terms.owner))
+            # Only now may the sessions serve the application again: others can end those that the lock names.
+            for colour, session in self._sessions.items():
+                await self._call(colour, transactions.end_session, transactions.end_session_async, session)
+        except Exception as error:  # noqa: BLE001 - what the run raised, or returns, goes first
+            return error
+        return None

@@ -9,9 +9,9 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import anyio
 import pymongo
@@ -20,6 +20,9 @@ from anyio.from_thread import BlockingPortal
 from quaestor.core.migration import MigrationDefinition
 from quaestor.errors import UnfinishedMigrationError
 from quaestor.runners.databases import is_pymongo
+from quaestor.runners.interrupts import ended, insist
+
+T = TypeVar("T")
 
 _CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
 
@@ -37,16 +40,15 @@ async def call_async(migration: MigrationDefinition, db: Any) -> None:
     _refuse_unfinished(migration, result)
 
 
-async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
-    """Call a `def` migration from an event loop, in a worker thread, the loop staying free."""
+async def call_in_thread(work: Callable[[], T]) -> T:
+    """Call a plain function from an event loop, in a worker thread, the loop staying free."""
 
-    def outcome() -> BaseException | None:
+    def outcome() -> tuple[T, None] | tuple[None, BaseException]:
         # The exception as a value: a SystemExit, say, that is raised in a task ends the loop.
         try:
-            call(migration, db)
+            return work(), None
         except BaseException as error:  # noqa: BLE001 - it is raised below
-            return error
-        return None
+            return None, error
 
     # A thread of its own, so that the function begins at once, however busy the application's worker threads are; and a
     # future, not a task, for the end of an event loop cancels all its tasks, and nobody would wait for the thread.
@@ -55,23 +57,19 @@ async def call_in_thread(migration: MigrationDefinition, db: Any) -> None:
         loop = asyncio.get_running_loop()
         thread = loop.run_in_executor(executor, contextvars.copy_context().run, outcome)
         try:
-            error = await asyncio.shield(thread)
+            result, error = await asyncio.shield(thread)
         except asyncio.CancelledError as cancelled:
-            with anyio.CancelScope(shield=True):
-                while not thread.done():
-                    try:
-                        await asyncio.wait([thread])
-                    except asyncio.CancelledError:
-                        continue  # a thread cannot be stopped, however often it is asked for
-            raise cancelled from thread.result()
+            await ended(thread)  # a thread cannot be stopped, however often it is asked for
+            raise cancelled from thread.result()[1]
     finally:
-        _insist(executor.shutdown)  # where the thread still runs, Ctrl-C has come through the event loop
+        insist(executor.shutdown)  # where the thread still runs, Ctrl-C has come through the event loop
     if error is not None:
         raise error
+    return cast("T", result)
 
 
 class Portal:
-    """An event loop in a thread of its own, for calling `async def` migrations from synchronous code.
+    """An event loop in a thread of its own, for calling asynchronous functions from synchronous code.
 
     It starts with the first call and is kept until `close`, for a driver's client belongs to the loop it was used in.
 
@@ -85,22 +83,21 @@ class Portal:
         # anyio's start_blocking_portal() would wait for ever when Ctrl-C meets it while the loop starts.
         self._thread = threading.Thread(target=self._serve, name="quaestor", daemon=True)
 
-    def call(self, migration: MigrationDefinition) -> None:
-        """Call an `async def` migration in the loop of the portal."""
+    def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Call an asynchronous function in the loop of the portal."""
         task: asyncio.Task[Any] | None = None
-        ended = threading.Event()
+        done = threading.Event()
 
-        async def outcome() -> BaseException | None:
+        async def outcome() -> tuple[T, None] | tuple[None, BaseException]:
             # The exception as a value, as above: a SystemExit that is raised in a portal ends the portal.
             nonlocal task
             task = asyncio.current_task()
             try:
-                await call_async(migration, self._db)
+                return await work(), None
             except BaseException as error:  # noqa: BLE001 - it is raised below
-                return error
+                return None, error
             finally:
-                ended.set()
-            return None
+                done.set()
 
         def cancel() -> None:
             if task is not None:
@@ -109,23 +106,24 @@ class Portal:
         def end() -> None:
             portal.call(cancel)  # `outcome` was sent to the loop first: it has begun by now, if it was sent at all
             if task is not None:
-                ended.wait()
+                done.wait()
 
         if self._thread.ident is None:
             self._thread.start()
         portal = self._opened.result()
         try:
-            error = portal.call(outcome)
+            result, error = portal.call(outcome)
         except BaseException:  # Ctrl-C, at any time
-            _insist(end)
+            insist(end)
             raise
         if error is not None:
             raise error
+        return cast("T", result)
 
     def close(self) -> None:
         """End the loop. No function is running in it any more."""
         if self._thread.ident is not None and self._opened.exception() is None:
-            _insist(self._end)
+            insist(self._end)
 
     def _end(self) -> None:
         portal = self._opened.result()
@@ -155,19 +153,6 @@ async def _close_client(db: Any) -> None:
             # The one public call that asks whether the client belongs to this loop; close() does not ask.
             await db.client.aconnect()
             await db.client.close()
-
-
-def _insist(step: Callable[[], None]) -> None:
-    """Call a step, which may be repeated, until it comes to its end; only then does Ctrl-C go its way."""
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            step()
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
 
 
 def _refuse_unfinished(migration: MigrationDefinition, result: object) -> None:

@@ -91,12 +91,34 @@ def is_pymongo(db: Any) -> bool:
     return _family(db, "db")[0] == "pymongo"
 
 
+def is_mock(db: Any) -> bool:
+    """Whether it lives in this process, without a server: no clock but ours, and no transactions."""
+    return _family(db, "db")[0] in {"mongomock", "mongomock_motor"}
+
+
+def has_transactions(db: Any) -> bool:
+    """Whether its server has transactions: a replica set or a sharded cluster, as far as the driver knows by now."""
+    if is_mock(db):
+        return False
+    servers = db.client.topology_description.server_descriptions().values()
+    return all(server.server_type_name != "Standalone" for server in servers)
+
+
 def records_collection(db: Any, prefix: str) -> Any:
-    """The collection of the records. Majority concern and the primary, whatever the client's defaults are: a record
-    must be neither lost nor overlooked in a fail-over.
-    """
+    """The collection of the records."""
+    return _collection(db, f"{prefix}_migrations")
+
+
+def lock_collection(db: Any, prefix: str) -> Any:
+    """The collection of the lease."""
+    return _collection(db, f"{prefix}_migrations_lock")
+
+
+def _collection(db: Any, name: str) -> Any:
+    # Majority concern and the primary, whatever the client's defaults are: what we write must be neither lost nor
+    # overlooked in a fail-over.
     return db.get_collection(
-        f"{prefix}_migrations",
+        name,
         codec_options=CodecOptions(),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),

@@ -3,12 +3,18 @@
 A record is `{_id: name, name: name, appliedAt: now}`. With the name as its `_id` a second record of the same migration
 is impossible without an index of our own. Records of mongo-quaestor 0.1.0 have an ObjectId there, and may be doubled:
 so what is applied is read from `name` alone.
+
+The lease is one document in a collection of its own: `{_id: "lease", owner, token, expiresAt, sessions, previous}` and,
+for people, `host, pid, since, migration`. While nobody holds it `token` and `sessions` are all there is.
 """
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
 
+from bson.binary import UUID_SUBTYPE, Binary
+
+from quaestor.core.lease import Lease
 from quaestor.core.records import Records
 
 PROJECTION = {"name": 1}
@@ -37,3 +43,107 @@ def records(documents: Iterable[Mapping[str, Any]]) -> Records:
 def record(name: str, applied_at: datetime) -> dict[str, object]:
     """The document that records a migration. `applied_at` is an aware datetime in UTC."""
     return {"_id": name, "name": name, "appliedAt": applied_at}
+
+
+Clock: TypeAlias = Callable[[float], object]
+"""The time in so many seconds from now, as an expression for the server."""
+
+LEASE = "lease"
+"""The `_id` of the one document in the lock collection."""
+
+
+def server_clock(seconds: float) -> object:
+    """The server's own clock: those of the clients may differ by hours."""
+    return {"$add": ["$$NOW", round(seconds * 1_000)]}
+
+
+def own_clock(seconds: float) -> object:
+    """The clock of this process, for the mocks, which know no `$$NOW`. Without zone, as they keep their dates."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).replace(tzinfo=None)
+
+
+def acquisition(clock: Clock, ttl: float, holder: Mapping[str, object], sessions: Iterable[bytes]) -> dict[str, Any]:
+    """The arguments of the find_one_and_update that takes the lease if it is free, and tells who has it then.
+
+    The condition stands in the update, for the filter of an upsert takes no `$expr`. The token rises only here.
+
+    Args:
+        clock: Whose time it is.
+        ttl: How long the lease is to last, in seconds.
+        holder: The fields of the document that say who takes it: owner, host, pid, migration.
+        sessions: The ids of the sessions for transactions.
+    """
+    free = {"$lte": [{"$ifNull": ["$expiresAt", datetime(1970, 1, 1, tzinfo=UTC)]}, clock(0)]}
+    taken = {field: {"$literal": value} for field, value in holder.items()} | {
+        "token": {"$add": [{"$ifNull": ["$token", 0]}, 1]},
+        "since": clock(0),
+        "expiresAt": clock(ttl),
+        # Those of an ended holder stay until somebody has ended them on the server.
+        "sessions": {"$setUnion": [{"$ifNull": ["$sessions", []]}, _binaries(sessions)]},
+        "previous": {"$ifNull": ["$owner", None]},
+    }
+    update = {field: {"$cond": [free, value, f"${field}"]} for field, value in taken.items()}
+    return {"filter": {"_id": LEASE}, "update": [{"$set": update}], "upsert": True, "return_document": True}
+
+
+def renewal(clock: Clock, ttl: float, lease: Lease, changes: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """The arguments of the update_one that renews the lease, if it is held and has not ended.
+
+    Args:
+        clock: Whose time it is.
+        ttl: How long the lease is to last from now on, in seconds.
+        lease: As it was taken.
+        changes: Other fields of the document to set.
+    """
+    held = {"_id": LEASE, "owner": lease.owner, "token": lease.token, "$expr": {"$gt": ["$expiresAt", clock(0)]}}
+    said = {field: {"$literal": value} for field, value in (changes or {}).items()}
+    return {"filter": held, "update": [{"$set": {"expiresAt": clock(ttl)} | said}]}
+
+
+def whereabouts(migration: str | None, sessions: Iterable[bytes]) -> dict[str, object]:
+    """The fields of the lease's document that say where a run is."""
+    return {"migration": migration, "sessions": _binaries(sessions)}
+
+
+def release(owner: str) -> dict[str, Any]:
+    """The arguments of the update_one that frees the lease of this owner. The token stays, and will rise."""
+    return {"filter": {"_id": LEASE, "owner": owner}, "update": {**_FREED, "$set": {"sessions": []}}}
+
+
+def breaking() -> dict[str, Any]:
+    """The arguments of the find_one_and_update that frees the lease, whoever holds it, and tells who did.
+
+    The sessions stay, for the next holder to end: the one who is stopped may be in a transaction.
+    """
+    return {"filter": {"_id": LEASE, "owner": {"$exists": True}}, "update": _FREED}
+
+
+_FREED = {"$unset": dict.fromkeys(("owner", "host", "pid", "migration", "since", "expiresAt", "previous"), "")}
+
+
+def lease(document: Mapping[str, Any]) -> Lease:
+    """The document of a lease that somebody holds as a value."""
+    return Lease(
+        owner=document["owner"],
+        token=document["token"],
+        host=document["host"],
+        pid=document["pid"],
+        since=_aware(document["since"]),
+        expires_at=_aware(document["expiresAt"]),
+        migration=document["migration"],
+        sessions=tuple(bytes(session) for session in document["sessions"]),
+        previous=document["previous"],
+    )
+
+
+def session_ids(sessions: Iterable[bytes]) -> list[dict[str, Binary]]:
+    """The ids of sessions as `killSessions` takes them."""
+    return [{"id": session} for session in _binaries(sessions)]
+
+
+def _binaries(sessions: Iterable[bytes]) -> list[Binary]:
+    return [Binary(session, UUID_SUBTYPE) for session in sessions]
+
+
+def _aware(date: datetime) -> datetime:
+    return date.replace(tzinfo=UTC)  # the driver gives UTC without saying so

@@ -5,13 +5,15 @@ happens after a failure, a cancellation or Ctrl-C. The inner loop stands in the 
 KeyboardInterrupt between any two steps.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from inspect import GEN_CLOSED, getgeneratorstate
+from typing import TypeVar
 
-from quaestor.core.effects import Effect, Flow, R
+E = TypeVar("E")
+R = TypeVar("R")
 
 
-def drive(flow: Flow[R], perform: Callable[[Effect], object]) -> R:
+def drive(flow: Generator[E, object, R], perform: Callable[[E], object]) -> R:
     """Run a flow to its end, with plain calls."""
     thrown: BaseException | None = None
     while True:
@@ -34,7 +36,7 @@ def drive(flow: Flow[R], perform: Callable[[Effect], object]) -> R:
             thrown = error
 
 
-async def drive_async(flow: Flow[R], perform: Callable[[Effect], Awaitable[object]]) -> R:
+async def drive_async(flow: Generator[E, object, R], perform: Callable[[E], Awaitable[object]]) -> R:
     """Run a flow to its end, awaiting every effect.
 
     A StopIteration cannot leave a coroutine: Python makes a RuntimeError of it, with the StopIteration as its cause.

@@ -8,12 +8,16 @@ from typing import assert_never
 from quaestor.core.events import (
     Event,
     Hook,
+    LeaseAwaited,
+    LeaseNotReleased,
     MigrationApplied,
     MigrationFailed,
+    MigrationRetried,
     MigrationStarted,
     RecordsIgnored,
     RunFinished,
     RunStarted,
+    SessionsNotEnded,
 )
 from quaestor.core.migration import colour_of
 from quaestor.errors import InvalidOptionError
@@ -21,7 +25,7 @@ from quaestor.errors import InvalidOptionError
 logger = logging.getLogger("quaestor")
 
 
-def log_event(event: Event) -> None:
+def log_event(event: Event) -> None:  # noqa: C901, PLR0912 - it is one table
     """Log a fact to the logger `quaestor`: progress as INFO, oddities as WARNING, failures as ERROR.
 
     It is the default of `on_event`; call it from a hook of your own to keep the log beside it.
@@ -34,13 +38,28 @@ def log_event(event: Event) -> None:
             logger.info("%s %d to apply: %s", where, len(plan), _listed(plan))
         case RecordsIgnored(ids=ids):
             logger.warning("%s Ignored %d record(s) whose name is not a str, _id: %s", where, len(ids), _listed(ids))
+        case LeaseAwaited(holder=holder, seconds=seconds):
+            logger.info("%s Waiting, for %.0f s by now, for the migrations of %s", where, seconds, holder)
+        case SessionsNotEnded(error=error):
+            logger.warning(
+                "%s The last holder of the lease was killed, and the server refused to end its transactions; "
+                "what they touched may be blocked for a minute. %s",
+                where,
+                _reason(error),
+            )
+        case LeaseNotReleased(seconds=seconds, error=error):
+            logger.warning(
+                "%s The lease could not be given back and ends by itself in %.0f s. %s", where, seconds, _reason(error)
+            )
         case MigrationStarted(name=name, position=position, total=total):
             logger.info("%s Applying %r (%d of %d)", where, name, position, total)
+        case MigrationRetried(name=name, position=position, total=total, attempt=attempt, error=error):
+            why = "" if error is None else f": {_reason(error)}"
+            logger.info("%s Attempt %d at %r (%d of %d)%s", where, attempt, name, position, total, why)
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
             logger.info("%s Applied %r (%d of %d) in %.2f s", where, name, position, total, seconds)
         case MigrationFailed(name=name, position=position, total=total, error=error):
-            reason = type(error).__name__ + (f": {error}" if str(error) else "")
-            logger.error("%s Failed in %r (%d of %d): %s", where, name, position, total, reason)
+            logger.error("%s Failed in %r (%d of %d): %s", where, name, position, total, _reason(error))
         case RunFinished(applied=()):
             logger.info("%s Nothing to do: all migrations are applied", where)
         case RunFinished(applied=applied):
@@ -70,6 +89,10 @@ def guarded(hook: Hook | None) -> Callable[[Event], None]:
                 logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
 
     return tell
+
+
+def _reason(error: BaseException) -> str:
+    return type(error).__name__ + (f": {error}" if str(error) else "")
 
 
 def _listed(values: Sequence[object], limit: int = 20) -> str:

@@ -1,13 +1,22 @@
 """What both runners are made of: their checked arguments, and the flows that these start."""
 
+import math
+import os
+import socket
+import time
+import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from quaestor.core import flows
-from quaestor.core.effects import Flow
+from quaestor.core.effects import AcquireLease, CheckLease, Flow, RenewLease
 from quaestor.core.events import Hook
+from quaestor.core.lease import SHORTEST_TTL, Lease, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
-from quaestor.runners import databases, hooks
+from quaestor.errors import InvalidOptionError
+from quaestor.runners import databases, documents, hooks
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first goes on while the machine sleeps
 
 
 class Registry(Protocol):
@@ -23,21 +32,77 @@ class Setup:
 
     Attributes:
         databases: The database of each colour that there is one for.
+        db: The database of the runner's own colour.
+        prefix: The prefix of its collections.
         records: The records collection, of the driver of `db`.
+        lock: The collection of the lease, likewise.
+        clock: Whose time the lease goes by.
         tell: The event hook as a function that never fails.
     """
 
     def __init__(
-        self, registry: Registry, colour: Colour, db: Any, other_db: Any, prefix: str, *, on_event: Hook | None
+        self,
+        registry: Registry,
+        colour: Colour,
+        db: Any,
+        other_db: Any,
+        prefix: str,
+        *,
+        on_event: Hook | None,
+        lease_ttl: float,
+        lease_timeout: float | None,
     ) -> None:
         self.databases = databases.by_colour(colour, db, other_db)
+        self.db = db
         self._database: str = db.name
-        self._prefix = databases.checked_prefix(prefix, self._database)
-        self.records = databases.records_collection(db, self._prefix)
+        self.prefix = databases.checked_prefix(prefix, self._database)
+        self.records = databases.records_collection(db, self.prefix)
+        self.lock = databases.lock_collection(db, self.prefix)
+        self.clock = documents.own_clock if databases.is_mock(db) else documents.server_clock
         self.tell = hooks.guarded(on_event)
+        self._ttl = _checked_seconds("lease_ttl", lease_ttl, SHORTEST_TTL)
+        self._timeout = None if lease_timeout is None else _checked_seconds("lease_timeout", lease_timeout, 0)
         self._registry = registry
 
-    def run(self) -> Flow[list[str]]:
+    def terms(self) -> Terms:
+        """The terms of a new run, with an owner of its own."""
+        return Terms(uuid.uuid4().hex, self._ttl, self._timeout)
+
+    def run(self, terms: Terms) -> Flow[list[str]]:
         """The flow that applies all that is pending."""
         migrations = dict(self._registry.migrations)  # what is registered while it runs is for the next run
-        return flows.run(migrations, self._database, self._prefix, self.databases.keys())
+        return flows.run(migrations, self._database, self.prefix, self.databases.keys(), terms)
+
+    def unlock(self, terms: Terms) -> Flow[Lease | None]:
+        """The flow that frees the lease."""
+        return flows.unlock(terms)
+
+    def acquisition(self, terms: Terms, effect: AcquireLease) -> dict[str, Any]:
+        """The arguments of the find_one_and_update that takes the lease."""
+        holder = {
+            "owner": terms.owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "migration": effect.migration,
+        }
+        return documents.acquisition(self.clock, terms.ttl, holder, effect.sessions)
+
+    def renewal(self, terms: Terms, effect: RenewLease | CheckLease) -> dict[str, Any]:
+        """The arguments of the update_one that renews the lease."""
+        changes = documents.whereabouts(effect.migration, effect.sessions) if isinstance(effect, CheckLease) else {}
+        return documents.renewal(self.clock, terms.ttl, effect.lease, changes)
+
+    def patience(self, terms: Terms, effect: RenewLease | CheckLease) -> float:
+        """How long to try to renew the lease, in seconds: a check, as long as it lasts; a renewal, until the next."""
+        return terms.ttl if isinstance(effect, CheckLease) else renewed_every(terms.ttl)
+
+
+def now() -> float:
+    """The time of a clock that never goes back and goes on while the process is frozen, in seconds."""
+    return time.clock_gettime(_CLOCK)
+
+
+def _checked_seconds(option: str, value: object, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise InvalidOptionError(f"{option} must be a number of seconds, {least:g} or more, not {value!r}.")
+    return float(value)

@@ -1,18 +1,52 @@
 """The runner of synchronous applications: PyMongo and mongomock."""
 
+import contextvars
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import assert_never
+from typing import Any, TypeVar, TypeVarTuple, assert_never
 
-from quaestor.core.effects import Effect, Emit, Execute, ReadRecords, Record
+import pymongo
+from pymongo.errors import PyMongoError
+
+from quaestor.core import leasing
+from quaestor.core.effects import (
+    AcquireLease,
+    BreakLease,
+    CheckLease,
+    Command,
+    CommitAgain,
+    Effect,
+    Emit,
+    EndSessions,
+    Execute,
+    FindRecord,
+    KeepLease,
+    Now,
+    OpenSessions,
+    ReadRecords,
+    Record,
+    ReleaseLease,
+    RenewLease,
+    Sleep,
+    Transact,
+)
 from quaestor.core.events import Hook
-from quaestor.core.migration import MigrationDefinition
-from quaestor.runners import bodies, documents
+from quaestor.core.lease import DEFAULT_TTL, Lease, Terms, renewed_every
+from quaestor.core.migration import Colour, MigrationDefinition
+from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive
-from quaestor.runners.setup import Registry, Setup
+from quaestor.runners.interrupts import insist
+from quaestor.runners.keeper import ThreadKeeper
+from quaestor.runners.setup import Registry, Setup, now
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class SyncRunner:
@@ -21,14 +55,15 @@ class SyncRunner:
     Args:
         registry: The migrations (a `MigrationRegistry`).
         db: The database (PyMongo's `Database`, or mongomock's).
-        prefix: Names the records collection `{prefix}_migrations` (str).
+        prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock` (str).
         async_db: The same database for `async def` migrations, or None. See `MigrationRegistry.run_sync`.
         on_event: Called with every event, a frozen value (plain function); None logs them to the logger `quaestor`.
+        lease_ttl, lease_timeout: How the lease is taken (float, seconds). See `MigrationRegistry.run`.
 
     Raises:
         InvalidDatabaseError: `db` or `async_db` is not such a database.
-        InvalidPrefixError: The prefix cannot name the collection.
-        InvalidOptionError: `on_event` is not a plain function.
+        InvalidPrefixError: The prefix cannot name the collections.
+        InvalidOptionError: `on_event` is not a plain function, or a number of seconds cannot be used.
     """
 
     def __init__(
@@ -39,36 +74,150 @@ class SyncRunner:
         *,
         async_db: AsyncDatabase | None = None,
         on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
     ) -> None:
-        self._setup = Setup(registry, "sync", db, async_db, prefix, on_event=on_event)
+        self._setup = Setup(
+            registry,
+            "sync",
+            db,
+            async_db,
+            prefix,
+            on_event=on_event,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+        )
 
     def run(self) -> list[str]:
         """Apply all that is pending. Returns and raises what `MigrationRegistry.run_sync` does."""
-        with closing(bodies.Portal(self._setup.databases.get("async"))) as portal:
-            return drive(self._setup.run(), partial(self._perform, portal))
+        terms = self._setup.terms()
+        with closing(_Table(self._setup, terms)) as table:
+            return drive(self._setup.run(terms), table.perform)
 
-    def _perform(self, portal: bodies.Portal, effect: Effect) -> object:
+    def unlock(self) -> Lease | None:
+        """Free the lease of another instance, on whichever host, where a person knows that it is in the way.
+
+        Whoever holds it stops at its next step: what its function in hand does meanwhile cannot be stopped.
+
+        Returns:
+            Who held it, or None if nobody did.
+        """
+        terms = self._setup.terms()
+        with closing(_Table(self._setup, terms)) as table:
+            return drive(self._setup.unlock(terms), table.perform)
+
+
+class _Table:
+    """Performs the effects of one flow, and holds what it has open: sessions, an event loop, the lease's keeper."""
+
+    def __init__(self, setup: Setup, terms: Terms) -> None:
+        self._setup = setup
+        self._terms = terms
+        self._sessions: dict[Colour, Any] = {}
+        self._keeper: ThreadKeeper | None = None
+        self._portal = bodies.Portal(setup.databases.get("async"))
+
+    def close(self) -> None:
+        """End what runs beside the flow: the event loop of `async def` functions, and the keeper if it still does."""
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._portal.close()
+
+    def perform(self, effect: Effect) -> object:
+        """Do what the effect asks for, and answer."""
+        try:
+            return self._perform(effect)
+        except PyMongoError as error:
+            if isinstance(effect, Command):
+                return faults.answer(effect, error)
+            raise
+
+    def _perform(self, effect: Effect) -> object:  # noqa: C901, PLR0911, PLR0912 - it is one table
+        setup, terms = self._setup, self._terms
         match effect:
             case ReadRecords():
-                found = self._setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE)
-                return documents.records(found)
+                return documents.records(setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE))
+            case FindRecord(name):
+                return setup.records.find_one({"name": name}, documents.PROJECTION) is not None
+            case Record(name):
+                with pymongo.timeout(terms.ttl):
+                    setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                return True
+            case AcquireLease():
+                with pymongo.timeout(terms.ttl):
+                    return documents.lease(setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
+            case CheckLease() | RenewLease():
+                with pymongo.timeout(setup.patience(terms, effect)):
+                    return bool(setup.lock.update_one(**setup.renewal(terms, effect)).matched_count)
+            case BreakLease():
+                held = setup.lock.find_one_and_update(**documents.breaking())
+                return None if held is None else documents.lease(held)
+            case KeepLease(lease):
+                self._keeper = ThreadKeeper(leasing.keep(lease, terms.ttl), self.perform)
+                return None
+            case ReleaseLease():
+                return insist(self._release)
+            case OpenSessions(colours):
+                return self._open_sessions(colours)
+            case EndSessions(sessions):
+                setup.db.client.admin.command("killSessions", documents.session_ids(sessions))
+                return None
             case Execute(migration):
                 started = perf_counter()
-                self._execute(portal, migration)
+                self._call(migration.colour, bodies.call, bodies.call_async, migration, self._db(migration))
                 return perf_counter() - started
-            case Record(name):
-                self._setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+            case Transact(migration):
+                attempt = (migration, self._db(migration), setup.prefix, self._sessions[migration.colour])
+                return self._call(migration.colour, transactions.attempt, transactions.attempt_async, *attempt)
+            case CommitAgain(migration):
+                session = self._sessions[migration.colour]
+                return self._call(migration.colour, transactions.commit_again, transactions.commit_again_async, session)
+            case Now():
+                return now()
+            case Sleep(shortest, longest):
+                time.sleep(random.uniform(shortest, longest))  # noqa: S311 - to spread, not to hide
                 return None
             case Emit(event):
-                return self._setup.tell(event)
+                return setup.tell(event)
             case _:
                 assert_never(effect)
 
-    def _execute(self, portal: bodies.Portal, migration: MigrationDefinition) -> None:
-        match migration.colour:
+    def _call(
+        self, colour: Colour, plain: Callable[[*Ts], T], asynchronous: Callable[[*Ts], Awaitable[T]], *args: *Ts
+    ) -> T:
+        """Call the one of two functions that is of this colour."""
+        match colour:
             case "sync":
-                bodies.call(migration, self._setup.databases["sync"])
+                return plain(*args)
             case "async":
-                portal.call(migration)
+                return self._portal.call(partial(asynchronous, *args))
             case _:
-                assert_never(migration.colour)
+                assert_never(colour)
+
+    def _db(self, migration: MigrationDefinition) -> Any:
+        return self._setup.databases[migration.colour]
+
+    def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...] | None:
+        if not databases.has_transactions(self._setup.db):
+            return None
+        for colour in colours - self._sessions.keys():
+            self._sessions[colour] = self._call(
+                colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]
+            )
+        return tuple(map(transactions.session_id, self._sessions.values()))
+
+    def _release(self) -> Exception | None:
+        if self._keeper is not None:
+            self._keeper.stop()
+        return contextvars.Context().run(self._free)  # a deadline or a session of the caller is not for this
+
+    def _free(self) -> Exception | None:
+        try:
+            with pymongo.timeout(renewed_every(self._terms.ttl)):
+                self._setup.lock.update_one(**documents.release(self._terms.owner))
+            # Only now may the sessions serve the application again: others can end those that the lock names.
+            for colour, session in self._sessions.items():
+                self._call(colour, transactions.end_session, transactions.end_session_async, session)
+        except Exception as error:  # noqa: BLE001 - what the run raised, or returns, goes first
+            return error
+        return None

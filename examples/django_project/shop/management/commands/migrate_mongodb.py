@@ -7,7 +7,7 @@ from shop.mongodb_migrations import registry
 
 
 class Command(BaseCommand):
-    """Run it where a deploy runs Django's own `migrate`, once, before the new processes start."""
+    """Run it where a deploy runs Django's own `migrate`, in one place or in many: one migrates, the others wait."""
 
     help = "Apply the pending migrations of the MongoDB database."
 

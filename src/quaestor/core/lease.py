@@ -1,0 +1,87 @@
+"""The lease as a value, and its rules.
+
+Whoever holds the lease of a database and prefix is the one that migrates. It belongs to an `owner`, an id made for one
+run, and ends by itself at a time of the server's clock unless it is renewed. Its `token` rises with every take-over, so
+that two times of holding it are never mistaken for each other (Kleppmann, "How to do distributed locking", 2016).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+DEFAULT_TTL = 30.0
+"""How long a lease lasts without being renewed, in seconds."""
+
+SHORTEST_TTL = 1.0
+"""Below this, in seconds, a slow network alone would lose it."""
+
+ANNOUNCED_EVERY = 30.0
+"""How often a run that waits says so, in seconds."""
+
+_FIRST_LOOK = 0.05
+_LAST_LOOK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who holds the lease of a database and prefix, as its lock document says.
+
+    Attributes:
+        owner: The id of the run (str).
+        token: Rises with every take-over (int).
+        host: The machine the run is on (str).
+        pid: Its process there (int).
+        since: When it took the lease (datetime, aware, UTC, by the server's clock).
+        expires_at: When the lease ends unless it is renewed (datetime, likewise).
+        migration: The migration it is in (str), as far as it has said; None before the first and after the last.
+        sessions: The ids of the server's sessions in which transactions of this or an ended holder may be open
+            (tuple of bytes).
+        previous: The owner it was taken over from (str), if that one never released it: killed, or frozen and able to
+            wake. None if it was free.
+    """
+
+    owner: str
+    token: int
+    host: str
+    pid: int
+    since: datetime
+    expires_at: datetime
+    migration: str | None
+    sessions: tuple[bytes, ...] = ()
+    previous: str | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.migration is None else f", in migration {self.migration!r}"
+        return f"{self.host} (process {self.pid}), since {self.since:%Y-%m-%d %H:%M:%S} UTC{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a run takes the lease.
+
+    Attributes:
+        owner: The id of the run, new for each (str).
+        ttl: How long the lease lasts without being renewed (float, seconds).
+        timeout: How long to wait for another holder (float, seconds); None: for as long as it takes.
+    """
+
+    owner: str
+    ttl: float = DEFAULT_TTL
+    timeout: float | None = None
+
+
+def renewed_every(ttl: float) -> float:
+    """When to renew after a renewal, in seconds: two may fail and the lease still stands."""
+    return ttl / 3
+
+
+def tried_again_after(ttl: float) -> float:
+    """When to renew after a renewal that failed, in seconds."""
+    return ttl / 10
+
+
+def looked_again_within(looks: int) -> float:
+    """The longest pause before another look at a lease that is held, in seconds, after so many looks.
+
+    Short at first, for most runs are short; about a second later, so that many who wait do not load the server.
+    """
+    return float(min(_LAST_LOOK, _FIRST_LOOK * 1.5 ** min(looks, 10)))

@@ -1,0 +1,147 @@
+"""The flows of the lease: take it, keep it, check it; and the patience that all commands of ours share."""
+
+from typing import TypeVar, cast
+
+from quaestor.core import lease as rules
+from quaestor.core.effects import (
+    AcquireLease,
+    CheckLease,
+    Command,
+    Emit,
+    EndSessions,
+    Flow,
+    KeepLease,
+    Now,
+    RenewLease,
+    Sleep,
+    Unknown,
+)
+from quaestor.core.events import LeaseAwaited, SessionsNotEnded
+from quaestor.core.lease import Lease, Terms
+from quaestor.errors import LeaseLostError, LeaseTimeoutError
+
+T = TypeVar("T")
+
+PAUSE = (0.05, 0.2)
+"""How long to wait before a command is sent again, in seconds: at least and at most."""
+
+
+def settled(command: Command[T], patience: float, *, awaiting_server: bool = True) -> Flow[T]:
+    """Send a command until its outcome is known.
+
+    Args:
+        command: It can be sent again without harm.
+        patience: For how long, in seconds. What the driver raised goes to the caller then.
+        awaiting_server: Whether to go on when the driver finds no server at all.
+    """
+    began: float | None = None
+    # The cast: that every Command is an Effect cannot be said of a generic one.
+    while isinstance(answer := (yield from cast("Flow[T | Unknown]", iter(command))), Unknown):
+        if answer.away and not awaiting_server:
+            raise answer.error
+        now = yield from Now()
+        began = now if began is None else began
+        if now - began >= patience:
+            raise answer.error
+        yield from Sleep(*PAUSE)
+    return answer
+
+
+class Turn:
+    """The time for which a run holds the lease.
+
+    Attributes:
+        lease: The lease as it was taken.
+        sessions: The ids of the sessions in which transactions may be open.
+    """
+
+    def __init__(self, lease: Lease, ttl: float, taken_at: float) -> None:
+        self.lease = lease
+        self.sessions = lease.sessions
+        self.ttl = ttl
+        self._checked_at = taken_at
+
+    def check(self, upcoming: str | None, ended: str | None = None) -> Flow[None]:
+        """Check on the server that the lease is held, and renew it.
+
+        Args:
+            upcoming: The migration that comes next.
+            ended: The one whose function has just ended and is not recorded yet.
+
+        Raises:
+            LeaseLostError: It is not.
+        """
+        asked_at = yield from Now()
+        if not (yield from settled(CheckLease(self.lease, upcoming, self.sessions), self.ttl)):
+            raise LeaseLostError(ended)
+        self._checked_at = asked_at
+
+    def check_if_old(self, upcoming: str) -> Flow[None]:
+        """Check if the last check is so old that the process must have been frozen since. In a run that was not, the
+        check before a record serves for the start of the next migration as well.
+        """
+        now = yield from Now()
+        if now - self._checked_at >= rules.renewed_every(self.ttl):
+            yield from self.check(upcoming)
+
+
+def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[bytes, ...]) -> Flow[Turn]:
+    """Take the lease, waiting for whoever holds it, and begin to keep it.
+
+    Args:
+        terms: For whom, for how long, and how long to wait.
+        database: The name of the database, for the event.
+        prefix: The prefix of the run, for the event.
+        first: The migration that will be first.
+        sessions: The ids of the sessions for this run's transactions.
+
+    Raises:
+        LeaseTimeoutError: It was held for as long as the terms allow to wait.
+    """
+    began = asked_at = yield from Now()
+    announced_at: float | None = None
+    seen, looks = "", 0
+    while True:
+        lease = yield from settled(AcquireLease(first, sessions), terms.ttl, awaiting_server=False)
+        if lease.owner == terms.owner:
+            yield from KeepLease(lease)
+            return Turn(lease, terms.ttl, asked_at)
+        now = yield from Now()
+        left = float("inf") if terms.timeout is None else began + terms.timeout - now
+        if left <= 0:
+            raise LeaseTimeoutError(now - began, lease)
+        if announced_at is None or now - announced_at >= rules.ANNOUNCED_EVERY:
+            announced_at = now
+            yield from Emit(LeaseAwaited(database, prefix, lease, now - began))
+        if lease.owner != seen:  # another one has its turn, and it may be a short one
+            seen, looks = lease.owner, 0
+        longest = rules.looked_again_within(looks)
+        yield from Sleep(min(longest / 2, left), min(longest, left))
+        looks += 1
+        asked_at = yield from Now()
+
+
+def end_sessions_of_others(
+    turn: Turn, own: tuple[bytes, ...], database: str, prefix: str, first: str | None
+) -> Flow[None]:
+    """End the transactions that a killed or frozen holder left open, for they block what they touched.
+
+    Where the right to do that is missing the migrations wait for the server to end them.
+    """
+    others = tuple(session for session in turn.lease.sessions if session not in own)
+    turn.sessions = own
+    if not others:
+        return
+    refusal = yield from settled(EndSessions(others), turn.ttl)
+    if refusal is not None:
+        yield from Emit(SessionsNotEnded(database, prefix, refusal))
+    yield from turn.check(first)
+
+
+def keep(lease: Lease, ttl: float) -> Flow[None]:
+    """Renew the lease until it is lost. It is performed beside the run, which finds a loss by its own checks."""
+    held: bool | Unknown = True
+    while held:
+        pause = rules.tried_again_after(ttl) if isinstance(held, Unknown) else rules.renewed_every(ttl)
+        yield from Sleep(pause, pause)
+        held = yield from RenewLease(lease)

@@ -1,0 +1,87 @@
+"""What an error of the driver says about the command that it ended. Pure: no I/O here."""
+
+from typing import Any
+
+from pymongo.errors import (
+    ConnectionFailure,
+    DuplicateKeyError,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WriteConcernError,
+)
+
+from quaestor.core.effects import AcquireLease, Command, EndSessions, Record, Unknown
+from quaestor.core.transaction import Attempt, Ending
+
+# Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
+_UNSETTLED = frozenset(
+    {
+        6,  # HostUnreachable
+        7,  # HostNotFound
+        50,  # MaxTimeMSExpired
+        64,  # WriteConcernFailed
+        89,  # NetworkTimeout
+        91,  # ShutdownInProgress
+        112,  # WriteConflict
+        134,  # ReadConcernMajorityNotAvailableYet
+        189,  # PrimarySteppedDown
+        262,  # ExceededTimeLimit
+        9001,  # SocketException
+        10107,  # NotWritablePrimary
+        11600,  # InterruptedAtShutdown
+        11602,  # InterruptedDueToReplStateChange
+        13435,  # NotPrimaryNoSecondaryOk
+        13436,  # NotPrimaryOrSecondary
+    }
+)
+_REFUSED_IN_TRANSACTION = 263  # OperationNotSupportedInTransaction
+_EXPIRED = {251, 290}  # NoSuchTransaction, TransactionExceededLifetimeLimitSeconds
+
+
+def _unknown(error: PyMongoError) -> Unknown | None:
+    """The error as an answer, if it leaves the outcome of its command unknown."""
+    if isinstance(error, ConnectionFailure):
+        return Unknown(error, away=isinstance(error, ServerSelectionTimeoutError))
+    if isinstance(error, WriteConcernError) or error.timeout or error.has_error_label("RetryableWriteError"):
+        return Unknown(error)
+    if isinstance(error, OperationFailure) and error.code in _UNSETTLED:
+        return Unknown(error)
+    return None
+
+
+def answer(command: Command[Any], error: PyMongoError) -> object:
+    """What the core is told of a command that ended so. What says nothing about its outcome is raised again."""
+    match command:
+        case Record() if isinstance(error, DuplicateKeyError):
+            return False
+        case AcquireLease() if isinstance(error, DuplicateKeyError):  # two at once have made the document
+            return Unknown(error)
+    if (unknown := _unknown(error)) is not None:
+        return unknown
+    if isinstance(command, EndSessions) and isinstance(error, OperationFailure):
+        return error
+    raise error
+
+
+def attempt(error: PyMongoError, seconds: float) -> Attempt:
+    """What the core is told of an attempt at a transaction that ended so. What is for the caller is raised again."""
+    if isinstance(error, OperationFailure):
+        if error.code in _EXPIRED:
+            return Attempt(Ending.EXPIRED, seconds, error)
+        if error.code == _REFUSED_IN_TRANSACTION:
+            error.add_note(
+                "quaestor: MongoDB does not allow this in a transaction. Do it in a migration of its own, registered "
+                "without transaction=True, and order the two by depends_on."
+            )
+    if isinstance(error, InvalidOperation) and "bound session" in str(error):
+        error.add_note(
+            "quaestor: a function with transaction=True must use the database that it is given, and no other client, "
+            "whose operations could not be part of the transaction."
+        )
+    if error.has_error_label("UnknownTransactionCommitResult"):
+        return Attempt(Ending.UNKNOWN, seconds, error)
+    if error.has_error_label("TransientTransactionError"):
+        return Attempt(Ending.ABORTED, seconds, error)
+    raise error

@@ -1,0 +1,289 @@
+"""One instance migrates at a time: taking the lease, waiting for it, losing it, giving it back."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from quaestor import (
+    AsyncRunner,
+    Event,
+    LeaseAwaited,
+    LeaseLostError,
+    LeaseTimeoutError,
+    MigrationRegistry,
+    RunFinished,
+    log_event,
+)
+from tests.databases import drivers
+from tests.functions import nothing_async
+from tests.leases import HELD, lock_document
+
+pytestmark = pytest.mark.anyio
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+async def lock(db: Any) -> dict[str, Any]:
+    """The document of the lease."""
+    document: dict[str, Any] = await db.app_migrations_lock.find_one({"_id": "lease"})
+    return document
+
+
+async def test_lock_document(db: Any) -> None:
+    """While a run migrates the lock says who does, since and until when, and in which migration; then it is free."""
+    registry = MigrationRegistry()
+    seen = []
+
+    async def looks(db: Any) -> None:
+        seen.append(await lock(db))
+
+    for name in ("a", "b"):
+        registry.register(name)(looks)
+
+    await registry.run(db, "app", lease_ttl=20)
+
+    first, second = seen
+    assert first == lock_document(first, migration="a")
+    assert second == lock_document(first, migration="b", renewed=second["expiresAt"])
+    assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
+    assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
+    assert await lock(db) == {"_id": "lease", "token": 1, "sessions": []}
+
+
+async def test_token_rises(db: Any) -> None:
+    """Every time that the lease is taken has a token of its own, larger than all before."""
+    registry = MigrationRegistry()
+    for count in (1, 2, 3):
+        registry.register(f"migration_{count}")(nothing_async)
+        await registry.run(db, "app")
+        assert (await lock(db))["token"] == count
+
+
+async def test_nothing_to_do_takes_no_lease(db: Any) -> None:
+    """A run that has nothing to do neither waits for a lease nor leaves one."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+    await registry.run(db, "app")
+    await db.app_migrations_lock.replace_one({}, HELD)
+
+    assert await registry.run(db, "app", lease_timeout=0) == []
+    assert await lock(db) == HELD
+
+
+async def test_lease_timeout(db: Any) -> None:
+    """A lease that stays held is waited for as long as told; the error says who holds it; nothing has run."""
+    await db.app_migrations_lock.insert_one(HELD)
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        calls.append("a")
+
+    events: list[Event] = []
+
+    with pytest.raises(
+        LeaseTimeoutError, match=r"migrations of elsewhere \(process 4711\).* in migration 'x'"
+    ) as caught:
+        await registry.run(db, "app", lease_timeout=0.2, on_event=events.append)
+
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.seconds >= 0.2
+    assert (caught.value.holder.host, caught.value.holder.pid) == ("elsewhere", 4711)
+    assert caught.value.holder.since == datetime(2026, 1, 1, tzinfo=UTC)
+    (waited,) = events
+    assert isinstance(waited, LeaseAwaited)
+    assert waited.holder == caught.value.holder
+    assert calls == []
+    assert await lock(db) == HELD
+
+
+async def test_log_of_waiting(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Waiting is logged with the holder's name."""
+    await db.app_migrations_lock.insert_one(HELD)
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
+        await registry.run(db, "app", lease_timeout=0.01, on_event=log_event)
+
+    (message,) = caplog.messages
+    assert "Waiting, for 0 s by now, for the migrations of elsewhere (process 4711), since 2026-01-01" in message
+
+
+async def test_take_over(db: Any) -> None:
+    """A lease that has ended is taken over, with the token of the dead holder plus one."""
+    await db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
+    registry = MigrationRegistry()
+    seen = []
+
+    @registry.register("a")
+    async def looks(db: Any) -> None:
+        seen.append(await lock(db))
+
+    assert await registry.run(db, "app", lease_timeout=0) == ["a"]
+
+    assert (seen[0]["token"], seen[0]["previous"]) == (HELD["token"] + 1, HELD["owner"])
+    assert await lock(db) == {"_id": "lease", "token": HELD["token"] + 1, "sessions": []}
+
+
+@pytest.mark.parametrize("failure", [Broken, asyncio.CancelledError])
+async def test_released_after_a_failure(db: Any, failure: type[BaseException]) -> None:
+    """A run that fails or is interrupted gives the lease back at once."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        raise failure
+
+    with pytest.raises(failure):
+        await registry.run(db, "app")
+    assert "owner" not in await lock(db)
+
+
+async def test_second_instance_waits(db: Any) -> None:
+    """An instance that starts while another migrates waits, and returns an empty list when that one has done it all."""
+    registry = MigrationRegistry()
+    calls = []
+    waiting, second = asyncio.Event(), []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, LeaseAwaited):
+            waiting.set()
+        second.append(event)
+
+    async def run_second() -> None:
+        second.append(await registry.run(db, "app", on_event=on_event))
+
+    tasks = []
+
+    @registry.register("a")
+    async def starts_another(db: Any) -> None:
+        calls.append("a")
+        tasks.append(asyncio.create_task(run_second()))
+        await waiting.wait()
+
+    @registry.register("b")
+    async def b(db: Any) -> None:
+        calls.append("b")
+
+    assert await registry.run(db, "app") == ["a", "b"]
+    await tasks[0]
+    assert second[-1] == []
+    assert isinstance(second[-2], RunFinished)
+    assert calls == ["a", "b"]
+    assert "owner" not in await lock(db)
+
+
+async def take(db: Any) -> None:
+    """Another instance takes the lease, as if this one's had ended."""
+    await db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
+
+
+async def let_it_end(db: Any) -> None:
+    """The lease ends, and nobody takes it."""
+    await db.app_migrations_lock.update_one({"_id": "lease"}, {"$set": {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)}})
+
+
+@pytest.mark.parametrize("lose", [take, let_it_end])
+async def test_lost_in_a_function(db: Any, lose: Callable[[Any], Awaitable[None]]) -> None:
+    """A lease that was lost while a function ran: it is not recorded, and nothing more is started."""
+    registry = MigrationRegistry()
+    calls = []
+    registry.register("a")(lose)
+
+    @registry.register("b")
+    async def b(db: Any) -> None:
+        calls.append("b")
+
+    with pytest.raises(LeaseLostError, match="'a' ran to its end and is not recorded") as caught:
+        await registry.run(db, "app")
+
+    assert caught.value.migration == "a"
+    assert calls == []
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_lease_of_another_is_left_alone(db: Any) -> None:
+    """A run that has lost its lease does not release that of the instance that has it now."""
+    registry = MigrationRegistry()
+    registry.register("a")(take)
+
+    with pytest.raises(LeaseLostError):
+        await registry.run(db, "app")
+    assert await lock(db) == HELD
+
+
+async def test_record_of_another(db: Any) -> None:
+    """A record that is there already when the function ends was written by somebody who must hold the lease: stop."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        await db.app_migrations.insert_one({"_id": "a", "name": "a"})
+
+    @registry.register("b")
+    async def b(db: Any) -> None:
+        calls.append("b")
+
+    with pytest.raises(LeaseLostError):
+        await registry.run(db, "app")
+    assert calls == []
+
+
+async def test_record_of_a_holder_that_woke(db: Any) -> None:
+    """After a take-over it can be the old holder's, frozen until then just before its record: the new one goes on."""
+    await db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        await db.app_migrations.insert_one({"_id": "a", "name": "a"})
+
+    registry.register("b")(nothing_async)
+
+    assert await registry.run(db, "app") == ["a", "b"]
+
+
+async def test_unlock(db: Any) -> None:
+    """`unlock` frees the lease and says who had it; the old holder stops at its next step, and a next run can go on."""
+    registry = MigrationRegistry()
+    unlocked = []
+
+    @registry.register("a")
+    async def is_unlocked(db: Any) -> None:
+        if not unlocked:
+            unlocked.append(await AsyncRunner(registry, db, "app").unlock())
+
+    with pytest.raises(LeaseLostError):
+        await registry.run(db, "app")
+    assert unlocked[0].migration == "a"
+    assert unlocked[0].token == 1
+    assert await AsyncRunner(registry, db, "app").unlock() is None
+    assert await registry.run(db, "app", lease_timeout=0) == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_kept_alive(db: Any) -> None:
+    """While a function runs the lease is renewed, well before it ends."""
+    registry = MigrationRegistry()
+    ends = []
+
+    @registry.register("a")
+    async def takes_its_time(db: Any) -> None:
+        watched = db.app_migrations_lock.watch()
+        async with await watched if inspect.isawaitable(watched) else watched as changes:  # awaited with PyMongo only
+            ends.append((await lock(db))["expiresAt"])
+            await anext(changes)
+        ends.append((await lock(db))["expiresAt"])
+
+    assert await registry.run(db, "app", lease_ttl=1) == ["a"]
+    assert timedelta(0) < ends[1] - ends[0] < timedelta(seconds=1)

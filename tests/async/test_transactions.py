@@ -1,0 +1,242 @@
+"""Migrations whose function and record are one transaction."""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+from pymongo.errors import InvalidOperation, OperationFailure
+
+from quaestor import (
+    Event,
+    MigrationApplied,
+    MigrationRegistry,
+    MigrationRetried,
+    MigrationStarted,
+    TransactionsUnsupportedError,
+)
+from tests.databases import drivers, opened_async
+from tests.leases import lock_document
+
+pytestmark = pytest.mark.anyio
+
+
+async def inserts(db: Any) -> None:
+    """A migration that leaves a document."""
+    await db.users.insert_one({})
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+async def outside(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await something that is not to be in the transaction of the function that asks for it."""
+    return await asyncio.create_task(work, context=contextvars.Context())
+
+
+@pytest.fixture(params=drivers("pymongo", "motor"))
+def driver(request: pytest.FixtureRequest) -> str:
+    """The drivers of servers that have transactions."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def other(uri: str, name: str) -> AsyncIterator[Any]:
+    """The same database by a client of its own, which sees what is committed."""
+    async with opened_async("pymongo", uri, name) as database:
+        yield database
+
+
+async def test_committed_together(db: Any, other: Any) -> None:
+    """What the function writes is seen by itself, and by others together with the record."""
+    registry = MigrationRegistry()
+    await db.users.insert_one({"_id": 1})
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.users.insert_one({"_id": 2})
+        await db.users.update_many({}, {"$set": {"seen": True}})
+        assert [user["seen"] async for user in db.users.find()] == [True, True]
+        assert await outside(other.users.find_one({"_id": 2})) is None
+
+    assert await registry.run(db, "app") == ["a"]
+    assert [user["seen"] async for user in other.users.find()] == [True, True]
+    assert [record["_id"] async for record in other.app_migrations.find()] == ["a"]
+
+
+@pytest.mark.parametrize("failure", [Broken, asyncio.CancelledError])
+async def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
+    """A function that fails leaves nothing, blocks nothing, and is run again by the next run."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.users.insert_one({"_id": 1})
+        calls.append("a")
+        if len(calls) == 1:
+            raise failure
+
+    with pytest.raises(failure) as caught:
+        await registry.run(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert await db.users.count_documents({}) == 0
+    assert await db.app_migrations.count_documents({}) == 0
+
+    assert await registry.run(db, "app", lease_timeout=0) == ["a"]
+    assert await db.users.count_documents({}) == 1
+
+
+async def test_empty_iterator(db: Any) -> None:
+    """`anext()` of nothing is a failure like any other."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    async def looks_for_one(db: Any) -> None:
+        await anext(db.users.find())
+
+    with pytest.raises(StopAsyncIteration):
+        await registry.run(db, "app")
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_several_and_others(db: Any) -> None:
+    """Transactional migrations and others stand beside each other in one run."""
+    registry = MigrationRegistry()
+    for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
+        registry.register(name, transaction=transaction)(inserts)
+    events: list[Event] = []
+
+    assert await registry.run(db, "app", on_event=events.append) == ["a", "b", "c", "d"]
+
+    assert await db.users.count_documents({}) == 4
+    assert [type(event) for event in events[1:-1]] == [MigrationStarted, MigrationApplied] * 4
+
+
+async def test_session_in_the_lock(db: Any, other: Any) -> None:
+    """The session of the transactions stands in the lock from the start, for a successor to end; then no more."""
+    registry = MigrationRegistry()
+    seen = []
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        seen.append(await outside(other.app_migrations_lock.find_one()))
+
+    registry.register("b", transaction=True)(a)
+    await registry.run(db, "app")
+
+    first, second = seen
+    (session,) = first["sessions"]
+    assert second == lock_document(first, migration="b", renewed=second["expiresAt"], sessions=[session])
+    assert session.subtype == 4
+    assert (await other.app_migrations_lock.find_one())["sessions"] == []
+
+
+async def test_conflict(db: Any, other: Any) -> None:
+    """A function that meets the write of somebody else is called again, and its work is there once."""
+    registry = MigrationRegistry()
+    await db.users.insert_one({"_id": 1, "count": 0})
+    events: list[Event] = []
+    calls = []
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        calls.append("a")
+        if len(calls) == 2:
+            await outside(session.abort_transaction())  # the other one lets go
+        await db.users.update_one({"_id": 1}, {"$inc": {"count": 1}})
+
+    async with other.client.start_session() as session:
+        await session.start_transaction()
+        await other.users.update_one({"_id": 1}, {"$set": {"busy": True}}, session=session)
+        assert await registry.run(db, "app", on_event=events.append) == ["a"]
+
+    (retried,) = [event for event in events if isinstance(event, MigrationRetried)]
+    assert (retried.name, retried.attempt) == ("a", 2)
+    assert isinstance(retried.error, OperationFailure)
+    assert await db.users.find_one() == {"_id": 1, "count": 1}
+
+
+async def test_refused_in_a_transaction(db: Any) -> None:
+    """What the server does not allow in a transaction is its error, with a note on what to do."""
+    registry = MigrationRegistry()
+    await db.users.insert_one({})
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.users.create_index("email")
+
+    with pytest.raises(OperationFailure) as caught:
+        await registry.run(db, "app")
+    assert caught.value.code == 263
+    assert "MongoDB does not allow this in a transaction" in caught.value.__notes__[0]
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+async def test_another_client(db: Any, driver: str, uri: str, name: str) -> None:
+    """What could not be in the transaction is refused by the driver, with a note on what to do."""
+    registry = MigrationRegistry()
+
+    async with opened_async(driver, uri, name) as another:
+
+        @registry.register("a", transaction=True)
+        async def a(db: Any) -> None:
+            await another.users.insert_one({})
+
+        with pytest.raises(InvalidOperation) as caught:
+            await registry.run(db, "app")
+    assert "use the database that it is given" in caught.value.__notes__[0]
+
+
+async def test_recorded_meanwhile(db: Any, other: Any) -> None:
+    """Of two that do the same migration one commits; the other leaves nothing, and goes on as it has the lease."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        calls.append("a")
+        await db.users.insert_one({})
+        await outside(other.app_migrations.insert_one({"_id": "a", "name": "a"}))
+
+    @registry.register("b", transaction=True)
+    async def b(db: Any) -> None:
+        await db.users.insert_one({"_id": "b"})
+
+    assert await registry.run(db, "app") == ["a", "b"]
+    assert calls == ["a"]
+    assert [user async for user in db.users.find()] == [{"_id": "b"}]
+
+
+async def test_concerns(db: Any, other: Any) -> None:
+    """It commits with majority concern, and makes collections and indexes that are new."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.create_collection("orders")
+        await db.orders.create_index("number")
+
+    assert await registry.run(db, "app") == ["a"]
+    assert "number_1" in await other.orders.index_information()
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+async def test_no_transactions(db: Any) -> None:
+    """Without transactions on the server nothing runs, and the error names those that need them."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        calls.append("a")
+
+    registry.register("b", transaction=True)(a)
+
+    with pytest.raises(TransactionsUnsupportedError, match="transaction=True: b") as caught:
+        await registry.run(db, "app")
+    assert caught.value.migrations == ["b"]
+    assert calls == []
+    assert await db.app_migrations_lock.find_one() is None

@@ -1,0 +1,259 @@
+"""One instance migrates at a time: taking the lease, waiting for it, losing it, giving it back."""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from quaestor import (
+    Event,
+    LeaseAwaited,
+    LeaseLostError,
+    LeaseTimeoutError,
+    MigrationRegistry,
+    RunFinished,
+    SyncRunner,
+    log_event,
+)
+from tests.databases import drivers
+from tests.functions import nothing
+from tests.leases import HELD, lock_document
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+def lock(db: Any) -> dict[str, Any]:
+    """The document of the lease."""
+    document: dict[str, Any] = db.app_migrations_lock.find_one({"_id": "lease"})
+    return document
+
+
+def test_lock_document(db: Any) -> None:
+    """While a run migrates the lock says who does, since and until when, and in which migration; then it is free."""
+    registry = MigrationRegistry()
+    seen = []
+    for name in ("a", "b"):
+        registry.register(name)(lambda db: seen.append(lock(db)))
+
+    registry.run_sync(db, "app", lease_ttl=20)
+
+    first, second = seen
+    assert first == lock_document(first, migration="a")
+    assert second == lock_document(first, migration="b", renewed=second["expiresAt"])
+    assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
+    assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
+    assert lock(db) == {"_id": "lease", "token": 1, "sessions": []}
+
+
+def test_token_rises(db: Any) -> None:
+    """Every time that the lease is taken has a token of its own, larger than all before."""
+    registry = MigrationRegistry()
+    for count in (1, 2, 3):
+        registry.register(f"migration_{count}")(nothing)
+        registry.run_sync(db, "app")
+        assert lock(db)["token"] == count
+
+
+def test_nothing_to_do_takes_no_lease(db: Any) -> None:
+    """A run that has nothing to do neither waits for a lease nor leaves one."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    registry.run_sync(db, "app")
+    db.app_migrations_lock.replace_one({}, HELD)
+
+    assert registry.run_sync(db, "app", lease_timeout=0) == []
+    assert lock(db) == HELD
+
+
+def test_lease_timeout(db: Any) -> None:
+    """A lease that stays held is waited for as long as told; the error says who holds it; nothing has run."""
+    db.app_migrations_lock.insert_one(HELD)
+    registry = MigrationRegistry()
+    calls = []
+    registry.register("a")(lambda db: calls.append("a"))
+    events: list[Event] = []
+
+    with pytest.raises(
+        LeaseTimeoutError, match=r"migrations of elsewhere \(process 4711\).* in migration 'x'"
+    ) as caught:
+        registry.run_sync(db, "app", lease_timeout=0.2, on_event=events.append)
+
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.seconds >= 0.2
+    assert (caught.value.holder.host, caught.value.holder.pid) == ("elsewhere", 4711)
+    assert caught.value.holder.since == datetime(2026, 1, 1, tzinfo=UTC)
+    (waited,) = events
+    assert isinstance(waited, LeaseAwaited)
+    assert waited.holder == caught.value.holder
+    assert calls == []
+    assert lock(db) == HELD
+
+
+def test_log_of_waiting(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Waiting is logged with the holder's name."""
+    db.app_migrations_lock.insert_one(HELD)
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+
+    with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
+        registry.run_sync(db, "app", lease_timeout=0.01, on_event=log_event)
+
+    (message,) = caplog.messages
+    assert "Waiting, for 0 s by now, for the migrations of elsewhere (process 4711), since 2026-01-01" in message
+
+
+def test_take_over(db: Any) -> None:
+    """A lease that has ended is taken over, with the token of the dead holder plus one."""
+    db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
+    registry = MigrationRegistry()
+    seen = []
+    registry.register("a")(lambda db: seen.append(lock(db)))
+
+    assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
+
+    assert (seen[0]["token"], seen[0]["previous"]) == (HELD["token"] + 1, HELD["owner"])
+    assert lock(db) == {"_id": "lease", "token": HELD["token"] + 1, "sessions": []}
+
+
+@pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])
+def test_released_after_a_failure(db: Any, failure: type[BaseException]) -> None:
+    """A run that fails or is interrupted gives the lease back at once."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    def fails(db: Any) -> None:
+        raise failure
+
+    with pytest.raises(failure):
+        registry.run_sync(db, "app")
+    assert "owner" not in lock(db)
+
+
+def test_second_instance_waits(db: Any) -> None:
+    """An instance that starts while another migrates waits, and returns an empty list when that one has done it all."""
+    registry = MigrationRegistry()
+    calls = []
+    waiting, second = threading.Event(), []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, LeaseAwaited):
+            waiting.set()
+        second.append(event)
+
+    def run_second() -> None:
+        second.append(registry.run_sync(db, "app", on_event=on_event))
+
+    thread = threading.Thread(target=run_second)
+
+    @registry.register("a")
+    def starts_another(db: Any) -> None:
+        calls.append("a")
+        thread.start()
+        assert waiting.wait(30)
+
+    registry.register("b")(lambda db: calls.append("b"))
+
+    assert registry.run_sync(db, "app") == ["a", "b"]
+    thread.join()
+    assert second[-1] == []
+    assert isinstance(second[-2], RunFinished)
+    assert calls == ["a", "b"]
+    assert "owner" not in lock(db)
+
+
+def take(db: Any) -> None:
+    """Another instance takes the lease, as if this one's had ended."""
+    db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
+
+
+def let_it_end(db: Any) -> None:
+    """The lease ends, and nobody takes it."""
+    db.app_migrations_lock.update_one({"_id": "lease"}, {"$set": {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)}})
+
+
+@pytest.mark.parametrize("lose", [take, let_it_end])
+def test_lost_in_a_function(db: Any, lose: Callable[[Any], None]) -> None:
+    """A lease that was lost while a function ran: it is not recorded, and nothing more is started."""
+    registry = MigrationRegistry()
+    calls = []
+    registry.register("a")(lose)
+    registry.register("b")(lambda db: calls.append("b"))
+
+    with pytest.raises(LeaseLostError, match="'a' ran to its end and is not recorded") as caught:
+        registry.run_sync(db, "app")
+
+    assert caught.value.migration == "a"
+    assert calls == []
+    assert db.app_migrations.count_documents({}) == 0
+
+
+def test_lease_of_another_is_left_alone(db: Any) -> None:
+    """A run that has lost its lease does not release that of the instance that has it now."""
+    registry = MigrationRegistry()
+    registry.register("a")(take)
+
+    with pytest.raises(LeaseLostError):
+        registry.run_sync(db, "app")
+    assert lock(db) == HELD
+
+
+def test_record_of_another(db: Any) -> None:
+    """A record that is there already when the function ends was written by somebody who must hold the lease: stop."""
+    registry = MigrationRegistry()
+    calls = []
+    registry.register("a")(lambda db: db.app_migrations.insert_one({"_id": "a", "name": "a"}) and None)
+    registry.register("b")(lambda db: calls.append("b"))
+
+    with pytest.raises(LeaseLostError):
+        registry.run_sync(db, "app")
+    assert calls == []
+
+
+def test_record_of_a_holder_that_woke(db: Any) -> None:
+    """After a take-over it can be the old holder's, frozen until then just before its record: the new one goes on."""
+    db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
+    registry = MigrationRegistry()
+    registry.register("a")(lambda db: db.app_migrations.insert_one({"_id": "a", "name": "a"}) and None)
+    registry.register("b")(nothing)
+
+    assert registry.run_sync(db, "app") == ["a", "b"]
+
+
+def test_unlock(db: Any) -> None:
+    """`unlock` frees the lease and says who had it; the old holder stops at its next step, and a next run can go on."""
+    registry = MigrationRegistry()
+    unlocked = []
+
+    @registry.register("a")
+    def is_unlocked(db: Any) -> None:
+        if not unlocked:
+            unlocked.append(SyncRunner(registry, db, "app").unlock())
+
+    with pytest.raises(LeaseLostError):
+        registry.run_sync(db, "app")
+    assert unlocked[0].migration == "a"
+    assert unlocked[0].token == 1
+    assert SyncRunner(registry, db, "app").unlock() is None
+    assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_kept_alive(db: Any) -> None:
+    """While a function runs the lease is renewed, well before it ends."""
+    registry = MigrationRegistry()
+    ends = []
+
+    @registry.register("a")
+    def takes_its_time(db: Any) -> None:
+        with db.app_migrations_lock.watch() as changes:
+            ends.append(lock(db)["expiresAt"])
+            next(changes)
+        ends.append(lock(db)["expiresAt"])
+
+    assert registry.run_sync(db, "app", lease_ttl=1) == ["a"]
+    assert timedelta(0) < ends[1] - ends[0] < timedelta(seconds=1)

@@ -1,0 +1,221 @@
+"""Migrations whose function and record are one transaction."""
+
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import InvalidOperation, OperationFailure
+
+from quaestor import (
+    Event,
+    MigrationApplied,
+    MigrationRegistry,
+    MigrationRetried,
+    MigrationStarted,
+    TransactionsUnsupportedError,
+)
+from tests.databases import drivers
+from tests.leases import lock_document
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+def outside(call: Callable[[], Any]) -> Any:
+    """Call something that is not to be in the transaction of the function that asks for it."""
+    return contextvars.Context().run(call)
+
+
+@pytest.fixture(params=drivers("pymongo"))
+def driver(request: pytest.FixtureRequest) -> str:
+    """The drivers of servers that have transactions."""
+    return str(request.param)
+
+
+@pytest.fixture
+def other(uri: str, name: str) -> Iterator[Any]:
+    """The same database by a client of its own, which sees what is committed."""
+    with MongoClient(uri) as client:
+        yield client[name]
+
+
+def test_committed_together(db: Any, other: Any) -> None:
+    """What the function writes is seen by itself, and by others together with the record."""
+    registry = MigrationRegistry()
+    db.users.insert_one({"_id": 1})
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        db.users.insert_one({"_id": 2})
+        db.users.update_many({}, {"$set": {"seen": True}})
+        assert [user["seen"] for user in db.users.find()] == [True, True]
+        assert outside(lambda: list(other.users.find())) == [{"_id": 1}]
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert [user["seen"] for user in other.users.find()] == [True, True]
+    assert [record["_id"] for record in other.app_migrations.find()] == ["a"]
+
+
+@pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])
+def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
+    """A function that fails leaves nothing, blocks nothing, and is run again by the next run."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        db.users.insert_one({"_id": 1})
+        calls.append("a")
+        if len(calls) == 1:
+            raise failure
+
+    with pytest.raises(failure) as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert db.users.count_documents({}) == 0
+    assert db.app_migrations.count_documents({}) == 0
+
+    assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
+    assert db.users.count_documents({}) == 1
+
+
+def test_empty_iterator(db: Any) -> None:
+    """`next()` of nothing is a failure like any other."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    def looks_for_one(db: Any) -> None:
+        next(db.users.find())
+
+    with pytest.raises(StopIteration):
+        registry.run_sync(db, "app")
+    assert db.app_migrations.count_documents({}) == 0
+
+
+def test_several_and_others(db: Any) -> None:
+    """Transactional migrations and others stand beside each other in one run."""
+    registry = MigrationRegistry()
+    for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
+        registry.register(name, transaction=transaction)(lambda db: db.users.insert_one({}) and None)
+    events: list[Event] = []
+
+    assert registry.run_sync(db, "app", on_event=events.append) == ["a", "b", "c", "d"]
+
+    assert db.users.count_documents({}) == 4
+    assert [type(event) for event in events[1:-1]] == [MigrationStarted, MigrationApplied] * 4
+
+
+def test_session_in_the_lock(db: Any, other: Any) -> None:
+    """The session of the transactions stands in the lock from the start, for a successor to end; then no more."""
+    registry = MigrationRegistry()
+    seen = []
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        seen.append(outside(other.app_migrations_lock.find_one))
+
+    registry.register("b", transaction=True)(a)
+    registry.run_sync(db, "app")
+
+    first, second = seen
+    (session,) = first["sessions"]
+    assert second == lock_document(first, migration="b", renewed=second["expiresAt"], sessions=[session])
+    assert session.subtype == 4
+    assert other.app_migrations_lock.find_one()["sessions"] == []
+
+
+def test_conflict(db: Any, other: Any) -> None:
+    """A function that meets the write of somebody else is called again, and its work is there once."""
+    registry = MigrationRegistry()
+    db.users.insert_one({"_id": 1, "count": 0})
+    events: list[Event] = []
+    calls = []
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        calls.append("a")
+        if len(calls) == 2:
+            outside(session.abort_transaction)  # the other one lets go
+        db.users.update_one({"_id": 1}, {"$inc": {"count": 1}})
+
+    with other.client.start_session() as session:
+        session.start_transaction()
+        other.users.update_one({"_id": 1}, {"$set": {"busy": True}}, session=session)
+        assert registry.run_sync(db, "app", on_event=events.append) == ["a"]
+
+    (retried,) = [event for event in events if isinstance(event, MigrationRetried)]
+    assert (retried.name, retried.attempt) == ("a", 2)
+    assert isinstance(retried.error, OperationFailure)
+    assert db.users.find_one() == {"_id": 1, "count": 1}
+
+
+def test_refused_in_a_transaction(db: Any) -> None:
+    """What the server does not allow in a transaction is its error, with a note on what to do."""
+    registry = MigrationRegistry()
+    db.users.insert_one({})
+    registry.register("a", transaction=True)(lambda db: db.users.create_index("email") and None)
+
+    with pytest.raises(OperationFailure) as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.code == 263
+    assert "MongoDB does not allow this in a transaction" in caught.value.__notes__[0]
+    assert db.app_migrations.count_documents({}) == 0
+
+
+def test_another_client(db: Any, other: Any) -> None:
+    """What could not be in the transaction is refused by the driver, with a note on what to do."""
+    registry = MigrationRegistry()
+    registry.register("a", transaction=True)(lambda db: other.users.insert_one({}) and None)
+
+    with pytest.raises(InvalidOperation) as caught:
+        registry.run_sync(db, "app")
+    assert "use the database that it is given" in caught.value.__notes__[0]
+
+
+def test_recorded_meanwhile(db: Any, other: Any) -> None:
+    """Of two that do the same migration one commits; the other leaves nothing, and goes on as it has the lease."""
+    registry = MigrationRegistry()
+    calls = []
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        calls.append("a")
+        db.users.insert_one({})
+        outside(lambda: other.app_migrations.insert_one({"_id": "a", "name": "a"}))
+
+    registry.register("b", transaction=True)(lambda db: db.users.insert_one({"_id": "b"}) and None)
+
+    assert registry.run_sync(db, "app") == ["a", "b"]
+    assert calls == ["a"]
+    assert list(db.users.find()) == [{"_id": "b"}]
+
+
+def test_concerns(db: Any, other: Any) -> None:
+    """It commits with majority concern, and makes collections and indexes that are new."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        db.create_collection("orders")
+        db.orders.create_index("number")
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert "number_1" in other.orders.index_information()
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+def test_no_transactions(db: Any) -> None:
+    """Without transactions on the server nothing runs, and the error names those that need them."""
+    registry = MigrationRegistry()
+    calls = []
+    registry.register("a")(lambda db: calls.append("a"))
+    registry.register("b", transaction=True)(lambda db: calls.append("b"))
+
+    with pytest.raises(TransactionsUnsupportedError, match="transaction=True: b") as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.migrations == ["b"]
+    assert calls == []
+    assert db.app_migrations_lock.find_one() is None
