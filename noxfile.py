@@ -85,6 +85,13 @@ def matrix(session: nox.Session, drivers: str) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Break network, server and processes on purpose, in many ways, and look at what is left."""
+    session.install(".", *groups("test"))
+    session.run("pytest", "tests/faults", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Migrate a shop of 100,000 orders on a real server, and show it."""
     session.install(".", *groups("demo"))

@@ -6,7 +6,7 @@ from itertools import chain
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import importing, planning, running
+from benchmarks import importing, instances, planning, running
 from tools.mongod import NoServerError, server
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     table = Table("what", "measured", "to reach", "", title=f"quaestor on Python {sys.version.split()[0]}")
     console = Console()
     with server() as uri:
-        for row in chain(importing.rows(), running.rows(uri), planning.rows()):
+        for row in chain(importing.rows(), running.rows(uri), instances.rows(uri), planning.rows()):
             console.print(f"{row.what}: {row.measured}", style="dim", highlight=False)
             mark = "[green]reached[/]" if row.reached else "[red]missed[/]"
             table.add_row(row.what, row.measured, row.reach, mark)

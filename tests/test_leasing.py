@@ -208,6 +208,21 @@ def test_frozen_between_record_and_next() -> None:
     assert by_hand.kinds().count("Execute") == 1
 
 
+def test_answer_that_comes_late() -> None:
+    """What a check was told before the process was frozen does not count: it is asked again."""
+    by_hand = hand(CheckLease=[True, False])
+
+    def frozen(effect: Effect) -> object:
+        answer = by_hand.perform(effect)
+        if isinstance(effect, CheckLease):
+            by_hand.now += 31
+        return answer
+
+    with pytest.raises(LeaseLostError):
+        drive(run(), frozen)
+    assert "Record" not in by_hand.kinds()
+
+
 def test_record_is_there() -> None:
     """A record that somebody else has written ends the run; after a take-over it can be that of a holder that woke."""
     by_hand = hand(Record=[False])

@@ -49,7 +49,10 @@ class Server:
         work: The names whose work is there, as often as it was done: a transaction's at its commit.
         holder: The owner, the token and the end of the lease, where it is held.
         token: The last one given.
+        ends_at: When the lease ends.
         sessions: The ids of sessions that the lock document names.
+        previous: The last owner that never released the lease.
+        ended: The ids of sessions that were ended by others.
     """
 
     now: float = 1_000.0
@@ -57,15 +60,18 @@ class Server:
     work: list[str] = field(default_factory=list)
     holder: Lease | None = None
     token: int = 0
+    ends_at: float = 0.0
     sessions: frozenset[bytes] = frozenset()
+    previous: str | None = None
     ended: set[bytes] = field(default_factory=set)
 
     def acquire(self, terms: Terms, effect: AcquireLease) -> Lease:
         if self.holder is None or self.ends_at <= self.now:
-            previous = None if self.holder is None else self.holder.owner
+            self.previous = self.previous if self.holder is None else self.holder.owner
             self.token += 1
             self.sessions |= set(effect.sessions)
-            self.holder = lease(terms.owner, self.token, effect.migration, tuple(sorted(self.sessions)), previous)
+            sessions = tuple(sorted(self.sessions))
+            self.holder = lease(terms.owner, self.token, effect.migration, sessions, self.previous)
             self.ends_at = self.now + terms.ttl
         return self.holder
 
@@ -86,8 +92,6 @@ class Server:
     def release(self, owner: str) -> None:
         if self.holder is not None and self.holder.owner == owner:
             self.holder, self.sessions = None, frozenset()
-
-    ends_at: float = 0.0
 
 
 def lease(
@@ -158,7 +162,8 @@ class World:
                     server.sessions = frozenset(sessions)
                 return renewed
             case BreakLease():
-                held, server.holder = server.holder, None
+                held = server.holder if server.holder is not None and server.ends_at > server.now else None
+                server.ends_at = server.now
                 return held
             case KeepLease(held):
                 self.kept, self.kept_once = held, True

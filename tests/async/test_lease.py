@@ -54,7 +54,7 @@ async def test_lock_document(db: Any) -> None:
     assert second == lock_document(first, migration="b", renewed=second["expiresAt"])
     assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
     assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
-    assert await lock(db) == {"_id": "lease", "token": 1, "sessions": []}
+    assert await lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
 async def test_token_rises(db: Any) -> None:
@@ -131,7 +131,7 @@ async def test_take_over(db: Any) -> None:
     assert await registry.run(db, "app", lease_timeout=0) == ["a"]
 
     assert (seen[0]["token"], seen[0]["previous"]) == (HELD["token"] + 1, HELD["owner"])
-    assert await lock(db) == {"_id": "lease", "token": HELD["token"] + 1, "sessions": []}
+    assert await lock(db) == {"_id": "lease", "token": HELD["token"] + 1, "sessions": [], "previous": "another"}
 
 
 @pytest.mark.parametrize("failure", [Broken, asyncio.CancelledError])

@@ -65,7 +65,7 @@ async def test_transactions(db: Any, other_db: Any) -> None:
 
     assert await mixed(calls, transaction=True).run(db, "app", sync_db=other_db) == calls
     assert calls == ["first", "second", "third", "fourth"]
-    assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": []}
+    assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))

@@ -47,7 +47,7 @@ def test_lock_document(db: Any) -> None:
     assert second == lock_document(first, migration="b", renewed=second["expiresAt"])
     assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
     assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
-    assert lock(db) == {"_id": "lease", "token": 1, "sessions": []}
+    assert lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
 def test_token_rises(db: Any) -> None:
@@ -117,7 +117,7 @@ def test_take_over(db: Any) -> None:
     assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
 
     assert (seen[0]["token"], seen[0]["previous"]) == (HELD["token"] + 1, HELD["owner"])
-    assert lock(db) == {"_id": "lease", "token": HELD["token"] + 1, "sessions": []}
+    assert lock(db) == {"_id": "lease", "token": HELD["token"] + 1, "sessions": [], "previous": "another"}
 
 
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])

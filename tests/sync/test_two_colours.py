@@ -89,7 +89,7 @@ def test_transactions(db: Any, other_db: Any) -> None:
 
     assert mixed(calls, transaction=True).run_sync(db, "app", async_db=other_db) == calls
     assert calls == ["first", "second", "third", "fourth"]
-    assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": []}
+    assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
 @pytest.mark.parametrize("other", drivers("pymongo", "motor"))

@@ -128,10 +128,10 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
 def _apply(migration: MigrationDefinition, place: _Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     yield from Emit(MigrationStarted(*place))
     try:
-        yield from turn.check_if_old(migration.name)
         if migration.transaction:
             seconds = yield from _transact(migration, place, turn)
         else:
+            yield from turn.check_if_old(migration.name)
             seconds = yield from Execute(migration)
             yield from turn.check(upcoming, ended=migration.name)
             yield from _record(migration.name, turn)
@@ -152,7 +152,7 @@ def _record(name: str, turn: Turn) -> Flow[None]:
     if written is False:
         if turn.lease.previous is None:  # somebody else did it, who must hold the lease then
             raise LeaseLostError(name)
-        yield from turn.check(name, ended=name)  # or the frozen holder before this one woke, just before its record
+        yield from turn.check(name, ended=name)  # or a holder that was frozen just before its record has woken
         return
     began: float | None = None
     while written is not True:
@@ -174,6 +174,7 @@ def _transact(migration: MigrationDefinition, place: _Place, turn: Turn) -> Flow
     attempts = 0
     while True:
         attempts += 1
+        yield from turn.check_if_old(migration.name)
         attempt = yield from _committed(migration)
         if attempt.ending is Ending.COMMITTED:
             return attempt.seconds

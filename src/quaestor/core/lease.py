@@ -35,8 +35,8 @@ class Lease:
         migration: The migration it is in (str), as far as it has said; None before the first and after the last.
         sessions: The ids of the server's sessions in which transactions of this or an ended holder may be open
             (tuple of bytes).
-        previous: The owner it was taken over from (str), if that one never released it: killed, or frozen and able to
-            wake. None if it was free.
+        previous: The last owner that never released it (str), and so was killed, or frozen and able to wake; None if
+            there was none.
     """
 
     owner: str

@@ -71,18 +71,24 @@ class Turn:
         Raises:
             LeaseLostError: It is not.
         """
-        asked_at = yield from Now()
-        if not (yield from settled(CheckLease(self.lease, upcoming, self.sessions), self.ttl)):
-            raise LeaseLostError(ended)
-        self._checked_at = asked_at
+        while True:
+            asked_at = yield from Now()
+            if not (yield from settled(CheckLease(self.lease, upcoming, self.sessions), self.ttl)):
+                raise LeaseLostError(ended)
+            self._checked_at = asked_at
+            if not (yield from self._is_old()):  # else the answer came so late that the process may have been frozen
+                return
 
     def check_if_old(self, upcoming: str) -> Flow[None]:
-        """Check if the last check is so old that the process must have been frozen since. In a run that was not, the
+        """Check if the last check is so old that the process may have been frozen since. In a run that was not, the
         check before a record serves for the start of the next migration as well.
         """
-        now = yield from Now()
-        if now - self._checked_at >= rules.renewed_every(self.ttl):
+        if (yield from self._is_old()):
             yield from self.check(upcoming)
+
+    def _is_old(self) -> Flow[bool]:
+        now = yield from Now()
+        return now - self._checked_at >= rules.renewed_every(self.ttl)
 
 
 def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[bytes, ...]) -> Flow[Turn]:

@@ -136,11 +136,14 @@ class _Table:
             case AcquireLease():
                 with pymongo.timeout(terms.ttl):
                     return documents.lease(await setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
-            case CheckLease() | RenewLease():
-                with pymongo.timeout(setup.patience(terms, effect)):
+            case CheckLease():
+                with pymongo.timeout(terms.ttl):
+                    return bool((await setup.checks.update_one(**setup.check(terms, effect))).matched_count)
+            case RenewLease():
+                with pymongo.timeout(renewed_every(terms.ttl)):
                     return bool((await setup.lock.update_one(**setup.renewal(terms, effect))).matched_count)
             case BreakLease():
-                held = await setup.lock.find_one_and_update(**documents.breaking())
+                held = await setup.lock.find_one_and_update(**documents.breaking(setup.clock))
                 return None if held is None else documents.lease(held)
             case KeepLease(lease):
                 self._keeper = TaskKeeper(leasing.keep(lease, terms.ttl), self.perform)

@@ -109,12 +109,12 @@ def records_collection(db: Any, prefix: str) -> Any:
     return _collection(db, f"{prefix}_migrations")
 
 
-def lock_collection(db: Any, prefix: str) -> Any:
+def lock_collection(db: Any, prefix: str, write_concern: str | int = "majority") -> Any:
     """The collection of the lease."""
-    return _collection(db, f"{prefix}_migrations_lock")
+    return _collection(db, f"{prefix}_migrations_lock", write_concern)
 
 
-def _collection(db: Any, name: str) -> Any:
+def _collection(db: Any, name: str, write_concern: str | int = "majority") -> Any:
     # Majority concern and the primary, whatever the client's defaults are: what we write must be neither lost nor
     # overlooked in a fail-over.
     return db.get_collection(
@@ -122,7 +122,7 @@ def _collection(db: Any, name: str) -> Any:
         codec_options=CodecOptions(),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
-        write_concern=WriteConcern("majority"),
+        write_concern=WriteConcern(write_concern),
     )
 
 

@@ -5,7 +5,7 @@ is impossible without an index of our own. Records of mongo-quaestor 0.1.0 have 
 so what is applied is read from `name` alone.
 
 The lease is one document in a collection of its own: `{_id: "lease", owner, token, expiresAt, sessions, previous}` and,
-for people, `host, pid, since, migration`. While nobody holds it `token` and `sessions` are all there is.
+for people, `host, pid, since, migration`. While nobody holds it `token`, `sessions` and `previous` are all there is.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -80,7 +80,7 @@ def acquisition(clock: Clock, ttl: float, holder: Mapping[str, object], sessions
         "expiresAt": clock(ttl),
         # Those of an ended holder stay until somebody has ended them on the server.
         "sessions": {"$setUnion": [{"$ifNull": ["$sessions", []]}, _binaries(sessions)]},
-        "previous": {"$ifNull": ["$owner", None]},
+        "previous": {"$ifNull": ["$owner", {"$ifNull": ["$previous", None]}]},
     }
     update = {field: {"$cond": [free, value, f"${field}"]} for field, value in taken.items()}
     return {"filter": {"_id": LEASE}, "update": [{"$set": update}], "upsert": True, "return_document": True}
@@ -107,18 +107,17 @@ def whereabouts(migration: str | None, sessions: Iterable[bytes]) -> dict[str, o
 
 def release(owner: str) -> dict[str, Any]:
     """The arguments of the update_one that frees the lease of this owner. The token stays, and will rise."""
-    return {"filter": {"_id": LEASE, "owner": owner}, "update": {**_FREED, "$set": {"sessions": []}}}
+    freed = dict.fromkeys(("owner", "host", "pid", "migration", "since", "expiresAt"), "")
+    return {"filter": {"_id": LEASE, "owner": owner}, "update": {"$unset": freed, "$set": {"sessions": []}}}
 
 
-def breaking() -> dict[str, Any]:
-    """The arguments of the find_one_and_update that frees the lease, whoever holds it, and tells who did.
+def breaking(clock: Clock) -> dict[str, Any]:
+    """The arguments of the find_one_and_update that ends the lease, whoever holds it, and tells who did.
 
-    The sessions stay, for the next holder to end: the one who is stopped may be in a transaction.
+    It is left as a killed holder would leave it: the one who is stopped may be in a transaction, for the next to end.
     """
-    return {"filter": {"_id": LEASE, "owner": {"$exists": True}}, "update": _FREED}
-
-
-_FREED = {"$unset": dict.fromkeys(("owner", "host", "pid", "migration", "since", "expiresAt", "previous"), "")}
+    held = {"_id": LEASE, "owner": {"$exists": True}, "$expr": {"$gt": ["$expiresAt", clock(0)]}}
+    return {"filter": held, "update": {"$set": {"expiresAt": datetime(1970, 1, 1, tzinfo=UTC)}}}
 
 
 def lease(document: Mapping[str, Any]) -> Lease:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from quaestor.core import flows
 from quaestor.core.effects import AcquireLease, CheckLease, Flow, RenewLease
 from quaestor.core.events import Hook
-from quaestor.core.lease import SHORTEST_TTL, Lease, Terms, renewed_every
+from quaestor.core.lease import SHORTEST_TTL, Lease, Terms
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
@@ -36,6 +36,7 @@ class Setup:
         prefix: The prefix of its collections.
         records: The records collection, of the driver of `db`.
         lock: The collection of the lease, likewise.
+        checks: The same, without waiting for a majority of the replica set.
         clock: Whose time the lease goes by.
         tell: The event hook as a function that never fails.
     """
@@ -58,6 +59,9 @@ class Setup:
         self.prefix = databases.checked_prefix(prefix, self._database)
         self.records = databases.records_collection(db, self.prefix)
         self.lock = databases.lock_collection(db, self.prefix)
+        # A check asks whether the lease is held. That it lasts is the work of the keeper, who waits for a majority; so
+        # does the record that follows the check.
+        self.checks = databases.lock_collection(db, self.prefix, write_concern=1)
         self.clock = documents.own_clock if databases.is_mock(db) else documents.server_clock
         self.tell = hooks.guarded(on_event)
         self._ttl = _checked_seconds("lease_ttl", lease_ttl, SHORTEST_TTL)
@@ -87,14 +91,14 @@ class Setup:
         }
         return documents.acquisition(self.clock, terms.ttl, holder, effect.sessions)
 
-    def renewal(self, terms: Terms, effect: RenewLease | CheckLease) -> dict[str, Any]:
+    def renewal(self, terms: Terms, effect: RenewLease) -> dict[str, Any]:
         """The arguments of the update_one that renews the lease."""
-        changes = documents.whereabouts(effect.migration, effect.sessions) if isinstance(effect, CheckLease) else {}
-        return documents.renewal(self.clock, terms.ttl, effect.lease, changes)
+        return documents.renewal(self.clock, terms.ttl, effect.lease)
 
-    def patience(self, terms: Terms, effect: RenewLease | CheckLease) -> float:
-        """How long to try to renew the lease, in seconds: a check, as long as it lasts; a renewal, until the next."""
-        return terms.ttl if isinstance(effect, CheckLease) else renewed_every(terms.ttl)
+    def check(self, terms: Terms, effect: CheckLease) -> dict[str, Any]:
+        """The arguments of the update_one that renews it and says where the run is."""
+        whereabouts = documents.whereabouts(effect.migration, effect.sessions)
+        return documents.renewal(self.clock, terms.ttl, effect.lease, whereabouts)
 
 
 def now() -> float:
