@@ -25,11 +25,13 @@ class Ended:
         lines: What it printed.
         errors: Its traceback.
         records: The names in its records.
+        released: Whether it gave back the lease.
     """
 
     lines: list[str]
     errors: str
     records: list[str]
+    released: bool
 
 
 def interrupted(runner: str, colour: str, uri: str, name: str) -> Ended:
@@ -50,7 +52,8 @@ def interrupted(runner: str, colour: str, uri: str, name: str) -> Ended:
         process.wait()
     with MongoClient(uri) as client:
         records = sorted(record["name"] for record in client[name].app_migrations.find())
-    return Ended([first, *output.split("\n")[:-1]], errors, records)
+        released = client[name].app_migrations_lock.count_documents({"token": 1, "owner": {"$exists": False}}) == 1
+    return Ended([first, *output.split("\n")[:-1]], errors, records, released)
 
 
 def _say(line: str) -> None:

@@ -57,10 +57,10 @@ async def test_timeout(db: Any) -> None:
             await registry.run(db, "app")
     with anyio.CancelScope() as scope:
         interruptions.append(scope.cancel)
-        await registry.run(db, "app")
+        await registry.run(db, "app", lease_timeout=0)  # the lease is free again at once
     assert scope.cancelled_caught
 
-    assert await registry.run(db, "app") == ["a"]
+    assert await registry.run(db, "app", lease_timeout=0) == ["a"]
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -177,3 +177,4 @@ async def test_ctrl_c(uri: str, name: str, colour: str) -> None:
     assert "quaestor: in migration 'b', 2 of 2" in ended.errors
     assert ended.lines == ["begun", "function ended", "failed"]
     assert ended.records == ["a"]
+    assert ended.released

@@ -15,3 +15,4 @@ def test_ctrl_c(uri: str, name: str, colour: str) -> None:
     assert "quaestor: in migration 'b', 2 of 2" in ended.errors
     assert ended.lines == ["begun", "function ended", "failed"]
     assert ended.records == ["a"]
+    assert ended.released

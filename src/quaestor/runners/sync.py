@@ -13,28 +13,8 @@ from typing import Any, TypeVar, TypeVarTuple, assert_never
 import pymongo
 from pymongo.errors import PyMongoError
 
-from quaestor.core import leasing
-from quaestor.core.effects import (
-    AcquireLease,
-    BreakLease,
-    CheckLease,
-    Command,
-    CommitAgain,
-    Effect,
-    Emit,
-    EndSessions,
-    Execute,
-    FindRecord,
-    KeepLease,
-    Now,
-    OpenSessions,
-    ReadRecords,
-    Record,
-    ReleaseLease,
-    RenewLease,
-    Sleep,
-    Transact,
-)
+from quaestor.core import effects, leasing
+from quaestor.core.effects import Command, Effect
 from quaestor.core.events import Hook
 from quaestor.core.lease import DEFAULT_TTL, Lease, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
@@ -135,52 +115,52 @@ class _Table:
     def _perform(self, effect: Effect) -> object:  # noqa: C901, PLR0911, PLR0912 - it is one table
         setup, terms = self._setup, self._terms
         match effect:
-            case ReadRecords():
+            case effects.ReadRecords():
                 return documents.records(setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE))
-            case FindRecord(name):
+            case effects.FindRecord(name):
                 return setup.records.find_one({"name": name}, documents.PROJECTION) is not None
-            case Record(name):
+            case effects.Record(name):
                 with pymongo.timeout(terms.ttl):
                     setup.records.insert_one(documents.record(name, datetime.now(UTC)))
                 return True
-            case AcquireLease():
+            case effects.AcquireLease():
                 with pymongo.timeout(terms.ttl):
                     return documents.lease(setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
-            case CheckLease():
+            case effects.CheckLease():
                 with pymongo.timeout(terms.ttl):
                     return bool(setup.checks.update_one(**setup.check(terms, effect)).matched_count)
-            case RenewLease():
+            case effects.RenewLease():
                 with pymongo.timeout(renewed_every(terms.ttl)):
                     return bool(setup.lock.update_one(**setup.renewal(terms, effect)).matched_count)
-            case BreakLease():
+            case effects.BreakLease():
                 held = setup.lock.find_one_and_update(**documents.breaking(setup.clock))
                 return None if held is None else documents.lease(held)
-            case KeepLease(lease):
+            case effects.KeepLease(lease):
                 self._keeper = ThreadKeeper(leasing.keep(lease, terms.ttl), self.perform)
                 return None
-            case ReleaseLease():
+            case effects.ReleaseLease():
                 return insist(self._release)
-            case OpenSessions(colours):
+            case effects.OpenSessions(colours):
                 return self._open_sessions(colours)
-            case EndSessions(sessions):
+            case effects.EndSessions(sessions):
                 setup.db.client.admin.command("killSessions", documents.session_ids(sessions))
                 return None
-            case Execute(migration):
+            case effects.Execute(migration):
                 started = perf_counter()
                 self._call(migration.colour, bodies.call, bodies.call_async, migration, self._db(migration))
                 return perf_counter() - started
-            case Transact(migration):
+            case effects.Transact(migration):
                 attempt = (migration, self._db(migration), setup.prefix, self._sessions[migration.colour])
                 return self._call(migration.colour, transactions.attempt, transactions.attempt_async, *attempt)
-            case CommitAgain(migration):
+            case effects.CommitAgain(migration):
                 session = self._sessions[migration.colour]
                 return self._call(migration.colour, transactions.commit_again, transactions.commit_again_async, session)
-            case Now():
+            case effects.Now():
                 return now()
-            case Sleep(shortest, longest):
+            case effects.Sleep(shortest, longest):
                 time.sleep(random.uniform(shortest, longest))  # noqa: S311 - to spread, not to hide
                 return None
-            case Emit(event):
+            case effects.Emit(event):
                 return setup.tell(event)
             case _:
                 assert_never(effect)
