@@ -1,7 +1,8 @@
 """The lease, lost answers and transactions: their flows, with the answers of a hand and a clock that sleeps move."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ from quaestor.core.events import (
     RunFinished,
     SessionsNotEnded,
 )
-from quaestor.core.lease import Terms
+from quaestor.core.lease import Lease, Terms
 from quaestor.core.records import Records
 from quaestor.core.transaction import Attempt, Ending, Step
 from quaestor.errors import LeaseLostError, LeaseTimeoutError, TransactionFailedError
@@ -110,12 +111,17 @@ def run(*names: str, transactional: bool = False, timeout: float | None = None) 
     return flows.run(known, *WHERE, {"sync"}, Terms("me", 30, timeout))
 
 
+def renewed(looks: int) -> list[Lease]:
+    """The lease of another, as it is seen in so many looks while that one is alive."""
+    return [replace(OTHERS, expires_at=OTHERS.expires_at + timedelta(seconds=look)) for look in range(looks)]
+
+
 # Waiting
 
 
 def test_waiting_is_announced() -> None:
     """A run that waits says so at once and then every 30 s, with the holder; it takes the lease when it can."""
-    by_hand = hand(AcquireLease=[OTHERS] * 100 + [lease()])
+    by_hand = hand(AcquireLease=[*renewed(100), lease()])
 
     assert drive(run(), by_hand.perform) == ["a"]
 
@@ -133,7 +139,20 @@ def test_pauses_between_looks() -> None:
     assert [pause.longest for pause in pauses[:3]] == pytest.approx([0.05, 0.075, 0.1125])
     assert [pause.longest for pause in pauses[15:]] == pytest.approx([1, 1, 1, 1, 1, 0.05])
     assert all(pause.shortest == pause.longest / 2 for pause in pauses)
-    assert rules.looked_again_within(10**9) == 1
+    assert rules.looked_again_within(10**9, 0, 30) == 1
+
+
+def test_looks_at_a_dead_holder() -> None:
+    """When a holder has missed a renewal the looks come closer: its lease is taken soon after its end."""
+    assert [rules.looked_again_within(20, unchanged, 30) for unchanged in (0, 19, 20, 29)] == [1, 1, 0.25, 0.25]
+    assert rules.looked_again_within(20, 0, 1) == pytest.approx(1 / 3)
+
+    alive = renewed(60)
+    by_hand = hand(AcquireLease=[*alive, *[alive[-1]] * 40, lease()])
+    drive(run(), by_hand.perform)
+    pauses = [effect.longest for effect in by_hand.asked if isinstance(effect, Sleep)]
+    assert set(pauses[20:79]) == {1}
+    assert set(pauses[81:]) == {0.25}
 
 
 def test_timeout() -> None:
@@ -248,13 +267,20 @@ def test_outcome_of_the_record_unknown(found: bool) -> None:
     assert drive(run(), by_hand.perform) == ["a"]
 
     tail = by_hand.kinds()[by_hand.kinds().index("Record") : -1]
-    assert tail == ["Record", "FindRecord"] + ([] if found else ["Sleep", "CheckLease", "Record"])
+    assert tail == ["Record", "FindRecord"] + (["CheckLease"] if found else ["Sleep", "CheckLease", "Record"])
 
 
 def test_record_thought_lost_is_there() -> None:
     """A second insert that finds the first one is not a sign of somebody else; the record counts once it is to stay."""
     by_hand = hand(Record=[LOST, False], FindRecord=[False, False, True])
     assert drive(run(), by_hand.perform) == ["a"]
+
+
+def test_record_of_another_found() -> None:
+    """A record that is found after an outcome was unknown may be that of another: the lease tells."""
+    by_hand = hand(Record=[LOST], CheckLease=[True, False])
+    with pytest.raises(LeaseLostError):
+        drive(run(), by_hand.perform)
 
 
 def test_record_unknown_and_lease_lost() -> None:
@@ -293,15 +319,14 @@ def test_command_that_never_succeeds(command: str) -> None:
     assert by_hand.now == pytest.approx(1_030, abs=1)
 
 
-@pytest.mark.parametrize("command", ["ReadRecords", "AcquireLease"])
-def test_no_server(command: str) -> None:
-    """Before anything has run nobody waits for longer than the driver does; later a server may come back."""
-    by_hand = hand(**{command: [AWAY]})
+def test_no_server() -> None:
+    """At the start nobody waits for longer than the driver does; later a server may come back."""
+    by_hand = hand(ReadRecords=[AWAY])
     with pytest.raises(ConnectionError):
         drive(run(), by_hand.perform)
     assert by_hand.now == 1_000
 
-    by_hand = hand(CheckLease=[AWAY, True])
+    by_hand = hand(AcquireLease=[AWAY, lease()], CheckLease=[AWAY, True])
     assert drive(run(), by_hand.perform) == ["a"]
 
 
@@ -477,7 +502,7 @@ def test_keep() -> None:
 def test_unlock() -> None:
     """One command, sent again if its answer is lost."""
     by_hand = hand(BreakLease=[LOST, OTHERS])
-    assert drive(flows.unlock(Terms("me")), by_hand.perform) == OTHERS
+    assert drive(flows.unlock(), by_hand.perform) == OTHERS
 
 
 def test_kept_from_the_start() -> None:

@@ -54,11 +54,11 @@ async def test_applying(db: Any, commands: Commands) -> None:
 
 
 async def test_applying_in_transactions(db: Any, commands: Commands) -> None:
-    """N transactional ones cost 3 N + 3: each a record, a commit, and a check before the next."""
+    """N transactional ones cost 3 N + 4: who the user is, and each a record, a commit, and a check before the next."""
     await migrations(7, transaction=True).run(db, "app")
 
     each = ["insert", "commitTransaction", "update"]
-    assert commands.names == ["find", "findAndModify", "find"] + each * 7
+    assert commands.names == ["find", "connectionStatus", "findAndModify", "find"] + each * 7
 
 
 async def test_majority_on_the_primary(db: Any, commands: Commands) -> None:
@@ -78,7 +78,7 @@ async def test_commit_with_majority(db: Any, commands: Commands) -> None:
     """A transaction is committed with majority concern, whatever the client's defaults are."""
     await migrations(1, transaction=True).run(db, "app")
 
-    insert, commit = commands.sent[3:5]
+    insert, commit = commands.sent[4:6]
     assert commit["writeConcern"]["w"] == "majority"
     assert insert["readConcern"]["level"] == "local"
     assert insert["startTransaction"] is True

@@ -1,6 +1,7 @@
 """Migrations whose function and record are one transaction."""
 
 import contextvars
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,7 +124,8 @@ def test_session_in_the_lock(db: Any, other: Any) -> None:
     first, second = seen
     (session,) = first["sessions"]
     assert second == lock_document(first, migration="b", renewed=second["expiresAt"], sessions=[session])
-    assert session.subtype == 4
+    assert session["uid"] == hashlib.sha256(b"").digest()  # nobody has logged in
+    assert session["id"].subtype == 4
     assert other.app_migrations_lock.find_one()["sessions"] == []
 
 

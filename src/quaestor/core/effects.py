@@ -122,8 +122,8 @@ class ReleaseLease(Ask[Exception | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSessions(Ask[tuple[bytes, ...] | None]):
-    """Have a session for transactions in the databases of these colours; sends nothing.
+class OpenSessions(Command[tuple[bytes, ...] | None]):
+    """Have a session for transactions in the databases of these colours.
 
     Answers the ids of all that are open, or None where the server has no transactions.
     """

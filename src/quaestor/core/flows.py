@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TypeAlias
 
+from quaestor.core import lease as rules
 from quaestor.core import leasing, plan, transaction
 from quaestor.core.effects import (
     BreakLease,
@@ -67,7 +68,7 @@ def run(
     """
     sorter = plan.validated(definitions)
     try:
-        records = yield from settled(ReadRecords(), terms.ttl, awaiting_server=False)
+        records = yield from settled(ReadRecords(), rules.PATIENCE, awaiting_server=False)
     except Exception as error:
         _note(error, f"quaestor: while reading the records of {prefix!r} in the database {database!r}; nothing has run")
         raise
@@ -81,7 +82,7 @@ def run(
     sessions = yield from _prepared(todo, records, colours)
     try:
         turn = yield from leasing.take(terms, database, prefix, todo[0].name, sessions)
-        again = yield from settled(ReadRecords(), terms.ttl)
+        again = yield from settled(ReadRecords(), rules.patience(terms.ttl))
         if again != records:  # another instance has been at work
             todo = plan.pending(definitions, plan.validated(definitions), again)
             sessions = (yield from _prepared(todo, again, colours)) or sessions
@@ -107,9 +108,9 @@ def _release(database: str, prefix: str, terms: Terms) -> Flow[None]:
         yield from Emit(LeaseNotReleased(database, prefix, terms.ttl, failure))
 
 
-def unlock(terms: Terms) -> Flow[Lease | None]:
+def unlock() -> Flow[Lease | None]:
     """Free the lease, whoever holds it; whoever does stops at its next step. Returns who did, or None."""
-    return (yield from settled(BreakLease(), terms.ttl, awaiting_server=False))
+    return (yield from settled(BreakLease(), rules.PATIENCE, awaiting_server=False))
 
 
 def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) -> Flow[tuple[bytes, ...]]:
@@ -119,7 +120,8 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
     transactional = [migration for migration in todo if migration.transaction]
     if not transactional:
         return ()
-    sessions = yield from OpenSessions(frozenset(migration.colour for migration in transactional))
+    colours_needed = frozenset(migration.colour for migration in transactional)
+    sessions = yield from settled(OpenSessions(colours_needed), rules.PATIENCE)
     if sessions is None:
         raise TransactionsUnsupportedError([migration.name for migration in transactional])
     return sessions
@@ -157,11 +159,12 @@ def _record(name: str, turn: Turn) -> Flow[None]:
     began: float | None = None
     while written is not True:
         # Either the outcome is unknown, or an insert of ours that was thought lost is there but not yet to stay.
-        if (yield from settled(FindRecord(name), turn.ttl)):
+        if (yield from settled(FindRecord(name), rules.patience(turn.ttl))):
+            yield from turn.check(name, ended=name)  # it may be that of another, if this one was frozen
             return
         now = yield from Now()
         began = now if began is None else began
-        if isinstance(written, Unknown) and now - began >= turn.ttl:
+        if isinstance(written, Unknown) and now - began >= rules.patience(turn.ttl):
             raise written.error
         yield from Sleep(*leasing.PAUSE)
         yield from turn.check(name, ended=name)
@@ -179,7 +182,9 @@ def _transact(migration: MigrationDefinition, place: _Place, turn: Turn) -> Flow
         if attempt.ending is Ending.COMMITTED:
             return attempt.seconds
         yield from turn.check(migration.name)
-        if (yield from settled(FindRecord(migration.name), turn.ttl)):  # a lost answer, or a frozen holder that woke
+        if (
+            yield from settled(FindRecord(migration.name), rules.patience(turn.ttl))
+        ):  # a lost answer, or a frozen holder that woke
             return attempt.seconds
         if attempt.ending is Ending.UNKNOWN and attempt.error is not None:
             raise attempt.error

@@ -17,8 +17,13 @@ SHORTEST_TTL = 1.0
 ANNOUNCED_EVERY = 30.0
 """How often a run that waits says so, in seconds."""
 
+PATIENCE = 30.0
+"""For how long, in seconds, a run that does not hold the lease waits for a server to answer: a fail-over takes ten and
+more."""
+
 _FIRST_LOOK = 0.05
 _LAST_LOOK = 1.0
+_CLOSE_LOOK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,8 @@ class Lease:
         since: When it took the lease (datetime, aware, UTC, by the server's clock).
         expires_at: When the lease ends unless it is renewed (datetime, likewise).
         migration: The migration it is in (str), as far as it has said; None before the first and after the last.
-        sessions: The ids of the server's sessions in which transactions of this or an ended holder may be open
-            (tuple of bytes).
+        sessions: The server's sessions in which transactions of this or an ended holder may be open (tuple of bytes:
+            their ids, as `runners/documents.py` makes them).
         previous: The last owner that never released it (str), and so was killed, or frozen and able to wake; None if
             there was none.
     """
@@ -69,6 +74,14 @@ class Terms:
     timeout: float | None = None
 
 
+def patience(ttl: float) -> float:
+    """For how long a run that holds the lease sends a command again whose outcome is unknown, in seconds.
+
+    Whether it still holds the lease is for the server to say, and not for an answer that does not come.
+    """
+    return max(ttl, PATIENCE)
+
+
 def renewed_every(ttl: float) -> float:
     """When to renew after a renewal, in seconds: two may fail and the lease still stands."""
     return ttl / 3
@@ -79,9 +92,16 @@ def tried_again_after(ttl: float) -> float:
     return ttl / 10
 
 
-def looked_again_within(looks: int) -> float:
-    """The longest pause before another look at a lease that is held, in seconds, after so many looks.
+def looked_again_within(looks: int, unchanged: float, ttl: float) -> float:
+    """The longest pause before another look at a lease that is held, in seconds.
 
-    Short at first, for most runs are short; about a second later, so that many who wait do not load the server.
+    Short at first, for most runs are short; about a second later, so that many who wait do not load the server. Shorter
+    again when the holder has missed a renewal and may be dead: its lease is taken soon after it has ended.
+
+    Args:
+        looks: How often this holder was seen.
+        unchanged: For how long its lease was not seen to be renewed, in seconds.
+        ttl: How long it lasts without, in seconds, as far as this run knows: its own.
     """
-    return float(min(_LAST_LOOK, _FIRST_LOOK * 1.5 ** min(looks, 10)))
+    longest = min(_FIRST_LOOK * 1.5 ** min(looks, 10), _LAST_LOOK, renewed_every(ttl))
+    return min(longest, _CLOSE_LOOK) if unchanged >= 2 * renewed_every(ttl) else float(longest)

@@ -73,7 +73,7 @@ class Turn:
         """
         while True:
             asked_at = yield from Now()
-            if not (yield from settled(CheckLease(self.lease, upcoming, self.sessions), self.ttl)):
+            if not (yield from settled(CheckLease(self.lease, upcoming, self.sessions), rules.patience(self.ttl))):
                 raise LeaseLostError(ended)
             self._checked_at = asked_at
             if not (yield from self._is_old()):  # else the answer came so late that the process may have been frozen
@@ -106,9 +106,10 @@ def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[b
     """
     began = asked_at = yield from Now()
     announced_at: float | None = None
-    seen, looks = "", 0
+    seen: Lease | None = None
+    looks, renewed_at = 0, began
     while True:
-        lease = yield from settled(AcquireLease(first, sessions), terms.ttl, awaiting_server=False)
+        lease = yield from settled(AcquireLease(first, sessions), rules.PATIENCE)
         if lease.owner == terms.owner:
             yield from KeepLease(lease)
             return Turn(lease, terms.ttl, asked_at)
@@ -119,9 +120,12 @@ def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[b
         if announced_at is None or now - announced_at >= rules.ANNOUNCED_EVERY:
             announced_at = now
             yield from Emit(LeaseAwaited(database, prefix, lease, now - began))
-        if lease.owner != seen:  # another one has its turn, and it may be a short one
-            seen, looks = lease.owner, 0
-        longest = rules.looked_again_within(looks)
+        if seen is None or seen.owner != lease.owner:  # another one has its turn, and it may be a short one
+            looks = 0
+        if seen is None or seen.expires_at != lease.expires_at:
+            renewed_at = now
+        seen = lease
+        longest = rules.looked_again_within(looks, now - renewed_at, terms.ttl)
         yield from Sleep(min(longest / 2, left), min(longest, left))
         looks += 1
         asked_at = yield from Now()
@@ -138,7 +142,7 @@ def end_sessions_of_others(
     turn.sessions = own
     if not others:
         return
-    refusal = yield from settled(EndSessions(others), turn.ttl)
+    refusal = yield from settled(EndSessions(others), rules.patience(turn.ttl))
     if refusal is not None:
         yield from Emit(SessionsNotEnded(database, prefix, refusal))
     yield from turn.check(first)

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, TypeVarTuple, assert_never
 import pymongo
 from pymongo.errors import PyMongoError
 
-from quaestor.core import effects, leasing
+from quaestor.core import effects, flows, leasing
 from quaestor.core.effects import Command, Effect
 from quaestor.core.events import Hook
-from quaestor.core.lease import DEFAULT_TTL, Lease, Terms, renewed_every
+from quaestor.core.lease import DEFAULT_TTL, PATIENCE, Lease, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
@@ -22,6 +22,7 @@ from quaestor.runners.drive import drive_async
 from quaestor.runners.interrupts import insist_async
 from quaestor.runners.keeper import TaskKeeper
 from quaestor.runners.setup import Registry, Setup, now
+from quaestor.runners.transactions import Session
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -80,7 +81,7 @@ class AsyncRunner:
             Who held it, or None if nobody did.
         """
         terms = self._setup.terms()
-        return await drive_async(self._setup.unlock(terms), _Table(self._setup, terms).perform)
+        return await drive_async(flows.unlock(), _Table(self._setup, terms).perform)
 
 
 class _Table:
@@ -89,7 +90,7 @@ class _Table:
     def __init__(self, setup: Setup, terms: Terms) -> None:
         self._setup = setup
         self._terms = terms
-        self._sessions: dict[Colour, Any] = {}
+        self._sessions: dict[Colour, Session] = {}
         self._keeper: TaskKeeper | None = None
 
     async def perform(self, effect: Effect) -> object:
@@ -114,7 +115,7 @@ class _Table:
                     await setup.records.insert_one(documents.record(name, datetime.now(UTC)))
                 return True
             case effects.AcquireLease():
-                with pymongo.timeout(terms.ttl):
+                with pymongo.timeout(PATIENCE):
                     return documents.lease(await setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
             case effects.CheckLease():
                 with pymongo.timeout(terms.ttl):
@@ -133,7 +134,7 @@ class _Table:
             case effects.OpenSessions(colours):
                 return await self._open_sessions(colours)
             case effects.EndSessions(sessions):
-                await setup.db.client.admin.command("killSessions", documents.session_ids(sessions))
+                await setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
             case effects.Execute(migration):
                 started = perf_counter()
@@ -179,7 +180,7 @@ class _Table:
             self._sessions[colour] = await self._call(
                 colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]
             )
-        return tuple(map(transactions.session_id, self._sessions.values()))
+        return tuple(session.id for session in self._sessions.values())
 
     async def _release(self) -> Exception | None:
         if self._keeper is not None:

@@ -8,6 +8,7 @@ The lease is one document in a collection of its own: `{_id: "lease", owner, tok
 for people, `host, pid, since, migration`. While nobody holds it `token`, `sessions` and `previous` are all there is.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -51,6 +52,8 @@ Clock: TypeAlias = Callable[[float], object]
 LEASE = "lease"
 """The `_id` of the one document in the lock collection."""
 
+_ID_SIZE = 16  # bytes of the UUID that a session's id is
+
 
 def server_clock(seconds: float) -> object:
     """The server's own clock: those of the clients may differ by hours."""
@@ -79,7 +82,7 @@ def acquisition(clock: Clock, ttl: float, holder: Mapping[str, object], sessions
         "since": clock(0),
         "expiresAt": clock(ttl),
         # Those of an ended holder stay until somebody has ended them on the server.
-        "sessions": {"$setUnion": [{"$ifNull": ["$sessions", []]}, _binaries(sessions)]},
+        "sessions": {"$setUnion": [{"$ifNull": ["$sessions", []]}, lsids(sessions)]},
         "previous": {"$ifNull": ["$owner", {"$ifNull": ["$previous", None]}]},
     }
     update = {field: {"$cond": [free, value, f"${field}"]} for field, value in taken.items()}
@@ -102,7 +105,7 @@ def renewal(clock: Clock, ttl: float, lease: Lease, changes: Mapping[str, object
 
 def whereabouts(migration: str | None, sessions: Iterable[bytes]) -> dict[str, object]:
     """The fields of the lease's document that say where a run is."""
-    return {"migration": migration, "sessions": _binaries(sessions)}
+    return {"migration": migration, "sessions": lsids(sessions)}
 
 
 def release(owner: str) -> dict[str, Any]:
@@ -130,18 +133,23 @@ def lease(document: Mapping[str, Any]) -> Lease:
         since=_aware(document["since"]),
         expires_at=_aware(document["expiresAt"]),
         migration=document["migration"],
-        sessions=tuple(bytes(session) for session in document["sessions"]),
+        sessions=tuple(bytes(lsid["id"]) + bytes(lsid["uid"]) for lsid in document["sessions"]),
         previous=document["previous"],
     )
 
 
-def session_ids(sessions: Iterable[bytes]) -> list[dict[str, Binary]]:
-    """The ids of sessions as `killSessions` takes them."""
-    return [{"id": session} for session in _binaries(sessions)]
+def session_id(lsid: Mapping[str, Any], connection_status: Mapping[str, Any]) -> bytes:
+    """By what the server knows a session: its id, and a digest of the user whose session it is."""
+    users = [f"{user['user']}@{user['db']}" for user in connection_status["authInfo"]["authenticatedUsers"]]
+    return bytes(lsid["id"]) + hashlib.sha256("".join(users[:1]).encode()).digest()
 
 
-def _binaries(sessions: Iterable[bytes]) -> list[Binary]:
-    return [Binary(session, UUID_SUBTYPE) for session in sessions]
+def lsids(sessions: Iterable[bytes]) -> list[dict[str, Binary]]:
+    """Sessions as `killSessions` takes them.
+
+    Without the user the server would take each for one of the caller's own, and silently end nothing where it is not.
+    """
+    return [{"id": Binary(session[:_ID_SIZE], UUID_SUBTYPE), "uid": Binary(session[_ID_SIZE:])} for session in sessions]
 
 
 def _aware(date: datetime) -> datetime:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pymongo import _csot  # private: the driver has no other word for what is left of a `pymongo.timeout`
 from pymongo.errors import (
     ConnectionFailure,
     DuplicateKeyError,
@@ -58,6 +59,9 @@ def answer(command: Command[Any], error: PyMongoError) -> object:
             return False
         case AcquireLease() if isinstance(error, DuplicateKeyError):  # two at once have made the document
             return Unknown(error)
+    left = _csot.remaining()
+    if left is not None and left <= 0:  # the caller's own deadline is over: nothing is sent again
+        raise error
     if (unknown := _unknown(error)) is not None:
         return unknown
     if isinstance(command, EndSessions) and isinstance(error, OperationFailure):

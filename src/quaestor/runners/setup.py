@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from quaestor.core import flows
 from quaestor.core.effects import AcquireLease, CheckLease, Flow, RenewLease
 from quaestor.core.events import Hook
-from quaestor.core.lease import SHORTEST_TTL, Lease, Terms
+from quaestor.core.lease import SHORTEST_TTL, Terms
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
@@ -76,10 +76,6 @@ class Setup:
         """The flow that applies all that is pending."""
         migrations = dict(self._registry.migrations)  # what is registered while it runs is for the next run
         return flows.run(migrations, self._database, self.prefix, self.databases.keys(), terms)
-
-    def unlock(self, terms: Terms) -> Flow[Lease | None]:
-        """The flow that frees the lease."""
-        return flows.unlock(terms)
 
     def acquisition(self, terms: Terms, effect: AcquireLease) -> dict[str, Any]:
         """The arguments of the find_one_and_update that takes the lease."""

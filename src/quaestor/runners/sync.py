@@ -13,10 +13,10 @@ from typing import Any, TypeVar, TypeVarTuple, assert_never
 import pymongo
 from pymongo.errors import PyMongoError
 
-from quaestor.core import effects, leasing
+from quaestor.core import effects, flows, leasing
 from quaestor.core.effects import Command, Effect
 from quaestor.core.events import Hook
-from quaestor.core.lease import DEFAULT_TTL, Lease, Terms, renewed_every
+from quaestor.core.lease import DEFAULT_TTL, PATIENCE, Lease, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
@@ -24,6 +24,7 @@ from quaestor.runners.drive import drive
 from quaestor.runners.interrupts import insist
 from quaestor.runners.keeper import ThreadKeeper
 from quaestor.runners.setup import Registry, Setup, now
+from quaestor.runners.transactions import Session
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -84,7 +85,7 @@ class SyncRunner:
         """
         terms = self._setup.terms()
         with closing(_Table(self._setup, terms)) as table:
-            return drive(self._setup.unlock(terms), table.perform)
+            return drive(flows.unlock(), table.perform)
 
 
 class _Table:
@@ -93,7 +94,7 @@ class _Table:
     def __init__(self, setup: Setup, terms: Terms) -> None:
         self._setup = setup
         self._terms = terms
-        self._sessions: dict[Colour, Any] = {}
+        self._sessions: dict[Colour, Session] = {}
         self._keeper: ThreadKeeper | None = None
         self._portal = bodies.Portal(setup.databases.get("async"))
 
@@ -124,7 +125,7 @@ class _Table:
                     setup.records.insert_one(documents.record(name, datetime.now(UTC)))
                 return True
             case effects.AcquireLease():
-                with pymongo.timeout(terms.ttl):
+                with pymongo.timeout(PATIENCE):
                     return documents.lease(setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
             case effects.CheckLease():
                 with pymongo.timeout(terms.ttl):
@@ -143,7 +144,7 @@ class _Table:
             case effects.OpenSessions(colours):
                 return self._open_sessions(colours)
             case effects.EndSessions(sessions):
-                setup.db.client.admin.command("killSessions", documents.session_ids(sessions))
+                setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
             case effects.Execute(migration):
                 started = perf_counter()
@@ -187,7 +188,7 @@ class _Table:
             self._sessions[colour] = self._call(
                 colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]
             )
-        return tuple(map(transactions.session_id, self._sessions.values()))
+        return tuple(session.id for session in self._sessions.values())
 
     def _release(self) -> Exception | None:
         if self._keeper is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, assert_never
@@ -22,52 +23,64 @@ from quaestor.runners.drive import drive, drive_async
 _CONCERNS = (ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY)
 
 
-def open_session(db: Any) -> Any:
-    """A session for transactions in this synchronous database. Sends nothing."""
-    return db.client.start_session()
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session for transactions.
+
+    Attributes:
+        driver: The driver's own.
+        id: By what the server knows it.
+    """
+
+    driver: Any
+    id: bytes
 
 
-async def open_session_async(db: Any) -> Any:
+def open_session(db: Any) -> Session:
+    """A session for transactions in this synchronous database."""
+    status = db.client.admin.command("connectionStatus")
+    session = db.client.start_session()
+    return Session(session, documents.session_id(session.session_id, status))
+
+
+async def open_session_async(db: Any) -> Session:
     """The same for an asynchronous database."""
-    return await _awaited(db.client.start_session())  # awaited with Motor only
+    status = await db.client.admin.command("connectionStatus")
+    session = await _awaited(db.client.start_session())  # awaited with Motor only
+    return Session(session, documents.session_id(session.session_id, status))
 
 
-def end_session(session: Any) -> None:
+def end_session(session: Session) -> None:
     """Give the session back to the driver, which keeps them for other uses."""
-    session.end_session()
+    session.driver.end_session()
 
 
-async def end_session_async(session: Any) -> None:
+async def end_session_async(session: Session) -> None:
     """The same in an asynchronous database."""
-    await session.end_session()
+    await session.driver.end_session()
 
 
-def session_id(session: Any) -> bytes:
-    """The id by which the server knows the session."""
-    return bytes(session.session_id["id"])
-
-
-def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Any) -> Attempt:
+def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Session) -> Attempt:
     """Perform the function of a `def` migration and its record in one transaction."""
     records = databases.records_collection(db, prefix)
 
     def perform(step: Step) -> object:
         match step:
             case Step.BEGIN:
-                session.start_transaction(*_CONCERNS)
+                session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
-                with session.bind(end_session=False):
+                with session.driver.bind(end_session=False):
                     bodies.call(migration, db)
             case Step.RECORD:
                 try:
-                    records.insert_one(documents.record(migration.name, datetime.now(UTC)), session=session)
+                    records.insert_one(documents.record(migration.name, datetime.now(UTC)), session=session.driver)
                 except DuplicateKeyError:
                     return False
                 return True
             case Step.COMMIT:
-                session.commit_transaction()
+                session.driver.commit_transaction()
             case Step.ABORT:
-                session.abort_transaction()
+                session.driver.abort_transaction()
             case _:
                 assert_never(step)
         return None
@@ -79,28 +92,30 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Any) 
         return faults.attempt(error, perf_counter() - started)
 
 
-async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, session: Any) -> Attempt:
+async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, session: Session) -> Attempt:
     """Perform the function of an `async def` migration and its record in one transaction."""
     records = databases.records_collection(db, prefix)
 
     async def perform(step: Step) -> object:
         match step:
             case Step.BEGIN:
-                await _awaited(session.start_transaction(*_CONCERNS))
+                await _awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
-                async with _bound(session):
+                async with _bound(session.driver):
                     await bodies.call_async(migration, db)
             case Step.RECORD:
                 try:
-                    await records.insert_one(documents.record(migration.name, datetime.now(UTC)), session=session)
+                    await records.insert_one(
+                        documents.record(migration.name, datetime.now(UTC)), session=session.driver
+                    )
                 except DuplicateKeyError:
                     return False
                 return True
             case Step.COMMIT:
-                await session.commit_transaction()
+                await session.driver.commit_transaction()
             case Step.ABORT:
                 with anyio.CancelScope(shield=True):  # an open transaction would block what it touched
-                    await session.abort_transaction()
+                    await session.driver.abort_transaction()
             case _:
                 assert_never(step)
         return None
@@ -112,19 +127,19 @@ async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, se
         return faults.attempt(error, perf_counter() - started)
 
 
-def commit_again(session: Any) -> Attempt:
+def commit_again(session: Session) -> Attempt:
     """Send the last commit once more, from synchronous code."""
     try:
-        session.commit_transaction()
+        session.driver.commit_transaction()
     except PyMongoError as error:
         return faults.attempt(error, 0)
     return Attempt(Ending.COMMITTED)
 
 
-async def commit_again_async(session: Any) -> Attempt:
+async def commit_again_async(session: Session) -> Attempt:
     """Send the last commit once more."""
     try:
-        await session.commit_transaction()
+        await session.driver.commit_transaction()
     except PyMongoError as error:
         return faults.attempt(error, 0)
     return Attempt(Ending.COMMITTED)

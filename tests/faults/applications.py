@@ -1,0 +1,216 @@
+"""An application that migrates, written once and run with every driver; and what it leaves in the database."""
+
+import asyncio
+import contextlib
+import contextvars
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import pymongo
+from bson import ObjectId
+from bson.binary import UUID_SUBTYPE, Binary
+from pymongo import MongoClient
+
+from quaestor import AsyncRunner, Event, Lease, MigrationRegistry, SyncRunner
+from quaestor.runners.drive import drive, drive_async
+from tests.databases import opened, opened_async
+
+DRIVERS = ("pymongo", "pymongo-async", "motor")
+
+Body: TypeAlias = Callable[[Any], Generator[Any, Any, None]]
+"""A migration's function for every driver. It yields each operation on the database and gets back what came of it.
+
+An operation of an asynchronous driver is awaited. A function that is yielded is called outside of the body's
+transaction and of its event loop: that is how a body waits, and how something else happens meanwhile.
+"""
+
+
+class Application:
+    """A registry, and a database that it migrates with the prefix `app`.
+
+    Args:
+        colour: Of the database.
+        opener: Makes the context manager that opens it; it is opened for every run.
+
+    Attributes:
+        registry: The migrations.
+        bodies: The names of the migrations whose function was called, in order.
+        events: What the runs told, in order.
+        when: What to do at an event of a type; called with it.
+    """
+
+    def __init__(self, colour: Literal["sync", "async"], opener: Callable[[], Any]) -> None:
+        self._colour = colour
+        self._opened = opener
+        self.registry = MigrationRegistry()
+        self.bodies: list[str] = []
+        self.events: list[Event] = []
+        self.when: dict[type[Event], Callable[[Any], object]] = {}
+
+    def migration(self, name: str, *, transaction: bool = False) -> Callable[[Body], Body]:
+        """Register a body."""
+
+        def decorator(body: Body) -> Body:
+            def function(db: Any) -> None:
+                self.bodies.append(name)
+                drive(body(db), _perform)
+
+            async def function_async(db: Any) -> None:
+                self.bodies.append(name)
+                await drive_async(body(db), _perform_async)
+
+            chosen = {"sync": function, "async": function_async}[self._colour]
+            self.registry.register(name, transaction=transaction)(chosen)
+            return body
+
+        return decorator
+
+    def leaves_effects(self, *names: str, transaction: bool = False) -> None:
+        """Register migrations that insert their name into `effects`."""
+        for name in names:
+            self.migration(name, transaction=transaction)(partial(effect, name))
+
+    def run(self, **options: Any) -> list[str]:
+        """Run the migrations."""
+        if self._colour == "sync":
+            with self._opened() as db:
+                return self.registry.run_sync(db, "app", on_event=self._tell, **options)
+
+        async def run() -> list[str]:
+            async with self._opened() as db:
+                return await self.registry.run(db, "app", on_event=self._tell, **options)
+
+        return asyncio.run(run())
+
+    def unlock(self) -> Lease | None:
+        """Free the lease of whoever holds it."""
+        if self._colour == "sync":
+            with self._opened() as db:
+                return SyncRunner(self.registry, db, "app").unlock()
+
+        async def unlock() -> Lease | None:
+            async with self._opened() as db:
+                return await AsyncRunner(self.registry, db, "app").unlock()
+
+        return asyncio.run(unlock())
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        """The events of a type, so far."""
+        return [event for event in self.events if type(event) is kind]
+
+    def _tell(self, event: Event) -> None:
+        self.events.append(event)
+        if type(event) in self.when:
+            self.when[type(event)](event)
+
+
+def application(driver: str, uri: str, database: str, **options: Any) -> Application:
+    """An application with one of the drivers that need a server; the options are its client's.
+
+    A fail point for it alone has appName="app".
+    """
+    options = {"appname": "app", "heartbeatFrequencyMS": 500, **options}
+    if driver == "pymongo":
+        return Application("sync", partial(opened, "pymongo", uri, database, **options))
+    family = {"pymongo-async": "pymongo", "motor": "motor"}[driver]
+    return Application("async", partial(opened_async, family, uri, database, **options))
+
+
+def effect(name: str, db: Any) -> Generator[Any, Any, None]:
+    """A body that inserts the name into `effects`."""
+    yield db.effects.insert_one({"migration": name})
+
+
+@dataclass(frozen=True)
+class State:
+    """What runs have left.
+
+    Attributes:
+        records: The names that are recorded, in order; each as often as it is.
+        effects: The names that migrations inserted, likewise.
+        holder: The owner of the lease; None where it is free.
+    """
+
+    records: list[str]
+    effects: list[str]
+    holder: str | None = None
+
+
+def state(db: Any) -> State:
+    """The state of a synchronous database."""
+    records = list(db.app_migrations.find())
+    assert all(isinstance(record["appliedAt"], datetime) for record in records)
+    lock = db.app_migrations_lock.find_one() or {}
+    return State(
+        sorted(record["name"] for record in records),
+        sorted(document["migration"] for document in db.effects.find()),
+        lock.get("owner"),
+    )
+
+
+def old_record(name: str) -> dict[str, object]:
+    """A record as mongo-quaestor 0.1.0 writes it, which knows no lease."""
+    return {"_id": ObjectId(), "name": name, "appliedAt": datetime.now(UTC)}
+
+
+def lsid(client: MongoClient[Any], session_id: bytes) -> dict[str, Binary]:
+    """A session of this client as the server, and the lock document, names it."""
+    users = client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
+    user = f"{users[0]['user']}@{users[0]['db']}" if users else ""
+    return {"id": Binary(session_id, UUID_SUBTYPE), "uid": Binary(hashlib.sha256(user.encode()).digest())}
+
+
+def hold(db: Any, *, seconds: float, sessions: Sequence[Mapping[str, Binary]] = ()) -> None:
+    """Leave the lease as a run leaves it that is killed: it ends after so many seconds."""
+    now = datetime.now(UTC)
+    db.app_migrations_lock.replace_one(
+        {"_id": "lease"},
+        {
+            "owner": "somebody",
+            "token": 7,
+            "host": "elsewhere",
+            "pid": 4321,
+            "migration": "a",
+            "since": now - timedelta(minutes=1),
+            "expiresAt": now + timedelta(seconds=seconds),
+            "sessions": list(sessions),
+            "previous": None,
+        },
+        upsert=True,
+    )
+
+
+@contextlib.contextmanager
+def transactions_live(uri: str, seconds: int) -> Iterator[None]:
+    """Let the server end transactions that are older, while the context lasts."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        parameter = "transactionLifetimeLimitSeconds"
+        before = client.admin.command({"setParameter": 1, parameter: seconds})["was"]
+        try:
+            yield
+        finally:
+            client.admin.command({"setParameter": 1, parameter: before})
+
+
+def until_ended(db: Any) -> None:
+    """Wait until the lease that somebody holds has ended, by the server's clock."""
+    with pymongo.timeout(30):
+        ended = {"$expr": {"$lte": ["$expiresAt", "$$NOW"]}}
+        while db.app_migrations_lock.find_one(ended) is None:
+            time.sleep(0.02)
+
+
+def _perform(operation: Any) -> Any:
+    return contextvars.Context().run(operation) if callable(operation) else operation
+
+
+async def _perform_async(operation: Any) -> Any:
+    if inspect.isawaitable(operation):
+        return await operation
+    return await asyncio.to_thread(_perform, operation)

@@ -1,0 +1,392 @@
+"""An instance: a process that runs migrations once, tells what happens, and can be made to stop or to die anywhere.
+
+As a program (`python -m tests.faults.instance ORDERS`, JSON) it says `ready`, waits for a line, runs, and says how that
+ended. What it says are lines of JSON: the events of the run under the names of their classes, and
+
+    step      it is before, or after, a command of its own (if `traced`)
+    stopped   it is at the step `stopped_at`, or in a migration that is `held`, and waits for a line
+    dies      it is at the step number `dies_at`, and ends itself by SIGKILL
+    returned, raised
+
+A step is named by its command and the collection: "before insert records", "after update work", "before update lease".
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self, TypeAlias
+
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import AutoReconnect
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from quaestor import AsyncRunner, Event, LeaseAwaited, MigrationRegistry, MigrationRetried, RunStarted, SyncRunner
+
+PATIENCE = 120.0
+"""For how long a line of an instance is waited for, in seconds, before it counts as hung."""
+
+NAMES = {"app_migrations": "records", "app_migrations_lock": "lease"}
+"""What the library's collections are called in the names of steps."""
+
+Line: TypeAlias = dict[str, Any]
+"""What an instance said: `is`, `at` (of a clock that all processes of a machine share, in seconds), and details."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A migration: it changes its document in `work`, works for some time, and changes the document once more.
+
+    Attributes:
+        name: Also the document's `_id`.
+        transaction, depends_on: As for `register`.
+        seconds: How long it works.
+        held: It waits for a line between the two changes, after having said `stopped`.
+    """
+
+    name: str
+    transaction: bool = False
+    depends_on: Sequence[str] = ()
+    seconds: float = 0
+    held: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What an instance is to do.
+
+    Attributes:
+        driver: One of "pymongo", "pymongo-async", "motor".
+        uri, database: Where.
+        works: The migrations.
+        lease_ttl: As for `run`.
+        traced: It says every step.
+        stopped_at: The step before which, or after which, it stops when it comes there first.
+        dies_at: The number of the step at which it dies, from 1.
+    """
+
+    driver: str
+    uri: str
+    database: str
+    works: Sequence[Work]
+    lease_ttl: float = 30
+    traced: bool = False
+    stopped_at: str | None = None
+    dies_at: int | None = None
+
+
+class Instance:
+    """An instance that is being started; the process ends with the context, at the latest.
+
+    Args:
+        orders: What it is to do.
+        heard: Called with the instance and each line, in a thread of its own; the last line is `ended`.
+        environment: Variables of its environment, besides those of this process.
+
+    Attributes:
+        lines: What it has said, as far as `until` has read.
+        process: The process.
+    """
+
+    def __init__(
+        self,
+        orders: Orders,
+        *,
+        heard: Callable[["Instance", Line], None] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.lines: list[Line] = []
+        self._inbox: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        self._heard = heard or (lambda _, line: self._inbox.put(line))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.instance", json.dumps(asdict(orders))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()  # a frozen one too
+        self.process.wait()
+        self._listener.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def go(self) -> None:
+        """Send it the line that it waits for."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def until(self, *kinds: str) -> Line:
+        """Wait until it says one of these."""
+        while True:
+            line = self._inbox.get(timeout=PATIENCE)
+            self.lines.append(line)
+            if line["is"] in kinds:
+                return line
+            assert line["is"] != "ended", f"it ended before it said {kinds}: {self.lines}"
+
+    def outcome(self) -> Line:
+        """Wait for its end; return the line that says how its run ended: `returned` or `raised`."""
+        self.until("ended")
+        assert self.process.wait(PATIENCE) in {0, 1}, self.lines
+        return self.said("returned", "raised")[-1]
+
+    def said(self, *kinds: str) -> list[Line]:
+        """The lines that say one of these, as far as they are read."""
+        return [line for line in self.lines if line["is"] in kinds]
+
+    def kill(self) -> float:
+        """End it by SIGKILL, and wait for that. Returns when that was."""
+        at = time.monotonic()
+        self.process.kill()
+        self.process.wait()
+        return at
+
+    def freeze(self) -> None:
+        """Stop it by SIGSTOP, and wait until it has stopped, or ended."""
+        self.process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(ChildProcessError):  # it had ended
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._heard(self, json.loads(line))
+        self._heard(self, {"is": "ended", "at": time.monotonic()})
+
+
+@dataclass(frozen=True)
+class Left:
+    """What instances have left in a database.
+
+    Attributes:
+        records: The names that are recorded, in order; each as often as it is.
+        begun: How often the function of each migration made its first change, so that it stayed.
+        ended: The same of the second.
+        holder: The owner in the lock document; None where the lease is free.
+    """
+
+    records: list[str]
+    begun: dict[str, int]
+    ended: dict[str, int]
+    holder: str | None
+
+
+@contextlib.contextmanager
+def prepared(uri: str, database: str, works: Iterable[Work]) -> Iterator[Any]:
+    """A database with the documents that the migrations change; it is dropped in the end."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        client[database].work.insert_many({"_id": work.name, "begun": 0, "ended": 0} for work in works)
+        yield client[database]
+        client.drop_database(database)
+
+
+def once(works: Iterable[Work]) -> Left:
+    """What is left when every migration ran once."""
+    counts = {work.name: 1 for work in works}
+    return Left(records=sorted(counts), begun=counts, ended=counts, holder=None)
+
+
+def left(db: Any) -> Left:
+    """What there is in a database that was `prepared`."""
+    work = list(db.work.find())
+    return Left(
+        records=sorted(record["name"] for record in db.app_migrations.find()),
+        begun={document["_id"]: document["begun"] for document in work},
+        ended={document["_id"]: document["ended"] for document in work},
+        holder=(db.app_migrations_lock.find_one() or {}).get("owner"),
+    )
+
+
+def _say(kind: str, **details: object) -> None:
+    print(json.dumps({"is": kind, "at": time.monotonic(), **details}), flush=True)
+
+
+def _stop(where: str) -> None:
+    _say("stopped", where=where)
+    sys.stdin.readline()
+
+
+class _Steps(CommandListener):
+    """Counts what the run sends and gets, says it, and stops or dies there. The renewals beside the run do not count.
+
+    A driver calls it in the thread that sends the command: no other one goes out meanwhile.
+    """
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._number = 0
+        self._stopped = False
+        self._commands: dict[int, str] = {}
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if (command := _named(event.command)) is not None:
+            self._commands[event.request_id] = command
+            self._step(f"before {command}")
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        self._after(event)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        self._after(event)
+
+    def _after(self, event: CommandSucceededEvent | CommandFailedEvent) -> None:
+        if (command := self._commands.pop(event.request_id, None)) is not None:
+            self._step(f"after {command}")
+
+    def _step(self, name: str) -> None:
+        self._number += 1
+        if self._orders.traced:
+            _say("step", name=name)
+        if self._number == self._orders.dies_at:
+            _say("dies", name=name)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == self._orders.stopped_at and not self._stopped:
+            self._stopped = True
+            _stop(name)
+
+
+def _named(command: Mapping[str, Any]) -> str | None:
+    """The name of a command that is a step of the run."""
+    verb = next(iter(command))
+    if verb in {"hello", "ping", "endSessions"}:
+        return None
+    collection = command[verb]
+    if not isinstance(collection, str):
+        return verb
+    if collection == "app_migrations_lock" and verb == "update" and _is_renewal(command["updates"][0]["u"]):
+        return None
+    return f"{verb} {NAMES.get(collection, collection)}"
+
+
+def _is_renewal(update: Any) -> bool:
+    return isinstance(update, list) and update[0]["$set"].keys() == {"expiresAt"}
+
+
+def _register(registry: MigrationRegistry, driver: str, work: Work) -> None:
+    this = {"_id": work.name}
+    begun = {"$inc": {"begun": 1}, "$currentDate": {"begunAt": True}, "$set": {"pid": os.getpid()}}
+    ended = {"$inc": {"ended": 1}, "$currentDate": {"endedAt": True}}
+
+    def pause() -> None:
+        time.sleep(work.seconds)
+        if work.held:
+            _stop(work.name)
+
+    # Drivers repeat a write once. What a function raises is the caller's, so here it does not give up; in a transaction
+    # that is the library's affair.
+
+    def write(db: Any, change: dict[str, Any]) -> None:
+        try:
+            db.work.update_one(this, change)
+        except AutoReconnect:
+            if work.transaction:
+                raise
+            write(db, change)
+
+    async def write_async(db: Any, change: dict[str, Any]) -> None:
+        try:
+            await db.work.update_one(this, change)
+        except AutoReconnect:
+            if work.transaction:
+                raise
+            await write_async(db, change)
+
+    def body(db: Any) -> None:
+        write(db, begun)
+        pause()
+        write(db, ended)
+
+    async def body_async(db: Any) -> None:
+        await write_async(db, begun)
+        await asyncio.to_thread(pause)
+        await write_async(db, ended)
+
+    chosen = body if driver == "pymongo" else body_async
+    registry.register(work.name, work.depends_on, transaction=work.transaction)(chosen)
+
+
+def _tell(event: Event) -> None:
+    details: dict[str, object] = {"name": name} if (name := getattr(event, "name", None)) is not None else {}
+    match event:
+        case RunStarted(plan=plan):
+            details["plan"] = plan
+        case LeaseAwaited(holder=holder):
+            details["holder"] = holder.pid
+        case MigrationRetried(error=error):
+            details["error"] = repr(error)
+    _say(type(event).__name__, **details)
+
+
+def _runner(orders: Orders) -> Callable[[], list[str]]:
+    """What runs the migrations with the driver; that is imported by now."""
+    registry = MigrationRegistry()
+    for work in orders.works:
+        _register(registry, orders.driver, work)
+    options: dict[str, Any] = {"event_listeners": [_Steps(orders)], "heartbeatFrequencyMS": 500}
+
+    def run() -> list[str]:
+        with MongoClient[Any](orders.uri, **options) as client:
+            db = client[orders.database]
+            return SyncRunner(registry, db, "app", on_event=_tell, lease_ttl=orders.lease_ttl).run()
+
+    async def run_async(driver: Callable[..., Any]) -> list[str]:
+        client = driver(orders.uri, **options)
+        try:
+            db = client[orders.database]
+            return await AsyncRunner(registry, db, "app", on_event=_tell, lease_ttl=orders.lease_ttl).run()
+        finally:
+            if (closing := client.close()) is not None:  # Motor's is no coroutine
+                await closing
+
+    match orders.driver:
+        case "pymongo":
+            return run
+        case "pymongo-async":
+            return lambda: asyncio.run(run_async(AsyncMongoClient))
+        case "motor":
+            from motor.motor_asyncio import AsyncIOMotorClient
+
+            return lambda: asyncio.run(run_async(AsyncIOMotorClient))
+        case other:
+            raise ValueError(other)
+
+
+def _main(orders: Orders) -> int:
+    run = _runner(orders)
+    _say("ready", clock=time.time())
+    sys.stdin.readline()
+    try:
+        applied = run()
+    except Exception as error:  # noqa: BLE001 - it is told to whoever started this process
+        _say("raised", type=type(error).__name__, traceback=traceback.format_exc())
+        return 1
+    _say("returned", applied=applied)
+    return 0
+
+
+if __name__ == "__main__":
+    _given = json.loads(sys.argv[1])
+    sys.exit(_main(Orders(**{**_given, "works": [Work(**work) for work in _given["works"]]})))

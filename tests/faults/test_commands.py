@@ -1,0 +1,237 @@
+"""Faults of network and server at each command of a run: nothing is lost or doubled, and the caller sees none."""
+
+import contextlib
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo.errors import AutoReconnect, PyMongoError
+
+from quaestor import LeaseLostError, LeaseNotReleased, MigrationApplied
+from tests.faults.applications import Application, State, application, effect, state, until_ended
+from tools.faults import Fault, fail_command, reply_lost
+
+COMMANDS = {
+    "read": ("find", "app_migrations"),
+    "acquire": ("findAndModify", "app_migrations_lock"),
+    "check": ("update", "app_migrations_lock"),
+    "record": ("insert", "app_migrations"),
+}
+"""The commands of a run: name and collection."""
+
+LOST: dict[str, Any] = {"closeConnection": True}
+WTIMEOUT: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+
+SHUTDOWN, STEPPED_DOWN, NOT_PRIMARY, INTERRUPTED = 91, 189, 10107, 11600
+"""What a server says that goes: ShutdownInProgress, PrimarySteppedDown, NotWritablePrimary, InterruptedAtShutdown."""
+
+FAULTS = [
+    *((command, LOST, times) for command in COMMANDS for times in (1, 2)),
+    *((command, LOST, 3) for command in ("acquire", "check")),
+    *((command, WTIMEOUT, 1) for command in ("acquire", "check", "record")),
+    *((command, {"errorCode": code}, 2) for command in COMMANDS for code in (SHUTDOWN, STEPPED_DOWN)),
+    *(("record", {"errorCode": code}, 1) for code in (SHUTDOWN, STEPPED_DOWN)),
+    *(("record", {"errorCode": code}, times) for code in (NOT_PRIMARY, INTERRUPTED) for times in (1, 2)),
+]
+"""A command, what happens to it, and how often in a row. After WTIMEOUT it is performed, after all else it is not."""
+
+Failing = Callable[..., AbstractContextManager[Fault]]
+
+
+@pytest.fixture
+def failing(uri: str, name: str) -> Failing:
+    """Makes a command of COMMANDS fail, for the application alone."""
+
+    def fail(command: str, **fault: Any) -> AbstractContextManager[Fault]:
+        verb, collection = COMMANDS[command]
+        return fail_command(uri, [verb], namespace=f"{name}.{collection}", appName="app", **fault)
+
+    return fail
+
+
+@pytest.mark.parametrize(("command", "fault", "times"), FAULTS, ids=str)
+def test_got_over(app: Application, db: Any, failing: Failing, command: str, fault: dict[str, Any], times: int) -> None:
+    """A command that fails is sent again: one record, the body called once, no error to the caller."""
+    app.leaves_effects("a", "b")
+
+    with failing(command, times=times, **fault) as struck:
+        assert app.run() == ["a", "b"]
+
+    assert struck.hits == times
+    assert app.bodies == ["a", "b"]
+    assert state(db) == State(["a", "b"], ["a", "b"])
+    assert app.told(LeaseNotReleased) == []
+
+
+def test_every_reply_lost(app: Application, db: Any, uri: str) -> None:
+    """Every write of a run is performed and its reply lost: all the same."""
+    app.leaves_effects("a")
+
+    with reply_lost(uri, times="alwaysOn") as struck:
+        assert app.run() == ["a"]
+
+    assert struck.hits == 5  # the lease taken, the body's effect, the check, the record, the lease released
+    assert app.bodies == ["a"]
+    assert state(db) == State(["a"], ["a"])
+    assert app.told(LeaseNotReleased) == []
+
+
+def test_record_written_unseen(app: Application, db: Any, uri: str, failing: Failing) -> None:
+    """The record is written, and neither that reply nor an answer to any retry comes: it is looked for, and found."""
+    with contextlib.ExitStack() as stack:
+
+        @app.migration("a")
+        def breaks_the_line(db: Any) -> Generator[Any, Any, None]:
+            yield from effect("a", db)
+            lost.append(stack.enter_context(reply_lost(uri, times=2)))  # to the check, and to the record
+
+        lost: list[Fault] = []
+        with failing("record", skip=1, **LOST) as retries:
+            assert app.run(lease_ttl=4.5) == ["a"]  # the first renewal comes too late to be one of the two
+
+    assert lost[0].hits == 2
+    assert retries.hits is not None
+    assert retries.hits >= 1
+    assert app.bodies == ["a"]
+    assert state(db) == State(["a"], ["a"])
+
+
+@pytest.mark.parametrize("command", ["acquire", "check", "record"])
+def test_blocked(app: Application, db: Any, failing: Failing, command: str) -> None:
+    """A command that the server holds for longer than it is waited for, and performs then: all the same."""
+    app.leaves_effects("a")
+
+    with failing(command, blockConnection=True, blockTimeMS=1_500) as struck:
+        assert app.run(lease_ttl=1.0) == ["a"]
+
+    assert struck.hits == 1
+    assert app.bodies == ["a"]
+    assert state(db) == State(["a"], ["a"])
+
+
+def test_blocked_for_longer_than_a_socket_waits(driver: str, uri: str, name: str, db: Any, failing: Failing) -> None:
+    """The same with a time-out of the user's client, which is for all that the run does not limit by itself."""
+    app = application(driver, uri, name, socketTimeoutMS=500)
+    app.leaves_effects("a")
+
+    with failing("read", times=3, blockConnection=True, blockTimeMS=700) as struck:
+        assert app.run() == ["a"]
+
+    assert struck.hits == 3
+    assert state(db) == State(["a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [(LOST, 1), (LOST, 2), (WTIMEOUT, 1), ({"errorCode": SHUTDOWN}, 2), ({"errorCode": STEPPED_DOWN}, 2)],
+    ids=str,
+)
+def test_renewal_got_over(app: Application, db: Any, failing: Failing, fault: dict[str, Any], times: int) -> None:
+    """A renewal that fails is sent again in time: the lease is kept while the body goes on."""
+    with db.app_migrations_lock.watch() as changes:
+
+        @app.migration("a")
+        def outlasts_a_renewal(db: Any) -> Generator[Any, Any, None]:
+            with failing("check", times=times, **fault) as struck:
+                taken = yield partial(soon, changes)
+                yield partial(struck.wait, times)
+                renewed = yield partial(soon, changes)
+            assert taken["operationType"] in {"insert", "update"}
+            assert "expiresAt" in renewed["updateDescription"]["updatedFields"]
+            hits.append(struck.hits)
+            yield from effect("a", db)
+
+        hits: list[int | None] = []
+        assert app.run(lease_ttl=3.0) == ["a"]
+
+    assert hits == [times]
+    assert app.bodies == ["a"]
+    assert state(db) == State(["a"], ["a"])
+
+
+def soon(changes: Any) -> Any:
+    """The next change of a stream."""
+    with pymongo.timeout(30):
+        return next(changes)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_release_got_over(app: Application, db: Any, failing: Failing, times: int) -> None:
+    """A release that is lost is sent again."""
+    app.leaves_effects("a")
+    with contextlib.ExitStack() as stack:
+        faults: list[Fault] = []
+        app.when[MigrationApplied] = lambda _: faults.append(stack.enter_context(failing("check", times=times, **LOST)))
+        assert app.run() == ["a"]
+
+    assert faults[0].hits == times
+    assert state(db) == State(["a"], ["a"])
+    assert app.told(LeaseNotReleased) == []
+
+
+def test_release_lost(app: Application, db: Any, failing: Failing) -> None:
+    """Where the lease cannot be released at all, that is told, the run is done all the same, and the next one waits."""
+    app.leaves_effects("a")
+    with contextlib.ExitStack() as stack:
+        app.when[MigrationApplied] = lambda _: stack.enter_context(failing("check", times="alwaysOn", **LOST))
+        assert app.run(lease_ttl=1.0) == ["a"]
+
+    (told,) = app.told(LeaseNotReleased)
+    assert isinstance(told.error, PyMongoError)
+    assert told.seconds == 1.0
+    assert state(db).holder is not None
+    app.leaves_effects("b")
+    del app.when[MigrationApplied]
+    assert app.run(lease_ttl=1.0) == ["b"]
+    assert state(db) == State(["a", "b"], ["a", "b"])
+
+
+def test_cut_off(app: Application, db: Any, failing: Failing) -> None:
+    """An instance that does not reach the server for longer than its lease stops, and says that it has lost it."""
+    with contextlib.ExitStack() as stack:
+
+        @app.migration("a")
+        def is_cut_off(observed: Any) -> Generator[Any, Any, None]:
+            if len(app.bodies) == 1:
+                stack.enter_context(failing("check", times="alwaysOn", **LOST))
+                yield partial(until_ended, db)
+                stack.close()
+            yield from effect("a", observed)
+
+        with pytest.raises(LeaseLostError) as caught:
+            app.run(lease_ttl=1.0)
+
+    assert caught.value.migration == "a"
+    assert state(db) == State([], ["a"])
+    assert app.run() == ["a"]
+    assert state(db) == State(["a"], ["a", "a"])
+
+
+@pytest.mark.parametrize("verb", ["createIndexes", "update"])
+def test_error_of_a_body(app: Application, db: Any, uri: str, name: str, verb: str) -> None:
+    """A command of a body that the driver does not send again: its error reaches the caller; the next run applies."""
+    db.users.insert_one({})
+
+    @app.migration("a")
+    def fails(db: Any) -> Generator[Any, Any, None]:
+        if verb == "update":
+            yield db.users.update_many({}, {"$set": {"active": True}})
+        else:
+            yield db.users.create_index("email")
+        yield from effect("a", db)
+
+    with (
+        fail_command(uri, [verb], namespace=f"{name}.users", appName="app", closeConnection=True) as struck,
+        pytest.raises(AutoReconnect) as caught,
+    ):
+        app.run()
+
+    assert struck.hits == 1
+    assert type(caught.value) is AutoReconnect
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert state(db) == State([], [])
+    assert app.run() == ["a"]
+    assert state(db) == State(["a"], ["a"])

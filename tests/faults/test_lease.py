@@ -1,0 +1,218 @@
+"""A lease that is lost, taken over, freed or ignored: whoever lost it stops, and nothing is recorded twice."""
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+from quaestor import Lease, LeaseAwaited, LeaseLostError, MigrationFailed, SessionsNotEnded
+from tests.faults.applications import (
+    Application,
+    State,
+    application,
+    effect,
+    hold,
+    lsid,
+    old_record,
+    state,
+    until_ended,
+)
+from tools.faults import fail_command
+
+
+@pytest.fixture
+def other(driver: str, uri: str, name: str) -> Application:
+    """Another instance, with a client of its own."""
+    return application(driver, uri, name, appname="other")
+
+
+@pytest.mark.parametrize("driver", ["pymongo-async", "motor"])
+def test_blocked_loop(app: Application, db: Any) -> None:
+    """A body that blocks the event loop for longer than the lease lasts: found before the record is written."""
+
+    @app.migration("a")
+    def blocks(db: Any) -> Generator[Any, Any, None]:
+        yield from effect("a", db)
+        if len(app.bodies) == 1:
+            time.sleep(1.2)  # it is the fault: nothing is waited for
+
+    app.leaves_effects("b")
+    with pytest.raises(LeaseLostError) as caught:
+        app.run(lease_ttl=1.0)
+
+    assert caught.value.migration == "a"
+    assert app.told(MigrationFailed)[0].error is caught.value
+    assert app.bodies == ["a"]
+    assert state(db).records == []
+    assert app.run(lease_ttl=1.0) == ["a", "b"]
+    assert state(db) == State(["a", "b"], ["a", "a", "b"])
+
+
+def test_unlocked(app: Application, other: Application, db: Any) -> None:
+    """Whoever's lease was freed stops before its record; the next run applies."""
+    freed: list[Lease | None] = []
+
+    @app.migration("a")
+    def is_unlocked(db: Any) -> Generator[Any, Any, None]:
+        yield from effect("a", db)
+        if len(app.bodies) == 1:
+            yield lambda: freed.append(other.unlock())
+
+    with pytest.raises(LeaseLostError) as caught:
+        app.run()
+
+    assert caught.value.migration == "a"
+    assert [lease and lease.migration for lease in freed] == ["a"]
+    assert state(db) == State([], ["a"])
+    assert other.unlock() is None
+    assert app.run() == ["a"]
+    assert state(db) == State(["a"], ["a", "a"])
+
+
+@pytest.mark.parametrize(("transaction", "effects"), [(False, ["a", "a"]), (True, ["a"])])
+def test_taken_over(
+    app: Application, other: Application, db: Any, uri: str, name: str, transaction: bool, effects: list[str]
+) -> None:
+    """Another instance takes over from one that is cut off in its body: that one stops; one record, by the other."""
+    other.leaves_effects("a", "b", transaction=transaction)
+    lock = f"{name}.app_migrations_lock"
+    with contextlib.ExitStack() as stack:
+
+        @app.migration("a", transaction=transaction)
+        def is_cut_off(observed: Any) -> Generator[Any, Any, None]:
+            yield from effect("a", observed)
+            cut = fail_command(uri, ["update"], namespace=lock, appName="app", times="alwaysOn", closeConnection=True)
+            yield partial(stack.enter_context, cut)
+            yield partial(until_ended, db)
+            yield lambda: applied.extend(other.run())
+            yield stack.close
+
+        applied: list[str] = []
+        app.leaves_effects("b", transaction=transaction)
+        with pytest.raises(LeaseLostError):
+            app.run(lease_ttl=1.0)
+
+    assert applied == ["a", "b"]
+    assert app.bodies == ["a"]
+    assert state(db) == State(["a", "b"], [*effects, "b"])
+    assert db.app_migrations_lock.find_one()["token"] == 2
+
+
+@pytest.mark.parametrize("fault", [{}, {"closeConnection": True}, {"errorCode": 189}], ids=str)
+def test_awaited(app: Application, other: Application, db: Any, uri: str, name: str, fault: dict[str, Any]) -> None:
+    """An instance that finds the lease held waits, whatever befalls its commands, and finds nothing to do then."""
+    waiting = threading.Event()
+    other.when[LeaseAwaited] = lambda _: waiting.set()
+    other.leaves_effects("a")
+    lock = f"{name}.app_migrations_lock"
+    with (
+        fail_command(uri, ["findAndModify"], namespace=lock, appName="other", times=2, **fault)
+        if fault
+        else contextlib.nullcontext() as struck,
+        ThreadPoolExecutor() as elsewhere,
+    ):
+
+        @app.migration("a")
+        def takes_its_time(db: Any) -> Generator[Any, Any, None]:
+            found.append(elsewhere.submit(other.run))
+            yield partial(waiting.wait, 30)
+            yield from effect("a", db)
+
+        found: list[Any] = []
+        assert app.run() == ["a"]
+        assert found[0].result(timeout=30) == []
+
+    assert struck is None or struck.hits == 2
+    assert other.told(LeaseAwaited)[0].holder.migration == "a"
+    assert other.bodies == []
+    assert state(db) == State(["a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "times", "told"),
+    [
+        pytest.param({"closeConnection": True}, 2, [], id="lost twice"),
+        pytest.param({"errorCode": 189}, 2, [], id="PrimarySteppedDown"),
+        pytest.param({"errorCode": 13}, 1, [13], id="Unauthorized"),
+    ],
+)
+def test_sessions_of_a_killed_holder(
+    app: Application, db: Any, uri: str, fault: dict[str, Any], times: int, told: list[int]
+) -> None:
+    """The command that ends them is sent again when it is lost; where it is refused, that is told, and no more."""
+    hold(db, seconds=0, sessions=[lsid(db.client, uuid.uuid4().bytes)])
+    app.leaves_effects("a")
+
+    with fail_command(uri, ["killSessions"], appName="app", times=times, **fault) as struck:
+        assert app.run() == ["a"]
+
+    assert struck.hits == times
+    assert [event.error.code for event in app.told(SessionsNotEnded)] == told
+    assert state(db) == State(["a"], ["a"])
+
+
+def test_old_tool_at_the_same_time(app: Application, db: Any) -> None:
+    """The old tool knows no lease and records while a run is on: nothing is lost, and our records are there once."""
+
+    @app.migration("a")
+    def meets_the_old_tool(observed: Any) -> Generator[Any, Any, None]:
+        yield from effect("a", observed)
+        yield partial(db.app_migrations.insert_many, [old_record("a"), old_record("b"), old_record("b")])
+
+    app.leaves_effects("b")
+
+    assert app.run() == ["a", "b"]
+    assert app.run() == []
+
+    assert state(db) == State(["a", "a", "b", "b", "b"], ["a", "b"])
+    ours = [record["_id"] for record in db.app_migrations.find({"_id": {"$type": "string"}})]
+    assert sorted(ours) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("before", "records", "effects"),
+    [
+        pytest.param([old_record("z")], ["a", "a", "z"], ["a"], id="both record"),
+        pytest.param([], ["a"], [], id="conflict"),  # it makes the collection of the records under the transaction
+    ],
+)
+def test_old_tool_in_a_transaction(
+    app: Application, db: Any, before: list[Any], records: list[str], effects: list[str]
+) -> None:
+    """The same while a transaction is open: where they conflict the old tool's record stands, and nothing of ours."""
+    for record in before:
+        db.app_migrations.insert_one(record)
+
+    @app.migration("a", transaction=True)
+    def meets_the_old_tool(observed: Any) -> Generator[Any, Any, None]:
+        yield from effect("a", observed)
+        yield partial(db.app_migrations.insert_one, old_record("a"))
+
+    assert app.run() == ["a"]
+    assert app.run() == []
+
+    assert app.bodies == ["a"]
+    assert state(db) == State(records, effects)
+
+
+def test_old_tool_before_the_turn(app: Application, db: Any) -> None:
+    """What the old tool recorded while a run waited for its turn is not applied again, its duplicates included."""
+    db.app_migrations.insert_one(old_record("a"))
+    hold(db, seconds=60)
+    app.leaves_effects("a", "b", "c")
+
+    def old_tool(_: LeaseAwaited) -> None:
+        db.app_migrations.insert_many([old_record("a"), old_record("b"), old_record("b")])
+        db.app_migrations_lock.update_one({}, {"$unset": {"expiresAt": "", "owner": ""}})
+
+    app.when[LeaseAwaited] = old_tool
+
+    assert app.run() == ["c"]
+    assert app.bodies == ["c"]
+    assert state(db) == State(["a", "a", "b", "b", "c"], ["c"])

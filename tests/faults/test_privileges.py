@@ -1,0 +1,170 @@
+"""The rights that a run needs, and what happens where one is missing."""
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeAlias
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+from quaestor import LeaseAwaited, MigrationRetried, SessionsNotEnded
+from tests.faults.applications import Application, State, application, hold, lsid, state, transactions_live
+from tools.replica_set import replica_set
+
+RIGHTS: dict[str, list[str]] = {
+    "app_migrations": ["find", "insert"],
+    "app_migrations_lock": ["find", "insert", "update"],
+}
+"""All that a run needs by itself, by collection; what its migrations do comes to that."""
+
+EFFECTS = {"effects": ["find", "insert", "update"]}
+
+NOT_AUTHORIZED = 13
+
+NewUser: TypeAlias = Callable[[dict[str, list[str]]], str]
+"""Makes a user with these rights in the database of the test, and gives the URI of that one."""
+
+
+@pytest.fixture(scope="module")
+def uri() -> Iterator[str]:
+    """The URI of a server that wants a password: that of a user who may do everything."""
+    with replica_set(nodes=1, auth=True) as group:
+        yield group.uri
+
+
+@pytest.fixture
+def new_user(uri: str, name: str, db: Any) -> NewUser:
+    def make(rights: dict[str, list[str]]) -> str:
+        user = f"user{len(db.command('usersInfo')['users'])}"
+        privileges = [
+            {"resource": {"db": name, "collection": collection}, "actions": actions}
+            for collection, actions in rights.items()
+        ]
+        db.command("createRole", user, privileges=privileges, roles=[])
+        db.command("createUser", user, pwd="1234", roles=[user])  # noqa: S106 - a user of one test
+        return re.sub("root:.*@", f"{user}:1234@", uri) + f"&authSource={name}"
+
+    return make
+
+
+@pytest.fixture
+def app(driver: str, name: str, new_user: NewUser) -> Application:
+    """An application that may do what it needs, and nothing else."""
+    return application(driver, new_user(RIGHTS | EFFECTS), name)
+
+
+def test_enough(app: Application, db: Any) -> None:
+    """With these rights a run waits, takes over, applies migrations of all kinds, and a lease is freed."""
+    app.leaves_effects("a")
+    app.leaves_effects("b", transaction=True)
+    hold(db, seconds=0.3)
+
+    assert app.run() == ["a", "b"]
+    assert app.run() == []
+
+    assert len(app.told(LeaseAwaited)) == 1
+    assert state(db) == State(["a", "b"], ["a", "b"])
+    hold(db, seconds=60)
+    assert app.unlock() is not None
+    app.leaves_effects("c")
+    assert app.run(lease_timeout=0) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("collection", "right"), [(collection, right) for collection, rights in RIGHTS.items() for right in rights]
+)
+def test_none_too_many(driver: str, name: str, db: Any, new_user: NewUser, collection: str, right: str) -> None:
+    """Without any one of them a run fails, by the server's own word, and records nothing."""
+    fewer = RIGHTS | EFFECTS | {collection: [one for one in RIGHTS[collection] if one != right]}
+    app = application(driver, new_user(fewer), name)
+    app.leaves_effects("a")
+
+    with pytest.raises(OperationFailure, match=f"not authorized.*{collection}") as caught:
+        app.run()
+
+    assert caught.value.code == NOT_AUTHORIZED
+    assert state(db).records == []
+    assert state(db).holder is None
+
+
+def test_nothing_to_do(app: Application, driver: str, name: str, new_user: NewUser) -> None:
+    """Where nothing is to do, to read the records is enough."""
+    reader = application(driver, new_user({"app_migrations": ["find"]}), name)
+    for one in (app, reader):
+        one.leaves_effects("a")
+    assert app.run() == ["a"]
+
+    assert reader.run() == []
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_own_session(name: str, db: Any, new_user: NewUser, driver: str, *, transaction: bool) -> None:
+    """What a killed holder of the same user has open is ended, without any right to do that, and not waited for."""
+    user = new_user(RIGHTS | EFFECTS)
+    app = application(driver, user, name)
+    left_behind(app, transaction=transaction)
+    db.effects.insert_one({"_id": 1, "migration": "x"})
+
+    with MongoClient(user) as killed, killed.start_session() as session:
+        session.start_transaction()
+        killed[name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
+        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+        assert app.run() == ["a"]
+        with pytest.raises(OperationFailure) as caught:
+            session.commit_transaction()
+
+    assert caught.value.has_error_label("TransientTransactionError")
+    assert app.told(MigrationRetried) == []
+    assert state(db) == State(["a"], ["a"])
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_session_of_another_user(
+    app: Application, name: str, db: Any, uri: str, new_user: NewUser, transaction: bool
+) -> None:
+    """What one of another user has open may not be ended, which is told: the run waits until the server does it."""
+    left_behind(app, transaction=transaction)
+    db.effects.insert_one({"_id": 1, "migration": "x"})
+
+    with (
+        transactions_live(uri, 2),
+        MongoClient(new_user(EFFECTS)) as killed,
+        killed.start_session() as session,
+    ):
+        session.start_transaction()
+        killed[name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
+        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+        assert app.run() == ["a"]
+        with pytest.raises(OperationFailure) as caught:
+            session.commit_transaction()
+
+    assert caught.value.has_error_label("TransientTransactionError")
+    assert ["Unauthorized" in str(event.error) for event in app.told(SessionsNotEnded)] == [True]
+    assert bool(app.told(MigrationRetried)) is transaction
+    assert state(db) == State(["a"], ["a"])
+
+
+def test_session_of_another_user_with_the_right(driver: str, name: str, uri: str, db: Any, new_user: NewUser) -> None:
+    """With the right to end any session (killAnySession) that of another user is ended as well."""
+    app = application(driver, uri, name)
+    left_behind(app, transaction=True)
+    db.effects.insert_one({"_id": 1, "migration": "x"})
+
+    with MongoClient(new_user(EFFECTS)) as killed, killed.start_session() as session:
+        session.start_transaction()
+        killed[name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
+        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+        assert app.run() == ["a"]
+
+    assert app.told(MigrationRetried) == []
+    assert app.told(SessionsNotEnded) == []
+    assert state(db) == State(["a"], ["a"])
+
+
+def left_behind(app: Application, *, transaction: bool) -> None:
+    """Register a migration that writes what the killed holder of the lease had in hand."""
+
+    @app.migration("a", transaction=transaction)
+    def writes_the_same(db: Any) -> Generator[Any, Any, None]:
+        yield db.effects.update_one({"_id": 1}, {"$set": {"migration": "a"}})

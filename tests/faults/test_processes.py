@@ -1,0 +1,267 @@
+"""Faults of processes: killed, frozen, with a wrong clock, many at once. Real processes, real signals."""
+
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from tests.faults.instance import Instance, Orders, Work, left, once, prepared
+
+PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")
+WORKS = (PLAIN, IN_TRANSACTION, LAST)
+NAMES = [work.name for work in WORKS]
+
+STEPS = [
+    f"{when} {command}"
+    for command in (
+        *("find records", "findAndModify lease", "find records"),
+        *("update work", "update work", "update lease", "insert records"),
+        *("update work", "update work", "insert records", "commitTransaction", "update lease"),
+        *("update work", "update work", "update lease", "insert records"),
+        "update lease",
+    )
+    for when in ("before", "after")
+]
+"""The steps of a run of WORKS that nobody disturbs."""
+
+Start: TypeAlias = Callable[..., Instance]
+
+
+@pytest.fixture
+def orders(driver: str, uri: str, name: str) -> Orders:
+    """Orders to run WORKS."""
+    return Orders(driver=driver, uri=uri, database=name, works=WORKS)
+
+
+@pytest.fixture
+def work_db(orders: Orders) -> Iterator[Any]:
+    """The database of these orders, as the test itself looks at it."""
+    with prepared(orders.uri, orders.database, orders.works) as db:
+        yield db
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts an instance; it ends with the test, at the latest."""
+    with ExitStack() as stack:
+
+        def start(orders: Orders, **options: Any) -> Instance:
+            instance = stack.enter_context(Instance(orders, **options))
+            instance.until("ready")
+            return instance
+
+        yield start
+
+
+def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start) -> None:
+    """Whenever the holder is killed, the next run ends in the right state, and the way is free within ttl + 0.5 s."""
+    undisturbed = start(replace(orders, traced=True))
+    undisturbed.go()
+    assert undisturbed.outcome()["applied"] == NAMES
+    assert [line["name"] for line in undisturbed.said("step")] == STEPS
+    assert left(work_db) == once(WORKS)
+
+    def killed_at(step: int) -> str | None:
+        """What was wrong, if anything was."""
+        try:
+            _kill_at(step, replace(orders, database=f"{orders.database}_{step}", lease_ttl=1))
+        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
+            return f"{STEPS[step - 1]} (step {step}): {type(error).__name__}: {error}"
+        return None
+
+    with ThreadPoolExecutor(4) as pool:  # each waits for a lease to end, most of the time
+        wrong = [report for report in pool.map(killed_at, range(1, len(STEPS) + 1)) if report is not None]
+    assert not wrong, "\n\n".join(wrong)
+
+
+def _kill_at(step: int, orders: Orders) -> None:
+    with (
+        prepared(orders.uri, orders.database, orders.works) as db,
+        Instance(replace(orders, dies_at=step)) as victim,
+        Instance(orders) as successor,
+    ):
+        victim.until("ready")
+        successor.until("ready")
+        victim.go()
+        died = victim.until("dies")
+        assert victim.process.wait() == -signal.SIGKILL
+        recorded = left(db).records
+        successor.go()
+        outcome = successor.outcome()
+
+        todo = [name for name in NAMES if name not in recorded]
+        assert outcome["is"] == "returned", outcome
+        assert outcome["applied"] == todo
+        state = left(db)
+        assert state.records == NAMES
+        for work in WORKS:
+            in_hand = not work.transaction and todo[:1] == [work.name]
+            assert state.begun[work.name] in ({1, 2} if in_hand else {1}), state
+            assert state.ended[work.name] in ({1, 2} if in_hand else {1}), state
+        seconds = successor.said("RunStarted")[0]["at"] - died["at"]
+        assert seconds <= orders.lease_ttl + 0.5, f"it took {seconds:.2f} s"
+
+
+def test_killed_in_a_transaction(orders: Orders, work_db: Any, start: Start) -> None:
+    """What an open transaction of a killed holder has touched does not block the one that waited for it: the effect is
+    there once, and the way is free within ttl + 1 s.
+    """
+    held = replace(IN_TRANSACTION, held=True)
+    victim = start(replace(orders, works=[held], lease_ttl=1))
+    victim.go()
+    victim.until("stopped")
+    successor = start(replace(orders, works=[IN_TRANSACTION], lease_ttl=1))
+    successor.go()
+    assert successor.until("LeaseAwaited")["holder"] == victim.process.pid
+    killed_at = victim.kill()
+
+    assert successor.outcome()["applied"] == [IN_TRANSACTION.name]
+    state = left(work_db)
+    assert state.records == [IN_TRANSACTION.name]
+    assert (state.begun["b"], state.ended["b"]) == (1, 1)
+    assert successor.said("MigrationApplied")[0]["at"] - killed_at <= 1 + 1
+
+
+@pytest.mark.parametrize(
+    ("work", "where", "begun", "ended"),
+    [
+        pytest.param(PLAIN, "after update work", 2, 2, id="in a body"),
+        pytest.param(PLAIN, "before update lease", 2, 2, id="before the check"),
+        pytest.param(PLAIN, "before insert records", 2, 2, id="before the record"),
+        pytest.param(IN_TRANSACTION, "after update work", 1, 1, id="in a transaction"),
+        pytest.param(IN_TRANSACTION, "before commitTransaction", 1, 1, id="before the commit"),
+    ],
+)
+def test_frozen(orders: Orders, work_db: Any, start: Start, work: Work, where: str, begun: int, ended: int) -> None:
+    """A holder that was frozen past its lease finds that when it wakes: no further step, no second record. Its plain
+    body is at an end already, or comes to it; of a transaction nothing is left.
+    """
+    orders = replace(orders, works=[work, LAST], lease_ttl=1)
+    frozen = start(replace(orders, stopped_at=where))
+    frozen.go()
+    frozen.until("stopped")
+    frozen.freeze()
+    successor = start(orders)
+    successor.go()
+    assert successor.outcome()["applied"] == [work.name, LAST.name]
+    records = list(work_db.app_migrations.find())
+
+    frozen.go()
+    frozen.thaw()
+    outcome = frozen.outcome()
+
+    assert outcome["type"] == "LeaseLostError"
+    assert frozen.process.wait() == 1
+    assert list(work_db.app_migrations.find()) == records
+    state = left(work_db)
+    assert state.records == [work.name, LAST.name]
+    assert (state.begun[work.name], state.ended[work.name]) == (begun, ended)
+    assert (state.begun[LAST.name], state.ended[LAST.name]) == (1, 1)
+    assert state.holder is None
+
+
+def test_frozen_alone(orders: Orders, work_db: Any, start: Start) -> None:
+    """Frozen past its lease in a transaction, and nobody else came: it may commit that one, once and whole, and starts
+    nothing more. The next run does the rest.
+    """
+    orders = replace(orders, works=[IN_TRANSACTION, LAST], lease_ttl=1)
+    frozen = start(replace(orders, stopped_at="before commitTransaction"))
+    frozen.go()
+    frozen.until("stopped")
+    frozen.freeze()
+    expiry = work_db.app_migrations_lock.find_one()["expiresAt"]
+    _until_server_time(work_db, expiry)
+
+    frozen.go()
+    frozen.thaw()
+    assert frozen.outcome()["type"] == "LeaseLostError"
+    assert left(work_db).records == [IN_TRANSACTION.name]
+    assert left(work_db).begun[LAST.name] == 0
+
+    following = start(orders)
+    following.go()
+    assert following.outcome()["applied"] == [LAST.name]
+    state = left(work_db)
+    assert state.records == [IN_TRANSACTION.name, LAST.name]
+    assert (state.begun["b"], state.ended["b"]) == (1, 1)
+
+
+def _until_server_time(db: Any, moment: datetime) -> None:
+    """Wait until it is so late by the server's clock, asking the server all the while."""
+    db.clock.insert_one({"_id": 1})
+    while db.clock.find_one({"$expr": {"$lte": ["$$NOW", moment]}}) is not None:
+        pass
+
+
+@pytest.mark.parametrize("holder_ahead", [True, False])
+def test_clocks_two_hours_apart(orders: Orders, work_db: Any, start: Start, *, holder_ahead: bool) -> None:
+    """Of two processes whose clocks are an hour ahead and an hour behind, the one waits for the other as long as that
+    renews its lease: every migration is executed once, by one at a time.
+    """
+    works = [replace(PLAIN, held=True), *WORKS[1:]]
+    orders = replace(orders, works=works, lease_ttl=1)
+    shifts = (1, -1) if holder_ahead else (-1, 1)
+    holder, waiter = (start(orders, environment=_clock(hours)) for hours in shifts)
+    for instance, hours in zip((holder, waiter), shifts, strict=True):
+        shifted = datetime.fromtimestamp(instance.lines[0]["clock"], UTC) - datetime.now(UTC)
+        assert abs(shifted - timedelta(hours=hours)) < timedelta(minutes=5)
+
+    holder.go()
+    holder.until("stopped")
+    waiter.go()
+    assert waiter.until("LeaseAwaited")["holder"] == holder.process.pid
+    taken = work_db.app_migrations_lock.find_one()
+    _until_server_time(work_db, taken["since"] + timedelta(seconds=2))  # twice as long as the lease lasts
+    assert work_db.app_migrations_lock.find_one()["owner"] == taken["owner"]
+    holder.go()
+
+    assert holder.outcome()["applied"] == NAMES
+    assert waiter.outcome()["applied"] == []
+    assert left(work_db) == once(WORKS)
+    work = list(work_db.work.find().sort("begunAt"))
+    assert {document["pid"] for document in work} == {holder.process.pid}
+    for one, following in pairwise(work):
+        assert one["endedAt"] <= following["begunAt"]
+    recorded_at = work_db.app_migrations.find_one()["appliedAt"].replace(tzinfo=UTC)
+    assert abs(recorded_at - datetime.now(UTC)) > timedelta(minutes=55)  # its own clock, in what is for people
+
+
+def _clock(hours: int) -> dict[str, str]:
+    """The environment of a process whose wall clock is wrong by so much. Its monotonic clocks are not."""
+    files = metadata.files("libfaketime") or []
+    library = next(Path(str(file.locate())) for file in files if file.name.startswith("libfaketime.so"))
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": f"{hours:+}h",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
+def test_eight_at_once(orders: Orders, uri: str, name: str, start: Start) -> None:
+    """Of 8 processes that start 20 migrations at once, every migration is executed by one of them, and the last one
+    returns within 1.2 s of the first.
+    """
+    works = tuple(Work(f"m{number:02}", transaction=number % 2 == 1) for number in range(20))
+    orders = replace(orders, works=works)
+    with prepared(uri, name, works) as db:
+        instances = [start(orders) for _ in range(8)]
+        for instance in instances:
+            instance.go()
+        outcomes = [instance.outcome() for instance in instances]
+
+        assert [outcome["is"] for outcome in outcomes] == ["returned"] * 8, outcomes
+        assert sorted(name for outcome in outcomes for name in outcome["applied"]) == [work.name for work in works]
+        assert left(db) == once(works)
+        returned = [instance.said("RunFinished")[0]["at"] for instance in instances]
+        print(f"{orders.driver}: the last of 8 returned {max(returned) - min(returned):.2f} s after the first")
+        assert max(returned) - min(returned) <= 1.2

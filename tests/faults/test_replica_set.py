@@ -1,0 +1,132 @@
+"""The primary of three nodes is killed, or steps down, in the middle of a run: no error to the caller, nothing lost.
+
+A fault meets three applications at once, one with each driver, each with a database of its own.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.faults.applications import DRIVERS
+from tests.faults.instance import Instance, Orders, Work, left, once, prepared
+from tools.replica_set import ReplicaSet, replica_set
+
+WORKS = (Work("a"), Work("b", transaction=True), Work("c"))
+NAMES = [work.name for work in WORKS]
+
+FAULTS: dict[str, Callable[[ReplicaSet], object]] = {
+    "killed": ReplicaSet.kill_primary,
+    "stepped down": ReplicaSet.step_down,
+}
+
+
+@pytest.fixture(scope="module")
+def members() -> Iterator[ReplicaSet]:
+    """Three nodes."""
+    with replica_set(nodes=3) as group:
+        yield group
+
+
+@pytest.fixture
+def group(members: ReplicaSet) -> ReplicaSet:
+    """All three, whatever the last test did to them."""
+    members.restart()
+    return members
+
+
+@pytest.fixture
+def dbs(group: ReplicaSet) -> Iterator[dict[str, Any]]:
+    """A new database for each driver, as the test itself looks at it."""
+    with ExitStack() as stack:
+        name = f"quaestor_test_{uuid.uuid4().hex[:12]}"
+        yield {driver: stack.enter_context(prepared(group.uri, f"{name}_{driver}", WORKS)) for driver in DRIVERS}
+
+
+Start = Callable[..., dict[str, Instance]]
+
+
+@pytest.fixture
+def start(group: ReplicaSet, dbs: dict[str, Any]) -> Iterator[Start]:
+    """Starts an instance with each driver, and lets it go; they end with the test, at the latest."""
+    with ExitStack() as stack:
+
+        def start(**changes: Any) -> dict[str, Instance]:
+            instances = {}
+            for driver, db in dbs.items():
+                orders = Orders(driver=driver, uri=group.uri, database=db.name, works=WORKS)
+                instances[driver] = stack.enter_context(Instance(replace(orders, **changes)))
+            for instance in instances.values():
+                instance.until("ready")
+                instance.go()
+            return instances
+
+        yield start
+
+
+def outcomes(instances: dict[str, Instance]) -> dict[str, object]:
+    """What each run returned, or the line that says what it raised."""
+    lines = {driver: instance.outcome() for driver, instance in instances.items()}
+    return {driver: line.get("applied", line) for driver, line in lines.items()}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("before update lease", id="before the check"),
+        pytest.param("before insert records", id="before the record"),
+        pytest.param("before commitTransaction", id="before the commit"),
+        pytest.param("after commitTransaction", id="after the commit"),
+    ],
+)
+def test_in_a_run(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: str, where: str) -> None:
+    """Between a function and its record, and around a commit, the run goes on with the new primary."""
+    instances = start(stopped_at=where)
+    for instance in instances.values():
+        instance.until("stopped")
+    FAULTS[fault](group)
+    for instance in instances.values():
+        instance.go()
+
+    assert outcomes(instances) == dict.fromkeys(DRIVERS, NAMES)
+    assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, once(WORKS))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_in_a_transaction(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: str) -> None:
+    """A transaction that was open is gone; its function is called again, and its effect is there once."""
+    works = [replace(work, held=work.transaction) for work in WORKS]
+    instances = start(works=works)
+    for instance in instances.values():
+        instance.until("stopped")
+    FAULTS[fault](group)
+    for instance in instances.values():
+        instance.go()
+        instance.until("MigrationRetried")
+        instance.until("stopped")
+        instance.go()
+
+    assert outcomes(instances) == dict.fromkeys(DRIVERS, NAMES)
+    assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, once(WORKS))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_waiting(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: str) -> None:
+    """A run that waits goes on waiting, while the holder is in the function of a migration."""
+    holders = start(works=[replace(work, held=work.name == "a") for work in WORKS])
+    for holder in holders.values():
+        holder.until("stopped")
+    waiters = start()
+    for waiter in waiters.values():
+        waiter.until("LeaseAwaited")
+    FAULTS[fault](group)
+    for holder in holders.values():
+        holder.go()
+
+    assert outcomes(holders) == dict.fromkeys(DRIVERS, NAMES)
+    assert outcomes(waiters) == {driver: [] for driver in DRIVERS}
+    assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, once(WORKS))
