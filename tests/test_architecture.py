@@ -75,6 +75,7 @@ ONE_COLOUR = {
     "async": {
         "test_cancel_scope_waits_for_the_function",
         "test_cancelled",
+        "test_cancelled_twice",
         "test_end_of_the_loop",
         "test_failure_of_a_cancelled_function",
         "test_forgotten_await",

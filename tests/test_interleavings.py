@@ -145,6 +145,8 @@ class Process:
             self.wakes_at = self.server.now + self.pending.longest
         if isinstance(self.pending, Record):
             assert self.checked, "a record is about to be written without a look at the lease"
+        if isinstance(self.pending, Transact):
+            self.world.is_open = True
         if isinstance(self.pending, (Execute, Transact, Record)):
             held = self.world.kept
             assert held is not None
@@ -252,6 +254,12 @@ class Instances(RuleBasedStateMachine):
             else:
                 assert done or not recorded, f"{name} is recorded and was not done"
             assert not recorded or self.server.records.issuperset(needs)
+
+    @invariant()
+    def what_the_dead_left_open_is_known(self) -> None:
+        for process in self.processes:
+            if process.pending is None and process.world.is_open:
+                assert self.server.sessions | self.server.ended_once >= {process.world.session}
 
     @invariant()
     def no_error_without_a_cause(self) -> None:

@@ -20,6 +20,7 @@ from quaestor.core.effects import (
     Execute,
     FindRecord,
     Flow,
+    FreeLease,
     KeepLease,
     Now,
     OpenSessions,
@@ -102,7 +103,7 @@ def hand(**answers: Sequence[object]) -> Hand:
         Transact: [COMMITTED],
         CommitAgain: [Attempt(Ending.COMMITTED)],
     }
-    named = {cls.__name__: cls for cls in [*usual, EndSessions, RenewLease, ReleaseLease, BreakLease]}
+    named = {cls.__name__: cls for cls in [*usual, EndSessions, RenewLease, FreeLease, ReleaseLease, BreakLease]}
     return Hand(usual | {named[name]: list(given) for name, given in answers.items()})
 
 
@@ -364,6 +365,40 @@ def test_sessions_that_may_not_be_ended() -> None:
 
     assert drive(run(), by_hand.perform) == ["a"]
     assert by_hand.events(SessionsNotEnded) == [SessionsNotEnded(*WHERE, refused)]
+
+
+def test_sessions_of_the_dead_stay_named() -> None:
+    """A run that fails before it could end them leaves them in the lock, for the next one."""
+    by_hand = hand(OpenSessions=[(b"own",)], AcquireLease=[lease(sessions=(b"dead", b"own"))], ReadRecords=[NONE, LOST])
+    with pytest.raises(ConnectionError):
+        drive(run(transactional=True), by_hand.perform)
+    assert not {"EndSessions", "CheckLease"} & set(by_hand.kinds())
+
+    by_hand = hand()
+    assert drive(leasing.give_back((b"own",), ()), by_hand.perform) is None
+    assert by_hand.asked == [FreeLease((b"own",))]
+
+
+@pytest.mark.parametrize(("answer", "freed"), [(None, (b"a", b"b")), (ERROR, (b"a",)), (LOST, (b"a",))])
+def test_own_transaction_that_was_interrupted(answer: object, freed: tuple[bytes, ...]) -> None:
+    """It is ended before the lease is given back; where that fails the lock goes on naming it."""
+    by_hand = hand(EndSessions=[answer])
+    assert drive(leasing.give_back((b"a", b"b"), (b"b",)), by_hand.perform) is None
+    assert by_hand.asked == [EndSessions((b"b",)), FreeLease(freed)]
+
+
+def test_lease_that_cannot_be_freed() -> None:
+    """What made it fail is the answer."""
+    assert drive(leasing.give_back((), ()), hand(FreeLease=[LOST]).perform) is ERROR
+
+
+def test_session_that_is_new() -> None:
+    """A session that the lock does not name yet is written there before the first step."""
+    by_hand = hand(OpenSessions=[(b"own",)])
+    drive(run(transactional=True), by_hand.perform)
+    checks = [effect for effect in by_hand.asked if isinstance(effect, CheckLease)]
+    assert [(check.migration, check.sessions) for check in checks] == [("a", (b"own",))]
+    assert by_hand.kinds().index("CheckLease") < by_hand.kinds().index("Transact")
 
 
 def test_lease_lost_while_sessions_are_ended() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import assert_never
 
-from quaestor.core import transaction
+from quaestor.core import leasing, transaction
 from quaestor.core.effects import (
     AcquireLease,
     BreakLease,
@@ -17,6 +17,7 @@ from quaestor.core.effects import (
     Execute,
     FindRecord,
     Flow,
+    FreeLease,
     KeepLease,
     Now,
     OpenSessions,
@@ -52,7 +53,8 @@ class Server:
         ends_at: When the lease ends.
         sessions: The ids of sessions that the lock document names.
         previous: The last owner that never released the lease.
-        ended: The ids of sessions that were ended by others.
+        ended: The ids of sessions whose transactions were ended, until that is noticed.
+        ended_once: Those that ever were.
     """
 
     now: float = 1_000.0
@@ -64,6 +66,7 @@ class Server:
     sessions: frozenset[bytes] = frozenset()
     previous: str | None = None
     ended: set[bytes] = field(default_factory=set)
+    ended_once: set[bytes] = field(default_factory=set)
 
     def acquire(self, terms: Terms, effect: AcquireLease) -> Lease:
         if self.holder is None or self.ends_at <= self.now:
@@ -89,9 +92,10 @@ class Server:
             and self.ends_at > self.now
         )
 
-    def release(self, owner: str) -> None:
+    def release(self, owner: str, sessions: tuple[bytes, ...]) -> None:
         if self.holder is not None and self.holder.owner == owner:
-            self.holder, self.sessions = None, frozenset()
+            self.holder = None
+            self.sessions -= set(sessions)
 
 
 def lease(
@@ -117,6 +121,8 @@ class World:
         crash_at: The number of the effect (from 0) at which to crash, or None.
         crash_after: Whether that effect is performed before the crash.
         performed: How many effects were.
+        session: The session of the run, once it has one.
+        is_open: Whether a transaction was begun in it and not committed.
         kept: The lease that is being kept, or None.
         kept_once: Whether one ever was.
     """
@@ -130,6 +136,7 @@ class World:
     kept: Lease | None = None
     kept_once: bool = False
     session: bytes | None = None
+    is_open: bool = False
 
     def perform(self, effect: Effect) -> object:
         crashes = self.performed == self.crash_at
@@ -168,15 +175,19 @@ class World:
             case KeepLease(held):
                 self.kept, self.kept_once = held, True
                 return None
+            case FreeLease(sessions):
+                server.release(self.terms.owner, sessions)
+                return None
             case ReleaseLease():
                 self.kept = None
-                server.release(self.terms.owner)
-                return None
+                own = () if self.session is None else (self.session,)
+                return drive(leasing.give_back(own, own if self.is_open else ()), self._answer)
             case OpenSessions():
                 self.session = self.terms.owner.encode()
                 return (self.session,)
             case EndSessions(sessions):
                 server.ended |= set(sessions)
+                server.ended_once |= set(sessions)
                 return None
             case Execute(migration):
                 migration.execute(self)
@@ -206,7 +217,10 @@ class World:
             case Step.COMMIT:
                 self.server.records.add(migration.name)
                 self.server.work.append(migration.name)
-            case Step.BEGIN | Step.ABORT:
+                self.is_open = False
+            case Step.BEGIN:
+                self.is_open = True
+            case Step.ABORT:
                 pass
             case _:
                 assert_never(step)

@@ -227,8 +227,8 @@ class TransactionsUnsupportedError(QuaestorError, ValueError):
     def __str__(self) -> str:
         return (
             f"These pending migrations are registered with transaction=True: {', '.join(self.migrations)}. This server "
-            "has no transactions: make it a replica set (one node is enough), or register them without. "
-            "Nothing has run."
+            "has no transactions: make it a replica set (one node is enough), or register them without. (mongomock has "
+            "none either: call such a function by itself in a unit test.) Nothing has run."
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import pymongo
 import pytest
 from pymongo.errors import InvalidOperation, OperationFailure
 
@@ -88,6 +89,52 @@ async def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> No
 
     assert await registry.run(db, "app", lease_timeout=0) == ["a"]
     assert await db.users.count_documents({}) == 1
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+async def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: str) -> None:
+    """What the function raises reaches the caller, also where the transaction cannot be aborted any more."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.users.insert_one({})
+        await db.client.close()
+        raise Broken
+
+    async with opened_async(driver, uri, name) as another:
+        with pytest.raises(Broken):
+            await registry.run(another, "app")
+    await db.client.admin.command("killAllSessions", [])  # that could not be done by the one who began it
+    assert await db.app_migrations.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_cancelled_twice(db: Any, other: Any) -> None:
+    """Cancelled again while its transaction is aborted: it is aborted all the same, and blocks nothing."""
+    registry = MigrationRegistry()
+    begun = asyncio.Event()
+    await db.users.insert_one({"_id": 1})
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.users.update_one({"_id": 1}, {"$set": {"seen": True}})
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asyncio.get_running_loop().call_soon(running.cancel)
+
+    running = asyncio.ensure_future(registry.run(db, "app"))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    with pymongo.timeout(10):
+        await other.users.update_one({"_id": 1}, {"$set": {"free": True}})
+    assert await other.users.find_one() == {"_id": 1, "free": True}
+    assert "owner" not in await other.app_migrations_lock.find_one()
 
 
 async def test_empty_iterator(db: Any) -> None:

@@ -186,12 +186,18 @@ def test_transaction_of_a_client_that_awaits_nothing(driver: str, uri: str, name
     assert state(db) == State([], [])
 
 
+@pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("goes_on", [False, True], ids=["in a command", "between two commands"])
-def test_deadline_of_the_caller(app: Application, db: Any, *, goes_on: bool) -> None:
-    """A deadline around the run that passes in a body: the driver's time-out for the caller; the lease is released."""
+def test_deadline_of_the_caller(app: Application, db: Any, *, goes_on: bool, transaction: bool) -> None:
+    """A deadline around the run that passes in a body: the driver's time-out for the caller; the lease is released, and
+    no transaction is left open, which would block what it touched.
+    """
+    db.effects.insert_one({"_id": 1, "migration": "x"})
 
-    @app.migration("a")
+    @app.migration("a", transaction=transaction)
     def outlasts_the_deadline(observed: Any) -> Generator[Any, Any, None]:
+        if len(app.bodies) == 1:
+            yield observed.effects.update_one({"_id": 1}, {"$set": {"migration": "y"}})
         while len(app.bodies) == 1:
             try:
                 yield observed.effects.find_one()
@@ -208,6 +214,8 @@ def test_deadline_of_the_caller(app: Application, db: Any, *, goes_on: bool) -> 
     assert caught.value.timeout
     assert time.monotonic() - began < 4
     assert app.told(LeaseNotReleased) == []
+    with pymongo.timeout(5):
+        db.effects.delete_one({"_id": 1})
     assert state(db) == State([], [])
     assert app.run(lease_timeout=0) == ["a"]
     assert state(db) == State(["a"], ["a"])

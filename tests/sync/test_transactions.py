@@ -17,7 +17,7 @@ from quaestor import (
     MigrationStarted,
     TransactionsUnsupportedError,
 )
-from tests.databases import drivers
+from tests.databases import drivers, opened
 from tests.leases import lock_document
 
 
@@ -81,6 +81,22 @@ def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
 
     assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
     assert db.users.count_documents({}) == 1
+
+
+def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: str) -> None:
+    """What the function raises reaches the caller, also where the transaction cannot be aborted any more."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        db.users.insert_one({})
+        db.client.close()
+        raise Broken
+
+    with opened(driver, uri, name) as another, pytest.raises(Broken):
+        registry.run_sync(another, "app")
+    db.client.admin.command("killAllSessions", [])  # that could not be done by the one who began it
+    assert db.app_migrations.count_documents({}) == 0
 
 
 def test_empty_iterator(db: Any) -> None:

@@ -117,8 +117,18 @@ class KeepLease(Ask[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class FreeLease(Command[None]):
+    """Free the lease if this run holds it, with the sessions of this run that the lock need not name any more."""
+
+    sessions: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseLease(Ask[Exception | None]):
-    """Stop keeping the lease, and free it if this run holds it. Answers what made that fail, if anything did."""
+    """Stop keeping the lease and perform the flow `leasing.give_back`, out of reach of whatever interrupts the run.
+
+    Answers what made that fail, if anything did.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,7 @@ Effect: TypeAlias = (
     | CheckLease
     | BreakLease
     | KeepLease
+    | FreeLease
     | ReleaseLease
     | OpenSessions
     | EndSessions

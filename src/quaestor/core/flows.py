@@ -85,7 +85,7 @@ def run(
         again = yield from settled(ReadRecords(), rules.patience(terms.ttl))
         if again != records:  # another instance has been at work
             todo = plan.pending(definitions, plan.validated(definitions), again)
-            sessions = (yield from _prepared(todo, again, colours)) or sessions
+            sessions = (yield from _prepared(todo, again, colours)) or sessions  # none needed now: some may be open
         names = tuple(migration.name for migration in todo)
         yield from leasing.end_sessions_of_others(turn, sessions, database, prefix, next(iter(names), None))
         yield from Emit(RunStarted(database, prefix, names))
@@ -151,24 +151,21 @@ def _apply(migration: MigrationDefinition, place: _Place, turn: Turn, upcoming: 
 def _record(name: str, turn: Turn) -> Flow[None]:
     """Record a migration whose function has ended, once, whatever happens to the connection."""
     written = yield from Record(name)
-    if written is False:
-        if turn.lease.previous is None:  # somebody else did it, who must hold the lease then
-            raise LeaseLostError(name)
-        yield from turn.check(name, ended=name)  # or a holder that was frozen just before its record has woken
+    if written is True:
         return
-    began: float | None = None
-    while written is not True:
-        # Either the outcome is unknown, or an insert of ours that was thought lost is there but not yet to stay.
-        if (yield from settled(FindRecord(name), rules.patience(turn.ttl))):
-            yield from turn.check(name, ended=name)  # it may be that of another, if this one was frozen
-            return
-        now = yield from Now()
-        began = now if began is None else began
-        if isinstance(written, Unknown) and now - began >= rules.patience(turn.ttl):
+    if written is False and turn.lease.previous is None:  # somebody else did it, who must hold the lease then
+        raise LeaseLostError(name)
+    # Else the outcome is unknown; or a holder that was frozen just before its record has woken.
+    began = yield from Now()
+    while not (yield from settled(FindRecord(name), rules.patience(turn.ttl))):
+        if isinstance(written, Unknown) and (yield from Now()) - began >= rules.patience(turn.ttl):
             raise written.error
         yield from Sleep(*leasing.PAUSE)
         yield from turn.check(name, ended=name)
         written = yield from Record(name)
+        if written is True:
+            return
+    yield from turn.check(name, ended=name)  # what was found may be that of another, if this one was frozen
 
 
 def _transact(migration: MigrationDefinition, place: _Place, turn: Turn) -> Flow[float]:

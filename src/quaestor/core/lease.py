@@ -83,8 +83,13 @@ def patience(ttl: float) -> float:
 
 
 def renewed_every(ttl: float) -> float:
-    """When to renew after a renewal, in seconds: two may fail and the lease still stands."""
+    """When to renew after a renewal, in seconds: one may fail, and there is time for another."""
     return ttl / 3
+
+
+def stale_after(ttl: float) -> float:
+    """When what a check was told counts no more, in seconds since it was asked for."""
+    return ttl * 2 / 3
 
 
 def tried_again_after(ttl: float) -> float:

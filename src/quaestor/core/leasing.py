@@ -10,6 +10,7 @@ from quaestor.core.effects import (
     Emit,
     EndSessions,
     Flow,
+    FreeLease,
     KeepLease,
     Now,
     RenewLease,
@@ -61,11 +62,11 @@ class Turn:
         self.ttl = ttl
         self._checked_at = taken_at
 
-    def check(self, upcoming: str | None, ended: str | None = None) -> Flow[None]:
+    def check(self, migration: str | None, ended: str | None = None) -> Flow[None]:
         """Check on the server that the lease is held, and renew it.
 
         Args:
-            upcoming: The migration that comes next.
+            migration: The one that the lock is to name from now on.
             ended: The one whose function has just ended and is not recorded yet.
 
         Raises:
@@ -73,22 +74,22 @@ class Turn:
         """
         while True:
             asked_at = yield from Now()
-            if not (yield from settled(CheckLease(self.lease, upcoming, self.sessions), rules.patience(self.ttl))):
+            if not (yield from settled(CheckLease(self.lease, migration, self.sessions), rules.patience(self.ttl))):
                 raise LeaseLostError(ended)
             self._checked_at = asked_at
             if not (yield from self._is_old()):  # else the answer came so late that the process may have been frozen
                 return
 
-    def check_if_old(self, upcoming: str) -> Flow[None]:
+    def check_if_old(self, migration: str) -> Flow[None]:
         """Check if the last check is so old that the process may have been frozen since. In a run that was not, the
         check before a record serves for the start of the next migration as well.
         """
         if (yield from self._is_old()):
-            yield from self.check(upcoming)
+            yield from self.check(migration)
 
     def _is_old(self) -> Flow[bool]:
         now = yield from Now()
-        return now - self._checked_at >= rules.renewed_every(self.ttl)
+        return now - self._checked_at >= rules.stale_after(self.ttl)
 
 
 def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[bytes, ...]) -> Flow[Turn]:
@@ -138,14 +139,32 @@ def end_sessions_of_others(
 
     Where the right to do that is missing the migrations wait for the server to end them.
     """
-    others = tuple(session for session in turn.lease.sessions if session not in own)
+    named = turn.lease.sessions
     turn.sessions = own
-    if not others:
-        return
-    refusal = yield from settled(EndSessions(others), rules.patience(turn.ttl))
-    if refusal is not None:
-        yield from Emit(SessionsNotEnded(database, prefix, refusal))
-    yield from turn.check(first)
+    if others := tuple(session for session in named if session not in own):
+        refusal = yield from settled(EndSessions(others), rules.patience(turn.ttl))
+        if refusal is not None:
+            yield from Emit(SessionsNotEnded(database, prefix, refusal))
+    if set(own) != set(named):
+        yield from turn.check(first)
+
+
+def give_back(own: tuple[bytes, ...], left_open: tuple[bytes, ...]) -> Flow[Exception | None]:
+    """Free the lease; and before that end the transactions of this run that may still be open, for they block others.
+
+    Args:
+        own: The sessions of this run.
+        left_open: Those of them whose transaction was interrupted.
+
+    Returns:
+        What made it fail, if anything did.
+    """
+    if left_open and (yield from EndSessions(left_open)) is not None:
+        own = tuple(
+            session for session in own if session not in left_open
+        )  # the lock names the others, for a successor
+    freed = yield from FreeLease(own)
+    return freed.error if isinstance(freed, Unknown) else None
 
 
 def keep(lease: Lease, ttl: float) -> Flow[None]:

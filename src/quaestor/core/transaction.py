@@ -66,6 +66,8 @@ def attempt() -> Generator[Step, object, Ending]:
     try:
         yield Step.EXECUTE
         written = yield Step.RECORD
+    except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
+        raise
     except BaseException:
         yield Step.ABORT
         raise

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
@@ -14,7 +15,7 @@ from pymongo.errors import PyMongoError
 from quaestor.core import effects, flows, leasing
 from quaestor.core.effects import Command, Effect
 from quaestor.core.events import Hook
-from quaestor.core.lease import DEFAULT_TTL, PATIENCE, Lease, Terms, renewed_every
+from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
@@ -70,7 +71,8 @@ class AsyncRunner:
     async def run(self) -> list[str]:
         """Apply all that is pending. Returns and raises what `MigrationRegistry.run` does."""
         terms = self._setup.terms()
-        return await drive_async(self._setup.run(terms), _Table(self._setup, terms).perform)
+        with closing(_Table(self._setup, terms)) as table:
+            return await drive_async(self._setup.run(terms), table.perform)
 
     async def unlock(self) -> Lease | None:
         """Free the lease of another instance, on whichever host, where a person knows that it is in the way.
@@ -81,7 +83,8 @@ class AsyncRunner:
             Who held it, or None if nobody did.
         """
         terms = self._setup.terms()
-        return await drive_async(flows.unlock(), _Table(self._setup, terms).perform)
+        with closing(_Table(self._setup, terms)) as table:
+            return await drive_async(flows.unlock(), table.perform)
 
 
 class _Table:
@@ -93,14 +96,20 @@ class _Table:
         self._sessions: dict[Colour, Session] = {}
         self._keeper: TaskKeeper | None = None
 
+    def close(self) -> None:
+        """End what runs beside the flow: the keeper, if the flow was thrown away and could not."""
+        if self._keeper is not None:
+            self._keeper.let_go()
+
     async def perform(self, effect: Effect) -> object:
         """Do what the effect asks for, and answer."""
-        try:
+        if not isinstance(effect, Command):
             return await self._perform(effect)
+        try:
+            with pymongo.timeout(self._setup.allowance(self._terms, effect)):
+                return await self._perform(effect)
         except PyMongoError as error:
-            if isinstance(effect, Command):
-                return faults.answer(effect, error)
-            raise
+            return faults.answer(effect, error)
 
     async def _perform(self, effect: Effect) -> object:  # noqa: C901, PLR0911, PLR0912 - it is one table
         setup, terms = self._setup, self._terms
@@ -111,21 +120,20 @@ class _Table:
             case effects.FindRecord(name):
                 return await setup.records.find_one({"name": name}, documents.PROJECTION) is not None
             case effects.Record(name):
-                with pymongo.timeout(terms.ttl):
-                    await setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                await setup.records.insert_one(documents.record(name, datetime.now(UTC)))
                 return True
             case effects.AcquireLease():
-                with pymongo.timeout(PATIENCE):
-                    return documents.lease(await setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
+                return documents.lease(await setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
             case effects.CheckLease():
-                with pymongo.timeout(terms.ttl):
-                    return bool((await setup.checks.update_one(**setup.check(terms, effect))).matched_count)
+                return bool((await setup.checks.update_one(**setup.check(terms, effect))).matched_count)
             case effects.RenewLease():
-                with pymongo.timeout(renewed_every(terms.ttl)):
-                    return bool((await setup.lock.update_one(**setup.renewal(terms, effect))).matched_count)
+                return bool((await setup.lock.update_one(**setup.renewal(terms, effect))).matched_count)
             case effects.BreakLease():
                 held = await setup.lock.find_one_and_update(**documents.breaking(setup.clock))
                 return None if held is None else documents.lease(held)
+            case effects.FreeLease(sessions):
+                await setup.lock.update_one(**documents.release(terms.owner, sessions))
+                return None
             case effects.KeepLease(lease):
                 self._keeper = TaskKeeper(leasing.keep(lease, terms.ttl), self.perform)
                 return None
@@ -185,12 +193,14 @@ class _Table:
     async def _release(self) -> Exception | None:
         if self._keeper is not None:
             await self._keeper.stop()
+        own = tuple(session.id for session in self._sessions.values())
+        left_open = tuple(session.id for session in self._sessions.values() if session.is_open)
         try:
-            with pymongo.timeout(renewed_every(self._terms.ttl)):
-                await self._setup.lock.update_one(**documents.release(self._terms.owner))
-            # Only now may the sessions serve the application again: others can end those that the lock names.
-            for colour, session in self._sessions.items():
-                await self._call(colour, transactions.end_session, transactions.end_session_async, session)
+            failure = await drive_async(leasing.give_back(own, left_open), self.perform)
+            if failure is None:
+                # Only now may the sessions serve the application again: others can end those that the lock names.
+                for colour, session in self._sessions.items():
+                    await self._call(colour, transactions.end_session, transactions.end_session_async, session)
         except Exception as error:  # noqa: BLE001 - what the run raised, or returns, goes first
             return error
-        return None
+        return failure

@@ -108,10 +108,13 @@ def whereabouts(migration: str | None, sessions: Iterable[bytes]) -> dict[str, o
     return {"migration": migration, "sessions": lsids(sessions)}
 
 
-def release(owner: str) -> dict[str, Any]:
-    """The arguments of the update_one that frees the lease of this owner. The token stays, and will rise."""
+def release(owner: str, sessions: Iterable[bytes]) -> dict[str, Any]:
+    """The arguments of the update_one that frees the lease of this owner. The token stays, and will rise; so do the
+    sessions of others that nobody has ended yet.
+    """
     freed = dict.fromkeys(("owner", "host", "pid", "migration", "since", "expiresAt"), "")
-    return {"filter": {"_id": LEASE, "owner": owner}, "update": {"$unset": freed, "$set": {"sessions": []}}}
+    update = {"$unset": freed, "$pullAll": {"sessions": lsids(sessions)}}
+    return {"filter": {"_id": LEASE, "owner": owner}, "update": update}
 
 
 def breaking(clock: Clock) -> dict[str, Any]:

@@ -59,8 +59,7 @@ def answer(command: Command[Any], error: PyMongoError) -> object:
             return False
         case AcquireLease() if isinstance(error, DuplicateKeyError):  # two at once have made the document
             return Unknown(error)
-    left = _csot.remaining()
-    if left is not None and left <= 0:  # the caller's own deadline is over: nothing is sent again
+    if _deadline_is_over():
         raise error
     if (unknown := _unknown(error)) is not None:
         return unknown
@@ -84,8 +83,16 @@ def attempt(error: PyMongoError, seconds: float) -> Attempt:
             "quaestor: a function with transaction=True must use the database that it is given, and no other client, "
             "whose operations could not be part of the transaction."
         )
+    if _deadline_is_over():
+        raise error
     if error.has_error_label("UnknownTransactionCommitResult"):
         return Attempt(Ending.UNKNOWN, seconds, error)
     if error.has_error_label("TransientTransactionError"):
         return Attempt(Ending.ABORTED, seconds, error)
     raise error
+
+
+def _deadline_is_over() -> bool:
+    """Whether there is a deadline of the caller (`pymongo.timeout`) and it is over: nothing is sent again then."""
+    left = _csot.remaining()
+    return left is not None and left <= 0

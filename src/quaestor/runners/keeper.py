@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Awaitable, Callable
 
-from quaestor.core.effects import Effect, Flow, Sleep
+from quaestor.core.effects import Effect, Flow, Sleep, Unknown
 from quaestor.runners.drive import drive, drive_async
 from quaestor.runners.interrupts import ended, insist
 
@@ -36,13 +36,15 @@ class ThreadKeeper:
         insist(self._thread.join)
 
     def _keep(self) -> None:
-        # Exception: a client that was closed, say. The lease then ends by itself, and the run's next check finds that.
-        with contextlib.suppress(_Stopped, Exception):
+        with contextlib.suppress(_Stopped):
             drive(self._flow, self._perform)
 
     def _perform(self, effect: Effect) -> object:
         if not isinstance(effect, Sleep):
-            return self._performed(effect)
+            try:
+                return self._performed(effect)
+            except Exception as error:  # noqa: BLE001 - whatever it is, another renewal may succeed
+                return Unknown(error)
         if self._stopped.wait(effect.longest):
             raise _Stopped
         return None
@@ -60,12 +62,16 @@ class TaskKeeper:
 
     async def stop(self) -> None:
         """End the task; a renewal that is under way is waited for."""
-        if not self._stopped.done():
-            self._stopped.set_result(None)
+        self.let_go()
         await ended(self._task)
 
+    def let_go(self) -> None:
+        """Have the task end, without waiting for it."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
     async def _keep(self) -> None:
-        with contextlib.suppress(_Stopped, Exception):
+        with contextlib.suppress(_Stopped):
             await drive_async(self._flow, self._perform)
 
     async def _perform(self, effect: Effect) -> object:
@@ -77,6 +83,8 @@ class TaskKeeper:
                 break
             except asyncio.CancelledError:
                 continue  # the end of an event loop cancels all its tasks, but the run itself stops this one
+            except Exception as error:  # noqa: BLE001 - as above
+                return Unknown(error)
         if self._stopped.done():
             raise _Stopped
         return None

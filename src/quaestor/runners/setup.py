@@ -9,14 +9,22 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from quaestor.core import flows
-from quaestor.core.effects import AcquireLease, CheckLease, Flow, RenewLease
+from quaestor.core.effects import (
+    AcquireLease,
+    CheckLease,
+    Command,
+    EndSessions,
+    FindRecord,
+    Flow,
+    FreeLease,
+    Record,
+    RenewLease,
+)
 from quaestor.core.events import Hook
-from quaestor.core.lease import SHORTEST_TTL, Terms
+from quaestor.core.lease import PATIENCE, SHORTEST_TTL, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first goes on while the machine sleeps
 
 
 class Registry(Protocol):
@@ -96,10 +104,22 @@ class Setup:
         whereabouts = documents.whereabouts(effect.migration, effect.sessions)
         return documents.renewal(self.clock, terms.ttl, effect.lease, whereabouts)
 
+    def allowance(self, terms: Terms, command: Command[Any]) -> float:
+        """How long a command may take, in seconds, its repetitions by the driver included."""
+        match command:
+            case RenewLease() | FreeLease():
+                return renewed_every(terms.ttl)
+            case CheckLease() | Record() | FindRecord() | EndSessions():
+                return terms.ttl
+            case _:
+                return PATIENCE
+
 
 def now() -> float:
     """The time of a clock that never goes back and goes on while the process is frozen, in seconds."""
-    return time.clock_gettime(_CLOCK)
+    if hasattr(time, "CLOCK_BOOTTIME"):  # on Linux: it goes on while the machine sleeps
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _checked_seconds(option: str, value: object, least: float) -> float:

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from quaestor.core import effects, flows, leasing
 from quaestor.core.effects import Command, Effect
 from quaestor.core.events import Hook
-from quaestor.core.lease import DEFAULT_TTL, PATIENCE, Lease, Terms, renewed_every
+from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
@@ -106,12 +106,13 @@ class _Table:
 
     def perform(self, effect: Effect) -> object:
         """Do what the effect asks for, and answer."""
-        try:
+        if not isinstance(effect, Command):
             return self._perform(effect)
+        try:
+            with pymongo.timeout(self._setup.allowance(self._terms, effect)):
+                return self._perform(effect)
         except PyMongoError as error:
-            if isinstance(effect, Command):
-                return faults.answer(effect, error)
-            raise
+            return faults.answer(effect, error)
 
     def _perform(self, effect: Effect) -> object:  # noqa: C901, PLR0911, PLR0912 - it is one table
         setup, terms = self._setup, self._terms
@@ -121,26 +122,26 @@ class _Table:
             case effects.FindRecord(name):
                 return setup.records.find_one({"name": name}, documents.PROJECTION) is not None
             case effects.Record(name):
-                with pymongo.timeout(terms.ttl):
-                    setup.records.insert_one(documents.record(name, datetime.now(UTC)))
+                setup.records.insert_one(documents.record(name, datetime.now(UTC)))
                 return True
             case effects.AcquireLease():
-                with pymongo.timeout(PATIENCE):
-                    return documents.lease(setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
+                return documents.lease(setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
             case effects.CheckLease():
-                with pymongo.timeout(terms.ttl):
-                    return bool(setup.checks.update_one(**setup.check(terms, effect)).matched_count)
+                return bool(setup.checks.update_one(**setup.check(terms, effect)).matched_count)
             case effects.RenewLease():
-                with pymongo.timeout(renewed_every(terms.ttl)):
-                    return bool(setup.lock.update_one(**setup.renewal(terms, effect)).matched_count)
+                return bool(setup.lock.update_one(**setup.renewal(terms, effect)).matched_count)
             case effects.BreakLease():
                 held = setup.lock.find_one_and_update(**documents.breaking(setup.clock))
                 return None if held is None else documents.lease(held)
+            case effects.FreeLease(sessions):
+                setup.lock.update_one(**documents.release(terms.owner, sessions))
+                return None
             case effects.KeepLease(lease):
                 self._keeper = ThreadKeeper(leasing.keep(lease, terms.ttl), self.perform)
                 return None
             case effects.ReleaseLease():
-                return insist(self._release)
+                # A context of its own: neither a deadline nor a session of the caller is for this.
+                return insist(partial(contextvars.Context().run, self._release))
             case effects.OpenSessions(colours):
                 return self._open_sessions(colours)
             case effects.EndSessions(sessions):
@@ -193,15 +194,14 @@ class _Table:
     def _release(self) -> Exception | None:
         if self._keeper is not None:
             self._keeper.stop()
-        return contextvars.Context().run(self._free)  # a deadline or a session of the caller is not for this
-
-    def _free(self) -> Exception | None:
+        own = tuple(session.id for session in self._sessions.values())
+        left_open = tuple(session.id for session in self._sessions.values() if session.is_open)
         try:
-            with pymongo.timeout(renewed_every(self._terms.ttl)):
-                self._setup.lock.update_one(**documents.release(self._terms.owner))
-            # Only now may the sessions serve the application again: others can end those that the lock names.
-            for colour, session in self._sessions.items():
-                self._call(colour, transactions.end_session, transactions.end_session_async, session)
+            failure = drive(leasing.give_back(own, left_open), self.perform)
+            if failure is None:
+                # Only now may the sessions serve the application again: others can end those that the lock names.
+                for colour, session in self._sessions.items():
+                    self._call(colour, transactions.end_session, transactions.end_session_async, session)
         except Exception as error:  # noqa: BLE001 - what the run raised, or returns, goes first
             return error
-        return None
+        return failure

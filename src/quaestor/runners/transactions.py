@@ -1,14 +1,16 @@
 """Performing an attempt at a migration in a transaction, in the colour of its function, with any driver."""
 
 import contextlib
+import contextvars
 import inspect
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import Any, assert_never
 
-import anyio
+import pymongo
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -18,22 +20,27 @@ from quaestor.core.migration import MigrationDefinition
 from quaestor.core.transaction import Attempt, Ending, Step
 from quaestor.runners import bodies, databases, documents, faults
 from quaestor.runners.drive import drive, drive_async
+from quaestor.runners.interrupts import insist, insist_async
 
 # "local", for the server creates collections and indexes in a transaction with no other read concern.
 _CONCERNS = (ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY)
+_ABORTING = 5.0  # seconds; where it fails, the session is ended before the lease is given back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
     """A session for transactions.
 
     Attributes:
         driver: The driver's own.
         id: By what the server knows it.
+        is_open: Whether a transaction was begun in it that is not known to be committed. (Drivers do not say whether an
+            abort has come to the server.)
     """
 
     driver: Any
     id: bytes
+    is_open: bool = False
 
 
 def open_session(db: Any) -> Session:
@@ -67,6 +74,7 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Sessi
     def perform(step: Step) -> object:
         match step:
             case Step.BEGIN:
+                session.is_open = True
                 session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
                 with session.driver.bind(end_session=False):
@@ -78,9 +86,9 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Sessi
                     return False
                 return True
             case Step.COMMIT:
-                session.driver.commit_transaction()
+                _commit(session)
             case Step.ABORT:
-                session.driver.abort_transaction()
+                insist(partial(contextvars.Context().run, _abort, session))
             case _:
                 assert_never(step)
         return None
@@ -99,6 +107,7 @@ async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, se
     async def perform(step: Step) -> object:
         match step:
             case Step.BEGIN:
+                session.is_open = True
                 await _awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
                 async with _bound(session.driver):
@@ -112,10 +121,9 @@ async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, se
                     return False
                 return True
             case Step.COMMIT:
-                await session.driver.commit_transaction()
+                await _commit_async(session)
             case Step.ABORT:
-                with anyio.CancelScope(shield=True):  # an open transaction would block what it touched
-                    await session.driver.abort_transaction()
+                await insist_async(_abort_async(session))
             case _:
                 assert_never(step)
         return None
@@ -130,7 +138,7 @@ async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, se
 def commit_again(session: Session) -> Attempt:
     """Send the last commit once more, from synchronous code."""
     try:
-        session.driver.commit_transaction()
+        _commit(session)
     except PyMongoError as error:
         return faults.attempt(error, 0)
     return Attempt(Ending.COMMITTED)
@@ -139,10 +147,30 @@ def commit_again(session: Session) -> Attempt:
 async def commit_again_async(session: Session) -> Attempt:
     """Send the last commit once more."""
     try:
-        await session.driver.commit_transaction()
+        await _commit_async(session)
     except PyMongoError as error:
         return faults.attempt(error, 0)
     return Attempt(Ending.COMMITTED)
+
+
+def _commit(session: Session) -> None:
+    session.driver.commit_transaction()
+    session.is_open = False
+
+
+async def _commit_async(session: Session) -> None:
+    await session.driver.commit_transaction()
+    session.is_open = False
+
+
+def _abort(session: Session) -> None:
+    with contextlib.suppress(PyMongoError), pymongo.timeout(_ABORTING):  # what the function raised goes first
+        session.driver.abort_transaction()
+
+
+async def _abort_async(session: Session) -> None:
+    with contextlib.suppress(PyMongoError), pymongo.timeout(_ABORTING):
+        await session.driver.abort_transaction()
 
 
 @contextlib.asynccontextmanager
