@@ -104,6 +104,7 @@ def _main(colour: str, uri: str, name: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it, and that is inherited
     if sys.argv[1] == "async":
         asyncio.run(_main_async(*sys.argv[2:]))
     else:

@@ -49,9 +49,9 @@ class MigrationRegistry:
         Args:
             name: What it is recorded under (str): choose it for good, a renamed migration is a new one.
             depends_on: The names of migrations to apply before it (list of str), registered before or after it.
-            transaction: Whether all that the function does through the database it is given, and its record, are one
-                transaction (bool): applied together and exactly once. The function may be called several times, one
-                operation after the other, and only what MongoDB allows in a transaction can be done in it.
+            transaction: Whether all that the function does through the database it is given, in its own thread or task,
+                and its record are one transaction (bool): applied together and exactly once. It may be called several
+                times, does one operation after the other, and can do what MongoDB allows in a transaction.
 
         Raises:
             InvalidMigrationError: The name, the dependencies or the function cannot be used.
@@ -88,7 +88,7 @@ class MigrationRegistry:
 
         Args:
             db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
-            prefix: Names the records collection `{prefix}_migrations` (str).
+            prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock` (str).
             sync_db: The same database for `def` migrations (PyMongo's `Database`), which run in a worker thread; or
                 None. With Motor it is not needed.
             on_event: Called with every event, a frozen value (plain function); None logs them to the logger `quaestor`.
@@ -137,11 +137,10 @@ class MigrationRegistry:
 
         Args:
             db: The database (PyMongo's `Database`, or mongomock's).
-            prefix: Names the records collection `{prefix}_migrations` (str).
+            prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock` (str).
             async_db: The same database for `async def` migrations (PyMongo's `AsyncDatabase` or Motor's), which run in
                 an event loop that lasts as long as the call; or None. Drivers tie a client to the loop in which it is
-                first used, so give every call one of its own; PyMongo's is closed with
-                the loop, once there was one.
+                first used, so give every call one of its own; PyMongo's is closed with the loop, once there was one.
             on_event: As for `run`.
             lease_ttl: As for `run`.
             lease_timeout: As for `run`.

@@ -115,7 +115,7 @@ class _Table:
         setup, terms = self._setup, self._terms
         match effect:
             case effects.ReadRecords():
-                found = setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE)
+                found = setup.records.find({}, **documents.READING)
                 return documents.records([document async for document in found])
             case effects.FindRecord(name):
                 return await setup.records.find_one({"name": name}, documents.PROJECTION) is not None

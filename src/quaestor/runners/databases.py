@@ -1,4 +1,4 @@
-"""Which driver a database object belongs to, and the records collection in it.
+"""Which driver a database object belongs to, and the collections of a run in it.
 
 `isinstance` would import drivers that the application does not use, `hasattr(db, x)` is True for every x, and
 `bool(db)` raises. So a database is known by the names of its class and its bases.

@@ -21,8 +21,12 @@ from quaestor.core.records import Records
 PROJECTION = {"name": 1}
 """The fields of a record that `records` reads; `_id` comes with them."""
 
-BATCH_SIZE = 2**31 - 1
-"""As many records in one reply as fit in its 16 MB, so that reading them all is one command."""
+READING: dict[str, Any] = {
+    "projection": PROJECTION,
+    "batch_size": 2**31 - 1,  # as many as fit in the 16 MB of one reply, so that reading them all is one command
+    "max_time_ms": 30_000,  # a majority that has to confirm them may not be there
+}
+"""The options of the find that reads the records."""
 
 
 def records(documents: Iterable[Mapping[str, Any]]) -> Records:

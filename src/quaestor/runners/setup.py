@@ -17,6 +17,7 @@ from quaestor.core.effects import (
     FindRecord,
     Flow,
     FreeLease,
+    ReadRecords,
     Record,
     RenewLease,
 )
@@ -104,9 +105,11 @@ class Setup:
         whereabouts = documents.whereabouts(effect.migration, effect.sessions)
         return documents.renewal(self.clock, terms.ttl, effect.lease, whereabouts)
 
-    def allowance(self, terms: Terms, command: Command[Any]) -> float:
-        """How long a command may take, in seconds, its repetitions by the driver included."""
+    def allowance(self, terms: Terms, command: Command[Any]) -> float | None:
+        """How long a command may take, in seconds, with the driver's repetitions; None: as long as the driver takes."""
         match command:
+            case ReadRecords():  # without a server it ends as any other command of the application
+                return None
             case RenewLease() | FreeLease():
                 return renewed_every(terms.ttl)
             case CheckLease() | Record() | FindRecord() | EndSessions():

@@ -118,7 +118,7 @@ class _Table:
         setup, terms = self._setup, self._terms
         match effect:
             case effects.ReadRecords():
-                return documents.records(setup.records.find({}, documents.PROJECTION, batch_size=documents.BATCH_SIZE))
+                return documents.records(setup.records.find({}, **documents.READING))
             case effects.FindRecord(name):
                 return setup.records.find_one({"name": name}, documents.PROJECTION) is not None
             case effects.Record(name):
