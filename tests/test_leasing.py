@@ -434,6 +434,10 @@ def test_attempt() -> None:
     with pytest.raises(KeyboardInterrupt):
         steps.send(None)
 
+    steps = transaction.attempt()
+    assert [steps.send(answer) for answer in (None, None)][-1] is Step.EXECUTE
+    steps.close()  # thrown away, it asks for nothing more
+
 
 @pytest.mark.parametrize("ending", [Ending.ABORTED, Ending.EXPIRED, Ending.RECORDED])
 def test_run_again(ending: Ending) -> None:
