@@ -22,7 +22,7 @@ NAMES = [work.name for work in WORKS]
 STEPS = [
     f"{when} {command}"
     for command in (
-        *("find records", "findAndModify lease", "find records"),
+        *("find records", "connectionStatus", "findAndModify lease", "find records"),
         *("update work", "update work", "update lease", "insert records"),
         *("update work", "update work", "insert records", "commitTransaction", "update lease"),
         *("update work", "update work", "update lease", "insert records"),
