@@ -83,12 +83,13 @@ BAD_PREFIXES = [
 """What cannot be a prefix, and words of what is said of it."""
 
 BAD_OPTIONS = [
-    ({"lease_ttl": 0.5}, "lease_ttl must be a number of seconds, 1 or more, not 0.5"),
-    ({"lease_ttl": None}, "lease_ttl must be a number of seconds, 1 or more, not None"),
-    ({"lease_ttl": "30"}, "lease_ttl must be a number of seconds, 1 or more, not '30'"),
+    ({"lease_ttl": 0.5}, "lease_ttl must be a number of seconds, from 1 to 86400, not 0.5"),
+    ({"lease_ttl": None}, "lease_ttl must be a number of seconds, from 1 to 86400, not None"),
+    ({"lease_ttl": "30"}, "lease_ttl must be a number of seconds, from 1 to 86400, not '30'"),
     ({"lease_ttl": float("inf")}, "not inf"),
     ({"lease_ttl": True}, "not True"),
-    ({"lease_timeout": -1}, "lease_timeout must be a number of seconds, 0 or more, not -1"),
+    ({"lease_ttl": 10**400}, "not 1000"),
+    ({"lease_timeout": -1}, "lease_timeout must be a number of seconds, from 0 to 1e+09, not -1"),
     ({"lease_timeout": float("nan")}, "not nan"),
 ]
 """What cannot be a time, and words of what is said of it."""

@@ -86,6 +86,7 @@ ONE_COLOUR = {
         "test_client_of_another_loop",
         "test_closed_client",
         "test_function_that_ends_its_loop",
+        "test_generator_exit",
         "test_no_event_loop",
     },
 }

@@ -208,7 +208,8 @@ class LeaseLostError(QuaestorError, RuntimeError):
         )
         return (
             f"The lease was lost, and nothing more was started. {left} The lease is lost when it cannot be renewed in "
-            "time (a frozen process, a blocked event loop, a broken network) or is freed by unlock(). "
+            "time (a frozen process, a blocked event loop, a broken network, no connection left in the pool), is "
+            "freed by unlock(), or its document is removed, as by dropping the database. "
             "Run again: what another instance has done is skipped."
         )
 

@@ -92,8 +92,8 @@ class MigrationRegistry:
             sync_db: The same database for `def` migrations (PyMongo's `Database`), which run in a worker thread; or
                 None. With Motor it is not needed.
             on_event: Called with every event, a frozen value (plain function); None logs them to the logger `quaestor`.
-            lease_ttl: How long the lease of a process that was killed keeps others waiting (float, seconds, at least
-                1). It is renewed after every third of that time.
+            lease_ttl: How long the lease of a process that was killed keeps others waiting (float, seconds, from 1 to
+                86,400). It is renewed after every third of that time.
             lease_timeout: How long to wait for another instance (float, seconds); None: for as long as it takes.
 
         Returns:

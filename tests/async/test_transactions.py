@@ -137,6 +137,30 @@ async def test_cancelled_twice(db: Any, other: Any) -> None:
     assert "owner" not in await other.app_migrations_lock.find_one()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"w": "majority"},
+        {"w": 1, "journal": True},
+        {"w": 0},
+        {"readPreference": "secondary", "readConcernLevel": "majority"},
+    ],
+    ids=str,
+)
+async def test_concerns_of_the_client(driver: str, uri: str, name: str, options: Any) -> None:
+    """A client may have any concerns and preferences: in a transaction those of the transaction count."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any) -> None:
+        await db.users.insert_one({"_id": 1})
+        await db.users.update_one({"_id": 1}, {"$set": {"seen": True}})
+        assert await db.users.find_one() == {"_id": 1, "seen": True}
+
+    async with opened_async(driver, uri, name, **options) as db:
+        assert await registry.run(db, "app") == ["a"]
+
+
 async def test_empty_iterator(db: Any) -> None:
     """`anext()` of nothing is a failure like any other."""
     registry = MigrationRegistry()

@@ -94,6 +94,23 @@ def test_empty_iterator(db: Any) -> None:
     assert names(db) == []
 
 
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_generator_exit(db: Any, *, transaction: bool) -> None:
+    """A function that raises GeneratorExit, as broken generators do, fails like any other: the lease is given back."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=transaction)
+    def leaves(db: Any) -> None:
+        db.users.insert_one({})
+        raise GeneratorExit
+
+    with pytest.raises(RuntimeError, match="raised GeneratorExit"):
+        registry.run_sync(db, "app")
+    assert names(db) == []
+    assert "owner" not in db.app_migrations_lock.find_one()
+
+
 def test_generator_returned(db: Any) -> None:
     """A function that returns a generator has done nothing: an error, not a record."""
     registry = MigrationRegistry()

@@ -99,6 +99,30 @@ def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: st
     assert db.app_migrations.count_documents({}) == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"w": "majority"},
+        {"w": 1, "journal": True},
+        {"w": 0},
+        {"readPreference": "secondary", "readConcernLevel": "majority"},
+    ],
+    ids=str,
+)
+def test_concerns_of_the_client(driver: str, uri: str, name: str, options: Any) -> None:
+    """A client may have any concerns and preferences: in a transaction those of the transaction count."""
+    registry = MigrationRegistry()
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        db.users.insert_one({"_id": 1})
+        db.users.update_one({"_id": 1}, {"$set": {"seen": True}})
+        assert db.users.find_one() == {"_id": 1, "seen": True}
+
+    with opened(driver, uri, name, **options) as db:
+        assert registry.run_sync(db, "app") == ["a"]
+
+
 def test_empty_iterator(db: Any) -> None:
     """`next()` of nothing is a failure like any other."""
     registry = MigrationRegistry()

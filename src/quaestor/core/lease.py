@@ -14,6 +14,9 @@ DEFAULT_TTL = 30.0
 SHORTEST_TTL = 1.0
 """Below this, in seconds, a slow network alone would lose it."""
 
+LONGEST_TTL = 86_400.0
+"""A day: longer than this, in seconds, nobody wants to wait for a process that is dead."""
+
 ANNOUNCED_EVERY = 30.0
 """How often a run that waits says so, in seconds."""
 

@@ -29,7 +29,10 @@ _CLOSING = 1.0  # seconds for telling the server that a client's sessions have e
 
 def call(migration: MigrationDefinition, db: Any) -> None:
     """Call a `def` migration."""
-    _refuse_unfinished(migration, migration.execute(db))
+    try:
+        _refuse_unfinished(migration, migration.execute(db))
+    except GeneratorExit as error:  # to the flow it would mean that the run itself is thrown away (as PEP 479 does)
+        raise RuntimeError("The function raised GeneratorExit.") from error
 
 
 async def call_async(migration: MigrationDefinition, db: Any) -> None:

@@ -104,6 +104,14 @@ def has_transactions(db: Any) -> bool:
     return all(server.server_type_name != "Standalone" for server in servers)
 
 
+def without_concerns(db: Any) -> Any:
+    """The database for a function in a transaction: concerns of the client's would be refused there by the server."""
+    plain = (WriteConcern(), ReadConcern(), ReadPreference.PRIMARY)
+    if (db.write_concern, db.read_concern, db.read_preference) == plain:
+        return db  # as it is, for with_options makes a plain one of a subclass
+    return db.with_options(write_concern=plain[0], read_concern=plain[1], read_preference=plain[2])
+
+
 def records_collection(db: Any, prefix: str) -> Any:
     """The collection of the records."""
     return _collection(db, f"{prefix}_migrations")

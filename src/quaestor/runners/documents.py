@@ -145,6 +145,10 @@ def lease(document: Mapping[str, Any]) -> Lease:
     )
 
 
+NOBODY: Mapping[str, Any] = {"authInfo": {"authenticatedUsers": []}}
+"""The answer to `connectionStatus` where it is not known: others can end the session only with a right to end any."""
+
+
 def session_id(lsid: Mapping[str, Any], connection_status: Mapping[str, Any]) -> bytes:
     """By what the server knows a session: its id, and a digest of the user whose session it is."""
     users = [f"{user['user']}@{user['db']}" for user in connection_status["authInfo"]["authenticatedUsers"]]

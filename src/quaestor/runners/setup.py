@@ -1,6 +1,5 @@
 """What both runners are made of: their checked arguments, and the flows that these start."""
 
-import math
 import os
 import socket
 import time
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from quaestor.core import flows
 from quaestor.core.effects import (
     AcquireLease,
+    BreakLease,
     CheckLease,
     Command,
     EndSessions,
@@ -22,10 +22,12 @@ from quaestor.core.effects import (
     RenewLease,
 )
 from quaestor.core.events import Hook
-from quaestor.core.lease import PATIENCE, SHORTEST_TTL, Terms, renewed_every
+from quaestor.core.lease import LONGEST_TTL, PATIENCE, SHORTEST_TTL, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
+
+_AGES = 1e9  # seconds: thirty years
 
 
 class Registry(Protocol):
@@ -73,8 +75,8 @@ class Setup:
         self.checks = databases.lock_collection(db, self.prefix, write_concern=1)
         self.clock = documents.own_clock if databases.is_mock(db) else documents.server_clock
         self.tell = hooks.guarded(on_event)
-        self._ttl = _checked_seconds("lease_ttl", lease_ttl, SHORTEST_TTL)
-        self._timeout = None if lease_timeout is None else _checked_seconds("lease_timeout", lease_timeout, 0)
+        self._ttl = _checked_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
+        self._timeout = None if lease_timeout is None else _checked_seconds("lease_timeout", lease_timeout, 0, _AGES)
         self._registry = registry
 
     def terms(self) -> Terms:
@@ -108,7 +110,7 @@ class Setup:
     def allowance(self, terms: Terms, command: Command[Any]) -> float | None:
         """How long a command may take, in seconds, with the driver's repetitions; None: as long as the driver takes."""
         match command:
-            case ReadRecords():  # without a server it ends as any other command of the application
+            case ReadRecords() | BreakLease():  # without a server it ends as any other command of the application
                 return None
             case RenewLease() | FreeLease():
                 return renewed_every(terms.ttl)
@@ -125,7 +127,9 @@ def now() -> float:
     return time.monotonic()
 
 
-def _checked_seconds(option: str, value: object, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-        raise InvalidOptionError(f"{option} must be a number of seconds, {least:g} or more, not {value!r}.")
+def _checked_seconds(option: str, value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InvalidOptionError(
+            f"{option} must be a number of seconds, from {least:g} to {most:g}, not {value!r:.40}."
+        )
     return float(value)

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 import pymongo
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor.core import transaction
@@ -45,14 +45,20 @@ class Session:
 
 def open_session(db: Any) -> Session:
     """A session for transactions in this synchronous database."""
-    status = db.client.admin.command("connectionStatus")
+    try:
+        status = db.client.admin.command("connectionStatus")
+    except OperationFailure:  # a client that is held to the stable API, say
+        status = documents.NOBODY
     session = db.client.start_session()
     return Session(session, documents.session_id(session.session_id, status))
 
 
 async def open_session_async(db: Any) -> Session:
     """The same for an asynchronous database."""
-    status = await db.client.admin.command("connectionStatus")
+    try:
+        status = await db.client.admin.command("connectionStatus")
+    except OperationFailure:  # as above
+        status = documents.NOBODY
     session = await _awaited(db.client.start_session())  # awaited with Motor only
     return Session(session, documents.session_id(session.session_id, status))
 
@@ -70,6 +76,7 @@ async def end_session_async(session: Session) -> None:
 def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Session) -> Attempt:
     """Perform the function of a `def` migration and its record in one transaction."""
     records = databases.records_collection(db, prefix)
+    inside = databases.without_concerns(db)
 
     def perform(step: Step) -> object:
         match step:
@@ -78,7 +85,7 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Sessi
                 session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
                 with session.driver.bind(end_session=False):
-                    bodies.call(migration, db)
+                    bodies.call(migration, inside)
             case Step.RECORD:
                 try:
                     records.insert_one(documents.record(migration.name, datetime.now(UTC)), session=session.driver)
@@ -103,6 +110,7 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Sessi
 async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, session: Session) -> Attempt:
     """Perform the function of an `async def` migration and its record in one transaction."""
     records = databases.records_collection(db, prefix)
+    inside = databases.without_concerns(db)
 
     async def perform(step: Step) -> object:
         match step:
@@ -111,7 +119,7 @@ async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, se
                 await _awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
                 async with _bound(session.driver):
-                    await bodies.call_async(migration, db)
+                    await bodies.call_async(migration, inside)
             case Step.RECORD:
                 try:
                     await records.insert_one(
