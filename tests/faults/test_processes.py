@@ -248,8 +248,8 @@ def _clock(hours: int) -> dict[str, str]:
 
 
 def test_eight_at_once(orders: Orders, uri: str, name: str, start: Start) -> None:
-    """Of 8 processes that start 20 migrations at once, every migration is executed by one of them, and the last one
-    returns within 1.2 s of the first.
+    """Of 8 processes that start 20 migrations at once, every migration is executed by one of them, and all return. (How
+    long after the first the last one does is measured in benchmarks/instances.py.)
     """
     works = tuple(Work(f"m{number:02}", transaction=number % 2 == 1) for number in range(20))
     orders = replace(orders, works=works)
@@ -262,6 +262,3 @@ def test_eight_at_once(orders: Orders, uri: str, name: str, start: Start) -> Non
         assert [outcome["is"] for outcome in outcomes] == ["returned"] * 8, outcomes
         assert sorted(name for outcome in outcomes for name in outcome["applied"]) == [work.name for work in works]
         assert left(db) == once(works)
-        returned = [instance.said("RunFinished")[0]["at"] for instance in instances]
-        print(f"{orders.driver}: the last of 8 returned {max(returned) - min(returned):.2f} s after the first")
-        assert max(returned) - min(returned) <= 1.2
