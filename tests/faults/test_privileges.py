@@ -1,5 +1,6 @@
 """The rights that a run needs, and what happens where one is missing."""
 
+import contextlib
 import re
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
@@ -98,48 +99,42 @@ def test_nothing_to_do(app: Application, driver: str, name: str, new_user: NewUs
     assert reader.run() == []
 
 
+@contextlib.contextmanager
+def killed_in_a_transaction(user: str, db: Any) -> Iterator[None]:
+    """The holder of the lease, a user of this URI, is gone and has a write open. In the end it was never committed."""
+    db.effects.insert_one({"_id": 1, "migration": "x"})
+    with MongoClient(user) as killed, killed.start_session() as session:
+        session.start_transaction()
+        killed[db.name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
+        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+        yield
+        with pytest.raises(OperationFailure) as caught:
+            session.commit_transaction()
+    assert caught.value.has_error_label("TransientTransactionError")
+
+
 @pytest.mark.parametrize("transaction", [False, True])
 def test_own_session(name: str, db: Any, new_user: NewUser, driver: str, *, transaction: bool) -> None:
     """What a killed holder of the same user has open is ended, without any right to do that, and not waited for."""
     user = new_user(RIGHTS | EFFECTS)
     app = application(driver, user, name)
     left_behind(app, transaction=transaction)
-    db.effects.insert_one({"_id": 1, "migration": "x"})
 
-    with MongoClient(user) as killed, killed.start_session() as session:
-        session.start_transaction()
-        killed[name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
-        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+    with killed_in_a_transaction(user, db):
         assert app.run() == ["a"]
-        with pytest.raises(OperationFailure) as caught:
-            session.commit_transaction()
 
-    assert caught.value.has_error_label("TransientTransactionError")
     assert app.told(MigrationRetried) == []
     assert state(db) == State(["a"], ["a"])
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_session_of_another_user(
-    app: Application, name: str, db: Any, uri: str, new_user: NewUser, transaction: bool
-) -> None:
+def test_session_of_another_user(app: Application, db: Any, uri: str, new_user: NewUser, transaction: bool) -> None:
     """What one of another user has open may not be ended, which is told: the run waits until the server does it."""
     left_behind(app, transaction=transaction)
-    db.effects.insert_one({"_id": 1, "migration": "x"})
 
-    with (
-        transactions_live(uri, 2),
-        MongoClient(new_user(EFFECTS)) as killed,
-        killed.start_session() as session,
-    ):
-        session.start_transaction()
-        killed[name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
-        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+    with transactions_live(uri, 2), killed_in_a_transaction(new_user(EFFECTS), db):
         assert app.run() == ["a"]
-        with pytest.raises(OperationFailure) as caught:
-            session.commit_transaction()
 
-    assert caught.value.has_error_label("TransientTransactionError")
     assert ["Unauthorized" in str(event.error) for event in app.told(SessionsNotEnded)] == [True]
     assert bool(app.told(MigrationRetried)) is transaction
     assert state(db) == State(["a"], ["a"])
@@ -149,12 +144,8 @@ def test_session_of_another_user_with_the_right(driver: str, name: str, uri: str
     """With the right to end any session (killAnySession) that of another user is ended as well."""
     app = application(driver, uri, name)
     left_behind(app, transaction=True)
-    db.effects.insert_one({"_id": 1, "migration": "x"})
 
-    with MongoClient(new_user(EFFECTS)) as killed, killed.start_session() as session:
-        session.start_transaction()
-        killed[name].effects.update_one({"_id": 1}, {"$set": {"migration": "lost"}}, session=session)
-        hold(db, seconds=0.3, sessions=[lsid(killed, session.session_id["id"])])
+    with killed_in_a_transaction(new_user(EFFECTS), db):
         assert app.run() == ["a"]
 
     assert app.told(MigrationRetried) == []

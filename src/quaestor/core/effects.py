@@ -143,7 +143,7 @@ class OpenSessions(Command[tuple[bytes, ...] | None]):
 
 @dataclass(frozen=True, slots=True)
 class EndSessions(Command[Exception | None]):
-    """End sessions of others on the server, and with them their transactions. Answers why it was refused, if it was."""
+    """End sessions on the server, and with them their transactions. Answers why it was refused, if it was."""
 
     sessions: tuple[bytes, ...]
 

@@ -179,9 +179,8 @@ def _transact(migration: MigrationDefinition, place: _Place, turn: Turn) -> Flow
         if attempt.ending is Ending.COMMITTED:
             return attempt.seconds
         yield from turn.check(migration.name)
-        if (
-            yield from settled(FindRecord(migration.name), rules.patience(turn.ttl))
-        ):  # a lost answer, or a frozen holder that woke
+        # It may be recorded all the same: the answer was lost, or a frozen holder has woken.
+        if (yield from settled(FindRecord(migration.name), rules.patience(turn.ttl))):
             return attempt.seconds
         if attempt.ending is Ending.UNKNOWN and attempt.error is not None:
             raise attempt.error

@@ -160,9 +160,8 @@ def give_back(own: tuple[bytes, ...], left_open: tuple[bytes, ...]) -> Flow[Exce
         What made it fail, if anything did.
     """
     if left_open and (yield from EndSessions(left_open)) is not None:
-        own = tuple(
-            session for session in own if session not in left_open
-        )  # the lock names the others, for a successor
+        # The lock goes on naming those, for a successor to end.
+        own = tuple(session for session in own if session not in left_open)
     freed = yield from FreeLease(own)
     return freed.error if isinstance(freed, Unknown) else None
 
