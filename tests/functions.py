@@ -14,5 +14,8 @@ async def nothing_async(db: object) -> None:
 
 
 def definitions(needs: Mapping[str, Sequence[str]], *, transactional: bool = False) -> dict[str, MigrationDefinition]:
-    """Migrations that do nothing, with these dependencies."""
-    return {name: MigrationDefinition(name, nothing, needed, transactional) for name, needed in needs.items()}
+    """Migrations that do nothing, with these dependencies; nor do their rollbacks."""
+    return {
+        name: MigrationDefinition(name, nothing, needed, transactional, rollback=nothing)
+        for name, needed in needs.items()
+    }

@@ -15,7 +15,9 @@ HELD: dict[str, Any] = {
     "pid": 4711,
     "since": datetime(2026, 1, 1),  # noqa: DTZ001 - as the driver gives it back
     "expiresAt": datetime(2126, 1, 1),  # noqa: DTZ001
+    "work": "run",
     "migration": "x",
+    "recording": None,
     "sessions": [],
     "previous": None,
 }
@@ -23,7 +25,12 @@ HELD: dict[str, Any] = {
 
 
 def lock_document(
-    seen: Mapping[str, Any], *, migration: str, renewed: datetime | None = None, sessions: object = ANY
+    seen: Mapping[str, Any],
+    *,
+    migration: str,
+    renewed: datetime | None = None,
+    sessions: object = ANY,
+    recording: str | None = None,
 ) -> dict[str, Any]:
     """The document of a lease that this process holds, first seen as `seen`, in a migration."""
     return {
@@ -34,7 +41,9 @@ def lock_document(
         "pid": os.getpid(),
         "since": seen["since"],
         "expiresAt": seen["expiresAt"] if renewed is None else renewed,
+        "work": "run",
         "migration": migration,
+        "recording": recording,
         "sessions": sessions,
         "previous": None,
     }

@@ -1,11 +1,12 @@
 """The order of steps, fed by hand: no database, no event loop."""
 
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
+from unittest.mock import ANY
 
 import pytest
 
-from quaestor.core import flows
+from quaestor.core import flows, leasing
 from quaestor.core.effects import (
     AcquireLease,
     CheckLease,
@@ -16,41 +17,64 @@ from quaestor.core.effects import (
     KeepLease,
     Now,
     OpenSessions,
+    ReadLock,
     ReadRecords,
     Record,
     ReleaseLease,
+    Sleep,
     Transact,
+    Unknown,
+    Unrecord,
 )
 from quaestor.core.events import (
     MigrationApplied,
     MigrationFailed,
+    MigrationRolledBack,
     MigrationStarted,
     RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
     RunFinished,
     RunStarted,
 )
-from quaestor.core.lease import Terms
+from quaestor.core.flows import Scope
+from quaestor.core.lease import Lock, Terms, Work
 from quaestor.core.migration import MigrationDefinition
+from quaestor.core.plan import Change, PlannedMigration
 from quaestor.core.records import Records
+from quaestor.core.rehearsal import rehearsed
+from quaestor.core.status import MigrationStatus, Status
 from quaestor.core.transaction import Attempt, Ending
 from quaestor.errors import (
     CircularDependencyError,
+    InvalidOptionError,
+    LeaseLostError,
     MissingDatabaseError,
     MissingDependencyError,
     RecordConflictError,
     TransactionsUnsupportedError,
+    UnknownMigrationError,
+    UnknownRecordsError,
 )
 from quaestor.runners.drive import drive
 from tests.functions import definitions, nothing
-from tests.world import Crash, Server, World, killed, lease
+from tests.world import LONG_AGO, Crash, Server, World, killed, lease
 
 WHERE = ("shop", "app")
 TERMS = Terms("me", ttl=30)
-NONE = Records(frozenset())
+NONE = Records({})
 
 
 def run(needs: Mapping[str, list[str]], *, transactional: bool = False, owner: str = "me") -> Flow[list[str]]:
-    return flows.run(definitions(needs, transactional=transactional), *WHERE, {"sync"}, Terms(owner, ttl=30))
+    return flows.run(Scope(definitions(needs, transactional=transactional), *WHERE, {"sync"}, Terms(owner, ttl=30)))
+
+
+def changes(needs: Mapping[str, list[str]], *, transactional: bool = False) -> list[Change]:
+    """What is carried out to apply these."""
+    known = definitions(needs, transactional=transactional)
+    return [Change(name, True, known[name].execute, "sync", transactional) for name in known]
 
 
 DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": []}
@@ -68,12 +92,12 @@ def follow(flow: Flow[list[str]], steps: list[tuple[object, Effect]]) -> list[st
 
 def test_steps() -> None:
     """Read, take the lease, read again; execute, check the lease, record; release. Told as it happens."""
-    a, b = definitions({"a": [], "b": []}).values()
+    a, b = changes({"a": [], "b": []})
     mine = lease()
     steps: list[tuple[object, Effect]] = [
         (None, ReadRecords()),
         (NONE, Now()),
-        (10.0, AcquireLease("a", ())),
+        (10.0, AcquireLease("run", "a", ())),
         (mine, KeepLease(mine)),
         (None, ReadRecords()),
         (NONE, Emit(RunStarted(*WHERE, ("a", "b")))),
@@ -81,7 +105,7 @@ def test_steps() -> None:
         (None, Now()),
         (11.0, Execute(a)),
         (0.25, Now()),
-        (12.0, CheckLease(mine, "b", ())),
+        (12.0, CheckLease(mine, "b", (), "a")),
         (True, Now()),
         (12.0, Record("a")),
         (True, Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
@@ -89,7 +113,7 @@ def test_steps() -> None:
         (None, Now()),
         (13.0, Execute(b)),
         (0.5, Now()),
-        (14.0, CheckLease(mine, None, ())),
+        (14.0, CheckLease(mine, None, (), "b")),
         (True, Now()),
         (14.0, Record("b")),
         (True, Emit(MigrationApplied(*WHERE, "b", 2, 2, 0.5))),
@@ -101,13 +125,13 @@ def test_steps() -> None:
 
 def test_steps_with_transactions() -> None:
     """The sessions are there before the lease; the check follows the commit, and after the last there is none."""
-    a, b = definitions({"a": [], "b": []}, transactional=True).values()
+    a, b = changes({"a": [], "b": []}, transactional=True)
     mine = lease(sessions=(b"s",))
     steps: list[tuple[object, Effect]] = [
         (None, ReadRecords()),
         (NONE, OpenSessions(frozenset({"sync"}))),
         ((b"s",), Now()),
-        (10.0, AcquireLease("a", (b"s",))),
+        (10.0, AcquireLease("run", "a", (b"s",))),
         (mine, KeepLease(mine)),
         (None, ReadRecords()),
         (NONE, Emit(RunStarted(*WHERE, ("a", "b")))),
@@ -132,7 +156,7 @@ def test_steps_with_transactions() -> None:
 
 def test_nothing_to_do() -> None:
     """One read, no lease, and nothing but facts after it."""
-    world = World(Server(records={"top", "left", "right", "end"}))
+    world = World(Server(recorded=dict.fromkeys(DIAMOND, LONG_AGO)))
 
     assert drive(run(DIAMOND), world.perform) == []
     assert world.events == [RunStarted(*WHERE, ()), RunFinished(*WHERE, ())]
@@ -157,7 +181,7 @@ def test_refused_after_the_read() -> None:
 
     async def function(db: object) -> None: ...
 
-    flow = flows.run({"a": MigrationDefinition("a", function)}, *WHERE, {"sync"}, TERMS)
+    flow = flows.run(Scope({"a": MigrationDefinition("a", function)}, *WHERE, {"sync"}, TERMS))
     assert next(flow) == ReadRecords()
     with pytest.raises(MissingDatabaseError):
         flow.send(NONE)
@@ -165,10 +189,10 @@ def test_refused_after_the_read() -> None:
     flow = run({"a": []})
     assert next(flow) == ReadRecords()
     with pytest.raises(RecordConflictError):
-        flow.send(Records(frozenset(), (), frozenset({"a"})))
+        flow.send(Records({}, (), frozenset({"a"})))
 
     migrations = definitions({"a": []}) | {"b": MigrationDefinition("b", nothing, transaction=True)}
-    flow = flows.run(migrations, *WHERE, {"sync"}, TERMS)
+    flow = flows.run(Scope(migrations, *WHERE, {"sync"}, TERMS))
     assert next(flow) == ReadRecords()
     assert flow.send(NONE) == OpenSessions(frozenset({"sync"}))
     with pytest.raises(TransactionsUnsupportedError) as caught:
@@ -180,10 +204,10 @@ def test_unreadable_records_are_told_once() -> None:
     """Records without a name are told in one event, before all others."""
     flow = run({"a": []})
     next(flow)
-    odd = Records(frozenset(), (1, None))
+    odd = Records({}, (1, None))
     assert flow.send(odd) == Emit(RecordsIgnored(*WHERE, (1, None)))
     assert next(flow) == Now()
-    assert flow.send(0.0) == AcquireLease("a", ())
+    assert flow.send(0.0) == AcquireLease("run", "a", ())
     assert isinstance(flow.send(lease()), KeepLease)
     assert next(flow) == ReadRecords()
     assert flow.send(odd) == Emit(RunStarted(*WHERE, ("a",)))
@@ -216,6 +240,342 @@ def test_crash_at_every_effect(transactional: bool) -> None:
             assert world.server.now - crashed_at <= TERMS.ttl + 1
 
 
+def test_steps_of_a_rollback() -> None:
+    """As a run, but that the record goes; dependents first."""
+    known = definitions({"a": [], "b": ["a"]})
+    records = Records({"a": LONG_AGO, "b": LONG_AGO, "from tomorrow": None})
+    mine = lease()
+    steps: list[tuple[object, Effect]] = [
+        (None, ReadRecords()),
+        (records, Emit(RecordsUnknown(*WHERE, ("from tomorrow",)))),
+        (None, Now()),
+        (10.0, AcquireLease("rollback", "b", ())),
+        (mine, KeepLease(mine)),
+        (None, ReadRecords()),
+        (records, Emit(RollbackStarted(*WHERE, ("b", "a")))),
+        (None, Emit(MigrationStarted(*WHERE, "b", 1, 2, undo=True))),
+        (None, Now()),
+        (11.0, Execute(Change("b", False, nothing, "sync", recorded_at=LONG_AGO))),
+        (0.25, Now()),
+        (12.0, CheckLease(mine, "a", (), "b")),
+        (True, Now()),
+        (12.0, Unrecord("b", LONG_AGO)),
+        (True, Emit(MigrationRolledBack(*WHERE, "b", 1, 2, 0.25, undo=True))),
+        (None, Emit(MigrationStarted(*WHERE, "a", 2, 2, undo=True))),
+        (None, Now()),
+        (13.0, Execute(Change("a", False, nothing, "sync", recorded_at=LONG_AGO))),
+        (0.5, Now()),
+        (14.0, CheckLease(mine, None, (), "a")),
+        (True, Now()),
+        (14.0, Unrecord("a", LONG_AGO)),
+        (True, Emit(MigrationRolledBack(*WHERE, "a", 2, 2, 0.5, undo=True))),
+        (None, ReleaseLease()),
+        (None, Emit(RollbackFinished(*WHERE, ("b", "a")))),
+    ]
+    assert follow(flows.rollback(Scope(known, *WHERE, {"sync"}, TERMS), ["a"]), steps) == ["b", "a"]
+
+
+def test_steps_of_a_mark() -> None:
+    """The lease is checked before each record; no function is called, and one fact tells it in the end."""
+    scope = Scope(definitions({"a": [], "b": ["a"]}), *WHERE, {"sync"}, TERMS)
+    mine = lease()
+    steps: list[tuple[object, Effect]] = [
+        (None, ReadRecords()),
+        (NONE, Now()),
+        (10.0, AcquireLease("mark", "a", ())),
+        (mine, KeepLease(mine)),
+        (None, ReadRecords()),
+        (NONE, Now()),
+        (11.0, CheckLease(mine, "a", (), None)),
+        (True, Now()),
+        (11.0, Record("a")),
+        (True, Now()),
+        (12.0, CheckLease(mine, "b", (), None)),
+        (True, Now()),
+        (12.0, Record("b")),
+        (True, ReleaseLease()),
+        (None, Emit(RecordsMarked(*WHERE, ("a", "b"), applied=True))),
+    ]
+    assert follow(flows.mark_applied(scope, ["b", "a"]), steps) == ["a", "b"]
+
+    world = World(Server(recorded=dict.fromkeys(["a", "b"], LONG_AGO)))
+    assert drive(flows.mark_applied(scope, ["b", "a"]), world.perform) == []
+    assert world.events == [RecordsMarked(*WHERE, (), applied=True)]
+    assert not world.kept_once
+
+    world = World(Server(recorded=dict.fromkeys(["a", "b", "from tomorrow"], LONG_AGO)))
+    assert drive(flows.mark_pending(scope, ["b", "from tomorrow"]), world.perform) == ["from tomorrow", "b"]
+    assert world.server.records == {"a"}
+    assert world.server.undone == []
+    assert world.events == [RecordsMarked(*WHERE, ("from tomorrow", "b"), applied=False)]
+
+
+def test_names_are_checked_before_the_first_effect() -> None:
+    """What is no list of registered names asks for nothing; a record may be removed that no migration has."""
+    scope = Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS)
+    flow: Flow[object]
+    for flow in (flows.run(scope, ["b"]), flows.rollback(scope, ["b"]), flows.mark_applied(scope, ["b"])):
+        with pytest.raises(UnknownMigrationError):
+            next(flow)
+    for flow in (flows.run(scope, "a"), flows.rollback(scope, "a"), flows.mark_pending(scope, "a")):
+        with pytest.raises(InvalidOptionError):
+            next(flow)
+    with pytest.raises(UnknownMigrationError):
+        drive(flows.mark_pending(scope, ["b"]), World().perform)
+
+
+def test_unknown_records() -> None:
+    """They are told once, and left alone; a strict run refuses them, also those that came while it waited."""
+    scope = Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS)
+    world = World(Server(recorded={"from tomorrow": LONG_AGO}))
+
+    with pytest.raises(UnknownRecordsError):
+        drive(flows.run(scope, strict=True), world.perform)
+    assert not world.kept_once
+    world.events.clear()
+    assert drive(flows.run(scope), world.perform) == ["a"]
+    assert [event for event in world.events if isinstance(event, RecordsUnknown)] == [
+        RecordsUnknown(*WHERE, ("from tomorrow",))
+    ]
+
+    flow = flows.run(scope, strict=True)
+    answers: list[object] = [None, NONE, 0.0, lease(), None]
+    assert [flow.send(answer) for answer in answers][-1] == ReadRecords()
+    assert flow.send(Records({"from tomorrow": None})) == ReleaseLease()
+    with pytest.raises(UnknownRecordsError):
+        flow.send(None)
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_crash_at_every_effect_of_a_rollback(transactional: bool) -> None:
+    """Wherever a rollback is cut off, the next one ends in the same state; only the function in hand may have run
+    twice, and in a transaction its work is undone once. What is not undone is still recorded, with all that it needs.
+    """
+    scope = Scope(definitions(DIAMOND, transactional=transactional), *WHERE, {"sync"}, TERMS)
+    whole = World(Server(recorded=dict.fromkeys(DIAMOND, LONG_AGO)))
+    order = drive(flows.rollback(scope, ["top"]), whole.perform)
+    assert order == ["end", "right", "left", "top"]
+
+    for crash_at in range(whole.performed):
+        for crash_after in (False, True):
+            world = World(Server(recorded=dict.fromkeys(DIAMOND, LONG_AGO)), crash_at=crash_at, crash_after=crash_after)
+            with pytest.raises(Crash):
+                killed(flows.rollback(scope, ["top"]), world.perform)
+            assert world.server.records == set(order[len(order) - len(world.server.records) :])
+            crashed_at = world.server.now
+            later = World(replace(world.server, now=crashed_at + TERMS.ttl))
+            half = {one.name for one in drive(flows.status(scope), later.perform).migrations if one.interrupted}
+            successor = World(world.server, Terms("successor"))
+
+            drive(flows.rollback(replace(scope, terms=successor.terms), ["top"]), successor.perform)
+
+            assert world.server.records == set()
+            assert sorted(set(world.server.undone), key=order.index) == order
+            twice = {name for name in order if world.server.undone.count(name) > 1}
+            assert twice <= half
+            assert len(world.server.undone) - len(order) <= (0 if transactional else 1)
+            assert world.server.now - crashed_at <= TERMS.ttl + 1
+
+
+def test_failure_of_a_rollback() -> None:
+    """Exactly what is undone is recorded no more; the exception goes on with a note, and the event has it."""
+    error = ValueError()
+
+    def fail(db: object) -> None:
+        raise error
+
+    migrations = definitions(DIAMOND)
+    migrations["left"] = replace(migrations["left"], rollback=fail)
+    world = World(Server(recorded=dict.fromkeys(DIAMOND, LONG_AGO)))
+
+    with pytest.raises(ValueError):  # noqa: PT011 - it is looked at below
+        drive(flows.rollback(Scope(migrations, *WHERE, {"sync"}, TERMS), ["top"]), world.perform)
+
+    assert error.__notes__ == ["quaestor: while undoing migration 'left', 3 of 4"]
+    assert world.events[-1] == MigrationFailed(*WHERE, "left", 3, 4, error, undo=True)
+    assert world.server.records == {"left", "top"}
+    assert world.server.undone == ["end", "right"]
+    assert world.server.holder is None
+
+
+UNKNOWN = Unknown(ConnectionError("lost"))
+
+
+def until_unrecorded(answers: list[object]) -> Flow[object]:
+    """A rollback of `a` that has asked for its record's removal, and has got these answers since."""
+    flow = flows.rollback(Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS), ["a"])
+    there = Records({"a": LONG_AGO})
+    for answer in [None, there, 0.0, lease(), None, there, None, None, 1.0, 0.5, 2.0, True, 2.0, *answers]:
+        effect = flow.send(answer)
+    assert isinstance(effect, (Unrecord, CheckLease, Emit, ReleaseLease))
+    return flow
+
+
+def test_lost_answer_of_a_removal() -> None:
+    """The lease is looked at before the removal is sent again; what is gone by then this run has removed."""
+    flow = until_unrecorded([])
+    assert flow.send(UNKNOWN) == Now()
+    assert flow.send(3.0) == Sleep(*leasing.PAUSE)
+    assert flow.send(None) == Now()
+    assert flow.send(4.0) == CheckLease(lease(), "a", (), "a")
+    assert flow.send(True) == Now()
+    assert flow.send(4.0) == Unrecord("a", LONG_AGO)
+    assert flow.send(False) == Now()
+    assert flow.send(5.0) == CheckLease(lease(), "a", (), "a")
+    assert flow.send(True) == Now()
+    assert isinstance(flow.send(5.0), Emit)
+
+
+def test_removed_by_another() -> None:
+    """Who has lost the lease does not say that it has undone what another did."""
+    flow = until_unrecorded([False, 3.0])
+    assert flow.send(False) == Emit(MigrationFailed(*WHERE, "a", 1, 1, ANY, undo=True))
+    assert flow.send(None) == ReleaseLease()
+    with pytest.raises(LeaseLostError) as caught:
+        flow.send(None)
+    assert caught.value.migration == "a"
+
+
+def test_patience_of_a_removal() -> None:
+    """Where no answer ever comes, the driver's error does."""
+    flow = until_unrecorded([UNKNOWN, 3.0, None, 4.0, True, 4.0])
+    assert flow.send(UNKNOWN) == Now()
+    assert isinstance(flow.send(33.0), Emit)
+    flow.send(None)
+    with pytest.raises(ConnectionError):
+        flow.send(None)
+
+
+def test_plan_is_the_run_performed_dry() -> None:
+    """One read, and nothing else that the world could notice; the order and the reasons are those of the run."""
+    scope = Scope(definitions(DIAMOND | {"aside": []}), *WHERE, {"sync"}, TERMS)
+    world = World(Server(recorded={"top": LONG_AGO}))
+    untouched = replace(world.server, recorded=dict(world.server.recorded))
+
+    asked: list[Effect] = []
+
+    def perform(effect: Effect) -> object:
+        asked.append(effect)
+        return world.perform(effect)
+
+    planned = drive(flows.plan_run(scope, ["end"]), perform)
+    undone = drive(flows.plan_rollback(scope, {"top": 1}), perform)
+
+    assert [(one.name, one.reason) for one in planned] == [
+        ("left", "needed by end"),
+        ("right", "needed by end"),
+        ("end", "asked for"),
+    ]
+    assert undone == [PlannedMigration("top", asked_for=True, undo=True)]
+    assert [effect for effect in asked if effect != Now()] == [ReadRecords(), ReadRecords()]
+    assert world.server == untouched
+    assert [one.name for one in drive(flows.plan_run(scope), world.perform)] == drive(flows.run(scope), world.perform)
+
+
+def test_plan_with_transactions() -> None:
+    """No session is opened for it."""
+    scope = Scope(definitions(DIAMOND, transactional=True), *WHERE, {"sync"}, TERMS)
+    world = World(Server(recorded=dict.fromkeys(["top", "left"], LONG_AGO)))
+
+    assert [one.name for one in drive(flows.plan_run(scope), world.perform)] == ["right", "end"]
+    assert [one.name for one in drive(flows.plan_rollback(scope, ["top"]), world.perform)] == ["left", "top"]
+    assert world.session is None
+
+
+def test_plan_raises_what_the_run_would() -> None:
+    """Bad input before the read; after it what the records do not allow; an error of the driver as it is."""
+    scope = Scope(definitions({"a": []}), *WHERE, set(), TERMS)
+
+    with pytest.raises(UnknownMigrationError):
+        next(flows.plan_run(scope, ["b"]))
+    with pytest.raises(MissingDatabaseError):
+        drive(flows.plan_run(scope), World().perform)
+    flow = flows.plan_run(scope)
+    assert next(flow) == ReadRecords()
+    with pytest.raises(ConnectionError) as caught:
+        flow.throw(ConnectionError())
+    assert "nothing has run" in caught.value.__notes__[0]
+
+
+def test_plan_asks_again() -> None:
+    """A read whose answer is lost is repeated after a pause, as in the run."""
+    flow = flows.plan_run(Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS))
+    assert next(flow) == ReadRecords()
+    assert flow.send(UNKNOWN) == Now()
+    assert flow.send(1.0) == Sleep(*leasing.PAUSE)
+    assert flow.send(None) == ReadRecords()
+    assert flow.send(NONE) == Now()
+    flow.close()
+
+
+def test_any_flow_can_be_performed_dry() -> None:
+    """What it would read beside the records is answered by nothing."""
+    world = World(Server(holder=lease("other"), ends_at=2_000.0, recorded={"a": LONG_AGO}))
+
+    status = drive(
+        rehearsed(flows.status(Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS)), TERMS), world.perform
+    )
+
+    assert (status.names("applied"), status.lease) == (["a"], None)
+
+
+def test_status() -> None:
+    """The lock is read before the records; migrations in the order of a plan for all, then the unknown ones."""
+    known = definitions(DIAMOND)
+    known["end"] = MigrationDefinition("end", nothing, DIAMOND["end"], transaction=True, description="The end.")
+    scope = Scope(known, *WHERE, {"sync"}, TERMS)
+    steps: list[tuple[object, Effect]] = [(None, ReadLock()), (Lock(lease("other")), ReadRecords())]
+    flow = flows.status(scope)
+    for answer, expected in steps:
+        assert flow.send(answer) == expected
+    with pytest.raises(StopIteration) as end:
+        flow.send(Records({"top": LONG_AGO, "z": None, "b": LONG_AGO}))
+
+    status: Status = end.value.value
+    assert (status.database, status.prefix, status.lease) == (*WHERE, lease("other"))
+    assert status.migrations == (
+        MigrationStatus("top", "applied", LONG_AGO, (), has_rollback=True),
+        MigrationStatus("left", "pending", None, ("top",), has_rollback=True),
+        MigrationStatus("right", "pending", None, ("top",), has_rollback=True),
+        MigrationStatus("end", "pending", None, ("left", "right"), transaction=True, description="The end."),
+        MigrationStatus("b", "unknown", LONG_AGO),
+        MigrationStatus("z", "unknown"),
+    )
+    assert (status.names("applied"), status.names("unknown")) == (["top"], ["b", "z"])
+
+
+@pytest.mark.parametrize(
+    ("work", "migration", "recording", "interrupted"),
+    [
+        ("run", "b", None, "b"),
+        ("run", "c", "b", "b"),
+        ("run", "b", "a", "b"),
+        ("run", None, "b", "b"),
+        ("run", "a", None, None),
+        ("run", None, None, None),
+        ("rollback", "a", None, "a"),
+        ("rollback", "a", "b", "a"),
+        ("rollback", "x", "a", "a"),
+        ("rollback", "b", None, None),
+        ("mark", "b", None, None),
+        ("mark", "a", None, None),
+    ],
+)
+def test_interrupted(work: Work, migration: str | None, recording: str | None, interrupted: str | None) -> None:
+    """What an ended holder was in: the one it was about to record, if that is not done; else the one it named. It is
+    half applied if it is pending, and half undone if it is applied. (Here `a` is applied, `b` and `c` are not.)
+    """
+    ended = replace(lease(migration=migration), work=work, recording=recording)
+    scope = Scope(definitions({"a": [], "b": [], "c": []}), *WHERE, {"sync"}, TERMS)
+
+    def perform(effect: Effect) -> object:
+        return Lock(ended=ended) if isinstance(effect, ReadLock) else Records({"a": LONG_AGO})
+
+    status = drive(flows.status(scope), perform)
+    assert [one.name for one in status.migrations if one.interrupted] == ([] if interrupted is None else [interrupted])
+    assert status.lease is None
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, Crash])
 def test_failure_is_told_and_noted(kind: type[BaseException]) -> None:
     """The exception leaves the flow as it came, with a note of the place; the event has it; nothing is recorded."""
@@ -228,7 +588,7 @@ def test_failure_is_told_and_noted(kind: type[BaseException]) -> None:
     migrations = definitions({"a": [], "c": []}) | {"b": MigrationDefinition("b", fail)}
 
     with pytest.raises(kind) as caught:
-        drive(flows.run(migrations, *WHERE, {"sync"}, TERMS), world.perform)
+        drive(flows.run(Scope(migrations, *WHERE, {"sync"}, TERMS)), world.perform)
 
     assert caught.value is error
     assert error.__notes__ == ["quaestor: in migration 'b', 2 of 3"]
@@ -250,7 +610,7 @@ def test_failure_that_takes_no_note() -> None:
     with pytest.raises(FrozenInstanceError):
         Frozen(7).add_note("")
     with pytest.raises(Frozen):
-        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS), World().perform)
+        drive(flows.run(Scope({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS)), World().perform)
 
 
 def test_stop_iteration() -> None:
@@ -261,7 +621,7 @@ def test_stop_iteration() -> None:
         raise error from cause
 
     with pytest.raises(StopIteration) as caught:
-        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS), World().perform)
+        drive(flows.run(Scope({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS)), World().perform)
     assert caught.value is error
     assert error.__cause__ is cause
     assert error.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
@@ -277,7 +637,7 @@ def test_runtime_error_of_a_generator() -> None:
         list(broken())  # type: ignore[call-overload]  # a generator, declared as object to keep the example short
 
     with pytest.raises(RuntimeError, match="generator raised StopIteration"):
-        drive(flows.run({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS), World().perform)
+        drive(flows.run(Scope({"a": MigrationDefinition("a", fail)}, *WHERE, {"sync"}, TERMS)), World().perform)
 
 
 def test_abandoned_flow_closes_quietly() -> None:

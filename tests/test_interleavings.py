@@ -1,4 +1,4 @@
-"""Many runs against one server in memory, their steps in any order, with all that can happen in between."""
+"""Many runs and rollbacks against one server in memory, their steps in any order, with all that can happen between."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,9 @@ from quaestor.core.effects import (
     Sleep,
     Transact,
     Unknown,
+    Unrecord,
 )
+from quaestor.core.flows import Scope
 from quaestor.core.lease import Terms, renewed_every
 from quaestor.core.migration import MigrationDefinition
 from quaestor.core.transaction import Attempt, Ending
@@ -34,17 +36,19 @@ PLAIN = {"top": [], "right": ["top"]}
 TRANSACTIONAL = {"left": ["top"], "end": ["left", "right"]}
 NEEDS: dict[str, list[str]] = PLAIN | TRANSACTIONAL
 MIGRATIONS = {
-    name: MigrationDefinition(name, nothing, needed, transaction=name in TRANSACTIONAL)
+    name: MigrationDefinition(name, nothing, needed, transaction=name in TRANSACTIONAL, rollback=nothing)
     for name, needed in NEEDS.items()
 }
 
 
 @dataclass
 class Process:
-    """A run that has asked for an effect which is not performed yet: a request under way, or a function that runs.
+    """A run, or a rollback, that has asked for an effect which is not performed yet: a request under way, or a function
+    that runs.
 
     Attributes:
         world: Its view of the server.
+        undoes: What a rollback undoes; None: it is a run.
         answer: What the server has answered to it, where that is on its way back: an effect that is performed.
         disturbed: Whether it was frozen, interrupted, or had its lease broken.
         unlocked: Whether it had its lease broken.
@@ -55,6 +59,7 @@ class Process:
     """
 
     world: World
+    undoes: str | None = None
     answer: list[object] = field(default_factory=list)
     disturbed: bool = False
     unlocked: bool = False
@@ -66,7 +71,8 @@ class Process:
 
     def __post_init__(self) -> None:
         self.wakes_at = 0.0
-        self.flow = flows.run(MIGRATIONS, "shop", "app", {"sync"}, self.world.terms)
+        scope = Scope(MIGRATIONS, "shop", "app", {"sync"}, self.world.terms)
+        self.flow = flows.run(scope) if self.undoes is None else flows.rollback(scope, [self.undoes])
         self._ask(None)
 
     @property
@@ -107,7 +113,13 @@ class Process:
                     ended = {"none": Ending.EXPIRED, "request lost": Ending.ABORTED, "answer lost": Ending.UNKNOWN}
                     return Attempt(ended[fault], 0.5, ConnectionError())
                 attempt = self.world.perform(effect)
-                return attempt if fault == "none" else Attempt(Ending.UNKNOWN, 0.5, ConnectionError())
+                assert isinstance(attempt, Attempt)
+                self.committed = attempt.ending is Ending.COMMITTED
+                return (
+                    attempt
+                    if fault == "none" or not self.committed
+                    else Attempt(Ending.UNKNOWN, 0.5, ConnectionError())
+                )
             case CommitAgain():
                 if fault != "none":
                     return Attempt(Ending.UNKNOWN, 0, ConnectionError())
@@ -124,7 +136,7 @@ class Process:
                     self.unanswered += 1
                     return Unknown(ConnectionError())
                 self.checked |= isinstance(effect, CheckLease) and bool(answer)
-                self.checked &= not isinstance(effect, Record)  # one more needs one more
+                self.checked &= not isinstance(effect, (Record, Unrecord))  # one more needs one more
                 return answer
             case _:
                 return self.world.perform(effect)
@@ -143,11 +155,11 @@ class Process:
             assert holder is None or holder.owner != self.world.terms.owner, "a run has ended and keeps its lease"
         if isinstance(self.pending, Sleep):
             self.wakes_at = self.server.now + self.pending.longest
-        if isinstance(self.pending, Record):
-            assert self.checked, "a record is about to be written without a look at the lease"
+        if isinstance(self.pending, (Record, Unrecord)):
+            assert self.checked, "a record is about to be changed without a look at the lease"
         if isinstance(self.pending, Transact):
             self.world.is_open = True
-        if isinstance(self.pending, (Execute, Transact, Record)):
+        if isinstance(self.pending, (Execute, Transact, Record, Unrecord)):
             held = self.world.kept
             assert held is not None
             assert self.unlocked or self.server.is_held(held), f"without the lease: {self.pending}"
@@ -166,8 +178,8 @@ class Instances(RuleBasedStateMachine):
     def alive(self) -> list[Process]:
         return [process for process in self.processes if process.pending is not None]
 
-    def start(self) -> Process:
-        process = Process(World(self.server, Terms(f"run {len(self.processes)}", TTL)))
+    def start(self, undoes: str | None = None) -> Process:
+        process = Process(World(self.server, Terms(f"run {len(self.processes)}", TTL)), undoes)
         self.processes.append(process)
         return process
 
@@ -175,6 +187,11 @@ class Instances(RuleBasedStateMachine):
     @rule()
     def starts(self) -> None:
         self.start()
+
+    @precondition(lambda self: len(self.alive) < 3)
+    @rule(name=st.sampled_from(sorted(NEEDS)))
+    def undoes(self, name: str) -> None:
+        self.start(name)
 
     @precondition(lambda self: any(process.can_step for process in self.alive))
     @rule(
@@ -249,8 +266,9 @@ class Instances(RuleBasedStateMachine):
     def nothing_is_lost_or_doubled(self) -> None:
         for name, needs in NEEDS.items():
             done, recorded = self.server.work.count(name), name in self.server.records
+            undone = self.server.undone.count(name)
             if name in TRANSACTIONAL:
-                assert done == recorded, f"{name} was done {done} times"
+                assert done - undone == recorded, f"{name} was done {done} and undone {undone} times"
             else:
                 assert done or not recorded, f"{name} is recorded and was not done"
             assert not recorded or self.server.records.issuperset(needs)
@@ -272,20 +290,26 @@ class Instances(RuleBasedStateMachine):
         """Whatever has happened, those who are left and one more come to a good end, and leave a free lease."""
         if not hasattr(self, "server"):
             return
+        self.come_to_an_end()
         last = self.start()
+        self.come_to_an_end()
+        assert last.error is None
+        assert self.server.records == NEEDS.keys()
+        assert self.server.holder is None or self.server.ends_at <= self.server.now
+        rollbacks = sum(process.undoes is not None for process in self.processes)
+        for name in PLAIN:
+            assert self.server.work.count(name) <= 1 + rollbacks + self.disturbances
+            assert self.server.undone.count(name) <= rollbacks + self.disturbances
+        self.nothing_is_lost_or_doubled()
+        self.no_error_without_a_cause()
+
+    def come_to_an_end(self) -> None:
         for _ in range(1_000):
             for process in self.alive:
                 while process.can_step:
                     process.step("none")
             self.pass_time(1, [])
         assert not self.alive
-        assert last.error is None
-        assert self.server.records == NEEDS.keys()
-        assert self.server.holder is None or self.server.ends_at <= self.server.now
-        for name in PLAIN:
-            assert self.server.work.count(name) <= 1 + self.disturbances
-        self.nothing_is_lost_or_doubled()
-        self.no_error_without_a_cause()
 
 
 Instances.TestCase.settings = settings(max_examples=300, stateful_step_count=40)

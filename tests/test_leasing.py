@@ -42,6 +42,7 @@ from quaestor.core.events import (
     RunFinished,
     SessionsNotEnded,
 )
+from quaestor.core.flows import Scope
 from quaestor.core.lease import Lease, Terms
 from quaestor.core.records import Records
 from quaestor.core.transaction import Attempt, Ending, Step
@@ -51,7 +52,7 @@ from tests.functions import definitions
 from tests.world import lease
 
 WHERE = ("shop", "app")
-NONE = Records(frozenset())
+NONE = Records({})
 OTHERS = lease("other")
 ERROR = ConnectionError("lost")
 LOST = Unknown(ERROR)
@@ -109,7 +110,7 @@ def hand(**answers: Sequence[object]) -> Hand:
 
 def run(*names: str, transactional: bool = False, timeout: float | None = None) -> Flow[list[str]]:
     known = definitions({name: [] for name in names or ("a",)}, transactional=transactional)
-    return flows.run(known, *WHERE, {"sync"}, Terms("me", 30, timeout))
+    return flows.run(Scope(known, *WHERE, {"sync"}, Terms("me", 30, timeout)))
 
 
 def renewed(looks: int) -> list[Lease]:
@@ -171,7 +172,7 @@ def test_timeout() -> None:
 
 def test_work_of_another() -> None:
     """A run that finds, under the lease, that another instance has done all of it, does nothing."""
-    by_hand = hand(ReadRecords=[NONE, Records(frozenset({"a"}))])
+    by_hand = hand(ReadRecords=[NONE, Records(dict.fromkeys({"a"}))])
 
     assert drive(run(), by_hand.perform) == []
     assert by_hand.kinds() == ["ReadRecords", "AcquireLease", "KeepLease", "ReadRecords", "ReleaseLease"]
@@ -180,7 +181,7 @@ def test_work_of_another() -> None:
 
 def test_work_of_another_in_part() -> None:
     """The plan is made again from what is recorded by then."""
-    by_hand = hand(ReadRecords=[NONE, Records(frozenset({"a"}))])
+    by_hand = hand(ReadRecords=[NONE, Records(dict.fromkeys({"a"}))])
 
     assert drive(run("a", "b"), by_hand.perform) == ["b"]
 
@@ -541,11 +542,11 @@ def test_keep() -> None:
 def test_unlock() -> None:
     """One command, sent again if its answer is lost."""
     by_hand = hand(BreakLease=[LOST, OTHERS])
-    assert drive(flows.unlock(), by_hand.perform) == OTHERS
+    assert drive(flows.unlock(Scope({}, *WHERE, {"sync"}, Terms("me"))), by_hand.perform) == OTHERS
 
 
 def test_kept_from_the_start() -> None:
     """The lease is kept from the moment it is taken."""
     by_hand = hand()
     drive(run(), by_hand.perform)
-    assert by_hand.asked[by_hand.asked.index(AcquireLease("a", ())) + 1] == KeepLease(lease())
+    assert by_hand.asked[by_hand.asked.index(AcquireLease("run", "a", ())) + 1] == KeepLease(lease())

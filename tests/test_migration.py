@@ -229,8 +229,9 @@ def test_definition() -> None:
     given.append("later")
     assert definition.depends_on == ["z", "b"]
     assert list(registry.migrations) == ["a", "b"]
-    assert definition == MigrationDefinition("a", nothing, ["z", "b"])
-    assert len({definition, MigrationDefinition("a", nothing, ["z", "b"])}) == 1
+    same = MigrationDefinition("a", nothing, ["z", "b"], description="A `def` migration.")
+    assert definition == same
+    assert len({definition, same}) == 1
 
 
 @pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])

@@ -1,4 +1,6 @@
-"""The plan: what is pending, in order, and whether it can be carried out."""
+"""Plans: what is to be done, in order and why, and whether it can be carried out."""
+
+from collections.abc import Collection
 
 import pytest
 from hypothesis import given
@@ -6,14 +8,38 @@ from hypothesis import strategies as st
 
 from quaestor.core import plan
 from quaestor.core.migration import MigrationDefinition
+from quaestor.core.plan import Change, Mark, PlannedMigration
 from quaestor.core.records import Records
-from quaestor.errors import MissingDatabaseError, RecordConflictError
+from quaestor.errors import (
+    DependencyConflictError,
+    InvalidOptionError,
+    IrreversibleMigrationError,
+    MissingDatabaseError,
+    RecordConflictError,
+    UnknownMigrationError,
+    UnknownRecordsError,
+)
 from tests.functions import definitions, nothing, nothing_async
 from tests.test_graph import Needs, acyclic, smallest_order
+from tests.world import LONG_AGO
+
+DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": [], "aside": []}
 
 
 def names(todo: plan.Plan) -> list[str]:
-    return [migration.name for migration in todo]
+    return [change.name for change in todo]
+
+
+def recorded(*applied: str) -> Records:
+    return Records(dict.fromkeys(applied, LONG_AGO))
+
+
+def needed_by(needs: Needs, targets: Collection[str], applied: Collection[str]) -> set[str]:
+    """What is to be applied for the targets, found the slow way."""
+    found = set(targets) - set(applied)
+    while more := {needed for name in found for needed in needs[name]} - found - set(applied):
+        found |= more
+    return found
 
 
 @given(acyclic(), st.data())
@@ -22,18 +48,171 @@ def test_pending(needs: Needs, data: st.DataObject) -> None:
     applied = data.draw(st.sets(st.sampled_from([*needs, "from another release"])))
     known = definitions(needs)
 
-    todo = plan.pending(known, plan.validated(known), Records(frozenset(applied)))
+    todo = plan.pending(known, plan.validated(known), recorded(*applied))
 
     left = {name: [needed for needed in needs[name] if needed not in applied] for name in needs if name not in applied}
     assert names(todo) == smallest_order(left)
 
 
+@given(acyclic(), st.data())
+def test_targets(needs: Needs, data: st.DataObject) -> None:
+    """Only the targets and what they need that is not recorded, in the smallest order; each has its reason."""
+    some = st.sets(st.sampled_from(sorted(needs))) if needs else st.just(set())
+    applied, targets = data.draw(some), data.draw(some)
+    known = definitions(needs)
+
+    todo = plan.pending(known, plan.validated(known), recorded(*applied), targets)
+
+    wanted = needed_by(needs, targets, applied)
+    left = {name: [needed for needed in needs[name] if needed in wanted] for name in wanted}
+    assert names(todo) == smallest_order(left)
+    for planned in plan.explained(known, names(todo), targets):
+        assert planned.asked_for is (planned.name in targets)
+        assert set(planned.because_of) == (
+            set() if planned.asked_for else {name for name in wanted if planned.name in needs[name]}
+        )
+
+
+@given(acyclic(), st.data())
+def test_rollback(needs: Needs, data: st.DataObject) -> None:
+    """The targets and all that need them, as far as they are recorded; each before all that it needs."""
+    some = st.sets(st.sampled_from(sorted(needs))) if needs else st.just(set())
+    applied, targets = data.draw(some), data.draw(some)
+    known = definitions(needs)
+
+    todo = plan.rollback(known, recorded(*applied), targets)
+
+    def needs_one_of(name: str) -> bool:
+        return name in targets or any(map(needs_one_of, needs[name]))
+
+    assert set(names(todo)) == {name for name in applied if needs_one_of(name)}
+    assert names(todo) == [name for name in reversed(smallest_order(needs)) if name in names(todo)]
+    assert all(not change.applies and change.recorded_at == LONG_AGO for change in todo)
+
+
+def test_reasons() -> None:
+    """In words: asked for; needed by; needs. What a rollback meets by way of one that is not applied names that."""
+    known = definitions(DIAMOND)
+
+    run = plan.explained(known, ["top", "left", "right", "end"], ["end"])
+    assert {planned.name: planned.reason for planned in run} == {
+        "top": "needed by left, right",
+        "left": "needed by end",
+        "right": "needed by end",
+        "end": "asked for",
+    }
+    assert plan.explained(known, ["aside"], None) == [PlannedMigration("aside", asked_for=True)]
+    back = plan.explained(known, ["end", "top"], ["top"], undo=True)
+    assert {planned.name: planned.reason for planned in back} == {"end": "needs left, right", "top": "asked for"}
+
+
+def test_irreversible() -> None:
+    """The error names all that have no rollback, in the order of the plan; those that are not recorded do not count."""
+    known = definitions(DIAMOND) | {
+        name: MigrationDefinition(name, nothing, DIAMOND[name]) for name in ("top", "end", "aside")
+    }
+
+    with pytest.raises(IrreversibleMigrationError) as caught:
+        plan.rollback(known, recorded("top", "left", "right", "end", "aside"), ["top"])
+    assert caught.value.names == ["end", "top"]
+    assert names(plan.rollback(known, recorded("top", "left"), ["left"])) == ["left"]
+
+
+def test_colour_of_a_rollback() -> None:
+    """A change has the function that it calls, and the colour of that."""
+    known = {"a": MigrationDefinition("a", nothing, transaction=True, rollback=nothing_async)}
+
+    assert plan.pending(known, plan.validated(known), Records({})) == [Change("a", True, nothing, "sync", True)]
+    assert plan.rollback(known, recorded("a"), ["a"]) == [
+        Change("a", False, nothing_async, "async", True, recorded_at=LONG_AGO)
+    ]
+
+
+@given(acyclic(), st.data())
+def test_mark_applied(needs: Needs, data: st.DataObject) -> None:
+    """Written are the records that are not there, dependencies first; refused is one without a dependency's."""
+    some = st.sets(st.sampled_from(sorted(needs))) if needs else st.just(set())
+    applied, marked = data.draw(some), sorted(data.draw(some))
+    known = definitions(needs)
+    missing = {name: [one for one in needs[name] if one not in applied and one not in marked] for name in marked}
+
+    if any(missing.values()):
+        with pytest.raises(DependencyConflictError) as caught:
+            plan.mark_applied(known, recorded(*applied), marked)
+        assert caught.value.conflicts == {name: lacking for name, lacking in missing.items() if lacking}
+    else:
+        expected = [name for name in smallest_order(needs) if name in marked and name not in applied]
+        assert plan.mark_applied(known, recorded(*applied), marked) == [Mark(name, applies=True) for name in expected]
+
+
+@given(acyclic(), st.data())
+def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
+    """Removed are the records that are there, dependents first; refused is what one that stays depends on."""
+    some = st.sets(st.sampled_from([*needs, "of another release"]))
+    applied, marked = data.draw(some), sorted(data.draw(some))
+    known = definitions(needs)
+    stays = {name: [one for one in needs[name] if one in marked] for name in needs if name in applied - set(marked)}
+
+    if any(stays.values()):
+        with pytest.raises(DependencyConflictError) as caught:
+            plan.mark_pending(known, recorded(*applied), marked)
+        assert caught.value.conflicts == {name: needed for name, needed in stays.items() if needed}
+    else:
+        order = ["of another release", *reversed(smallest_order(needs))]
+        assert plan.mark_pending(known, recorded(*applied), marked) == [
+            Mark(name, applies=False, recorded_at=LONG_AGO) for name in order if name in applied and name in marked
+        ]
+
+
+def test_old_conflicts_are_no_reason() -> None:
+    """A record without a dependency's, from before that dependency was added, does not stop marks of others."""
+    known = definitions({"a": ["z"], "b": [], "z": []})
+
+    assert names(plan.mark_applied(known, recorded("a"), ["b"])) == ["b"]
+    assert names(plan.mark_pending(known, recorded("a", "b"), ["b"])) == ["b"]
+
+
+@pytest.mark.parametrize("given", [None, 7, "a", ["a", 7], [None], b"a"])
+def test_names(given: object) -> None:
+    """What is given as names must be a list of them; a str gets the list that was meant."""
+    with pytest.raises(InvalidOptionError, match=r"targets must be a list of names.*"):
+        plan.checked_names("targets", given)
+
+
+def test_names_of_any_collection() -> None:
+    """Any collection of names is good, each name counts once."""
+    assert plan.checked_names("targets", iter(["b", "a", "b"])) == ["b", "a"]
+    assert plan.checked_names("targets", {"a": 1}) == ["a"]
+    with pytest.raises(InvalidOptionError, match=r"write \['a'\]"):
+        plan.checked_names("targets", "a")
+
+
+def test_unknown_names() -> None:
+    """The error names all that there are not, each with the closest that there is."""
+    plan.check_known(["a"], {"a"})
+    with pytest.raises(UnknownMigrationError) as caught:
+        plan.check_known(["lowercase_email", "a", "zzz"], {"a", "lowercase_emails"})
+    assert caught.value.suggestions == {"lowercase_email": "lowercase_emails", "zzz": None}
+    assert caught.value.names == ["lowercase_email", "zzz"]
+
+
+def test_unknown_records() -> None:
+    """The error names all that are recorded and not registered."""
+    known = definitions({"a": []})
+
+    plan.check_unknown_records(known, recorded("a"))
+    with pytest.raises(UnknownRecordsError) as caught:
+        plan.check_unknown_records(known, recorded("c", "a", "b"))
+    assert caught.value.names == ["b", "c"]
+
+
 def test_databases() -> None:
     """Every colour in the plan must have a database; the error names the migrations and the argument."""
-    todo = [MigrationDefinition("a", nothing), MigrationDefinition("b", nothing_async)]
+    todo = [Change("a", True, nothing, "sync"), Change("b", True, nothing_async, "async"), Mark("c", applies=True)]
 
     plan.check_databases(todo, {"sync", "async"})
     plan.check_databases(todo[:1], {"sync"})
+    plan.check_databases(todo[2:], {"async"})
     with pytest.raises(MissingDatabaseError) as caught:
         plan.check_databases(todo, {"sync"})
     assert (caught.value.migrations, caught.value.argument) == (["b"], "async_db")
@@ -43,20 +222,21 @@ def test_databases() -> None:
 
 
 def test_records() -> None:
-    """A migration whose `_id` belongs to something else could never be recorded."""
-    todo = [MigrationDefinition("a", nothing), MigrationDefinition("b", nothing)]
+    """A migration whose `_id` belongs to something else could never be recorded; removing a record is another thing."""
+    todo = [Mark("a", applies=True), Change("b", True, nothing, "sync")]
 
-    plan.check_records(todo, Records(frozenset(), (), frozenset({"c"})))
+    plan.check_records(todo, Records({}, (), frozenset({"c"})))
     with pytest.raises(RecordConflictError) as caught:
-        plan.check_records(todo, Records(frozenset(), (), frozenset({"b", "c"})))
+        plan.check_records(todo, Records({}, (), frozenset({"b", "c"})))
     assert caught.value.migrations == ["b"]
+    plan.check_records([Mark("b", applies=False)], Records({}, (), frozenset({"b"})))
 
 
 def test_sorter_is_used_up() -> None:
     """A sorter makes one plan; a second one would be empty, and is an error instead."""
     known = definitions({"a": [], "b": ["a"]})
     sorter = plan.validated(known)
-    plan.pending(known, sorter, Records(frozenset()))
+    plan.pending(known, sorter, Records({}))
 
     with pytest.raises(RuntimeError, match="validate again"):
-        plan.pending(known, sorter, Records(frozenset()))
+        plan.pending(known, sorter, Records({}))

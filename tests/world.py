@@ -1,8 +1,8 @@
 """A server and its clock in memory, and runs against it whose processes can crash at any effect."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from quaestor.core import leasing, transaction
@@ -21,19 +21,23 @@ from quaestor.core.effects import (
     KeepLease,
     Now,
     OpenSessions,
+    ReadLock,
     ReadRecords,
     Record,
     ReleaseLease,
     RenewLease,
     Sleep,
     Transact,
+    Unrecord,
 )
 from quaestor.core.events import Event
-from quaestor.core.lease import Lease, Terms
-from quaestor.core.migration import MigrationDefinition
+from quaestor.core.lease import Lease, Lock, Terms
+from quaestor.core.plan import Change
 from quaestor.core.records import Records
 from quaestor.core.transaction import Attempt, Ending, Step
 from quaestor.runners.drive import drive
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Crash(BaseException):
@@ -46,8 +50,9 @@ class Server:
 
     Attributes:
         now: The time in seconds.
-        records: The names recorded.
+        recorded: The names recorded, and when.
         work: The names whose work is there, as often as it was done: a transaction's at its commit.
+        undone: Likewise of rollbacks.
         holder: The owner, the token and the end of the lease, where it is held.
         token: The last one given.
         ends_at: When the lease ends.
@@ -58,8 +63,9 @@ class Server:
     """
 
     now: float = 1_000.0
-    records: set[str] = field(default_factory=set)
+    recorded: dict[str, datetime] = field(default_factory=dict)
     work: list[str] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
     holder: Lease | None = None
     token: int = 0
     ends_at: float = 0.0
@@ -68,13 +74,41 @@ class Server:
     ended: set[bytes] = field(default_factory=set)
     ended_once: set[bytes] = field(default_factory=set)
 
+    @property
+    def records(self) -> set[str]:
+        """The names recorded."""
+        return set(self.recorded)
+
+    def record(self, name: str) -> bool:
+        """Whether there was none."""
+        if name in self.recorded:
+            return False
+        self.recorded[name] = LONG_AGO + timedelta(seconds=self.now)
+        return True
+
+    def unrecord(self, name: str, recorded_at: datetime | None) -> bool:
+        """Whether there was one, and it was not written later."""
+        if not self.is_as_read(name, recorded_at):
+            return False
+        del self.recorded[name]
+        return True
+
+    def is_as_read(self, name: str, recorded_at: datetime | None) -> bool:
+        """Whether the record is there that was read."""
+        return name in self.recorded and (recorded_at is None or self.recorded[name] <= recorded_at)
+
+    def do(self, change: Change) -> None:
+        """Keep the work of a change."""
+        (self.work if change.applies else self.undone).append(change.name)
+
     def acquire(self, terms: Terms, effect: AcquireLease) -> Lease:
         if self.holder is None or self.ends_at <= self.now:
             self.previous = self.previous if self.holder is None else self.holder.owner
             self.token += 1
             self.sessions |= set(effect.sessions)
             sessions = tuple(sorted(self.sessions))
-            self.holder = lease(terms.owner, self.token, effect.migration, sessions, self.previous)
+            taken = lease(terms.owner, self.token, effect.migration, sessions, self.previous)
+            self.holder = replace(taken, work=effect.work)
             self.ends_at = self.now + terms.ttl
         return self.holder
 
@@ -106,8 +140,7 @@ def lease(
     previous: str | None = None,
 ) -> Lease:
     """A lease of an imagined process."""
-    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
-    return Lease(owner, token, "host", 7, long_ago, long_ago, migration, sessions, previous)
+    return Lease(owner, token, "host", 7, LONG_AGO, LONG_AGO, migration, sessions, previous)
 
 
 @dataclass
@@ -152,21 +185,24 @@ class World:
         server = self.server
         match effect:
             case ReadRecords():
-                return Records(frozenset(server.records))
+                return Records(dict(server.recorded))
             case FindRecord(name):
                 return name in server.records
             case Record(name):
-                if name in server.records:
-                    return False
-                server.records.add(name)
-                return True
+                return server.record(name)
+            case Unrecord(name, recorded_at):
+                return server.unrecord(name, recorded_at)
+            case ReadLock():
+                held = server.holder if server.ends_at > server.now else None
+                return Lock(held, None if held else server.holder)
             case AcquireLease():
                 return server.acquire(self.terms, effect)
             case RenewLease(held):
                 return server.renew(held, self.terms.ttl)
-            case CheckLease(held, _, sessions):
+            case CheckLease(held, migration, sessions, recording):
                 if renewed := server.renew(held, self.terms.ttl):
                     server.sessions = frozenset(sessions)
+                    server.holder = replace(held, migration=migration, recording=recording)
                 return renewed
             case BreakLease():
                 held = server.holder if server.holder is not None and server.ends_at > server.now else None
@@ -189,12 +225,12 @@ class World:
                 server.ended |= set(sessions)
                 server.ended_once |= set(sessions)
                 return None
-            case Execute(migration):
-                migration.execute(self)
-                server.work.append(migration.name)
+            case Execute(change):
+                change.function(self)
+                server.do(change)
                 return 0.5
-            case Transact(migration):
-                return Attempt(drive(transaction.attempt(), lambda step: self._step(step, migration)), 0.5)
+            case Transact(change):
+                return Attempt(drive(transaction.attempt(), lambda step: self._step(step, change)), 0.5)
             case CommitAgain():
                 return Attempt(Ending.COMMITTED)
             case Now():
@@ -208,15 +244,20 @@ class World:
             case _:
                 assert_never(effect)
 
-    def _step(self, step: Step, migration: MigrationDefinition) -> object:
+    def _step(self, step: Step, change: Change) -> object:
         match step:
             case Step.EXECUTE:
-                migration.execute(self)
+                change.function(self)
             case Step.RECORD:
-                return migration.name not in self.server.records
+                if change.applies:
+                    return change.name not in self.server.records
+                return self.server.is_as_read(change.name, change.recorded_at)
             case Step.COMMIT:
-                self.server.records.add(migration.name)
-                self.server.work.append(migration.name)
+                if change.applies:
+                    self.server.record(change.name)
+                else:
+                    self.server.unrecord(change.name, change.recorded_at)
+                self.server.do(change)
                 self.is_open = False
             case Step.BEGIN:
                 self.is_open = True

@@ -5,12 +5,16 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     QuaestorError
     ├── InvalidMigrationError     (ValueError)  a name, dependency or function that cannot be a migration
     ├── DuplicateMigrationError   (ValueError)  two functions under one name
+    ├── UnknownMigrationError     (ValueError)  a name that is no migration's
     ├── MissingDependencyError    (ValueError)  a dependency that nobody registered
     ├── CircularDependencyError   (ValueError)  migrations that wait for each other
     ├── InvalidPrefixError        (ValueError)  a prefix that cannot name a collection
     ├── InvalidDatabaseError      (TypeError)   not a database, or one of the other colour
     ├── MissingDatabaseError      (ValueError)  a pending migration is of a colour that has no database
     ├── RecordConflictError       (ValueError)  a pending migration could not be recorded
+    ├── UnknownRecordsError       (ValueError)  strict=True, and a record is of no registered migration
+    ├── IrreversibleMigrationError  (ValueError)  a migration that is to be undone has no rollback
+    ├── DependencyConflictError   (ValueError)  a mark that would leave a record without one that it depends on
     ├── InvalidOptionError        (ValueError)  an option that cannot be used
     ├── UnfinishedMigrationError  (TypeError)   a function that returned before its work was done
     ├── LeaseTimeoutError         (TimeoutError)  another instance held the lease for longer than lease_timeout
@@ -43,15 +47,43 @@ class DuplicateMigrationError(QuaestorError, ValueError):
     Attributes:
         name: The name (str).
         first: Where the function that has the name comes from (str), as `module.function`.
+        rollback: Whether they are rollbacks (bool).
     """
 
-    def __init__(self, name: str, first: str) -> None:
-        super().__init__(name, first)
+    def __init__(self, name: str, first: str, rollback: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
+        super().__init__(name, first, rollback)
         self.name = name
         self.first = first
+        self.rollback = rollback
 
     def __str__(self) -> str:
+        if self.rollback:
+            return f"Migration {self.name!r} already has a rollback ({self.first}): remove one of the two."
         return f"Migration {self.name!r} is already registered (by {self.first}): give one of the two another name."
+
+
+class UnknownMigrationError(QuaestorError, ValueError):
+    """Names that are no migration's. Nothing has run.
+
+    Attributes:
+        suggestions: Each of the names (str) with the closest that there is (str), or None where none is close (dict).
+    """
+
+    def __init__(self, suggestions: dict[str, str | None]) -> None:
+        super().__init__(suggestions)
+        self.suggestions = suggestions
+
+    @property
+    def names(self) -> list[str]:
+        """The names (list of str)."""
+        return list(self.suggestions)
+
+    def __str__(self) -> str:
+        return " ".join(
+            f"There is no migration {name!r}. "
+            + ("Register it, and import its module first." if close is None else f"Did you mean {close!r}?")
+            for name, close in self.suggestions.items()
+        )
 
 
 class MissingDependencyError(QuaestorError, ValueError):
@@ -102,7 +134,7 @@ class InvalidDatabaseError(QuaestorError, TypeError):
 
 
 class MissingDatabaseError(QuaestorError, ValueError):
-    """Pending migrations are of a colour for which the call was given no database. Nothing has run.
+    """Migrations of the plan are of a colour for which the call was given no database. Nothing has run.
 
     Attributes:
         migrations: The names of these migrations (list of str), in the order of the plan.
@@ -120,7 +152,7 @@ class MissingDatabaseError(QuaestorError, ValueError):
             "async_db": ("`async def`", "an asynchronous client"),
         }[self.argument]
         return (
-            f"These pending migrations are {functions} functions: {', '.join(self.migrations)}. "
+            f"The functions of these migrations are {functions} functions: {', '.join(self.migrations)}. "
             f"Pass {self.argument}=, the same database opened with {driver}. Nothing has run."
         )
 
@@ -140,6 +172,61 @@ class RecordConflictError(QuaestorError, ValueError):
         return (
             f"The records hold documents whose _id is the name of a pending migration while their name is not: "
             f"{', '.join(self.migrations)}. Correct their name or remove them. Nothing has run."
+        )
+
+
+class UnknownRecordsError(QuaestorError, ValueError):
+    """Migrations are recorded that are not registered, and the run was told to be strict. Nothing has run.
+
+    Attributes:
+        names: The names recorded (list of str), alphabetically.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+    def __str__(self) -> str:
+        return (
+            f"The database has migrations that the code does not have: {', '.join(self.names)}. A newer release has "
+            "migrated it, or they were renamed or removed. Deploy that release, or run without strict. Nothing has run."
+        )
+
+
+class IrreversibleMigrationError(QuaestorError, ValueError):
+    """Migrations that would have to be undone have no rollback. Nothing has run.
+
+    Attributes:
+        names: Their names (list of str), in the order in which they would be undone.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+    def __str__(self) -> str:
+        return (
+            f"No rollback is registered for {', '.join(self.names)}. Write one with "
+            f"@registry.register_rollback({self.names[0]!r}), or correct the data by a new migration. Nothing has run."
+        )
+
+
+class DependencyConflictError(QuaestorError, ValueError):
+    """A mark would leave a migration recorded while one that it depends on is not. Nothing was marked.
+
+    Attributes:
+        conflicts: Each such migration (str) with those of its dependencies that would not be recorded (dict of lists).
+    """
+
+    def __init__(self, conflicts: dict[str, list[str]]) -> None:
+        super().__init__(conflicts)
+        self.conflicts = conflicts
+
+    def __str__(self) -> str:
+        needs = "; ".join(f"{name!r} needs {', '.join(map(repr, needed))}" for name, needed in self.conflicts.items())
+        return (
+            f"Recorded migrations would have dependencies that are not recorded: {needs}. "
+            "Mark these together. Nothing was marked."
         )
 
 
@@ -192,8 +279,8 @@ class LeaseLostError(QuaestorError, RuntimeError):
     """The lease was lost: another instance may have it by now, so this one has stopped.
 
     Attributes:
-        migration: The migration (str) whose function had just run to its end and was not recorded by this run; None if
-            there was none.
+        migration: The migration (str) whose function had just run to its end, and whose record was not written (in a
+            rollback: removed) by this run; None if there was none.
     """
 
     def __init__(self, migration: str | None) -> None:
@@ -204,7 +291,7 @@ class LeaseLostError(QuaestorError, RuntimeError):
         left = (
             "Nothing was left half done."
             if self.migration is None
-            else f"The function of {self.migration!r} ran to its end and is not recorded by this run."
+            else f"The function of {self.migration!r} ran to its end, and this run did not get to its record."
         )
         return (
             f"The lease was lost, and nothing more was started. {left} The lease is lost when it cannot be renewed in "
@@ -227,7 +314,7 @@ class TransactionsUnsupportedError(QuaestorError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"These pending migrations are registered with transaction=True: {', '.join(self.migrations)}. This server "
+            f"These migrations are registered with transaction=True: {', '.join(self.migrations)}. This server "
             "has no transactions: make it a replica set (one node is enough), or register them without. (mongomock has "
             "none either: call such a function by itself in a unit test.) Nothing has run."
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quaestor.core.lease import DEFAULT_TTL
-from quaestor.core.migration import MigrationDefinition, checked_name
+from quaestor.core.migration import MigrationDefinition, checked_name, summary
+from quaestor.core.plan import check_known
 from quaestor.errors import DuplicateMigrationError
 
 if TYPE_CHECKING:  # the registry loads no driver: the runners are imported when they are first used
@@ -39,7 +41,12 @@ class MigrationRegistry:
         return MappingProxyType(self._migrations)
 
     def register(
-        self, name: str, depends_on: Sequence[str] | None = None, *, transaction: bool = False
+        self,
+        name: str,
+        depends_on: Sequence[str] | None = None,
+        *,
+        transaction: bool = False,
+        description: str | None = None,
     ) -> Callable[[F], F]:
         """A decorator that registers a function as a migration and returns it unchanged.
 
@@ -51,7 +58,9 @@ class MigrationRegistry:
             depends_on: The names of migrations to apply before it (list of str), registered before or after it.
             transaction: Whether all that the function does through the database it is given, in its own thread or task,
                 and its record are one transaction (bool): applied together and exactly once. It may be called several
-                times, does one operation after the other, and can do what MongoDB allows in a transaction.
+                times, does one operation after the other, and can do what MongoDB allows in a transaction. The same
+                goes for its rollback.
+            description: What it does, in one line (str); None: the first line of the function's docstring.
 
         Raises:
             InvalidMigrationError: The name, the dependencies or the function cannot be used.
@@ -62,14 +71,61 @@ class MigrationRegistry:
 
         def decorator(function: F) -> F:
             definition = MigrationDefinition(
-                name, function, [] if depends_on is None else depends_on, transaction=transaction
+                name,
+                function,
+                [] if depends_on is None else depends_on,
+                transaction=transaction,
+                description=summary(function) if description is None else description,
             )
             if definition.name in self._migrations:
-                raise DuplicateMigrationError(definition.name, _origin(self._migrations[definition.name]))
+                raise DuplicateMigrationError(definition.name, _origin(self._migrations[definition.name].execute))
             self._migrations[definition.name] = definition
             return function
 
         return decorator
+
+    def register_rollback(self, name: str) -> Callable[[F], F]:
+        """A decorator that registers the function which undoes a migration, and returns it unchanged.
+
+        It is called like the migration's own, and may be of the other colour.
+
+        Args:
+            name: The migration (str), which is registered before.
+
+        Raises:
+            UnknownMigrationError: There is no such migration yet.
+            InvalidMigrationError: The name or the function cannot be used.
+            DuplicateMigrationError: The migration has a rollback.
+        """
+        known = checked_name(name)
+        check_known([known], self._migrations)
+
+        def decorator(function: F) -> F:
+            definition = self._migrations[known]
+            if definition.rollback is not None:
+                raise DuplicateMigrationError(known, _origin(definition.rollback), rollback=True)
+            self._migrations[known] = dataclasses.replace(definition, rollback=function)
+            return function
+
+        return decorator
+
+    def discover(self, package: str) -> list[str]:
+        """Import a package and every module in it, nested ones too, in sorted order, so that decorators run.
+
+        In the package itself call it last, as `registry.discover(__name__)`, for its modules import the registry.
+
+        Args:
+            package: The dotted name (str), such as "myapp.migrations"; the name of a module is good too.
+
+        Returns:
+            The names of the modules imported (list of str), in order.
+
+        Raises:
+            Exception: What a module raised, as it is, with a note of which module it was.
+        """
+        from quaestor.discovery import discover  # late: most programs import their migrations by themselves
+
+        return discover(package)
 
     async def run(
         self,
@@ -80,6 +136,8 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        targets: Collection[str] | None = None,
+        strict: bool = False,
     ) -> list[str]:
         """Apply all that is pending, dependencies first; of those that are ready, the alphabetically first.
 
@@ -95,6 +153,9 @@ class MigrationRegistry:
             lease_ttl: How long the lease of a process that was killed keeps others waiting (float, seconds, from 1 to
                 86,400). It is renewed after every third of that time.
             lease_timeout: How long to wait for another instance (float, seconds); None: for as long as it takes.
+            targets: Apply these (list of str) and what they need, and nothing else; None: all that is pending.
+            strict: Whether to refuse a database that has migrations recorded which are not registered (bool): an older
+                release on a newer database. Else that is said in a warning.
 
         Returns:
             The names applied by this call, in order.
@@ -102,6 +163,8 @@ class MigrationRegistry:
         Raises:
             MissingDependencyError, CircularDependencyError: The graph is not sound; nothing was sent to the server.
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument cannot be used; likewise.
+            UnknownMigrationError: A target is not registered; likewise.
+            UnknownRecordsError: `strict`, and records are of no registered migration; nothing has run.
             MissingDatabaseError: `def` migrations are pending and there is no `sync_db`; nothing has run.
             RecordConflictError: A migration could not be recorded; nothing has run.
             TransactionsUnsupportedError: transaction=True, and the server has no transactions; nothing has run.
@@ -121,7 +184,7 @@ class MigrationRegistry:
             on_event=on_event,
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
-        ).run()
+        ).run(targets, strict=strict)
 
     def run_sync(
         self,
@@ -132,6 +195,8 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        targets: Collection[str] | None = None,
+        strict: bool = False,
     ) -> list[str]:
         """The same as `run`, with plain calls, for PyMongo's `Database` and mongomock's.
 
@@ -144,6 +209,8 @@ class MigrationRegistry:
             on_event: As for `run`.
             lease_ttl: As for `run`.
             lease_timeout: As for `run`.
+            targets: As for `run`.
+            strict: As for `run`.
 
         Returns:
             The names applied by this call, in order.
@@ -162,9 +229,9 @@ class MigrationRegistry:
             on_event=on_event,
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
-        ).run()
+        ).run(targets, strict=strict)
 
 
-def _origin(definition: MigrationDefinition) -> str:
-    function = getattr(definition.execute, "func", definition.execute)  # a partial says nothing by itself
+def _origin(registered: Callable[..., object]) -> str:
+    function = getattr(registered, "func", registered)  # a partial says nothing by itself
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"

@@ -134,7 +134,7 @@ async def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
     lines = [record.getMessage().partition("] ")[2] for record in caplog.records if record.name == "quaestor"]
     assert lines[0] == "22 to apply: " + ", ".join(f"m{number:02}" for number in range(20)) + " and 2 more"
-    assert lines[-2:] == ["Done: 22 applied", "Nothing to do: all migrations are applied"]
+    assert lines[-2:] == ["Done: 22 applied", "Nothing to do: it is all applied"]
 
 
 async def test_log_that_raises(db: Any) -> None:

@@ -44,7 +44,7 @@ def test_lock_document(db: Any) -> None:
 
     first, second = seen
     assert first == lock_document(first, migration="a")
-    assert second == lock_document(first, migration="b", renewed=second["expiresAt"])
+    assert second == lock_document(first, migration="b", renewed=second["expiresAt"], recording="a")
     assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
     assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
     assert lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
@@ -184,7 +184,7 @@ def test_lost_in_a_function(db: Any, lose: Callable[[Any], None]) -> None:
     registry.register("a")(lose)
     registry.register("b")(lambda db: calls.append("b"))
 
-    with pytest.raises(LeaseLostError, match="'a' ran to its end and is not recorded") as caught:
+    with pytest.raises(LeaseLostError, match="'a' ran to its end, and this run did not get to its record") as caught:
         registry.run_sync(db, "app")
 
     assert caught.value.migration == "a"

@@ -10,11 +10,13 @@ The pattern of generators that ask and runners that do is psycopg 3's (`generato
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from quaestor.core.events import Event
-from quaestor.core.lease import Lease
-from quaestor.core.migration import Colour, MigrationDefinition
+from quaestor.core.lease import Lease, Lock, Work
+from quaestor.core.migration import Colour
+from quaestor.core.plan import Change
 from quaestor.core.records import Records
 from quaestor.core.transaction import Attempt
 
@@ -71,14 +73,34 @@ class Record(Command[bool]):
 
 
 @dataclass(frozen=True, slots=True)
+class Unrecord(Command[bool]):
+    """Remove the record of the migration of this name, with majority concern. False: there was none.
+
+    Attributes:
+        name: The migration.
+        recorded_at: What its record said when it was read: one that was written later stays.
+    """
+
+    name: str
+    recorded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLock(Command[Lock]):
+    """Read who holds the lease."""
+
+
+@dataclass(frozen=True, slots=True)
 class AcquireLease(Command[Lease]):
     """Take the lease if it is free, in one atomic step. Answers who holds it then.
 
     Attributes:
+        work: What it is for.
         migration: The one that will be first.
         sessions: The ids of the sessions for this run's transactions.
     """
 
+    work: Work
     migration: str
     sessions: tuple[bytes, ...]
 
@@ -97,11 +119,13 @@ class CheckLease(Command[bool]):
     Attributes:
         migration: The one that comes next; None after the last.
         sessions: The ids of the sessions in which transactions may be open from now on.
+        recording: The one whose function has ended, and whose record comes now; None if there is none.
     """
 
     lease: Lease
     migration: str | None
     sessions: tuple[bytes, ...]
+    recording: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +174,23 @@ class EndSessions(Command[Exception | None]):
 
 @dataclass(frozen=True, slots=True)
 class Execute(Ask[float]):
-    """Call the migration's function and wait for its end. Answers how long it took, in seconds."""
+    """Call the function of a change and wait for its end. Answers how long it took, in seconds."""
 
-    migration: MigrationDefinition
+    change: Change
 
 
 @dataclass(frozen=True, slots=True)
 class Transact(Ask[Attempt]):
     """Perform the flow `transaction.attempt`: the function and its record in one transaction."""
 
-    migration: MigrationDefinition
+    change: Change
 
 
 @dataclass(frozen=True, slots=True)
 class CommitAgain(Ask[Attempt]):
     """Send the commit of the last attempt once more, for its outcome is unknown."""
 
-    migration: MigrationDefinition
+    change: Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +217,8 @@ Effect: TypeAlias = (
     ReadRecords
     | FindRecord
     | Record
+    | Unrecord
+    | ReadLock
     | AcquireLease
     | RenewLease
     | CheckLease

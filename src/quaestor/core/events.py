@@ -4,7 +4,7 @@ Reporting facts as values, with logging as one hook among others, follows stamin
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from quaestor.core.lease import Lease
@@ -25,7 +25,7 @@ class _Fact:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted(_Fact):
-    """The records are read and the plan is made.
+    """A run has read the records and made its plan.
 
     Attributes:
         plan: The names to apply, in order (tuple of str); empty where nothing is to do.
@@ -46,8 +46,20 @@ class RecordsIgnored(_Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class RecordsUnknown(_Fact):
+    """Some migrations are recorded that the code does not have: an older release runs on a newer database. Told once a
+    run or rollback, which leaves them alone.
+
+    Attributes:
+        names: Their names, alphabetically (tuple of str).
+    """
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseAwaited(_Fact):
-    """Another instance migrates, and this one waits for it. Told at once, then every 30 s.
+    """Another instance is at work, and this one waits for it. Told at once, then every 30 s.
 
     Attributes:
         holder: Who holds the lease (Lease).
@@ -92,11 +104,13 @@ class _MigrationFact(_Fact):
         name: The migration (str).
         position: Its place in the plan (int, from 1).
         total: How many migrations the plan holds (int).
+        undo: Whether it is being undone, and its function is its rollback (bool).
     """
 
     name: str
     position: int
     total: int
+    undo: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,19 @@ class MigrationRetried(_MigrationFact):
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationProgressed(_MigrationFact):
+    """A migration has said how far it is, by `context.progress`. It may be told from the thread of its function.
+
+    Attributes:
+        done: How much is done (int), in whatever it counts.
+        whole: How much there is to do in all (int); None where it does not know.
+    """
+
+    done: int
+    whole: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationApplied(_MigrationFact):
     """A migration has run to its end and is recorded.
 
@@ -129,8 +156,20 @@ class MigrationApplied(_MigrationFact):
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationRolledBack(_MigrationFact):
+    """The rollback of a migration has run to its end, and the migration is recorded no more.
+
+    Attributes:
+        seconds: As of `MigrationApplied`.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationFailed(_MigrationFact):
-    """A migration failed, was cancelled or interrupted before its record was known to be written; the run ends with it.
+    """A migration failed, was cancelled or interrupted before its record was known to be written (or, where it is
+    undone, removed); the run ends with it.
 
     Attributes:
         error: The exception (BaseException), which goes on to the caller. (Of a StopIteration it is the RuntimeError
@@ -151,17 +190,58 @@ class RunFinished(_Fact):
     applied: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RollbackStarted(_Fact):
+    """A rollback has read the records and made its plan.
+
+    Attributes:
+        plan: The names to undo, in order (tuple of str); empty where nothing is to do.
+    """
+
+    plan: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackFinished(_Fact):
+    """All of the plan is undone.
+
+    Attributes:
+        rolled_back: The names undone, in order (tuple of str).
+    """
+
+    rolled_back: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsMarked(_Fact):
+    """Records were corrected, without running anything.
+
+    Attributes:
+        names: The migrations whose record was written or removed, in order (tuple of str).
+        applied: Whether they are recorded now (bool).
+    """
+
+    names: tuple[str, ...]
+    applied: bool
+
+
 Event: TypeAlias = (
     RunStarted
     | RecordsIgnored
+    | RecordsUnknown
     | LeaseAwaited
     | SessionsNotEnded
     | LeaseNotReleased
     | MigrationStarted
     | MigrationRetried
+    | MigrationProgressed
     | MigrationApplied
+    | MigrationRolledBack
     | MigrationFailed
     | RunFinished
+    | RollbackStarted
+    | RollbackFinished
+    | RecordsMarked
 )
 """Any of the facts."""
 

@@ -4,16 +4,18 @@ Rule 1: a flow only decides. It asks for effects (`core/effects.py`) and never p
 Rule 2: bad input raises before the first effect.
 Rule 3: whatever interrupts an effect, Ctrl-C and cancellation included, is thrown into the flow at that place, and
         leaves it as it came.
-Rule 4: what runs is planned from records that were read under the lease, and the lease is released on every way out.
+Rule 4: what is done is planned from records that were read under the lease, and the lease is released on every way out.
 """
 
 import contextlib
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 from quaestor.core import lease as rules
 from quaestor.core import leasing, plan, transaction
+from quaestor.core import status as statuses
 from quaestor.core.effects import (
     BreakLease,
     CommitAgain,
@@ -23,50 +25,198 @@ from quaestor.core.effects import (
     Flow,
     Now,
     OpenSessions,
+    ReadLock,
     ReadRecords,
     Record,
     ReleaseLease,
     Sleep,
     Transact,
     Unknown,
+    Unrecord,
 )
 from quaestor.core.events import (
+    Event,
     LeaseNotReleased,
     MigrationApplied,
     MigrationFailed,
     MigrationRetried,
+    MigrationRolledBack,
     MigrationStarted,
     RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
     RunFinished,
     RunStarted,
 )
-from quaestor.core.lease import Lease, Terms
+from quaestor.core.lease import Lease, Terms, Work
 from quaestor.core.leasing import Turn, settled
-from quaestor.core.migration import Colour, MigrationDefinition
+from quaestor.core.migration import Colour
+from quaestor.core.plan import Change, Mark, PlannedMigration
 from quaestor.core.records import Records
+from quaestor.core.rehearsal import rehearsed
+from quaestor.core.status import Status
 from quaestor.core.transaction import Attempt, Ending
 from quaestor.errors import LeaseLostError, TransactionFailedError, TransactionsUnsupportedError
 
 _Place: TypeAlias = tuple[str, str, str, int, int]
 """What all events of a migration begin with: database, prefix, name, position, total."""
 
+_Planner: TypeAlias = Callable[[Records], plan.Plan]
+"""What is to be done where these are the records."""
 
-def run(
-    definitions: plan.Definitions, database: str, prefix: str, colours: Collection[Colour], terms: Terms
-) -> Flow[list[str]]:
-    """Apply all that is pending, as the only instance that does.
+_Told: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
+"""A fact about a whole plan: of database, prefix, names."""
 
-    Args:
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a flow is about.
+
+    Attributes:
         definitions: All registered migrations.
         database: The name of the database, for the events.
-        prefix: The prefix of the run, for the events.
+        prefix: The prefix, likewise.
         colours: The colours of function for which the runner has a database.
         terms: How the lease is taken.
+    """
+
+    definitions: plan.Definitions
+    database: str
+    prefix: str
+    colours: Collection[Colour]
+    terms: Terms
+
+
+def run(scope: Scope, targets: Collection[str] | None = None, *, strict: bool = False) -> Flow[list[str]]:
+    """Apply what is pending, as the only instance that does: all of it, or only the targets and what they need.
 
     Returns:
         The names applied, in order.
     """
-    sorter = plan.validated(definitions)
+    wanted = None if targets is None else plan.checked_names("targets", targets)
+    sorters = [plan.validated(scope.definitions)]
+    if wanted is not None:
+        plan.check_known(wanted, scope.definitions)
+
+    def planned(records: Records) -> plan.Plan:
+        if strict:
+            plan.check_unknown_records(scope.definitions, records)
+        # The sorter that checked the graph serves the first plan: a second one would double its time.
+        sorter = sorters.pop() if sorters else plan.validated(scope.definitions)
+        return plan.pending(scope.definitions, sorter, records, wanted)
+
+    return (yield from _work("run", scope, planned, RunStarted, RunFinished))
+
+
+def rollback(scope: Scope, targets: Collection[str]) -> Flow[list[str]]:
+    """Undo the targets and every applied migration that needs them, dependents first.
+
+    Returns:
+        The names undone, in order.
+    """
+    names = plan.checked_names("targets", targets)
+    plan.validated(scope.definitions)
+    plan.check_known(names, scope.definitions)
+
+    def planned(records: Records) -> plan.Plan:
+        return plan.rollback(scope.definitions, records, names)
+
+    return (yield from _work("rollback", scope, planned, RollbackStarted, RollbackFinished))
+
+
+def mark_applied(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
+    """Record migrations without running them. Returns the names recorded by this call, in order."""
+    marked = plan.checked_names("names", names)
+    plan.validated(scope.definitions)
+    plan.check_known(marked, scope.definitions)
+
+    def planned(records: Records) -> plan.Plan:
+        return plan.mark_applied(scope.definitions, records, marked)
+
+    return (yield from _work("mark", scope, planned, None, partial(RecordsMarked, applied=True)))
+
+
+def mark_pending(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
+    """Remove records without undoing anything. Returns the names whose record this call removed, in order."""
+    marked = plan.checked_names("names", names)
+    plan.validated(scope.definitions)
+
+    def planned(records: Records) -> plan.Plan:
+        plan.check_known(marked, scope.definitions.keys() | records.applied.keys())
+        return plan.mark_pending(scope.definitions, records, marked)
+
+    return (yield from _work("mark", scope, planned, None, partial(RecordsMarked, applied=False)))
+
+
+def plan_run(scope: Scope, targets: Collection[str] | None = None) -> Flow[list[PlannedMigration]]:
+    """What `run` would do, in order: the same flow, performed dry."""
+    wanted = None if targets is None else plan.checked_names("targets", targets)
+    names = yield from rehearsed(run(scope, wanted), scope.terms)
+    return plan.explained(scope.definitions, names, wanted)
+
+
+def plan_rollback(scope: Scope, targets: Collection[str]) -> Flow[list[PlannedMigration]]:
+    """What `rollback` would do, in order: the same flow, performed dry."""
+    wanted = plan.checked_names("targets", targets)
+    names = yield from rehearsed(rollback(scope, wanted), scope.terms)
+    return plan.explained(scope.definitions, names, wanted, undo=True)
+
+
+def status(scope: Scope) -> Flow[Status]:
+    """What is applied, what is not, and who is at work."""
+    ordered = plan.ordered(scope.definitions)
+    # The lock first: a migration that its ended holder was in, and that is recorded by then, was taken up by another.
+    lock = yield from settled(ReadLock(), rules.PATIENCE, awaiting_server=False)
+    records = yield from _read(scope)
+    return statuses.status(scope.database, scope.prefix, ordered, records, lock)
+
+
+def unlock(_: Scope) -> Flow[Lease | None]:
+    """Free the lease, whoever holds it; whoever does stops at its next step. Returns who did, or None."""
+    return (yield from settled(BreakLease(), rules.PATIENCE, awaiting_server=False))
+
+
+def _work(work: Work, scope: Scope, planned: _Planner, started: _Told | None, finished: _Told) -> Flow[list[str]]:
+    """Carry out a plan, as the only instance that does. Returns the names in it, in order."""
+    database, prefix, terms = scope.database, scope.prefix, scope.terms
+    records = yield from _read(scope)
+    if work != "mark" and (unknown := plan.unknown_records(scope.definitions, records)):
+        yield from Emit(RecordsUnknown(database, prefix, tuple(unknown)))
+    todo = planned(records)
+    if not todo:
+        if started is not None:
+            yield from Emit(started(database, prefix, ()))
+        yield from Emit(finished(database, prefix, ()))
+        return []
+    sessions = yield from _prepared(todo, records, scope.colours)
+    try:
+        turn = yield from leasing.take(terms, database, prefix, work=work, first=todo[0].name, sessions=sessions)
+        again = yield from settled(ReadRecords(), rules.patience(terms.ttl))
+        if again != records:  # another instance has been at work
+            todo = planned(again)
+            sessions = (yield from _prepared(todo, again, scope.colours)) or sessions  # none needed: some may be open
+        names = tuple(change.name for change in todo)
+        yield from leasing.end_sessions_of_others(turn, sessions, database, prefix, next(iter(names), None))
+        if started is not None:
+            yield from Emit(started(database, prefix, names))
+        for position, change in enumerate(todo, start=1):
+            upcoming = names[position] if position < len(names) else None
+            yield from _carry_out(change, (database, prefix, change.name, position, len(todo)), turn, upcoming)
+    except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
+        raise
+    except BaseException:
+        yield from _release(scope)
+        raise
+    yield from _release(scope)
+    yield from Emit(finished(database, prefix, names))
+    return list(names)
+
+
+def _read(scope: Scope) -> Flow[Records]:
+    """The first command of all: it says where it was sent if it fails."""
+    database, prefix = scope.database, scope.prefix
     try:
         records = yield from settled(ReadRecords(), rules.PATIENCE, awaiting_server=False)
     except Exception as error:
@@ -74,82 +224,63 @@ def run(
         raise
     if records.unreadable:
         yield from Emit(RecordsIgnored(database, prefix, records.unreadable))
-    todo = plan.pending(definitions, sorter, records)
-    if not todo:
-        yield from Emit(RunStarted(database, prefix, ()))
-        yield from Emit(RunFinished(database, prefix, ()))
-        return []
-    sessions = yield from _prepared(todo, records, colours)
-    try:
-        turn = yield from leasing.take(terms, database, prefix, todo[0].name, sessions)
-        again = yield from settled(ReadRecords(), rules.patience(terms.ttl))
-        if again != records:  # another instance has been at work
-            todo = plan.pending(definitions, plan.validated(definitions), again)
-            sessions = (yield from _prepared(todo, again, colours)) or sessions  # none needed now: some may be open
-        names = tuple(migration.name for migration in todo)
-        yield from leasing.end_sessions_of_others(turn, sessions, database, prefix, next(iter(names), None))
-        yield from Emit(RunStarted(database, prefix, names))
-        for position, migration in enumerate(todo, start=1):
-            upcoming = names[position] if position < len(names) else None
-            yield from _apply(migration, (database, prefix, migration.name, position, len(todo)), turn, upcoming)
-    except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
-        raise
-    except BaseException:
-        yield from _release(database, prefix, terms)
-        raise
-    yield from _release(database, prefix, terms)
-    yield from Emit(RunFinished(database, prefix, names))
-    return list(names)
+    return records
 
 
-def _release(database: str, prefix: str, terms: Terms) -> Flow[None]:
+def _release(scope: Scope) -> Flow[None]:
     failure = yield from ReleaseLease()
     if failure is not None:
-        yield from Emit(LeaseNotReleased(database, prefix, terms.ttl, failure))
-
-
-def unlock() -> Flow[Lease | None]:
-    """Free the lease, whoever holds it; whoever does stops at its next step. Returns who did, or None."""
-    return (yield from settled(BreakLease(), rules.PATIENCE, awaiting_server=False))
+        yield from Emit(LeaseNotReleased(scope.database, scope.prefix, scope.terms.ttl, failure))
 
 
 def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) -> Flow[tuple[bytes, ...]]:
-    """Check that all of the plan can be carried out, and open the sessions for its transactions. Returns their ids."""
+    """Check that the plan can be carried out. Returns the ids of the sessions for its transactions."""
     plan.check_databases(todo, colours)
     plan.check_records(todo, records)
-    transactional = [migration for migration in todo if migration.transaction]
+    transactional = [change for change in todo if isinstance(change, Change) and change.transaction]
     if not transactional:
         return ()
-    colours_needed = frozenset(migration.colour for migration in transactional)
+    colours_needed = frozenset(change.colour for change in transactional)
     sessions = yield from settled(OpenSessions(colours_needed), rules.PATIENCE)
     if sessions is None:
-        raise TransactionsUnsupportedError([migration.name for migration in transactional])
+        raise TransactionsUnsupportedError([change.name for change in transactional])
     return sessions
 
 
-def _apply(migration: MigrationDefinition, place: _Place, turn: Turn, upcoming: str | None) -> Flow[None]:
-    yield from Emit(MigrationStarted(*place))
+def _carry_out(change: Mark, place: _Place, turn: Turn, upcoming: str | None) -> Flow[None]:
+    if not isinstance(change, Change):
+        yield from turn.check(change.name)
+        yield from _settle(change, turn)
+        return
+    undo = not change.applies
+    yield from Emit(MigrationStarted(*place, undo=undo))
     try:
-        if migration.transaction:
-            seconds = yield from _transact(migration, place, turn)
+        if change.transaction:
+            seconds = yield from _transact(change, place, turn)
         else:
-            yield from turn.check_if_old(migration.name)
-            seconds = yield from Execute(migration)
-            yield from turn.check(upcoming, ended=migration.name)
-            yield from _record(migration.name, turn)
+            yield from turn.check_if_old(change.name)
+            seconds = yield from Execute(change)
+            yield from turn.check(upcoming, ended=change.name)
+            yield from _settle(change, turn)
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
         raise
     except BaseException as error:
-        _note(error, f"quaestor: in migration {migration.name!r}, {place[-2]} of {place[-1]}")
-        yield from Emit(MigrationFailed(*place, error))
+        doing = "while undoing" if undo else "in"
+        _note(error, f"quaestor: {doing} migration {change.name!r}, {place[-2]} of {place[-1]}")
+        yield from Emit(MigrationFailed(*place, error, undo=undo))
         raise
-    yield from Emit(MigrationApplied(*place, seconds))
-    if migration.transaction and upcoming is not None:  # else the check before the record was the last
+    fact = MigrationRolledBack if undo else MigrationApplied
+    yield from Emit(fact(*place, seconds, undo=undo))
+    if change.transaction and upcoming is not None:  # else the check before the record was the last
         yield from turn.check(upcoming)
 
 
+def _settle(change: Mark, turn: Turn) -> Flow[None]:
+    """Write or remove the record, once, whatever happens to the connection."""
+    yield from _record(change.name, turn) if change.applies else _unrecord(change, turn)
+
+
 def _record(name: str, turn: Turn) -> Flow[None]:
-    """Record a migration whose function has ended, once, whatever happens to the connection."""
     written = yield from Record(name)
     if written is True:
         return
@@ -168,33 +299,47 @@ def _record(name: str, turn: Turn) -> Flow[None]:
     yield from turn.check(name, ended=name)  # what was found may be that of another, if this one was frozen
 
 
-def _transact(migration: MigrationDefinition, place: _Place, turn: Turn) -> Flow[float]:
-    """Run a migration and its record in one transaction, as often as it takes. Returns how long the last one took."""
+def _unrecord(change: Mark, turn: Turn) -> Flow[None]:
+    began: float | None = None
+    while (removed := (yield from Unrecord(change.name, change.recorded_at))) is not True:
+        if isinstance(removed, Unknown):
+            now = yield from Now()
+            began = now if began is None else began
+            if now - began >= rules.patience(turn.ttl):
+                raise removed.error
+            yield from Sleep(*leasing.PAUSE)
+        yield from turn.check(change.name, ended=change.name)
+        if removed is False:  # an earlier attempt of this run has removed it, for nobody else holds the lease
+            return
+
+
+def _transact(change: Change, place: _Place, turn: Turn) -> Flow[float]:
+    """Do the function and the record in one transaction, as often as it takes. Returns how long the last one took."""
     began = yield from Now()
     attempts = 0
     while True:
         attempts += 1
-        yield from turn.check_if_old(migration.name)
-        attempt = yield from _committed(migration)
+        yield from turn.check_if_old(change.name)
+        attempt = yield from _committed(change)
         if attempt.ending is Ending.COMMITTED:
             return attempt.seconds
-        yield from turn.check(migration.name)
-        # It may be recorded all the same: the answer was lost, or a frozen holder has woken.
-        if (yield from settled(FindRecord(migration.name), rules.patience(turn.ttl))):
+        yield from turn.check(change.name)
+        # It may be so all the same: the answer was lost, or a frozen holder has woken.
+        if (yield from settled(FindRecord(change.name), rules.patience(turn.ttl))) is change.applies:
             return attempt.seconds
         if attempt.ending is Ending.UNKNOWN and attempt.error is not None:
             raise attempt.error
         spent = (yield from Now()) - began
         if attempts >= transaction.MOST_ATTEMPTS or spent >= transaction.LONGEST:
             expired = attempt.ending is Ending.EXPIRED
-            raise TransactionFailedError(migration.name, attempts, spent, expired) from attempt.error
+            raise TransactionFailedError(change.name, attempts, spent, expired) from attempt.error
         yield from Sleep(0, transaction.begun_again_within(attempts))
-        yield from Emit(MigrationRetried(*place, attempts + 1, attempt.error))
+        yield from Emit(MigrationRetried(*place, attempts + 1, attempt.error, undo=not change.applies))
 
 
-def _committed(migration: MigrationDefinition) -> Flow[Attempt]:
+def _committed(change: Change) -> Flow[Attempt]:
     """One attempt, its commit repeated until its outcome is known."""
-    attempt = yield from Transact(migration)
+    attempt = yield from Transact(change)
     began: float | None = None
     while attempt.ending is Ending.UNKNOWN:
         now = yield from Now()
@@ -202,7 +347,7 @@ def _committed(migration: MigrationDefinition) -> Flow[Attempt]:
         if now - began >= transaction.LONGEST:
             break
         yield from Sleep(*leasing.PAUSE)
-        again = yield from CommitAgain(migration)
+        again = yield from CommitAgain(change)
         attempt = replace(again, seconds=attempt.seconds)
     return attempt
 

@@ -1,6 +1,6 @@
 """The dependency graph: is it sound, and in which order can it be applied. The graph algorithm is graphlib's."""
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from heapq import heapify, heappop, heappush
 from itertools import chain
@@ -46,6 +46,27 @@ def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]
     return ordered
 
 
+def reachable(graph: Graph, names: Iterable[str], stop: Container[str] = ()) -> set[str]:
+    """The names, and all that they depend on directly or not, without those in `stop` and what is behind these."""
+    found: set[str] = set()
+    ahead = list(names)
+    while ahead:
+        name = ahead.pop()
+        if name not in found and name not in stop:
+            found.add(name)
+            ahead.extend(graph[name])
+    return found
+
+
+def reversed_graph(graph: Graph) -> dict[str, list[str]]:
+    """Each name with the names that depend on it."""
+    dependents: dict[str, list[str]] = {name: [] for name in graph}
+    for name, dependencies in graph.items():
+        for needed in dependencies:
+            dependents[needed].append(name)
+    return dependents
+
+
 def _ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
     """What can come first once all that is met is done."""
     ready: list[str] = []
@@ -59,12 +80,16 @@ def _ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
 
 
 def _missing(graph: Graph) -> MissingDependencyError:
-    import difflib  # here, for only a mistake needs it
-
     migration, dependency = min((name, needed) for name in graph for needed in graph[name] if needed not in graph)
     candidates = [name for name in graph if name != migration]
-    close = difflib.get_close_matches(dependency, candidates, n=1)
-    return MissingDependencyError(migration, dependency, close[0] if close else None)
+    return MissingDependencyError(migration, dependency, closest(dependency, candidates))
+
+
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that may have been meant; None where none is close."""
+    import difflib  # here, for only a mistake needs it
+
+    return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
 
 
 def _cycle(graph: Graph) -> list[str]:

@@ -7,6 +7,7 @@ that two times of holding it are never mistaken for each other (Kleppmann, "How 
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 DEFAULT_TTL = 30.0
 """How long a lease lasts without being renewed, in seconds."""
@@ -29,6 +30,10 @@ _LAST_LOOK = 1.0
 _CLOSE_LOOK = 0.25
 
 
+Work: TypeAlias = Literal["run", "rollback", "mark"]
+"""What a lease is held for: to apply migrations, to undo them, or to correct the records."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Who holds the lease of a database and prefix, as its lock document says.
@@ -45,6 +50,9 @@ class Lease:
             their ids, as `runners/documents.py` makes them).
         previous: The last owner that never released it (str), and so was killed, or frozen and able to wake; None if
             there was none.
+        work: What it is held for: "run", "rollback" or "mark".
+        recording: The migration (str) whose function has ended, and whose record was next to be written or removed when
+            the run last said where it is; None if there was none.
     """
 
     owner: str
@@ -56,10 +64,26 @@ class Lease:
     migration: str | None
     sessions: tuple[bytes, ...] = ()
     previous: str | None = None
+    work: Work = "run"
+    recording: str | None = None
 
     def __str__(self) -> str:
-        where = "" if self.migration is None else f", in migration {self.migration!r}"
+        doing = {"run": "in", "rollback": "undoing", "mark": "marking"}[self.work]
+        where = "" if self.migration is None else f", {doing} migration {self.migration!r}"
         return f"{self.host} (process {self.pid}), since {self.since:%Y-%m-%d %H:%M:%S} UTC{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What the lock document says.
+
+    Attributes:
+        holder: Who holds the lease now; None if nobody does.
+        ended: The last holder, if it never released the lease and nobody has taken it since; else None.
+    """
+
+    holder: Lease | None = None
+    ended: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)

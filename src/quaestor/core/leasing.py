@@ -18,7 +18,7 @@ from quaestor.core.effects import (
     Unknown,
 )
 from quaestor.core.events import LeaseAwaited, SessionsNotEnded
-from quaestor.core.lease import Lease, Terms
+from quaestor.core.lease import Lease, Terms, Work
 from quaestor.errors import LeaseLostError, LeaseTimeoutError
 
 T = TypeVar("T")
@@ -74,7 +74,8 @@ class Turn:
         """
         while True:
             asked_at = yield from Now()
-            if not (yield from settled(CheckLease(self.lease, migration, self.sessions), rules.patience(self.ttl))):
+            patience = rules.patience(self.ttl)
+            if not (yield from settled(CheckLease(self.lease, migration, self.sessions, ended), patience)):
                 raise LeaseLostError(ended)
             self._checked_at = asked_at
             if not (yield from self._is_old()):  # else the answer came so late that the process may have been frozen
@@ -92,13 +93,16 @@ class Turn:
         return now - self._checked_at >= rules.stale_after(self.ttl)
 
 
-def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[bytes, ...]) -> Flow[Turn]:
+def take(
+    terms: Terms, database: str, prefix: str, *, work: Work, first: str, sessions: tuple[bytes, ...]
+) -> Flow[Turn]:
     """Take the lease, waiting for whoever holds it, and begin to keep it.
 
     Args:
         terms: For whom, for how long, and how long to wait.
         database: The name of the database, for the event.
         prefix: The prefix of the run, for the event.
+        work: What for.
         first: The migration that will be first.
         sessions: The ids of the sessions for this run's transactions.
 
@@ -110,7 +114,7 @@ def take(terms: Terms, database: str, prefix: str, first: str, sessions: tuple[b
     seen: Lease | None = None
     looks, renewed_at = 0, began
     while True:
-        lease = yield from settled(AcquireLease(first, sessions), rules.PATIENCE)
+        lease = yield from settled(AcquireLease(work, first, sessions), rules.PATIENCE)
         if lease.owner == terms.owner:
             yield from KeepLease(lease)
             return Turn(lease, terms.ttl, asked_at)

@@ -1,4 +1,4 @@
-"""A migration as it was registered: its name, its function, what it depends on, and its colour."""
+"""A migration as it was registered: its name, its functions, what it depends on, and their colours."""
 
 import functools
 import inspect
@@ -20,7 +20,9 @@ class MigrationDefinition:
         name: The name it is recorded under (str, not empty).
         execute: The function as it was given; called with the database as its only argument.
         depends_on: The names of the migrations that must be applied before it (list of str, as given).
-        transaction: Whether the function and its record are one transaction (bool).
+        transaction: Whether the function and its record are one transaction (bool); likewise its rollback.
+        description: What it does, in one line (str); may be empty.
+        rollback: The function that undoes it, called likewise; None if there is none.
         colour: "async" for an `async def` function, else "sync".
 
     Raises:
@@ -32,16 +34,24 @@ class MigrationDefinition:
     execute: Callable[..., object]
     depends_on: Sequence[str] = field(default=(), hash=False)
     transaction: bool = False
+    description: str = ""
+    rollback: Callable[..., object] | None = None
     colour: Colour = field(init=False)
 
     def __post_init__(self) -> None:
         # Frozen for everybody else: these are the checked and normalised values of the same fields.
         object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
-        _check_function(self.name, self.execute)
+        _check_function(f"Migration {self.name!r}", self.execute)
+        if self.rollback is not None:
+            _check_function(f"The rollback of migration {self.name!r}", self.rollback)
         if not isinstance(self.transaction, bool):
             raise InvalidMigrationError(
                 f"transaction of migration {self.name!r} must be True or False, not {_kind(self.transaction)}."
+            )
+        if not isinstance(self.description, str):
+            raise InvalidMigrationError(
+                f"The description of migration {self.name!r} must be a str, not {_kind(self.description)}."
             )
         object.__setattr__(self, "colour", colour_of(self.execute))
 
@@ -74,6 +84,12 @@ def colour_of(function: Callable[..., object]) -> Colour:
     return "async" if inspect.iscoroutinefunction(_entered(innermost)) else "sync"
 
 
+def summary(function: Callable[..., object]) -> str:
+    """The first line of the function's own docstring; "" without one."""
+    documented = inspect.unwrap(_entered(function)).__doc__ if callable(function) else None
+    return next(iter(inspect.cleandoc(documented).splitlines()), "") if isinstance(documented, str) else ""
+
+
 def _checked_dependencies(name: str, depends_on: object) -> list[str]:
     if isinstance(depends_on, str):
         raise InvalidMigrationError(
@@ -94,14 +110,12 @@ def _checked_dependencies(name: str, depends_on: object) -> list[str]:
     return [str.__str__(dependency) for dependency in dependencies]
 
 
-def _check_function(name: str, function: Callable[..., object]) -> None:
+def _check_function(subject: str, function: Callable[..., object]) -> None:
     if isinstance(function, type) or not callable(function):
-        raise InvalidMigrationError(f"Migration {name!r} must be a function that takes the database, not {function!r}.")
+        raise InvalidMigrationError(f"{subject} must be a function that takes the database, not {function!r}.")
     entered = _entered(function)
     if inspect.isgeneratorfunction(entered) or inspect.isasyncgenfunction(entered):
-        raise InvalidMigrationError(
-            f"Migration {name!r} is a generator function: a call would do nothing. Remove its `yield`."
-        )
+        raise InvalidMigrationError(f"{subject} is a generator function: a call would do nothing. Remove its `yield`.")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
         if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
@@ -112,7 +126,7 @@ def _check_function(name: str, function: Callable[..., object]) -> None:
         signature.bind("db")
     except TypeError:
         raise InvalidMigrationError(
-            f"Migration {name!r} must take the database as its one argument; its signature is {signature}."
+            f"{subject} must take the database as its one argument; its signature is {signature}."
         ) from None
 
 

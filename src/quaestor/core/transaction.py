@@ -1,12 +1,12 @@
-"""One attempt at a migration in a transaction: its steps, and how it can end.
+"""One attempt at a migration, or at its rollback, in a transaction: its steps, and how it can end.
 
 The steps are a flow of their own, so that they are performed in the colour of the function, wherever the run is; to the
 run an attempt is one effect, and no transaction stays open while the run does something else. What follows from an
 ending (commit again, run again, give up) is decided in `flows.py`.
 
-The record is written inside the transaction. Of two transactions of the same migration only one can commit, for the
-`_id`s of their records are the same: that is what makes it happen once. The lock document is never touched in it, for
-every renewal would then be a conflict.
+The record is written, or removed, inside the transaction. Of two transactions of the same migration only one can
+commit, for they write the same document of the records: that is what makes it happen once. The lock document is never
+touched in it, for every renewal would then be a conflict.
 """
 
 from collections.abc import Generator
@@ -21,7 +21,7 @@ MOST_ATTEMPTS = 200
 
 
 class Step(Enum):
-    """What an attempt asks for. RECORD is answered by whether the record could be written (bool)."""
+    """What an attempt asks for. RECORD is answered by whether there was a record to write or to remove (bool)."""
 
     BEGIN = auto()
     EXECUTE = auto()
@@ -33,7 +33,7 @@ class Step(Enum):
 class Ending(Enum):
     """How an attempt ended.
 
-    COMMITTED: the function's work and its record are there. RECORDED: a record was there before. ABORTED: nothing of it
+    COMMITTED: the function's work and its record are there. RECORDED: the record was so before. ABORTED: nothing of it
     is there, and it can be tried again. EXPIRED: likewise, for the server ended the transaction. UNKNOWN: the answer to
     the commit was lost.
     """

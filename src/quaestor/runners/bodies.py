@@ -17,7 +17,7 @@ import anyio
 import pymongo
 from anyio.from_thread import BlockingPortal
 
-from quaestor.core.migration import MigrationDefinition
+from quaestor.core.plan import Change
 from quaestor.errors import UnfinishedMigrationError
 from quaestor.runners.databases import is_pymongo
 from quaestor.runners.interrupts import ended, insist
@@ -27,20 +27,20 @@ T = TypeVar("T")
 _CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
 
 
-def call(migration: MigrationDefinition, db: Any) -> None:
-    """Call a `def` migration."""
+def call(change: Change, db: Any) -> None:
+    """Call the `def` function of a change."""
     try:
-        _refuse_unfinished(migration, migration.execute(db))
+        _refuse_unfinished(change, change.function(db))
     except GeneratorExit as error:  # to the flow it would mean that the run itself is thrown away (as PEP 479 does)
         raise RuntimeError("The function raised GeneratorExit.") from error
 
 
-async def call_async(migration: MigrationDefinition, db: Any) -> None:
-    """Call an `async def` migration in the running event loop."""
-    result = migration.execute(db)
+async def call_async(change: Change, db: Any) -> None:
+    """Call the `async def` function of a change in the running event loop."""
+    result = change.function(db)
     if inspect.isawaitable(result):  # a decorator may have decided that there is nothing to await
         result = await result
-    _refuse_unfinished(migration, result)
+    _refuse_unfinished(change, result)
 
 
 async def call_in_thread(work: Callable[[], T]) -> T:
@@ -158,10 +158,10 @@ async def _close_client(db: Any) -> None:
             await db.client.close()
 
 
-def _refuse_unfinished(migration: MigrationDefinition, result: object) -> None:
+def _refuse_unfinished(change: Change, result: object) -> None:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()  # so that Python does not warn that it was never awaited
-        raise UnfinishedMigrationError(migration.name, f"an awaitable ({type(result).__name__})")
+        raise UnfinishedMigrationError(change.name, f"an awaitable ({type(result).__name__})")
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise UnfinishedMigrationError(migration.name, "a generator")
+        raise UnfinishedMigrationError(change.name, "a generator")

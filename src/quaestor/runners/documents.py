@@ -5,7 +5,8 @@ is impossible without an index of our own. Records of mongo-quaestor 0.1.0 have 
 so what is applied is read from `name` alone.
 
 The lease is one document in a collection of its own: `{_id: "lease", owner, token, expiresAt, sessions, previous}` and,
-for people, `host, pid, since, migration`. While nobody holds it `token`, `sessions` and `previous` are all there is.
+for people, `host, pid, since, work, migration, recording`. While nobody holds it `token`, `sessions` and `previous` are
+all there is.
 """
 
 import hashlib
@@ -15,10 +16,10 @@ from typing import Any, TypeAlias
 
 from bson.binary import UUID_SUBTYPE, Binary
 
-from quaestor.core.lease import Lease
+from quaestor.core.lease import Lease, Lock
 from quaestor.core.records import Records
 
-PROJECTION = {"name": 1}
+PROJECTION = {"name": 1, "appliedAt": 1}
 """The fields of a record that `records` reads; `_id` comes with them."""
 
 READING: dict[str, Any] = {
@@ -31,23 +32,29 @@ READING: dict[str, Any] = {
 
 def records(documents: Iterable[Mapping[str, Any]]) -> Records:
     """The documents of a records collection as a value."""
-    applied: set[str] = set()
+    applied: dict[str, datetime | None] = {}
     unreadable: list[object] = []
     taken: set[str] = set()
     for document in documents:
         key, name = document["_id"], document.get("name")
         if type(name) is str:  # not bson's Code, which is a str for Python alone
-            applied.add(name)
+            dates = [date for date in (applied.get(name), _date(document.get("appliedAt"))) if date is not None]
+            applied[name] = max(dates, default=None)
         else:
             unreadable.append(key)
         if type(key) is str and key != name:
             taken.add(key)
-    return Records(frozenset(applied), tuple(unreadable), frozenset(taken))
+    return Records(applied, tuple(unreadable), frozenset(taken))
 
 
 def record(name: str, applied_at: datetime) -> dict[str, object]:
     """The document that records a migration. `applied_at` is an aware datetime in UTC."""
     return {"_id": name, "name": name, "appliedAt": applied_at}
+
+
+def unrecording(name: str, recorded_at: datetime | None) -> dict[str, Any]:
+    """The filter of the records of a migration as they were read; one that was written later stays."""
+    return {"name": name, "appliedAt": {"$not": {"$gt": recorded_at or datetime.min.replace(tzinfo=UTC)}}}
 
 
 Clock: TypeAlias = Callable[[float], object]
@@ -77,7 +84,7 @@ def acquisition(clock: Clock, ttl: float, holder: Mapping[str, object], sessions
     Args:
         clock: Whose time it is.
         ttl: How long the lease is to last, in seconds.
-        holder: The fields of the document that say who takes it: owner, host, pid, migration.
+        holder: The fields of the document that say who takes it: owner, host, pid, work, migration, recording.
         sessions: The ids of the sessions for transactions.
     """
     free = {"$lte": [{"$ifNull": ["$expiresAt", datetime(1970, 1, 1, tzinfo=UTC)]}, clock(0)]}
@@ -107,16 +114,16 @@ def renewal(clock: Clock, ttl: float, lease: Lease, changes: Mapping[str, object
     return {"filter": held, "update": [{"$set": {"expiresAt": clock(ttl)} | said}]}
 
 
-def whereabouts(migration: str | None, sessions: Iterable[bytes]) -> dict[str, object]:
+def whereabouts(migration: str | None, sessions: Iterable[bytes], recording: str | None) -> dict[str, object]:
     """The fields of the lease's document that say where a run is."""
-    return {"migration": migration, "sessions": lsids(sessions)}
+    return {"migration": migration, "sessions": lsids(sessions), "recording": recording}
 
 
 def release(owner: str, sessions: Iterable[bytes]) -> dict[str, Any]:
     """The arguments of the update_one that frees the lease of this owner. The token stays, and will rise; so do the
     sessions of others that nobody has ended yet.
     """
-    freed = dict.fromkeys(("owner", "host", "pid", "migration", "since", "expiresAt"), "")
+    freed = dict.fromkeys(("owner", "host", "pid", "work", "migration", "recording", "since", "expiresAt"), "")
     update = {"$unset": freed, "$pullAll": {"sessions": lsids(sessions)}}
     return {"filter": {"_id": LEASE, "owner": owner}, "update": update}
 
@@ -128,6 +135,20 @@ def breaking(clock: Clock) -> dict[str, Any]:
     """
     held = {"_id": LEASE, "owner": {"$exists": True}, "$expr": {"$gt": ["$expiresAt", clock(0)]}}
     return {"filter": held, "update": {"$set": {"expiresAt": datetime(1970, 1, 1, tzinfo=UTC)}}}
+
+
+def looking(clock: Clock) -> list[dict[str, Any]]:
+    """The pipeline of the aggregate that reads the lease's document; the mocks know no expression in a find."""
+    return [{"$match": {"_id": LEASE}}, {"$addFields": {"isHeld": {"$gt": ["$expiresAt", clock(0)]}}}]
+
+
+def lock(documents: Iterable[Mapping[str, Any]]) -> Lock:
+    """What `looking` has found as a value."""
+    for document in documents:
+        if "owner" in document:
+            found = lease(document)
+            return Lock(holder=found) if document["isHeld"] else Lock(ended=found)
+    return Lock()
 
 
 def lease(document: Mapping[str, Any]) -> Lease:
@@ -142,6 +163,8 @@ def lease(document: Mapping[str, Any]) -> Lease:
         migration=document["migration"],
         sessions=tuple(bytes(lsid["id"]) + bytes(lsid["uid"]) for lsid in document["sessions"]),
         previous=document["previous"],
+        work=document["work"],
+        recording=document["recording"],
     )
 
 
@@ -161,6 +184,10 @@ def lsids(sessions: Iterable[bytes]) -> list[dict[str, Binary]]:
     Without the user the server would take each for one of the caller's own, and silently end nothing where it is not.
     """
     return [{"id": Binary(session[:_ID_SIZE], UUID_SUBTYPE), "uid": Binary(session[_ID_SIZE:])} for session in sessions]
+
+
+def _date(value: object) -> datetime | None:
+    return _aware(value) if isinstance(value, datetime) else None
 
 
 def _aware(date: datetime) -> datetime:

@@ -12,9 +12,15 @@ from quaestor.core.events import (
     LeaseNotReleased,
     MigrationApplied,
     MigrationFailed,
+    MigrationProgressed,
     MigrationRetried,
+    MigrationRolledBack,
     MigrationStarted,
     RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
     RunFinished,
     RunStarted,
     SessionsNotEnded,
@@ -38,6 +44,13 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912 - it is one table
             logger.info("%s %d to apply: %s", where, len(plan), _listed(plan))
         case RecordsIgnored(ids=ids):
             logger.warning("%s Ignored %d record(s) whose name is not a str, _id: %s", where, len(ids), _listed(ids))
+        case RecordsUnknown(names=names):
+            logger.warning(
+                "%s %d recorded migration(s) are not in the code, which may be an older release: %s",
+                where,
+                len(names),
+                _listed(names),
+            )
         case LeaseAwaited(holder=holder, seconds=seconds):
             logger.info("%s Waiting, for %.0f s by now, for the migrations of %s", where, seconds, holder)
         case SessionsNotEnded(error=error):
@@ -51,19 +64,34 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912 - it is one table
             logger.warning(
                 "%s The lease could not be given back and ends by itself in %.0f s. %s", where, seconds, _reason(error)
             )
-        case MigrationStarted(name=name, position=position, total=total):
-            logger.info("%s Applying %r (%d of %d)", where, name, position, total)
+        case MigrationStarted(name=name, position=position, total=total, undo=undo):
+            logger.info("%s %s %r (%d of %d)", where, "Undoing" if undo else "Applying", name, position, total)
         case MigrationRetried(name=name, position=position, total=total, attempt=attempt, error=error):
             why = "" if error is None else f": {_reason(error)}"
             logger.info("%s Attempt %d at %r (%d of %d)%s", where, attempt, name, position, total, why)
+        case MigrationProgressed(name=name, done=done, whole=whole):
+            logger.debug("%s %r: %s", where, name, f"{done:,}" if whole is None else f"{done:,} of {whole:,}")
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
             logger.info("%s Applied %r (%d of %d) in %.2f s", where, name, position, total, seconds)
+        case MigrationRolledBack(name=name, position=position, total=total, seconds=seconds):
+            logger.info("%s Undone %r (%d of %d) in %.2f s", where, name, position, total, seconds)
         case MigrationFailed(name=name, position=position, total=total, error=error):
             logger.error("%s Failed in %r (%d of %d): %s", where, name, position, total, _reason(error))
         case RunFinished(applied=()):
-            logger.info("%s Nothing to do: all migrations are applied", where)
+            logger.info("%s Nothing to do: it is all applied", where)
         case RunFinished(applied=applied):
             logger.info("%s Done: %d applied", where, len(applied))
+        case RollbackStarted(plan=()):
+            pass  # as above
+        case RollbackStarted(plan=plan):
+            logger.info("%s %d to undo: %s", where, len(plan), _listed(plan))
+        case RollbackFinished(rolled_back=()):
+            logger.info("%s Nothing to undo: none of these is applied", where)
+        case RollbackFinished(rolled_back=names):
+            logger.info("%s Done: %d undone", where, len(names))
+        case RecordsMarked(names=names, applied=applied):
+            state = "applied" if applied else "pending"
+            logger.info("%s %d marked as %s, nothing was run: %s", where, len(names), state, _listed(names))
         case _:
             assert_never(event)
 

@@ -1,4 +1,4 @@
-"""What both runners are made of: their checked arguments, and the flows that these start."""
+"""What both runners are made of: their checked arguments, and what the flows and the commands need of them."""
 
 import os
 import socket
@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from quaestor.core import flows
 from quaestor.core.effects import (
     AcquireLease,
     BreakLease,
@@ -15,13 +14,15 @@ from quaestor.core.effects import (
     Command,
     EndSessions,
     FindRecord,
-    Flow,
     FreeLease,
+    ReadLock,
     ReadRecords,
     Record,
     RenewLease,
+    Unrecord,
 )
 from quaestor.core.events import Hook
+from quaestor.core.flows import Scope
 from quaestor.core.lease import LONGEST_TTL, PATIENCE, SHORTEST_TTL, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
 from quaestor.errors import InvalidOptionError
@@ -83,10 +84,10 @@ class Setup:
         """The terms of a new run, with an owner of its own."""
         return Terms(uuid.uuid4().hex, self._ttl, self._timeout)
 
-    def run(self, terms: Terms) -> Flow[list[str]]:
-        """The flow that applies all that is pending."""
+    def scope(self, terms: Terms) -> Scope:
+        """What a flow is about."""
         migrations = dict(self._registry.migrations)  # what is registered while it runs is for the next run
-        return flows.run(migrations, self._database, self.prefix, self.databases.keys(), terms)
+        return Scope(migrations, self._database, self.prefix, self.databases.keys(), terms)
 
     def acquisition(self, terms: Terms, effect: AcquireLease) -> dict[str, Any]:
         """The arguments of the find_one_and_update that takes the lease."""
@@ -94,7 +95,9 @@ class Setup:
             "owner": terms.owner,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "work": effect.work,
             "migration": effect.migration,
+            "recording": None,
         }
         return documents.acquisition(self.clock, terms.ttl, holder, effect.sessions)
 
@@ -104,17 +107,19 @@ class Setup:
 
     def check(self, terms: Terms, effect: CheckLease) -> dict[str, Any]:
         """The arguments of the update_one that renews it and says where the run is."""
-        whereabouts = documents.whereabouts(effect.migration, effect.sessions)
+        whereabouts = documents.whereabouts(effect.migration, effect.sessions, effect.recording)
         return documents.renewal(self.clock, terms.ttl, effect.lease, whereabouts)
 
     def allowance(self, terms: Terms, command: Command[Any]) -> float | None:
         """How long a command may take, in seconds, with the driver's repetitions; None: as long as the driver takes."""
         match command:
-            case ReadRecords() | BreakLease():  # without a server it ends as any other command of the application
+            case (
+                ReadRecords() | ReadLock() | BreakLease()
+            ):  # without a server it ends as any other command of the application
                 return None
             case RenewLease() | FreeLease():
                 return renewed_every(terms.ttl)
-            case CheckLease() | Record() | FindRecord() | EndSessions():
+            case CheckLease() | Record() | Unrecord() | FindRecord() | EndSessions():
                 return terms.ttl
             case _:
                 return PATIENCE

@@ -8,16 +8,19 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar, TypeVarTuple, assert_never
+from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, assert_never
 
 import pymongo
 from pymongo.errors import PyMongoError
 
 from quaestor.core import effects, flows, leasing
-from quaestor.core.effects import Command, Effect
+from quaestor.core.effects import Command, Effect, Flow
 from quaestor.core.events import Hook
+from quaestor.core.flows import Scope
 from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
-from quaestor.core.migration import Colour, MigrationDefinition
+from quaestor.core.migration import Colour
+from quaestor.core.plan import Change, PlannedMigration
+from quaestor.core.status import Status
 from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive
@@ -26,12 +29,14 @@ from quaestor.runners.keeper import ThreadKeeper
 from quaestor.runners.setup import Registry, Setup, now
 from quaestor.runners.transactions import Session
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
 class SyncRunner:
-    """Applies the migrations of a registry to one database, with plain calls.
+    """Applies and undoes the migrations of a registry on one database, and tells what is applied, with plain calls.
 
     Args:
         registry: The migrations (a `MigrationRegistry`).
@@ -69,11 +74,93 @@ class SyncRunner:
             lease_timeout=lease_timeout,
         )
 
-    def run(self) -> list[str]:
-        """Apply all that is pending. Returns and raises what `MigrationRegistry.run_sync` does."""
-        terms = self._setup.terms()
-        with closing(_Table(self._setup, terms)) as table:
-            return drive(self._setup.run(terms), table.perform)
+    def run(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[str]:
+        """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
+        return self._performed(flows.run, targets, strict=strict)
+
+    def plan(self, targets: Collection[str] | None = None) -> list[PlannedMigration]:
+        """What `run` would do, in order, and why. One read; nothing is written, and no lease is taken.
+
+        Args:
+            targets: As for `run`.
+
+        Returns:
+            One value a migration, with its `reason` (list of PlannedMigration).
+
+        Raises:
+            Exception: What `run` would raise before the first function.
+        """
+        return self._performed(flows.plan_run, targets)
+
+    def status(self) -> Status:
+        """What is applied, what is not, and who is at work. Two reads; nothing is written, and no lease is taken.
+
+        Raises:
+            MissingDependencyError, CircularDependencyError: The graph is not sound; nothing was sent to the server.
+        """
+        return self._performed(flows.status)
+
+    def rollback(self, targets: Collection[str]) -> list[str]:
+        """Undo migrations, and before them every applied one that needs them.
+
+        Each is undone by the function that was registered with `MigrationRegistry.register_rollback`, and its record
+        goes when that is done; with transaction=True in the same transaction. One that is not applied is left out.
+
+        Args:
+            targets: The names (list of str); for all there are, `registry.migrations`.
+
+        Returns:
+            The names undone by this call, in order (list of str).
+
+        Raises:
+            UnknownMigrationError: A target is not registered; nothing was sent to the server.
+            IrreversibleMigrationError: Some of these have no rollback; it names them all. Nothing has run.
+            Exception: All else as `run`. Those undone before a failure are recorded no more, all others still are.
+        """
+        return self._performed(flows.rollback, targets)
+
+    def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
+        """What `rollback` would do, in order, and why. One read; nothing is written, and no lease is taken.
+
+        Returns:
+            One value a migration, with its `reason` (list of PlannedMigration).
+
+        Raises:
+            Exception: What `rollback` would raise before the first function.
+        """
+        return self._performed(flows.plan_rollback, targets)
+
+    def mark_applied(self, names: Collection[str]) -> list[str]:
+        """Record migrations as applied, without running them: to adopt a database that is migrated already.
+
+        Args:
+            names: Registered names (list of str); for all there are, `registry.migrations`.
+
+        Returns:
+            The names recorded by this call, dependencies first (list of str).
+
+        Raises:
+            UnknownMigrationError: A name is not registered; nothing was sent to the server.
+            DependencyConflictError: One of them depends on a migration that would not be recorded; nothing was marked.
+            Exception: What the lease and the driver raise, as for `run`.
+        """
+        return self._performed(flows.mark_applied, names)
+
+    def mark_pending(self, names: Collection[str]) -> list[str]:
+        """Remove the records of migrations, without undoing anything: the next run applies those that are registered.
+
+        Args:
+            names: Names that are registered or recorded (list of str).
+
+        Returns:
+            The names whose record this call removed, dependents first (list of str).
+
+        Raises:
+            UnknownMigrationError: A name is neither registered nor recorded; nothing was marked.
+            DependencyConflictError: A migration that depends on one of them would stay recorded; nothing was marked.
+            Exception: What the lease and the driver raise, as for `run`.
+        """
+        return self._performed(flows.mark_pending, names)
 
     def unlock(self) -> Lease | None:
         """Free the lease of another instance, on whichever host, where a person knows that it is in the way.
@@ -83,9 +170,12 @@ class SyncRunner:
         Returns:
             Who held it, or None if nobody did.
         """
+        return self._performed(flows.unlock)
+
+    def _performed(self, flow: Callable[Concatenate[Scope, P], Flow[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         terms = self._setup.terms()
         with closing(_Table(self._setup, terms)) as table:
-            return drive(flows.unlock(), table.perform)
+            return drive(flow(self._setup.scope(terms), *args, **kwargs), table.perform)
 
 
 class _Table:
@@ -124,6 +214,11 @@ class _Table:
             case effects.Record(name):
                 setup.records.insert_one(documents.record(name, datetime.now(UTC)))
                 return True
+            case effects.Unrecord(name, recorded_at):
+                removed = setup.records.delete_many(documents.unrecording(name, recorded_at))
+                return bool(removed.deleted_count)
+            case effects.ReadLock():
+                return documents.lock(setup.lock.aggregate(documents.looking(setup.clock)))
             case effects.AcquireLease():
                 return documents.lease(setup.lock.find_one_and_update(**setup.acquisition(terms, effect)))
             case effects.CheckLease():
@@ -147,16 +242,16 @@ class _Table:
             case effects.EndSessions(sessions):
                 setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
-            case effects.Execute(migration):
+            case effects.Execute(change):
                 started = perf_counter()
-                self._call(migration.colour, bodies.call, bodies.call_async, migration, self._db(migration))
+                self._call(change.colour, bodies.call, bodies.call_async, change, self._db(change))
                 return perf_counter() - started
-            case effects.Transact(migration):
-                attempt = (migration, self._db(migration), setup.prefix, self._sessions[migration.colour])
-                return self._call(migration.colour, transactions.attempt, transactions.attempt_async, *attempt)
-            case effects.CommitAgain(migration):
-                session = self._sessions[migration.colour]
-                return self._call(migration.colour, transactions.commit_again, transactions.commit_again_async, session)
+            case effects.Transact(change):
+                attempt = (change, self._db(change), setup.prefix, self._sessions[change.colour])
+                return self._call(change.colour, transactions.attempt, transactions.attempt_async, *attempt)
+            case effects.CommitAgain(change):
+                session = self._sessions[change.colour]
+                return self._call(change.colour, transactions.commit_again, transactions.commit_again_async, session)
             case effects.Now():
                 return now()
             case effects.Sleep(shortest, longest):
@@ -179,8 +274,8 @@ class _Table:
             case _:
                 assert_never(colour)
 
-    def _db(self, migration: MigrationDefinition) -> Any:
-        return self._setup.databases[migration.colour]
+    def _db(self, change: Change) -> Any:
+        return self._setup.databases[change.colour]
 
     def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...] | None:
         if not databases.has_transactions(self._setup.db):

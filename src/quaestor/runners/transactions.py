@@ -1,4 +1,4 @@
-"""Performing an attempt at a migration in a transaction, in the colour of its function, with any driver."""
+"""Performing an attempt at a change in a transaction, in the colour of its function, with any driver."""
 
 import contextlib
 import contextvars
@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor.core import transaction
-from quaestor.core.migration import MigrationDefinition
+from quaestor.core.plan import Change
 from quaestor.core.transaction import Attempt, Ending, Step
 from quaestor.runners import bodies, databases, documents, faults
 from quaestor.runners.drive import drive, drive_async
@@ -59,7 +59,7 @@ async def open_session_async(db: Any) -> Session:
         status = await db.client.admin.command("connectionStatus")
     except OperationFailure:  # as above
         status = documents.NOBODY
-    session = await _awaited(db.client.start_session())  # awaited with Motor only
+    session = await awaited(db.client.start_session())  # awaited with Motor only
     return Session(session, documents.session_id(session.session_id, status))
 
 
@@ -73,8 +73,8 @@ async def end_session_async(session: Session) -> None:
     await session.driver.end_session()
 
 
-def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Session) -> Attempt:
-    """Perform the function of a `def` migration and its record in one transaction."""
+def attempt(change: Change, db: Any, prefix: str, session: Session) -> Attempt:
+    """Do what a `def` function does, and what becomes of the record, in one transaction."""
     records = databases.records_collection(db, prefix)
     inside = databases.without_concerns(db)
 
@@ -85,10 +85,13 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Sessi
                 session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
                 with session.driver.bind(end_session=False):
-                    bodies.call(migration, inside)
+                    bodies.call(change, inside)
             case Step.RECORD:
+                if not change.applies:
+                    going = documents.unrecording(change.name, change.recorded_at)
+                    return bool(records.delete_many(going, session=session.driver).deleted_count)
                 try:
-                    records.insert_one(documents.record(migration.name, datetime.now(UTC)), session=session.driver)
+                    records.insert_one(documents.record(change.name, datetime.now(UTC)), session=session.driver)
                 except DuplicateKeyError:
                     return False
                 return True
@@ -107,8 +110,8 @@ def attempt(migration: MigrationDefinition, db: Any, prefix: str, session: Sessi
         return faults.attempt(error, perf_counter() - started)
 
 
-async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, session: Session) -> Attempt:
-    """Perform the function of an `async def` migration and its record in one transaction."""
+async def attempt_async(change: Change, db: Any, prefix: str, session: Session) -> Attempt:
+    """The same with an `async def` function."""
     records = databases.records_collection(db, prefix)
     inside = databases.without_concerns(db)
 
@@ -116,15 +119,16 @@ async def attempt_async(migration: MigrationDefinition, db: Any, prefix: str, se
         match step:
             case Step.BEGIN:
                 session.is_open = True
-                await _awaited(session.driver.start_transaction(*_CONCERNS))
+                await awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
                 async with _bound(session.driver):
-                    await bodies.call_async(migration, inside)
+                    await bodies.call_async(change, inside)
             case Step.RECORD:
+                if not change.applies:
+                    going = documents.unrecording(change.name, change.recorded_at)
+                    return bool((await records.delete_many(going, session=session.driver)).deleted_count)
                 try:
-                    await records.insert_one(
-                        documents.record(migration.name, datetime.now(UTC)), session=session.driver
-                    )
+                    await records.insert_one(documents.record(change.name, datetime.now(UTC)), session=session.driver)
                 except DuplicateKeyError:
                     return False
                 return True
@@ -192,6 +196,6 @@ async def _bound(session: Any) -> AsyncIterator[None]:
             yield
 
 
-async def _awaited(result: Any) -> Any:
+async def awaited(result: Any) -> Any:
     """The result of a call that is a coroutine in one of the asynchronous drivers and not in the other."""
     return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,85 @@
+"""Performing a flow dry: the same order of steps, with nothing done."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar, assert_never
+
+from quaestor.core.effects import (
+    AcquireLease,
+    BreakLease,
+    CheckLease,
+    CommitAgain,
+    Effect,
+    Emit,
+    EndSessions,
+    Execute,
+    FindRecord,
+    Flow,
+    FreeLease,
+    KeepLease,
+    Now,
+    OpenSessions,
+    ReadLock,
+    ReadRecords,
+    Record,
+    ReleaseLease,
+    RenewLease,
+    Sleep,
+    Transact,
+    Unrecord,
+)
+from quaestor.core.lease import Lease, Lock, Terms
+from quaestor.core.records import Records
+from quaestor.core.transaction import Attempt, Ending
+
+R = TypeVar("R")
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def rehearsed(flow: Flow[R], terms: Terms) -> Flow[R]:
+    """The flow with the first read of its records alone: all else is answered as if it had been done."""
+    records: Records | None = None
+    go_on: Callable[[], Effect] = partial(next, flow)
+    while True:
+        try:
+            effect = go_on()
+        except StopIteration as ended:
+            result: R = ended.value
+            return result
+        try:
+            if isinstance(effect, ReadRecords) and records is not None:
+                answer: object = records
+            else:
+                answer = yield from _rehearse(effect, terms)
+        except GeneratorExit:
+            flow.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the flow's
+            go_on = partial(flow.throw, error)
+        else:
+            records = answer if isinstance(answer, Records) else records
+            go_on = partial(flow.send, answer)
+
+
+def _rehearse(effect: Effect, terms: Terms) -> Flow[object]:  # noqa: PLR0911 - it is one table
+    match effect:
+        case ReadRecords() | Now() | Sleep():  # the latter two between attempts at the read
+            return (yield from effect)
+        case AcquireLease():
+            return Lease(terms.owner, 0, "", 0, _NEVER, _NEVER, effect.migration)
+        case RenewLease() | CheckLease() | Record() | Unrecord() | FindRecord():
+            return True
+        case OpenSessions():
+            return ()
+        case ReadLock():
+            return Lock()
+        case Execute():
+            return 0.0
+        case Transact() | CommitAgain():
+            return Attempt(Ending.COMMITTED)
+        case BreakLease() | EndSessions() | FreeLease() | KeepLease() | ReleaseLease() | Emit():
+            return None
+        case _:
+            assert_never(effect)

@@ -1,0 +1,104 @@
+"""What is applied, what is not, and who is at work, as values for people and programs to read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from quaestor.core.lease import Lease, Lock
+from quaestor.core.migration import MigrationDefinition
+from quaestor.core.records import Records
+
+State: TypeAlias = Literal["applied", "pending", "unknown"]
+"""Of a migration: recorded; not recorded; recorded, but not in the code (an older release on a newer database)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """One migration and what the database says of it.
+
+    Attributes:
+        name: The migration (str).
+        state: "applied", "pending", or "unknown": recorded, but not in the code.
+        applied_at: When it was recorded (datetime, aware, UTC, by the clock of the process that did); None if it is
+            not, or its record does not say.
+        depends_on: The names of the migrations that it needs (tuple of str); of an unknown one empty.
+        transaction: Whether it and its record are one transaction (bool).
+        has_rollback: Whether it can be undone (bool).
+        description: What it does, in one line (str); may be empty.
+        interrupted: Whether a process that was killed or frozen left it half done (bool): half applied if it is
+            pending, half undone if it is applied. The next run, or rollback, does it again.
+    """
+
+    name: str
+    state: State
+    applied_at: datetime | None = None
+    depends_on: tuple[str, ...] = ()
+    transaction: bool = False
+    has_rollback: bool = False
+    description: str = ""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All migrations of one database and prefix.
+
+    Attributes:
+        database: The name of the database (str).
+        prefix: The prefix (str).
+        migrations: Those of the code in the order of a plan for all of them, then the unknown ones alphabetically
+            (tuple of MigrationStatus).
+        lease: Who is at work, since when, in which migration (Lease); None if nobody is.
+    """
+
+    database: str
+    prefix: str
+    migrations: tuple[MigrationStatus, ...]
+    lease: Lease | None = None
+
+    def names(self, state: State) -> list[str]:
+        """The names of the migrations in this state, in order (list of str)."""
+        return [migration.name for migration in self.migrations if migration.state == state]
+
+
+def status(
+    database: str,
+    prefix: str,
+    ordered: list[MigrationDefinition],
+    records: Records,
+    lock: Lock,
+) -> Status:
+    """Lay records and lock beside the migrations of the code, which are given in order."""
+    known = {migration.name for migration in ordered}
+    interrupted = _interrupted(lock.ended, records.applied)
+    migrations = [
+        MigrationStatus(
+            name=migration.name,
+            state="applied" if migration.name in records.applied else "pending",
+            applied_at=records.applied.get(migration.name),
+            depends_on=tuple(migration.depends_on),
+            transaction=migration.transaction,
+            has_rollback=migration.rollback is not None,
+            description=migration.description,
+            interrupted=migration.name == interrupted,
+        )
+        for migration in ordered
+    ]
+    unknown = [
+        MigrationStatus(name, "unknown", records.applied[name]) for name in sorted(records.applied.keys() - known)
+    ]
+    return Status(database, prefix, (*migrations, *unknown), lock.holder)
+
+
+def _interrupted(ended: Lease | None, applied: Mapping[str, object]) -> str | None:
+    """The migration that a holder who never released the lease was in. Whoever checks the lease between a function and
+    its record names both that migration and the next.
+    """
+    if ended is None or ended.work == "mark":
+        return None
+    undone = ended.work == "rollback"
+    for name in (ended.recording, ended.migration):
+        if name is not None and (name in applied) == undone:
+            return name
+    return None
