@@ -41,14 +41,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy --strict, on the package and on typed uses of it."""
-    session.install(".", "nox", *groups("types", "benchmarks"))
+    session.install(".[cli]", "nox", *groups("types", "benchmarks"))
     session.run("mypy")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests on the running Python with the newest drivers, against the wheel, with the coverage to reach."""
-    session.install(".", *groups("test"))  # builds the wheel and installs it
+    session.install(".[cli]", *groups("test"))  # builds the wheel and installs it
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
@@ -85,6 +85,13 @@ def matrix(session: nox.Session, drivers: str) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The pictures of the graph in a real Chromium, which must be on PATH with its driver."""
+    session.install(".[cli]", *groups("browser"))
+    session.run("pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Break network, server and processes on purpose, in many ways, and look at what is left."""
     session.install(".", *groups("test"))
@@ -92,9 +99,16 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The pages of docs/ and the reference as HTML, in docs/_build; a warning is an error."""
+    session.install(".[cli]", *groups("docs"))
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "docs/_build")
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Migrate a shop of 100,000 orders on a real server, and show it."""
-    session.install(".", *groups("demo"))
+    session.install(".[cli]", *groups("demo"))
     session.run("python", "-m", "examples.shop", *session.posargs)
 
 

@@ -10,6 +10,12 @@ from tests.world import lease
 EXAMPLES = [
     (errors.InvalidMigrationError("A name must not be empty."), ValueError, "must not be empty"),
     (errors.DuplicateMigrationError("a", "app.a"), ValueError, "'a' is already registered (by app.a)"),
+    (errors.DuplicateMigrationError("a", "app.b", True), ValueError, "'a' already has a rollback (app.b)"),
+    (
+        errors.UnknownMigrationError({"aa": "a", "zz": None}),
+        ValueError,
+        "'aa'. Did you mean 'a'? There is no migration",
+    ),
     (errors.MissingDependencyError("b", "aa", "a"), ValueError, "'b' depends on 'aa', which is not registered. Did"),
     (errors.MissingDependencyError("b", "zz"), ValueError, "Register it"),
     (errors.CircularDependencyError(["a", "b", "a"]), ValueError, "Circular dependency: a -> b -> a"),
@@ -18,6 +24,21 @@ EXAMPLES = [
     (errors.MissingDatabaseError(["a", "b"], "sync_db"), ValueError, "`def` functions: a, b. Pass sync_db="),
     (errors.MissingDatabaseError(["a"], "async_db"), ValueError, "`async def` functions: a. Pass async_db="),
     (errors.RecordConflictError(["a"]), ValueError, "Nothing has run"),
+    (
+        errors.UnknownRecordsError(["y", "z"]),
+        ValueError,
+        "The database has migrations that the code does not have: y, z. A newer release has migrated it",
+    ),
+    (
+        errors.IrreversibleMigrationError(["b", "a"]),
+        ValueError,
+        "No rollback is registered for b, a. Write one with @registry.register_rollback('b'), or",
+    ),
+    (
+        errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}),
+        ValueError,
+        "dependencies that are not recorded: 'b' needs 'a'; 'd' needs 'a', 'c'. Mark these together.",
+    ),
     (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
     (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),
     (
@@ -25,7 +46,7 @@ EXAMPLES = [
         TimeoutError,
         "Waited 2.5 s for the migrations of host (process 7), since",
     ),
-    (errors.LeaseLostError("a"), RuntimeError, "The function of 'a' ran to its end and is not recorded by this run."),
+    (errors.LeaseLostError("a"), RuntimeError, "The function of 'a' ran to its end, and this run did not get to"),
     (errors.LeaseLostError(None), RuntimeError, "Nothing was left half done."),
     (errors.TransactionsUnsupportedError(["a", "b"]), ValueError, "transaction=True: a, b. This server has no"),
     (errors.TransactionFailedError("a", 3, 121.0, True), RuntimeError, "transactionLifetimeLimitSeconds"),

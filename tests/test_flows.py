@@ -9,6 +9,7 @@ import pytest
 from quaestor.core import flows, leasing
 from quaestor.core.effects import (
     AcquireLease,
+    AskForTransactions,
     CheckLease,
     Effect,
     Emit,
@@ -103,7 +104,7 @@ def test_steps() -> None:
         (NONE, Emit(RunStarted(*WHERE, ("a", "b")))),
         (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
         (None, Now()),
-        (11.0, Execute(a)),
+        (11.0, Execute(a, (*WHERE, "a", 1, 2))),
         (0.25, Now()),
         (12.0, CheckLease(mine, "b", (), "a")),
         (True, Now()),
@@ -111,7 +112,7 @@ def test_steps() -> None:
         (True, Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
         (None, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
         (None, Now()),
-        (13.0, Execute(b)),
+        (13.0, Execute(b, (*WHERE, "b", 2, 2))),
         (0.5, Now()),
         (14.0, CheckLease(mine, None, (), "b")),
         (True, Now()),
@@ -129,7 +130,8 @@ def test_steps_with_transactions() -> None:
     mine = lease(sessions=(b"s",))
     steps: list[tuple[object, Effect]] = [
         (None, ReadRecords()),
-        (NONE, OpenSessions(frozenset({"sync"}))),
+        (NONE, AskForTransactions()),
+        (True, OpenSessions(frozenset({"sync"}))),
         ((b"s",), Now()),
         (10.0, AcquireLease("run", "a", (b"s",))),
         (mine, KeepLease(mine)),
@@ -138,7 +140,7 @@ def test_steps_with_transactions() -> None:
         (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
         (None, Now()),
         (11.0, Now()),
-        (11.0, Transact(a)),
+        (11.0, Transact(a, (*WHERE, "a", 1, 2))),
         (Attempt(Ending.COMMITTED, 0.25), Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
         (None, Now()),
         (12.0, CheckLease(mine, "b", (b"s",))),
@@ -146,7 +148,7 @@ def test_steps_with_transactions() -> None:
         (12.0, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
         (None, Now()),
         (13.0, Now()),
-        (13.0, Transact(b)),
+        (13.0, Transact(b, (*WHERE, "b", 2, 2))),
         (Attempt(Ending.COMMITTED, 0.5), Emit(MigrationApplied(*WHERE, "b", 2, 2, 0.5))),
         (None, ReleaseLease()),
         (None, Emit(RunFinished(*WHERE, ("a", "b")))),
@@ -194,9 +196,9 @@ def test_refused_after_the_read() -> None:
     migrations = definitions({"a": []}) | {"b": MigrationDefinition("b", nothing, transaction=True)}
     flow = flows.run(Scope(migrations, *WHERE, {"sync"}, TERMS))
     assert next(flow) == ReadRecords()
-    assert flow.send(NONE) == OpenSessions(frozenset({"sync"}))
+    assert flow.send(NONE) == AskForTransactions()
     with pytest.raises(TransactionsUnsupportedError) as caught:
-        flow.send(None)
+        flow.send(False)
     assert caught.value.migrations == ["b"]
 
 
@@ -243,7 +245,7 @@ def test_crash_at_every_effect(transactional: bool) -> None:
 def test_steps_of_a_rollback() -> None:
     """As a run, but that the record goes; dependents first."""
     known = definitions({"a": [], "b": ["a"]})
-    records = Records({"a": LONG_AGO, "b": LONG_AGO, "from tomorrow": None})
+    records = Records({"a": (LONG_AGO,), "b": (LONG_AGO,), "from tomorrow": (None,)})
     mine = lease()
     steps: list[tuple[object, Effect]] = [
         (None, ReadRecords()),
@@ -255,19 +257,19 @@ def test_steps_of_a_rollback() -> None:
         (records, Emit(RollbackStarted(*WHERE, ("b", "a")))),
         (None, Emit(MigrationStarted(*WHERE, "b", 1, 2, undo=True))),
         (None, Now()),
-        (11.0, Execute(Change("b", False, nothing, "sync", recorded_at=LONG_AGO))),
+        (11.0, Execute(Change("b", False, nothing, "sync", recorded_at=(LONG_AGO,)), (*WHERE, "b", 1, 2))),
         (0.25, Now()),
         (12.0, CheckLease(mine, "a", (), "b")),
         (True, Now()),
-        (12.0, Unrecord("b", LONG_AGO)),
+        (12.0, Unrecord("b", (LONG_AGO,))),
         (True, Emit(MigrationRolledBack(*WHERE, "b", 1, 2, 0.25, undo=True))),
         (None, Emit(MigrationStarted(*WHERE, "a", 2, 2, undo=True))),
         (None, Now()),
-        (13.0, Execute(Change("a", False, nothing, "sync", recorded_at=LONG_AGO))),
+        (13.0, Execute(Change("a", False, nothing, "sync", recorded_at=(LONG_AGO,)), (*WHERE, "a", 2, 2))),
         (0.5, Now()),
         (14.0, CheckLease(mine, None, (), "a")),
         (True, Now()),
-        (14.0, Unrecord("a", LONG_AGO)),
+        (14.0, Unrecord("a", (LONG_AGO,))),
         (True, Emit(MigrationRolledBack(*WHERE, "a", 2, 2, 0.5, undo=True))),
         (None, ReleaseLease()),
         (None, Emit(RollbackFinished(*WHERE, ("b", "a")))),
@@ -341,7 +343,7 @@ def test_unknown_records() -> None:
     flow = flows.run(scope, strict=True)
     answers: list[object] = [None, NONE, 0.0, lease(), None]
     assert [flow.send(answer) for answer in answers][-1] == ReadRecords()
-    assert flow.send(Records({"from tomorrow": None})) == ReleaseLease()
+    assert flow.send(Records({"from tomorrow": (None,)})) == ReleaseLease()
     with pytest.raises(UnknownRecordsError):
         flow.send(None)
 
@@ -404,7 +406,7 @@ UNKNOWN = Unknown(ConnectionError("lost"))
 def until_unrecorded(answers: list[object]) -> Flow[object]:
     """A rollback of `a` that has asked for its record's removal, and has got these answers since."""
     flow = flows.rollback(Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS), ["a"])
-    there = Records({"a": LONG_AGO})
+    there = Records({"a": (LONG_AGO,)})
     for answer in [None, there, 0.0, lease(), None, there, None, None, 1.0, 0.5, 2.0, True, 2.0, *answers]:
         effect = flow.send(answer)
     assert isinstance(effect, (Unrecord, CheckLease, Emit, ReleaseLease))
@@ -419,7 +421,7 @@ def test_lost_answer_of_a_removal() -> None:
     assert flow.send(None) == Now()
     assert flow.send(4.0) == CheckLease(lease(), "a", (), "a")
     assert flow.send(True) == Now()
-    assert flow.send(4.0) == Unrecord("a", LONG_AGO)
+    assert flow.send(4.0) == Unrecord("a", (LONG_AGO,))
     assert flow.send(False) == Now()
     assert flow.send(5.0) == CheckLease(lease(), "a", (), "a")
     assert flow.send(True) == Now()
@@ -529,7 +531,7 @@ def test_status() -> None:
     for answer, expected in steps:
         assert flow.send(answer) == expected
     with pytest.raises(StopIteration) as end:
-        flow.send(Records({"top": LONG_AGO, "z": None, "b": LONG_AGO}))
+        flow.send(Records({"top": (LONG_AGO,), "z": (None,), "b": (LONG_AGO, "once")}))
 
     status: Status = end.value.value
     assert (status.database, status.prefix, status.lease) == (*WHERE, lease("other"))
@@ -569,7 +571,7 @@ def test_interrupted(work: Work, migration: str | None, recording: str | None, i
     scope = Scope(definitions({"a": [], "b": [], "c": []}), *WHERE, {"sync"}, TERMS)
 
     def perform(effect: Effect) -> object:
-        return Lock(ended=ended) if isinstance(effect, ReadLock) else Records({"a": LONG_AGO})
+        return Lock(ended=ended) if isinstance(effect, ReadLock) else Records({"a": (LONG_AGO,)})
 
     status = drive(flows.status(scope), perform)
     assert [one.name for one in status.migrations if one.interrupted] == ([] if interrupted is None else [interrupted])

@@ -11,6 +11,7 @@ from quaestor.core import flows, leasing, transaction
 from quaestor.core import lease as rules
 from quaestor.core.effects import (
     AcquireLease,
+    AskForTransactions,
     BreakLease,
     CheckLease,
     CommitAgain,
@@ -100,6 +101,7 @@ def hand(**answers: Sequence[object]) -> Hand:
         Execute: [0.5],
         Record: [True],
         FindRecord: [True],
+        AskForTransactions: [True],
         OpenSessions: [()],
         Transact: [COMMITTED],
         CommitAgain: [Attempt(Ending.COMMITTED)],
@@ -172,7 +174,7 @@ def test_timeout() -> None:
 
 def test_work_of_another() -> None:
     """A run that finds, under the lease, that another instance has done all of it, does nothing."""
-    by_hand = hand(ReadRecords=[NONE, Records(dict.fromkeys({"a"}))])
+    by_hand = hand(ReadRecords=[NONE, Records(dict.fromkeys({"a"}, ()))])
 
     assert drive(run(), by_hand.perform) == []
     assert by_hand.kinds() == ["ReadRecords", "AcquireLease", "KeepLease", "ReadRecords", "ReleaseLease"]
@@ -181,7 +183,7 @@ def test_work_of_another() -> None:
 
 def test_work_of_another_in_part() -> None:
     """The plan is made again from what is recorded by then."""
-    by_hand = hand(ReadRecords=[NONE, Records(dict.fromkeys({"a"}))])
+    by_hand = hand(ReadRecords=[NONE, Records(dict.fromkeys({"a"}, ()))])
 
     assert drive(run("a", "b"), by_hand.perform) == ["b"]
 

@@ -147,12 +147,11 @@ class CalledGenerator:
         ("a", "must be a function"),
         (classmethod(nothing), "must be a function"),
         (Called, "must be a function"),
-        (lambda: None, "one argument; its signature is ()"),
-        (lambda db, other: None, "one argument; its signature is (db, other)"),
-        (lambda *, db: None, "one argument; its signature is (*, db)"),
-        (passing(lambda: None), "one argument"),
-        (functools.partial(nothing, "db"), "one argument"),
-        (Called.method, "one argument"),
+        (lambda: None, "as its arguments; its signature is ()"),
+        (lambda db, context, other: None, "as its arguments; its signature is (db, context, other)"),
+        (lambda *, db: None, "as its arguments; its signature is (*, db)"),
+        (passing(lambda: None), "as its arguments"),
+        (functools.partial(nothing, "db"), "as its arguments"),
         (generator, "generator function"),
         (generator_async, "generator function"),
         (functools.partial(generator), "generator function"),
@@ -232,6 +231,31 @@ def test_definition() -> None:
     same = MigrationDefinition("a", nothing, ["z", "b"], description="A `def` migration.")
     assert definition == same
     assert len({definition, same}) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "wants"),
+    [
+        (nothing, False),
+        (nothing_async, False),
+        (lambda db, context: None, True),
+        (lambda db, anything: None, True),
+        (lambda db, /, context: None, True),
+        (lambda db, context=None: None, False),
+        (lambda db, *, context=None: None, False),
+        (lambda db, *rest: None, False),
+        (lambda *both: None, False),
+        (functools.partial(lambda size, db, context: None, 7), True),
+        (functools.partial(lambda db, context, size: None, size=7), True),
+        (passing(lambda db, context: None), True),
+        (Called(), False),
+        (max, False),
+    ],
+)
+def test_context_is_wanted(function: Any, wants: bool) -> None:
+    """The context is the second argument, if it has no default; who takes only the database goes without."""
+    assert MigrationDefinition("a", function).wants_context is wants
+    assert MigrationDefinition("a", nothing, rollback=function).wants_context is False
 
 
 @pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])

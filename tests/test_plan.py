@@ -31,7 +31,7 @@ def names(todo: plan.Plan) -> list[str]:
 
 
 def recorded(*applied: str) -> Records:
-    return Records(dict.fromkeys(applied, LONG_AGO))
+    return Records(dict.fromkeys(applied, (LONG_AGO,)))
 
 
 def needed_by(needs: Needs, targets: Collection[str], applied: Collection[str]) -> set[str]:
@@ -87,7 +87,7 @@ def test_rollback(needs: Needs, data: st.DataObject) -> None:
 
     assert set(names(todo)) == {name for name in applied if needs_one_of(name)}
     assert names(todo) == [name for name in reversed(smallest_order(needs)) if name in names(todo)]
-    assert all(not change.applies and change.recorded_at == LONG_AGO for change in todo)
+    assert all(not change.applies and change.recorded_at == (LONG_AGO,) for change in todo)
 
 
 def test_reasons() -> None:
@@ -124,7 +124,7 @@ def test_colour_of_a_rollback() -> None:
 
     assert plan.pending(known, plan.validated(known), Records({})) == [Change("a", True, nothing, "sync", True)]
     assert plan.rollback(known, recorded("a"), ["a"]) == [
-        Change("a", False, nothing_async, "async", True, recorded_at=LONG_AGO)
+        Change("a", False, nothing_async, "async", True, recorded_at=(LONG_AGO,))
     ]
 
 
@@ -160,7 +160,7 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
     else:
         order = ["of another release", *reversed(smallest_order(needs))]
         assert plan.mark_pending(known, recorded(*applied), marked) == [
-            Mark(name, applies=False, recorded_at=LONG_AGO) for name in order if name in applied and name in marked
+            Mark(name, applies=False, recorded_at=(LONG_AGO,)) for name in order if name in applied and name in marked
         ]
 
 

@@ -8,6 +8,7 @@ from typing import assert_never
 from quaestor.core import leasing, transaction
 from quaestor.core.effects import (
     AcquireLease,
+    AskForTransactions,
     BreakLease,
     CheckLease,
     CommitAgain,
@@ -86,16 +87,16 @@ class Server:
         self.recorded[name] = LONG_AGO + timedelta(seconds=self.now)
         return True
 
-    def unrecord(self, name: str, recorded_at: datetime | None) -> bool:
-        """Whether there was one, and it was not written later."""
+    def unrecord(self, name: str, recorded_at: tuple[object, ...]) -> bool:
+        """Whether there was one, and it was not written since."""
         if not self.is_as_read(name, recorded_at):
             return False
         del self.recorded[name]
         return True
 
-    def is_as_read(self, name: str, recorded_at: datetime | None) -> bool:
+    def is_as_read(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         """Whether the record is there that was read."""
-        return name in self.recorded and (recorded_at is None or self.recorded[name] <= recorded_at)
+        return self.recorded.get(name) in recorded_at
 
     def do(self, change: Change) -> None:
         """Keep the work of a change."""
@@ -185,7 +186,7 @@ class World:
         server = self.server
         match effect:
             case ReadRecords():
-                return Records(dict(server.recorded))
+                return Records({name: (date,) for name, date in server.recorded.items()})
             case FindRecord(name):
                 return name in server.records
             case Record(name):
@@ -218,6 +219,8 @@ class World:
                 self.kept = None
                 own = () if self.session is None else (self.session,)
                 return drive(leasing.give_back(own, own if self.is_open else ()), self._answer)
+            case AskForTransactions():
+                return True
             case OpenSessions():
                 self.session = self.terms.owner.encode()
                 return (self.session,)

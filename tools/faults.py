@@ -13,6 +13,15 @@ from pymongo.errors import ConnectionFailure
 
 from tools.mongod import Client, client_to
 
+LOST: dict[str, Any] = {"closeConnection": True}
+"""For `fail_command`: not performed, no reply."""
+
+WTIMEOUT: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+"""Likewise: performed, and not known to last."""
+
+SHUTDOWN, STEPPED_DOWN, NOT_PRIMARY, INTERRUPTED = 91, 189, 10107, 11600
+"""What a server says that goes: ShutdownInProgress, PrimarySteppedDown, NotWritablePrimary, InterruptedAtShutdown."""
+
 
 class Fault:
     """A fail point that is set.

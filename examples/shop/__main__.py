@@ -1,21 +1,19 @@
-"""The demo (`nox -s demo`): migrates a shop of 100,000 orders on a real server, and shows what that did."""
+"""The demo (`nox -s demo`): migrates a shop of 100,000 orders on a real server by the command line, and shows it."""
 
-import asyncio
+import os
+import subprocess
 import sys
 import time
 from datetime import datetime
-from functools import partial
 from typing import Any
 
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import WriteError
 from rich.console import Console
 from rich.table import Table
 
 from examples.shop import data
-from examples.shop.migrations import registry
-from quaestor import Event, LeaseAwaited, MigrationApplied, RunStarted
 from tools.mongod import NoServerError, server
 
 NAME = "quaestor_demo"
@@ -26,10 +24,16 @@ console = Console(width=min(Console().width, 120), highlight=False)
 
 
 def main() -> None:
-    """Load, show, migrate, show, and migrate again."""
+    """Load, look, migrate in several instances at once, look again, undo a part and do it again."""
     console.print("[bold]Looking for MongoDB[/], or starting it ...")
     with server() as uri, MongoClient[dict[str, Any]](uri) as client:
         client.drop_database(NAME)  # on a server of the user's own an earlier demo may have left it
+        os.environ |= {
+            "QUAESTOR_REGISTRY": "examples.shop.migrations:registry",
+            "QUAESTOR_URI": uri,
+            "QUAESTOR_DB": NAME,
+            "QUAESTOR_PREFIX": "shop",
+        }
         db = client[NAME]
         console.print(
             f"[bold]Loading[/] {data.ORDERS:,} orders, {data.CUSTOMERS:,} customers, {data.PRODUCTS:,} products ..."
@@ -37,42 +41,49 @@ def main() -> None:
         data.load(db)
         before = _documents(db)
 
-        console.print(f"\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/] in {INSTANCES} instances at once")
+        _quaestor("graph")
         started = time.perf_counter()
-        counts = [len(applied) for applied in asyncio.run(_run_at_once(uri, db))]
-        console.print(
-            f"[bold]Applied {sum(counts)} migrations[/] in {time.perf_counter() - started:.1f} s; "
-            f"by instance: {', '.join(map(str, counts))}\n"
-        )
+        _run_at_once(db)
+        console.print(f"[dim]All of that in {time.perf_counter() - started:.1f} s[/]\n")
 
         _show(before, _documents(db), db)
-        console.print("\n[bold]await registry.run(db, 'shop', sync_db=sync_db)[/], once more")
-        console.print(f"Applied: {asyncio.run(_run(uri, db, 1))}. Nothing is left to do.")
+        _quaestor("plan")
+        _quaestor("rollback", "order_dates", code=1)
+        _quaestor("rollback", "daily_revenue", "orders_by_customer", "--yes")
+        _quaestor("status")
+        _quaestor("run")
+        _quaestor("check")
         client.drop_database(NAME)
 
 
-async def _run_at_once(uri: str, db: Database[dict[str, Any]]) -> list[list[str]]:
-    return await asyncio.gather(*(_run(uri, db, instance) for instance in range(1, INSTANCES + 1)))
+def _start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "quaestor", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, **options)  # noqa: S603 - it is our own
 
 
-async def _run(uri: str, db: Database[dict[str, Any]], instance: int) -> list[str]:
-    async with AsyncMongoClient[dict[str, Any]](uri) as client:
-        return await registry.run(client[NAME], "shop", sync_db=db, on_event=partial(_progress, instance))
+def _quaestor(*arguments: str, code: int = 0) -> None:
+    """Run a command in sight; its exit code must be as told."""
+    console.print(f"\n[bold]$ quaestor {' '.join(arguments)}[/]")
+    _check(_start(*arguments), code)
 
 
-def _progress(instance: int, event: Event) -> None:
-    match event:
-        case LeaseAwaited():
-            console.print(f"[dim]Instance {instance} waits for the one that migrates[/]")
-        case RunStarted(plan=plan) if plan:
-            console.print(f"Instance {instance} has {len(plan)} to apply, dependencies first, else alphabetically:")
-        case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
-            needs = ", ".join(registry.migrations[name].depends_on)
-            after = f"  [dim]after {needs}[/]" if needs else ""
-            after += "  [dim]in a transaction[/]" if registry.migrations[name].transaction else ""
-            console.print(f"  [green]✓[/] {position:2}/{total} {name:21} {seconds:5.2f} s{after}")
-        case _:
-            pass
+def _run_at_once(db: Database[dict[str, Any]]) -> None:
+    """One instance in sight, and more that start while it works."""
+    console.print(f"\n[bold]$ quaestor run[/]    [dim]and {INSTANCES - 1} more instances start while it works[/]")
+    first = _start("run")
+    while first.poll() is None and db.shop_migrations_lock.find_one() is None:
+        time.sleep(0.01)
+    others = [_start("run", stdout=subprocess.PIPE) for _ in range(1, INSTANCES)]
+    _check(first)
+    for number, instance in enumerate(others, start=2):
+        for line in instance.communicate()[0].splitlines():
+            console.print(f"[dim]Instance {number}:[/] {line}", soft_wrap=True)
+        _check(instance)
+
+
+def _check(process: subprocess.Popen[str], code: int = 0) -> None:
+    if process.wait() != code:
+        sys.exit(f"{process.args!r} has ended with {process.returncode}, not {code}.")
 
 
 def _documents(db: Database[dict[str, Any]]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from typing import Any
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
-from quaestor import MigrationRegistry
+from quaestor import MigrationContext, MigrationRegistry
 
 registry = MigrationRegistry()
 Document = dict[str, Any]
+STEP = 10_000
 
 
 @registry.register("rename_mail_to_email")
@@ -27,6 +28,12 @@ def lowercase_emails(db: Database[Document]) -> None:
 async def unique_emails(db: AsyncDatabase[Document]) -> None:
     """A unique index."""
     await db.customers.create_index("email", unique=True, sparse=True)
+
+
+@registry.register_rollback("unique_emails")
+async def drop_unique_emails(db: AsyncDatabase[Document]) -> None:
+    """An index is undone by dropping it."""
+    await db.customers.drop_index("email_1")
 
 
 @registry.register("split_customer_names")
@@ -52,9 +59,13 @@ async def backfill_order_state(db: AsyncDatabase[Document]) -> None:
 
 
 @registry.register("order_cents", depends_on=["backfill_order_state"])
-async def order_cents(db: AsyncDatabase[Document]) -> None:
-    """One side of the diamond."""
-    await db.orders.update_many({"amount": {"$type": "double"}}, [{"$set": {"amount": _cents("$amount")}}])
+async def order_cents(db: AsyncDatabase[Document], context: MigrationContext) -> None:
+    """One side of the diamond; in steps, to say how far it is."""
+    orders = await db.orders.estimated_document_count()
+    for start in range(0, orders, STEP):
+        some = {"_id": {"$gte": start, "$lt": start + STEP}, "amount": {"$type": "double"}}
+        await db.orders.update_many(some, [{"$set": {"amount": _cents("$amount")}}])
+        context.progress(start + STEP, orders)
 
 
 @registry.register("order_dates", depends_on=["backfill_order_state"])
@@ -76,10 +87,22 @@ async def daily_revenue(db: AsyncDatabase[Document]) -> None:
         pass
 
 
+@registry.register_rollback("daily_revenue")
+async def drop_daily_revenue(db: AsyncDatabase[Document]) -> None:
+    """What was made of other collections can be made again."""
+    await db.revenue.drop()
+
+
 @registry.register("orders_by_customer", depends_on=["order_dates"])
 async def orders_by_customer(db: AsyncDatabase[Document]) -> None:
     """A compound index."""
     await db.orders.create_index([("customer", 1), ("placed", -1)])
+
+
+@registry.register_rollback("orders_by_customer")
+async def drop_orders_by_customer(db: AsyncDatabase[Document]) -> None:
+    """As above."""
+    await db.orders.drop_index("customer_1_placed_-1")
 
 
 @registry.register("validate_orders", depends_on=["order_cents", "order_dates"])

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from quaestor.context import MigrationContext
 from quaestor.core.events import (
     Event,
     Hook,
@@ -73,6 +74,7 @@ __all__ = [
     "LeaseNotReleased",
     "LeaseTimeoutError",
     "MigrationApplied",
+    "MigrationContext",
     "MigrationDefinition",
     "MigrationFailed",
     "MigrationProgressed",

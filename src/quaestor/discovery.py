@@ -1,9 +1,9 @@
 """Importing the modules of a package, so that the decorators in them run."""
 
+import contextlib
 import importlib
-import importlib.resources
-from collections.abc import Iterator
-from importlib.resources.abc import Traversable
+import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 
@@ -16,32 +16,25 @@ def discover(package: str) -> list[str]:
     Raises:
         Exception: What a module raised, as it is, with a note of which module it was.
     """
-    top = _imported(package)
-    if not hasattr(top, "__path__"):
-        return [package]  # a module
-    names = sorted(_modules(package, importlib.resources.files(top)), key=lambda name: name.split("."))
-    for name in names:
-        _imported(name)
-    return [package, *names]
+    module = _imported(package)
+    inside = [discover(f"{package}.{name}") for name in sorted(_names(list(getattr(module, "__path__", ()))))]
+    return [package, *(name for names in inside for name in names)]
 
 
 def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        error.add_note(f"quaestor: while importing the module {name!r}, to find migrations")
+        with contextlib.suppress(Exception):  # it may refuse notes, and goes first
+            error.add_note(f"quaestor: while importing the module {name!r}, to find migrations")
         raise
 
 
-def _modules(package: str, folder: Traversable) -> Iterator[str]:
-    # Not pkgutil, which silently passes over folders that have no __init__.py, and the migrations in them.
-    for entry in folder.iterdir():
-        stem, dot, suffix = entry.name.partition(".")
-        name = f"{package}.{stem}"
-        if entry.is_file() and suffix == "py" and stem not in {"__init__", "__main__"}:
-            yield name
-        elif entry.is_dir() and not dot and stem != "__pycache__":
-            inside = list(_modules(name, entry))
-            if inside or (entry / "__init__.py").is_file():
-                yield name
-            yield from inside
+def _names(folders: list[str]) -> set[str]:
+    """The modules and packages in the folders (or archives) of a package."""
+    found = {module.name for module in pkgutil.iter_modules(folders)}
+    for folder in map(Path, folders):
+        # pkgutil passes over folders that have no __init__.py, and would be silent about the migrations in them.
+        entries = folder.iterdir() if folder.is_dir() else ()
+        found |= {entry.name for entry in entries if "." not in entry.name and any(entry.rglob("*.py"))}
+    return found - {"__main__", "__pycache__"}

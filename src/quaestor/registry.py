@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from quaestor.context import MigrationContext
 from quaestor.core.lease import DEFAULT_TTL
-from quaestor.core.migration import MigrationDefinition, checked_name, summary
+from quaestor.core.migration import MigrationDefinition, checked_name, summary, wants_context
 from quaestor.core.plan import check_known
 from quaestor.errors import DuplicateMigrationError
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:  # the registry loads no driver: the runners are imported when
     from quaestor.core.events import Hook
     from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 
-F = TypeVar("F", bound=Callable[[Any], object])  # Any: the database of whichever driver
+# Any: the database of whichever driver
+F = TypeVar("F", bound=Callable[[Any], object] | Callable[[Any, MigrationContext], object])
 
 
 class MigrationRegistry:
     """Collects named migrations and applies those that a database does not have yet.
 
-    Example:
+    Example::
+
         registry = MigrationRegistry()
 
         @registry.register("create_users_index")
@@ -49,6 +52,9 @@ class MigrationRegistry:
         description: str | None = None,
     ) -> Callable[[F], F]:
         """A decorator that registers a function as a migration and returns it unchanged.
+
+        The function is called with the database; and with a `MigrationContext`, if it has a second argument without a
+        default.
 
         An `async def` function runs on the asynchronous database, any other on the synchronous one. A `def` around an
         `async def` (by functools.wraps) counts as asynchronous too, for nearly all of them return what they wrap.
@@ -97,10 +103,11 @@ class MigrationRegistry:
             InvalidMigrationError: The name or the function cannot be used.
             DuplicateMigrationError: The migration has a rollback.
         """
-        known = checked_name(name)
+        known = checked_name(name, "register_rollback")
         check_known([known], self._migrations)
 
         def decorator(function: F) -> F:
+            wants_context(f"The rollback of migration {known!r}", function)  # also None, which stands for none
             definition = self._migrations[known]
             if definition.rollback is not None:
                 raise DuplicateMigrationError(known, _origin(definition.rollback), rollback=True)

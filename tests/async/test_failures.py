@@ -178,6 +178,6 @@ async def test_server_away(driver: str) -> None:
         with pytest.raises(ServerSelectionTimeoutError) as caught:
             await registry.run(db, "app")
     assert caught.value.__notes__ == [
-        "quaestor: while reading the records of 'app' in the database 'shop'; nothing has run"
+        "quaestor: while reading 'app' in the database 'shop'; nothing has run"
     ]
     gc.collect()

@@ -20,8 +20,22 @@ from pymongo import MongoClient
 from quaestor import AsyncRunner, Event, Lease, MigrationRegistry, SyncRunner
 from quaestor.runners.drive import drive, drive_async
 from tests.databases import opened, opened_async
+from tools.faults import Fault
 
 DRIVERS = ("pymongo", "pymongo-async", "motor")
+
+COMMANDS = {
+    "read": ("find", "app_migrations"),
+    "look": ("aggregate", "app_migrations_lock"),
+    "acquire": ("findAndModify", "app_migrations_lock"),
+    "check": ("update", "app_migrations_lock"),
+    "record": ("insert", "app_migrations"),
+    "unrecord": ("delete", "app_migrations"),
+}
+"""The library's own commands: name and collection."""
+
+Failing: TypeAlias = Callable[..., contextlib.AbstractContextManager[Fault]]
+"""Makes a command of COMMANDS fail, for the application alone."""
 
 Body: TypeAlias = Callable[[Any], Generator[Any, Any, None]]
 """A migration's function for every driver. It yields each operation on the database and gets back what came of it.
@@ -40,7 +54,7 @@ class Application:
 
     Attributes:
         registry: The migrations.
-        bodies: The names of the migrations whose function was called, in order.
+        bodies: The names of the migrations whose function was called, in order; of a rollback `undo` and the name.
         events: What the runs told, in order.
         when: What to do at an event of a type; called with it.
     """
@@ -55,7 +69,13 @@ class Application:
 
     def migration(self, name: str, *, transaction: bool = False) -> Callable[[Body], Body]:
         """Register a body."""
+        return self._registering(name, self.registry.register(name, transaction=transaction))
 
+    def rollback_of(self, name: str) -> Callable[[Body], Body]:
+        """Register the body that undoes a migration."""
+        return self._registering(f"undo {name}", self.registry.register_rollback(name))
+
+    def _registering(self, name: str, register: Callable[[Any], object]) -> Callable[[Body], Body]:
         def decorator(body: Body) -> Body:
             def function(db: Any) -> None:
                 self.bodies.append(name)
@@ -66,39 +86,39 @@ class Application:
                 await drive_async(body(db), _perform_async)
 
             chosen = {"sync": function, "async": function_async}[self._colour]
-            self.registry.register(name, transaction=transaction)(chosen)
+            register(chosen)
             return body
 
         return decorator
 
     def leaves_effects(self, *names: str, transaction: bool = False) -> None:
-        """Register migrations that insert their name into `effects`."""
+        """Register migrations that insert their name into `effects`, and whose rollbacks insert `undo` and it."""
         for name in names:
             self.migration(name, transaction=transaction)(partial(effect, name))
+            self.rollback_of(name)(partial(effect, f"undo {name}"))
 
     def run(self, **options: Any) -> list[str]:
         """Run the migrations."""
-        if self._colour == "sync":
-            with self._opened() as db:
-                return self.registry.run_sync(db, "app", on_event=self._tell, **options)
-
-        async def run() -> list[str]:
-            async with self._opened() as db:
-                return await self.registry.run(db, "app", on_event=self._tell, **options)
-
-        return asyncio.run(run())
+        names: list[str] = self.call("run", **options)
+        return names
 
     def unlock(self) -> Lease | None:
         """Free the lease of whoever holds it."""
+        freed: Lease | None = self.call("unlock")
+        return freed
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call this method of a runner that has these options."""
         if self._colour == "sync":
             with self._opened() as db:
-                return SyncRunner(self.registry, db, "app").unlock()
+                return getattr(SyncRunner(self.registry, db, "app", on_event=self._tell, **options), method)(*arguments)
 
-        async def unlock() -> Lease | None:
+        async def call() -> Any:
             async with self._opened() as db:
-                return await AsyncRunner(self.registry, db, "app").unlock()
+                runner = AsyncRunner(self.registry, db, "app", on_event=self._tell, **options)
+                return await getattr(runner, method)(*arguments)
 
-        return asyncio.run(unlock())
+        return asyncio.run(call())
 
     def told(self, kind: type[Event]) -> list[Any]:
         """The events of a type, so far."""
@@ -133,7 +153,7 @@ class State:
 
     Attributes:
         records: The names that are recorded, in order; each as often as it is.
-        effects: The names that migrations inserted, likewise.
+        effects: The names that migrations and rollbacks inserted, likewise.
         holder: The owner of the lease; None where it is free.
     """
 
@@ -176,7 +196,9 @@ def hold(db: Any, *, seconds: float, sessions: Sequence[Mapping[str, Binary]] = 
             "token": 7,
             "host": "elsewhere",
             "pid": 4321,
+            "work": "run",
             "migration": "a",
+            "recording": None,
             "since": now - timedelta(minutes=1),
             "expiresAt": now + timedelta(seconds=seconds),
             "sessions": list(sessions),

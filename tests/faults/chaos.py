@@ -4,10 +4,13 @@
     python -m tests.faults.chaos --rounds 26          # the long form: 26 rounds on each
     python -m tests.faults.chaos --rounds 26 --write  # likewise, and the figures go to docs/reliability.md
     python -m tests.faults.chaos --nodes 3 --rounds 1 --seed 7   # one round again, with the faults that it had
+    python -m tests.faults.chaos --rollbacks          # likewise, and other processes roll back meanwhile
 
 A round is a new database and 20 migrations, half of them in transactions, half of them in a chain. What is killed is
 replaced by a new process, and so is what lost its lease while it was frozen, until all have returned. A fault comes
 when so many migrations have begun, after a random pause, so that it meets bodies, checks, records and commits alike.
+With rollbacks, further processes come in the same way: each undoes a migration, with all that depend on it, and then
+runs what is pending. In the end all is applied.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,17 +32,21 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from quaestor import LeaseTimeoutError, MigrationRegistry
-from tests.faults.instance import Instance, Line, Orders, Work, left, prepared
+from tests.faults.instance import Instance, Line, Orders
+from tests.faults.works import Work, left, prepared
 from tools.replica_set import ReplicaSet, replica_set
 
 PROCESSES = 8
 MIGRATIONS = 20
 DRIVERS = ("pymongo", "pymongo-async", "motor")
 
-Kind: TypeAlias = Literal["kill", "freeze", "step down"]
+Kind: TypeAlias = Literal["kill", "freeze", "step down", "roll back"]
 
 FAULTS: dict[int, dict[Kind, int]] = {1: {"kill": 4, "freeze": 3}, 3: {"kill": 3, "freeze": 2, "step down": 3}}
 """The faults of a round, by the number of nodes."""
+
+ROLLBACKS: dict[Kind, int] = {"roll back": 4}
+"""What comes to the faults of a round with rollbacks."""
 
 TTL = {1: 1.0, 3: 5.0}
 """The lease, in seconds, by the number of nodes: on three it has to last while they elect a new primary."""
@@ -60,7 +67,8 @@ class Figures:
     """What happened in some rounds on so many nodes.
 
     Attributes:
-        again: Plain functions that were begun once more than they had to be.
+        undone: Migrations that a process saw undone.
+        again: Plain functions that were begun once more than they had to be. (Not counted with rollbacks.)
         take_overs: From the death, or the freezing, of a holder to the start of the next one, in seconds.
         wrong: All that should not have been, in words.
     """
@@ -79,6 +87,7 @@ class Figures:
     errors: int = 0
     not_once: int = 0
     again: int = 0
+    undone: int = 0
     take_overs: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -128,15 +137,17 @@ class Round:
         seed: Of all that is random in it, but for the processes' own time.
         group: The server, or servers.
         figures: Count what happens.
+        rollbacks: With processes that roll back.
     """
 
-    def __init__(self, seed: int, group: ReplicaSet, figures: Figures) -> None:
+    def __init__(self, seed: int, group: ReplicaSet, figures: Figures, *, rollbacks: bool = False) -> None:
         self._seed = seed
         self._group = group
         self._figures = figures
         self._random = random.Random(seed)  # noqa: S311 - it is to be repeated
         self._works = _works(self._random)
-        self._faults = _faults(self._random, figures.nodes)
+        kinds = FAULTS[figures.nodes] | (ROLLBACKS if rollbacks else {})
+        self._faults = _faults(self._random, kinds, TTL[figures.nodes])
         self._database = f"quaestor_chaos_{secrets.token_hex(4)}"
         self._drivers = itertools.cycle(DRIVERS)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -170,12 +181,14 @@ class Round:
             self._examine(db)
         self._figures.rounds += 1
 
-    def _start(self) -> None:
+    def _start(self, *before: Sequence[Any]) -> None:
+        """Start a process that makes these calls, and then a run."""
         orders = Orders(
             driver=next(self._drivers),
             uri=self._group.uri,
             database=self._database,
             works=self._works,
+            calls=[*before, ("run",)],
             lease_ttl=TTL[self._figures.nodes],
         )
         instance = Instance(orders, heard=lambda instance, line: self._inbox.put(lambda: self._hear(instance, line)))
@@ -189,7 +202,7 @@ class Round:
         match line["is"]:
             case "ready":
                 self._let_go(instance)
-            case "RunStarted" if line["plan"]:
+            case "RunStarted" | "RollbackStarted" if line["plan"]:
                 if self._fallen is not None:
                     self._figures.take_overs.append(line["at"] - self._fallen[1])
                     self._fallen = None
@@ -199,6 +212,8 @@ class Round:
                 for fault in self._faults:
                     if fault.begun == self._begun:
                         self._after(fault.pause, partial(self._strike, fault))
+            case "MigrationRolledBack":
+                self._figures.undone += 1
             case "returned" | "raised":
                 self._said[instance] = line
             case "ended":
@@ -216,6 +231,10 @@ class Round:
     def _strike(self, fault: Fault) -> None:
         if fault.kind == "step down":
             self._step_downs.append(self._stepping.submit(self._group.step_down))
+            return
+        if fault.kind == "roll back":
+            applied = self._works[: fault.begun]  # or most of them, for they begin in this order
+            self._start(("rollback", [self._random.choice(applied).name]))
             return
         able = [instance for instance in self._running if instance not in self._frozen]
         if not able:
@@ -261,7 +280,11 @@ class Round:
         names = {work.name for work in self._works}
         lost, doubled = names - recorded.keys(), {name for name, times in recorded.items() if times > 1}
         transactions = {work.name for work in self._works if work.transaction}
-        not_once = {name for name in transactions if (state.begun[name], state.ended[name]) != (1, 1)}
+        not_once = {
+            name
+            for name in transactions
+            if (state.begun[name] - state.undo_begun[name], state.ended[name] - state.undo_ended[name]) != (1, 1)
+        }
         not_done = {name for name in names if not state.ended[name]}
         figures.migrations += len(recorded)
         figures.transactions += len(transactions)
@@ -315,8 +338,8 @@ def _works(rng: random.Random) -> list[Work]:
     ]
 
 
-def _faults(rng: random.Random, nodes: int) -> list[Fault]:
-    kinds = list(Counter(FAULTS[nodes]).elements())
+def _faults(rng: random.Random, numbers: Mapping[Kind, int], ttl: float) -> list[Fault]:
+    kinds = list(Counter(numbers).elements())
     rng.shuffle(kinds)
     moments = sorted(rng.sample(range(1, MIGRATIONS), len(kinds)))
     return [
@@ -325,19 +348,19 @@ def _faults(rng: random.Random, nodes: int) -> list[Fault]:
             begun,
             pause=rng.uniform(0, 0.1),
             holder=rng.random() < 0.75,
-            seconds=TTL[nodes] * rng.choice([rng.uniform(0.2, 0.8), rng.uniform(1.2, 2)]),
+            seconds=ttl * rng.choice([rng.uniform(0.2, 0.8), rng.uniform(1.2, 2)]),
         )
         for kind, begun in zip(kinds, moments, strict=True)
     ]
 
 
-def play(nodes: int, rounds: int, seed: int) -> Figures:
+def play(nodes: int, rounds: int, seed: int, *, rollbacks: bool = False) -> Figures:
     """Play some rounds, the first one with this seed, the next one with the following, and so on."""
     figures = Figures(nodes)
     with replica_set(nodes=nodes) as group:
         for number in range(seed, seed + rounds):
             began, wrong = time.monotonic(), len(figures.wrong)
-            Round(number, group, figures).play()
+            Round(number, group, figures, rollbacks=rollbacks).play()
             problems = figures.wrong[wrong:]
             verdict = f"{len(problems)} problems" if problems else "all as promised"
             seconds = time.monotonic() - began
@@ -371,10 +394,13 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, choices=(1, 3), action="append", help="default: first 1, then 3")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the first round")
     parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE}")
+    parser.add_argument("--rollbacks", action="store_true", help="some processes roll back meanwhile")
     given = parser.parse_args()
+    if given.write and given.rollbacks:
+        parser.error("The figures are of rounds without rollbacks.")
     rounds = SHORT if given.rounds is None else dict.fromkeys(SHORT, given.rounds)
-    played = [play(nodes, rounds[nodes], given.seed) for nodes in given.nodes or SHORT]
-    print(table(played))
+    played = [play(nodes, rounds[nodes], given.seed, rollbacks=given.rollbacks) for nodes in given.nodes or SHORT]
+    print(f"{sum(figures.undone for figures in played)} were undone" if given.rollbacks else table(played))
     if given.write:
         write(table(played))
     return 1 if any(figures.wrong for figures in played) else 0

@@ -1,13 +1,17 @@
 """A server that these tests break, and applications on it with every driver."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
-from tests.faults.applications import DRIVERS, Application, application
+from tests.faults.applications import COMMANDS, DRIVERS, Application, Failing, application
+from tests.faults.instance import Instance, Orders, Start
+from tests.faults.works import WORKS, prepared
+from tools.faults import Fault, fail_command
 from tools.mongod import NoServerError
 from tools.replica_set import replica_set
 
@@ -50,3 +54,40 @@ def driver(request: pytest.FixtureRequest) -> str:
 def app(driver: str, uri: str, name: str) -> Application:
     """The application that meets the faults."""
     return application(driver, uri, name)
+
+
+@pytest.fixture
+def failing(uri: str, name: str) -> Failing:
+    """Makes a command of COMMANDS fail, for the application alone."""
+
+    def fail(command: str, **fault: Any) -> AbstractContextManager[Fault]:
+        verb, collection = COMMANDS[command]
+        return fail_command(uri, [verb], namespace=f"{name}.{collection}", appName="app", **fault)
+
+    return fail
+
+
+@pytest.fixture
+def orders(driver: str, uri: str, name: str) -> Orders:
+    """Orders to run WORKS."""
+    return Orders(driver=driver, uri=uri, database=name, works=WORKS)
+
+
+@pytest.fixture
+def work_db(orders: Orders) -> Iterator[Any]:
+    """The database of these orders, as the test itself looks at it."""
+    with prepared(orders.uri, orders.database, orders.works) as db:
+        yield db
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts an instance; it ends with the test, at the latest."""
+    with ExitStack() as stack:
+
+        def start(orders: Orders, **options: Any) -> Instance:
+            instance = stack.enter_context(Instance(orders, **options))
+            instance.until("ready")
+            return instance
+
+        yield start

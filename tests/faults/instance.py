@@ -1,7 +1,7 @@
-"""An instance: a process that runs migrations once, tells what happens, and can be made to stop or to die anywhere.
+"""An instance: a process that runs migrations, or undoes them, tells what happens, and stops or dies where it is told.
 
 As a program (`python -m tests.faults.instance ORDERS`, JSON) it says `ready`, waits for a line, runs, and says how that
-ended. What it says are lines of JSON: the events of the run under the names of their classes, and
+ended. What it says are lines of JSON: the events under the names of their classes, and
 
     step      it is before, or after, a command of its own (if `traced`)
     stopped   it is at the step `stopped_at`, or in a migration that is `held`, and waits for a line
@@ -22,42 +22,34 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, TypeAlias
 
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import AutoReconnect
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from quaestor import AsyncRunner, Event, LeaseAwaited, MigrationRegistry, MigrationRetried, RunStarted, SyncRunner
+from quaestor import (
+    AsyncRunner,
+    Event,
+    LeaseAwaited,
+    MigrationRegistry,
+    MigrationRetried,
+    RollbackStarted,
+    RunStarted,
+    SyncRunner,
+)
+from tests.faults.works import Work
 
 PATIENCE = 120.0
 """For how long a line of an instance is waited for, in seconds, before it counts as hung."""
 
-NAMES = {"app_migrations": "records", "app_migrations_lock": "lease"}
+COLLECTIONS = {"app_migrations": "records", "app_migrations_lock": "lease"}
 """What the library's collections are called in the names of steps."""
 
 Line: TypeAlias = dict[str, Any]
 """What an instance said: `is`, `at` (of a clock that all processes of a machine share, in seconds), and details."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A migration: it changes its document in `work`, works for some time, and changes the document once more.
-
-    Attributes:
-        name: Also the document's `_id`.
-        transaction, depends_on: As for `register`.
-        seconds: How long it works.
-        held: It waits for a line between the two changes, after having said `stopped`.
-    """
-
-    name: str
-    transaction: bool = False
-    depends_on: Sequence[str] = ()
-    seconds: float = 0
-    held: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +60,7 @@ class Orders:
         driver: One of "pymongo", "pymongo-async", "motor".
         uri, database: Where.
         works: The migrations.
+        calls: The methods of the runner that it calls, one after the other, each with its arguments.
         lease_ttl: As for `run`.
         traced: It says every step.
         stopped_at: The step before which, or after which, it stops when it comes there first.
@@ -78,6 +71,7 @@ class Orders:
     uri: str
     database: str
     works: Sequence[Work]
+    calls: Sequence[Sequence[Any]] = (("run",),)
     lease_ttl: float = 30
     traced: bool = False
     stopped_at: str | None = None
@@ -144,7 +138,7 @@ class Instance:
             assert line["is"] != "ended", f"it ended before it said {kinds}: {self.lines}"
 
     def outcome(self) -> Line:
-        """Wait for its end; return the line that says how its run ended: `returned` or `raised`."""
+        """Wait for its end; return the line that says how its last call ended: `returned` or `raised`."""
         self.until("ended")
         assert self.process.wait(PATIENCE) in {0, 1}, self.lines
         return self.said("returned", "raised")[-1]
@@ -177,47 +171,8 @@ class Instance:
         self._heard(self, {"is": "ended", "at": time.monotonic()})
 
 
-@dataclass(frozen=True)
-class Left:
-    """What instances have left in a database.
-
-    Attributes:
-        records: The names that are recorded, in order; each as often as it is.
-        begun: How often the function of each migration made its first change, so that it stayed.
-        ended: The same of the second.
-        holder: The owner in the lock document; None where the lease is free.
-    """
-
-    records: list[str]
-    begun: dict[str, int]
-    ended: dict[str, int]
-    holder: str | None
-
-
-@contextlib.contextmanager
-def prepared(uri: str, database: str, works: Iterable[Work]) -> Iterator[Any]:
-    """A database with the documents that the migrations change; it is dropped in the end."""
-    with MongoClient[dict[str, Any]](uri) as client:
-        client[database].work.insert_many({"_id": work.name, "begun": 0, "ended": 0} for work in works)
-        yield client[database]
-        client.drop_database(database)
-
-
-def once(works: Iterable[Work]) -> Left:
-    """What is left when every migration ran once."""
-    counts = {work.name: 1 for work in works}
-    return Left(records=sorted(counts), begun=counts, ended=counts, holder=None)
-
-
-def left(db: Any) -> Left:
-    """What there is in a database that was `prepared`."""
-    work = list(db.work.find())
-    return Left(
-        records=sorted(record["name"] for record in db.app_migrations.find()),
-        begun={document["_id"]: document["begun"] for document in work},
-        ended={document["_id"]: document["ended"] for document in work},
-        holder=(db.app_migrations_lock.find_one() or {}).get("owner"),
-    )
+Start: TypeAlias = Callable[..., Instance]
+"""Starts an instance that follows these orders, and waits until it is ready."""
 
 
 def _say(kind: str, **details: object) -> None:
@@ -278,17 +233,28 @@ def _named(command: Mapping[str, Any]) -> str | None:
         return verb
     if collection == "app_migrations_lock" and verb == "update" and _is_renewal(command["updates"][0]["u"]):
         return None
-    return f"{verb} {NAMES.get(collection, collection)}"
+    return f"{verb} {COLLECTIONS.get(collection, collection)}"
 
 
 def _is_renewal(update: Any) -> bool:
     return isinstance(update, list) and update[0]["$set"].keys() == {"expiresAt"}
 
 
-def _register(registry: MigrationRegistry, driver: str, work: Work) -> None:
+def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
+    registry = MigrationRegistry()
+    for work in works:
+        registry.register(work.name, work.depends_on, transaction=work.transaction)(_function(work, driver))
+        registry.register_rollback(work.name)(_function(work, driver, "undo_"))
+    return registry
+
+
+def _function(work: Work, driver: str, prefix: str = "") -> Callable[[Any], object]:
+    """What the migration does, or, with the prefix of other fields, its rollback."""
     this = {"_id": work.name}
-    begun = {"$inc": {"begun": 1}, "$currentDate": {"begunAt": True}, "$set": {"pid": os.getpid()}}
-    ended = {"$inc": {"ended": 1}, "$currentDate": {"endedAt": True}}
+    begun, ended = (
+        {"$inc": {field: 1}, "$currentDate": {f"{field}At": True}, "$set": {"pid": os.getpid()}}
+        for field in (f"{prefix}begun", f"{prefix}ended")
+    )
 
     def pause() -> None:
         time.sleep(work.seconds)
@@ -324,14 +290,13 @@ def _register(registry: MigrationRegistry, driver: str, work: Work) -> None:
         await asyncio.to_thread(pause)
         await write_async(db, ended)
 
-    chosen = body if driver == "pymongo" else body_async
-    registry.register(work.name, work.depends_on, transaction=work.transaction)(chosen)
+    return body if driver == "pymongo" else body_async
 
 
 def _tell(event: Event) -> None:
     details: dict[str, object] = {"name": name} if (name := getattr(event, "name", None)) is not None else {}
     match event:
-        case RunStarted(plan=plan):
+        case RunStarted(plan=plan) | RollbackStarted(plan=plan):
             details["plan"] = plan
         case LeaseAwaited(holder=holder):
             details["holder"] = holder.pid
@@ -340,50 +305,54 @@ def _tell(event: Event) -> None:
     _say(type(event).__name__, **details)
 
 
-def _runner(orders: Orders) -> Callable[[], list[str]]:
-    """What runs the migrations with the driver; that is imported by now."""
-    registry = MigrationRegistry()
-    for work in orders.works:
-        _register(registry, orders.driver, work)
+def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], list[str]]:
+    """What makes the calls in this process, and gives what the last one returned. The driver is imported by now."""
+    registry = _registry(orders.works, orders.driver)
+    settings: dict[str, Any] = {"on_event": on_event, "lease_ttl": orders.lease_ttl}
     options: dict[str, Any] = {"event_listeners": [_Steps(orders)], "heartbeatFrequencyMS": 500}
 
-    def run() -> list[str]:
+    def call() -> list[str]:
         with MongoClient[Any](orders.uri, **options) as client:
-            db = client[orders.database]
-            return SyncRunner(registry, db, "app", on_event=_tell, lease_ttl=orders.lease_ttl).run()
+            runner = SyncRunner(registry, client[orders.database], "app", **settings)
+            return [getattr(runner, method)(*arguments) for method, *arguments in orders.calls][-1]
 
-    async def run_async(driver: Callable[..., Any]) -> list[str]:
+    async def call_async(driver: Callable[..., Any]) -> list[str]:
         client = driver(orders.uri, **options)
         try:
-            db = client[orders.database]
-            return await AsyncRunner(registry, db, "app", on_event=_tell, lease_ttl=orders.lease_ttl).run()
+            runner = AsyncRunner(registry, client[orders.database], "app", **settings)
+            return [await getattr(runner, method)(*arguments) for method, *arguments in orders.calls][-1]
         finally:
             if (closing := client.close()) is not None:  # Motor's is no coroutine
                 await closing
 
     match orders.driver:
         case "pymongo":
-            return run
+            return call
         case "pymongo-async":
-            return lambda: asyncio.run(run_async(AsyncMongoClient))
+            return lambda: asyncio.run(call_async(AsyncMongoClient))
         case "motor":
             from motor.motor_asyncio import AsyncIOMotorClient
 
-            return lambda: asyncio.run(run_async(AsyncIOMotorClient))
+            return lambda: asyncio.run(call_async(AsyncIOMotorClient))
         case other:
             raise ValueError(other)
 
 
+def migrated(orders: Orders) -> None:
+    """Apply the migrations, in this process."""
+    caller(replace(orders, calls=[("run",)]), lambda _: None)()
+
+
 def _main(orders: Orders) -> int:
-    run = _runner(orders)
+    call = caller(orders, _tell)
     _say("ready", clock=time.time())
     sys.stdin.readline()
     try:
-        applied = run()
+        names = call()
     except Exception as error:  # noqa: BLE001 - it is told to whoever started this process
         _say("raised", type=type(error).__name__, traceback=traceback.format_exc())
         return 1
-    _say("returned", applied=applied)
+    _say("returned", names=names)
     return 0
 
 

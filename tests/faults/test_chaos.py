@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults import chaos
 
+ROUNDS_WITH_ROLLBACKS = 2
+
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_chaos(nodes: int, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,7 +20,21 @@ def test_chaos(nodes: int, pytestconfig: pytest.Config, capsys: pytest.CaptureFi
         figures = chaos.play(nodes, rounds, seed=secrets.randbelow(10**6))
         print(chaos.table([figures]))
 
+    _check(figures, rounds)
+
+
+def test_chaos_with_rollbacks(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same while other processes undo some of the migrations; in the end all are applied."""
+    with capsys.disabled():
+        print()
+        figures = chaos.play(1, ROUNDS_WITH_ROLLBACKS, seed=secrets.randbelow(10**6), rollbacks=True)
+
+    _check(figures, ROUNDS_WITH_ROLLBACKS)
+    assert figures.undone >= ROUNDS_WITH_ROLLBACKS
+
+
+def _check(figures: chaos.Figures, rounds: int) -> None:
     assert figures.wrong == []
     assert figures.kills >= 2 * rounds
     assert figures.freezes >= rounds
-    assert figures.step_downs >= (2 * rounds if nodes > 1 else 0)
+    assert figures.step_downs >= (2 * rounds if figures.nodes > 1 else 0)

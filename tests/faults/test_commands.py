@@ -1,8 +1,7 @@
 """Faults of network and server at each command of a run: nothing is lost or doubled, and the caller sees none."""
 
 import contextlib
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -11,45 +10,30 @@ import pytest
 from pymongo.errors import AutoReconnect, PyMongoError
 
 from quaestor import LeaseLostError, LeaseNotReleased, MigrationApplied
-from tests.faults.applications import Application, State, application, effect, state, until_ended
-from tools.faults import Fault, fail_command, reply_lost
+from tests.faults.applications import Application, Failing, State, application, effect, state, until_ended
+from tools.faults import (
+    INTERRUPTED,
+    LOST,
+    NOT_PRIMARY,
+    SHUTDOWN,
+    STEPPED_DOWN,
+    WTIMEOUT,
+    Fault,
+    fail_command,
+    reply_lost,
+)
 
-COMMANDS = {
-    "read": ("find", "app_migrations"),
-    "acquire": ("findAndModify", "app_migrations_lock"),
-    "check": ("update", "app_migrations_lock"),
-    "record": ("insert", "app_migrations"),
-}
-"""The commands of a run: name and collection."""
-
-LOST: dict[str, Any] = {"closeConnection": True}
-WTIMEOUT: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
-
-SHUTDOWN, STEPPED_DOWN, NOT_PRIMARY, INTERRUPTED = 91, 189, 10107, 11600
-"""What a server says that goes: ShutdownInProgress, PrimarySteppedDown, NotWritablePrimary, InterruptedAtShutdown."""
+COMMANDS_OF_A_RUN = ("read", "acquire", "check", "record")
 
 FAULTS = [
-    *((command, LOST, times) for command in COMMANDS for times in (1, 2)),
+    *((command, LOST, times) for command in COMMANDS_OF_A_RUN for times in (1, 2)),
     *((command, LOST, 3) for command in ("acquire", "check")),
     *((command, WTIMEOUT, 1) for command in ("acquire", "check", "record")),
-    *((command, {"errorCode": code}, 2) for command in COMMANDS for code in (SHUTDOWN, STEPPED_DOWN)),
+    *((command, {"errorCode": code}, 2) for command in COMMANDS_OF_A_RUN for code in (SHUTDOWN, STEPPED_DOWN)),
     *(("record", {"errorCode": code}, 1) for code in (SHUTDOWN, STEPPED_DOWN)),
     *(("record", {"errorCode": code}, times) for code in (NOT_PRIMARY, INTERRUPTED) for times in (1, 2)),
 ]
 """A command, what happens to it, and how often in a row. After WTIMEOUT it is performed, after all else it is not."""
-
-Failing = Callable[..., AbstractContextManager[Fault]]
-
-
-@pytest.fixture
-def failing(uri: str, name: str) -> Failing:
-    """Makes a command of COMMANDS fail, for the application alone."""
-
-    def fail(command: str, **fault: Any) -> AbstractContextManager[Fault]:
-        verb, collection = COMMANDS[command]
-        return fail_command(uri, [verb], namespace=f"{name}.{collection}", appName="app", **fault)
-
-    return fail
 
 
 @pytest.mark.parametrize(("command", "fault", "times"), FAULTS, ids=str)

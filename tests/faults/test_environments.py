@@ -78,6 +78,23 @@ def test_run(place: Place) -> None:
 
 
 @everywhere
+def test_corrections(place: Place) -> None:
+    """What is applied is undone, once; records are corrected; a status tells what is there then."""
+    app, db = place
+    app.leaves_effects("a", "b")
+    assert app.run() == ["a", "b"]
+
+    assert app.call("rollback", ["a", "b"]) == ["b", "a"]
+    assert app.call("mark_applied", ["a", "b"]) == ["a", "b"]
+    assert app.call("mark_pending", ["a"]) == ["a"]
+
+    assert app.bodies == ["a", "b", "undo b", "undo a"]
+    assert state(db) == State(["b"], ["a", "b", "undo a", "undo b"])
+    status = app.call("status")
+    assert (status.names("applied"), status.names("pending"), status.lease) == (["b"], ["a"], None)
+
+
+@everywhere
 def test_wait(place: Place) -> None:
     """A run waits for the holder of the lease, and goes on when that one has released it."""
     app, db = place

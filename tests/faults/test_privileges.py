@@ -19,6 +19,9 @@ RIGHTS: dict[str, list[str]] = {
 }
 """All that a run needs by itself, by collection; what its migrations do comes to that."""
 
+TO_CORRECT = {"app_migrations": ["remove"]}
+"""What a rollback, or the removal of a record, needs beside that."""
+
 EFFECTS = {"effects": ["find", "insert", "update"]}
 
 NOT_AUTHORIZED = 13
@@ -97,6 +100,66 @@ def test_nothing_to_do(app: Application, driver: str, name: str, new_user: NewUs
     assert app.run() == ["a"]
 
     assert reader.run() == []
+
+
+def test_enough_to_correct(driver: str, name: str, db: Any, new_user: NewUser) -> None:
+    """With these rights migrations of all kinds are undone, and records corrected."""
+    rights = RIGHTS | EFFECTS | {"app_migrations": RIGHTS["app_migrations"] + TO_CORRECT["app_migrations"]}
+    app = application(driver, new_user(rights), name)
+    app.leaves_effects("a")
+    app.leaves_effects("b", transaction=True)
+    assert app.run() == ["a", "b"]
+
+    assert app.call("rollback", ["a", "b"]) == ["b", "a"]
+    assert app.call("mark_applied", ["a", "b"]) == ["a", "b"]
+    assert app.call("mark_pending", ["a"]) == ["a"]
+
+    assert state(db) == State(["b"], ["a", "b", "undo a", "undo b"])
+
+
+@pytest.mark.parametrize(
+    ("call", "transaction", "effects"),
+    [
+        pytest.param("rollback", True, ["a", "b"], id="rollback in a transaction"),
+        pytest.param("rollback", False, ["a", "b", "undo b"], id="rollback"),
+        pytest.param("mark_pending", False, ["a", "b"], id="mark"),
+    ],
+)
+def test_no_right_to_remove(app: Application, db: Any, call: str, effects: list[str], *, transaction: bool) -> None:
+    """Without the right to remove a record it stays, by the server's own word, and so does what a transaction undid."""
+    app.leaves_effects("a", "b", transaction=transaction)
+    assert app.run() == ["a", "b"]
+
+    with pytest.raises(OperationFailure, match=r"not authorized.*app_migrations") as caught:
+        app.call(call, ["a", "b"])
+
+    assert caught.value.code == NOT_AUTHORIZED
+    assert state(db) == State(["a", "b"], effects)
+
+
+def test_reader(driver: str, name: str, db: Any, app: Application, new_user: NewUser) -> None:
+    """To read both collections is enough for a status, to read the records for a plan; nothing else is done then."""
+    app.leaves_effects("a")
+    assert app.run() == ["a"]
+    lock = db.app_migrations_lock.find_one()
+    reader = application(driver, new_user({"app_migrations": ["find"], "app_migrations_lock": ["find"]}), name)
+    of_records = application(driver, new_user({"app_migrations": ["find"]}), name)
+    for one in (reader, of_records):
+        one.leaves_effects("a", "b")
+
+    assert reader.call("status").names("pending") == ["b"]
+    for one in (reader, of_records):
+        assert [planned.name for planned in one.call("plan")] == ["b"]
+        assert [planned.name for planned in one.call("plan_rollback", ["a"])] == ["a"]
+    with pytest.raises(OperationFailure, match=r"not authorized.*app_migrations_lock") as caught:
+        of_records.call("status")
+    assert caught.value.code == NOT_AUTHORIZED
+    for call in ("rollback", "mark_pending"):
+        with pytest.raises(OperationFailure, match=r"not authorized.*app_migrations_lock"):
+            reader.call(call, ["a"])
+    assert reader.bodies == []
+    assert db.app_migrations_lock.find_one() == lock
+    assert state(db) == State(["a"], ["a"])
 
 
 @contextlib.contextmanager

@@ -1,113 +1,16 @@
-"""Faults of processes: killed, frozen, with a wrong clock, many at once. Real processes, real signals."""
+"""Faults of processes: killed in a transaction, frozen, with wrong clocks, many at once. Real processes and signals."""
 
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
-from tests.faults.instance import Instance, Orders, Work, left, once, prepared
-
-PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")
-WORKS = (PLAIN, IN_TRANSACTION, LAST)
-NAMES = [work.name for work in WORKS]
-
-STEPS = [
-    f"{when} {command}"
-    for command in (
-        *("find records", "connectionStatus", "findAndModify lease", "find records"),
-        *("update work", "update work", "update lease", "insert records"),
-        *("update work", "update work", "insert records", "commitTransaction", "update lease"),
-        *("update work", "update work", "update lease", "insert records"),
-        "update lease",
-    )
-    for when in ("before", "after")
-]
-"""The steps of a run of WORKS that nobody disturbs."""
-
-Start: TypeAlias = Callable[..., Instance]
-
-
-@pytest.fixture
-def orders(driver: str, uri: str, name: str) -> Orders:
-    """Orders to run WORKS."""
-    return Orders(driver=driver, uri=uri, database=name, works=WORKS)
-
-
-@pytest.fixture
-def work_db(orders: Orders) -> Iterator[Any]:
-    """The database of these orders, as the test itself looks at it."""
-    with prepared(orders.uri, orders.database, orders.works) as db:
-        yield db
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts an instance; it ends with the test, at the latest."""
-    with ExitStack() as stack:
-
-        def start(orders: Orders, **options: Any) -> Instance:
-            instance = stack.enter_context(Instance(orders, **options))
-            instance.until("ready")
-            return instance
-
-        yield start
-
-
-def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start) -> None:
-    """Whenever the holder is killed, the next run ends in the right state, and the way is free within ttl + 0.5 s."""
-    undisturbed = start(replace(orders, traced=True))
-    undisturbed.go()
-    assert undisturbed.outcome()["applied"] == NAMES
-    assert [line["name"] for line in undisturbed.said("step")] == STEPS
-    assert left(work_db) == once(WORKS)
-
-    def killed_at(step: int) -> str | None:
-        """What was wrong, if anything was."""
-        try:
-            _kill_at(step, replace(orders, database=f"{orders.database}_{step}", lease_ttl=1))
-        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
-            return f"{STEPS[step - 1]} (step {step}): {type(error).__name__}: {error}"
-        return None
-
-    with ThreadPoolExecutor(4) as pool:  # each waits for a lease to end, most of the time
-        wrong = [report for report in pool.map(killed_at, range(1, len(STEPS) + 1)) if report is not None]
-    assert not wrong, "\n\n".join(wrong)
-
-
-def _kill_at(step: int, orders: Orders) -> None:
-    with (
-        prepared(orders.uri, orders.database, orders.works) as db,
-        Instance(replace(orders, dies_at=step)) as victim,
-        Instance(orders) as successor,
-    ):
-        victim.until("ready")
-        successor.until("ready")
-        victim.go()
-        died = victim.until("dies")
-        assert victim.process.wait() == -signal.SIGKILL
-        recorded = left(db).records
-        successor.go()
-        outcome = successor.outcome()
-
-        todo = [name for name in NAMES if name not in recorded]
-        assert outcome["is"] == "returned", outcome
-        assert outcome["applied"] == todo
-        state = left(db)
-        assert state.records == NAMES
-        for work in WORKS:
-            in_hand = not work.transaction and todo[:1] == [work.name]
-            assert state.begun[work.name] in ({1, 2} if in_hand else {1}), state
-            assert state.ended[work.name] in ({1, 2} if in_hand else {1}), state
-        seconds = successor.said("RunStarted")[0]["at"] - died["at"]
-        assert seconds <= orders.lease_ttl + 0.5, f"it took {seconds:.2f} s"
+from tests.faults.instance import Orders, Start, migrated
+from tests.faults.works import IN_TRANSACTION, LAST, NAMES, PLAIN, WORKS, Work, left, once, prepared
 
 
 def test_killed_in_a_transaction(orders: Orders, work_db: Any, start: Start) -> None:
@@ -123,7 +26,7 @@ def test_killed_in_a_transaction(orders: Orders, work_db: Any, start: Start) -> 
     assert successor.until("LeaseAwaited")["holder"] == victim.process.pid
     killed_at = victim.kill()
 
-    assert successor.outcome()["applied"] == [IN_TRANSACTION.name]
+    assert successor.outcome()["names"] == [IN_TRANSACTION.name]
     state = left(work_db)
     assert state.records == [IN_TRANSACTION.name]
     assert (state.begun["b"], state.ended["b"]) == (1, 1)
@@ -151,7 +54,7 @@ def test_frozen(orders: Orders, work_db: Any, start: Start, work: Work, where: s
     frozen.freeze()
     successor = start(orders)
     successor.go()
-    assert successor.outcome()["applied"] == [work.name, LAST.name]
+    assert successor.outcome()["names"] == [work.name, LAST.name]
     records = list(work_db.app_migrations.find())
 
     frozen.go()
@@ -188,7 +91,7 @@ def test_frozen_alone(orders: Orders, work_db: Any, start: Start) -> None:
 
     following = start(orders)
     following.go()
-    assert following.outcome()["applied"] == [LAST.name]
+    assert following.outcome()["names"] == [LAST.name]
     state = left(work_db)
     assert state.records == [IN_TRANSACTION.name, LAST.name]
     assert (state.begun["b"], state.ended["b"]) == (1, 1)
@@ -223,8 +126,8 @@ def test_clocks_two_hours_apart(orders: Orders, work_db: Any, start: Start, *, h
     assert work_db.app_migrations_lock.find_one()["owner"] == taken["owner"]
     holder.go()
 
-    assert holder.outcome()["applied"] == NAMES
-    assert waiter.outcome()["applied"] == []
+    assert holder.outcome()["names"] == NAMES
+    assert waiter.outcome()["names"] == []
     assert left(work_db) == once(WORKS)
     work = list(work_db.work.find().sort("begunAt"))
     assert {document["pid"] for document in work} == {holder.process.pid}
@@ -260,5 +163,25 @@ def test_eight_at_once(orders: Orders, uri: str, name: str, start: Start) -> Non
         outcomes = [instance.outcome() for instance in instances]
 
         assert [outcome["is"] for outcome in outcomes] == ["returned"] * 8, outcomes
-        assert sorted(name for outcome in outcomes for name in outcome["applied"]) == [work.name for work in works]
+        assert sorted(name for outcome in outcomes for name in outcome["names"]) == [work.name for work in works]
         assert left(db) == once(works)
+
+
+def test_frozen_in_a_rollback_with_another_clock(orders: Orders, work_db: Any, start: Start) -> None:
+    """A rollback that was frozen just before it removes a record leaves one that another wrote since, by any clock."""
+    orders = replace(orders, works=[PLAIN], lease_ttl=1, calls=[("rollback", [PLAIN.name])])
+    migrated(orders)
+    frozen = start(replace(orders, stopped_at="before delete records"))
+    frozen.go()
+    frozen.until("stopped")
+    frozen.freeze()
+    other = start(replace(orders, calls=[*orders.calls, ("run",)]), environment=_clock(-1))
+    other.go()
+    assert other.outcome()["names"] == [PLAIN.name]
+    records = list(work_db.app_migrations.find())
+
+    frozen.go()
+    frozen.thaw()
+
+    assert frozen.outcome()["type"] == "LeaseLostError"
+    assert list(work_db.app_migrations.find()) == records

@@ -1,4 +1,4 @@
-"""The primary of three nodes is killed, or steps down, in the middle of a run: no error to the caller, nothing lost.
+"""The primary of three nodes is killed, or steps down, in the middle of a run or a rollback: no error, nothing lost.
 
 A fault meets three applications at once, one with each driver, each with a database of its own.
 """
@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from tests.faults.applications import DRIVERS
-from tests.faults.instance import Instance, Orders, Work, left, once, prepared
+from tests.faults.instance import Instance, Orders, migrated
+from tests.faults.works import NAMES, WORKS, left, once, prepared, undone
 from tools.replica_set import ReplicaSet, replica_set
-
-WORKS = (Work("a"), Work("b", transaction=True), Work("c"))
-NAMES = [work.name for work in WORKS]
 
 FAULTS: dict[str, Callable[[ReplicaSet], object]] = {
     "killed": ReplicaSet.kill_primary,
@@ -70,7 +68,7 @@ def start(group: ReplicaSet, dbs: dict[str, Any]) -> Iterator[Start]:
 def outcomes(instances: dict[str, Instance]) -> dict[str, object]:
     """What each run returned, or the line that says what it raised."""
     lines = {driver: instance.outcome() for driver, instance in instances.items()}
-    return {driver: line.get("applied", line) for driver, line in lines.items()}
+    return {driver: line.get("names", line) for driver, line in lines.items()}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -94,6 +92,24 @@ def test_in_a_run(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: s
 
     assert outcomes(instances) == dict.fromkeys(DRIVERS, NAMES)
     assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, once(WORKS))
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"), [("stepped down", "before delete records"), ("killed", "before commitTransaction")]
+)
+def test_in_a_rollback(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: str, where: str) -> None:
+    """Between the function that undoes and the removal of its record, the rollback goes on with the new primary."""
+    for driver, db in dbs.items():
+        migrated(Orders(driver=driver, uri=group.uri, database=db.name, works=WORKS))
+    instances = start(stopped_at=where, calls=[("rollback", NAMES)])
+    for instance in instances.values():
+        instance.until("stopped")
+    FAULTS[fault](group)
+    for instance in instances.values():
+        instance.go()
+
+    assert outcomes(instances) == dict.fromkeys(DRIVERS, NAMES[::-1])
+    assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, undone(WORKS))
 
 
 @pytest.mark.parametrize("fault", FAULTS)

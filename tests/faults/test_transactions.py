@@ -9,10 +9,8 @@ from pymongo.errors import OperationFailure
 from quaestor import MigrationFailed, MigrationRetried, TransactionFailedError
 from quaestor.core import transaction
 from tests.faults.applications import Application, State, effect, state, transactions_live
-from tools.faults import fail_command
+from tools.faults import LOST, WTIMEOUT, fail_command
 
-LOST: dict[str, Any] = {"closeConnection": True}
-WTIMEOUT: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
 # What a commit is told that was sent again, by a server that has forgotten the transaction.
 PERFORMED_AND_FORGOTTEN: dict[str, Any] = {
     "writeConcernError": {"code": 251, "errmsg": "no such transaction"},
@@ -49,6 +47,37 @@ def test_commit(app: Application, db: Any, uri: str, fault: dict[str, Any], time
     assert state(db) == State(["a", "b"], ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("fault", "times", "bodies"),
+    [
+        pytest.param(LOST, 3, 1, id="lost three times"),
+        pytest.param(WTIMEOUT, 2, 1, id="wtimeout"),
+        pytest.param(PERFORMED_AND_FORGOTTEN, 1, 1, id="performed, NoSuchTransaction"),
+        pytest.param({"errorCode": 91}, 1, 1, id="ShutdownInProgress"),
+        pytest.param({"errorCode": 251}, 2, 3, id="NoSuchTransaction twice"),
+    ],
+)
+def test_commit_of_a_rollback(
+    app: Application, db: Any, uri: str, fault: dict[str, Any], times: int, bodies: int
+) -> None:
+    """Likewise where it is undone: once."""
+    app.leaves_effects("a", "b", transaction=True)
+    assert app.run() == ["a", "b"]
+    app.bodies.clear()
+
+    with fail_command(uri, ["commitTransaction"], times=times, appName="app", **fault) as struck:
+        assert app.call("rollback", ["a", "b"]) == ["b", "a"]
+
+    assert struck.hits == times
+    calls = app.bodies.count("undo b")
+    # This one does not wait for a majority, and until there is one the record is read as it was before.
+    assert calls == bodies or (fault is PERFORMED_AND_FORGOTTEN and calls > bodies)
+    assert app.bodies == ["undo b"] * calls + ["undo a"]
+    retried = [(event.attempt, event.undo) for event in app.told(MigrationRetried)]
+    assert retried == [(attempt, True) for attempt in range(2, calls + 1)]
+    assert state(db) == State([], ["a", "b", "undo a", "undo b"])
+
+
 @pytest.mark.parametrize("collection", ["effects", "app_migrations"])
 @pytest.mark.parametrize(
     ("fault", "times"),
@@ -73,6 +102,25 @@ def test_inside(
     assert app.bodies == ["a"] * (times + 1) + ["b"]
     assert [event.attempt for event in app.told(MigrationRetried)] == list(range(2, times + 2))
     assert state(db) == State(["a", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize(("verb", "collection"), [("insert", "effects"), ("delete", "app_migrations")])
+@pytest.mark.parametrize("fault", [LOST, {"errorCode": 112}], ids=["lost", "WriteConflict"])
+def test_inside_a_rollback(
+    app: Application, db: Any, uri: str, name: str, fault: dict[str, Any], verb: str, collection: str
+) -> None:
+    """Likewise where it is undone, the removal of the record included."""
+    app.leaves_effects("a", "b", transaction=True)
+    assert app.run() == ["a", "b"]
+    app.bodies.clear()
+
+    namespace = f"{name}.{collection}"
+    with fail_command(uri, [verb], times=2, namespace=namespace, appName="app", **fault) as struck:
+        assert app.call("rollback", ["a", "b"]) == ["b", "a"]
+
+    assert struck.hits == 2
+    assert app.bodies == ["undo b"] * 3 + ["undo a"]
+    assert state(db) == State([], ["a", "b", "undo a", "undo b"])
 
 
 def test_conflict(app: Application, db: Any) -> None:

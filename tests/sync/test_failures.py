@@ -171,5 +171,5 @@ def test_server_away(driver: str) -> None:
     ):
         registry.run_sync(db, "app")
     assert caught.value.__notes__ == [
-        "quaestor: while reading the records of 'app' in the database 'shop'; nothing has run"
+        "quaestor: while reading 'app' in the database 'shop'; nothing has run"
     ]

@@ -1,6 +1,7 @@
 """Typed uses of the public surface: checked by mypy, never executed."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, assert_never, assert_type
 
 from mongomock import Database as MockDatabase
@@ -10,7 +11,9 @@ from pymongo.database import Database
 
 from quaestor import (
     AsyncRunner,
+    DependencyConflictError,
     Event,
+    IrreversibleMigrationError,
     Lease,
     LeaseAwaited,
     LeaseNotReleased,
@@ -18,15 +21,26 @@ from quaestor import (
     MigrationApplied,
     MigrationDefinition,
     MigrationFailed,
+    MigrationProgressed,
     MigrationRegistry,
     MigrationRetried,
+    MigrationRolledBack,
     MigrationStarted,
+    MigrationStatus,
     MissingDatabaseError,
+    PlannedMigration,
     RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
     RunFinished,
     RunStarted,
     SessionsNotEnded,
+    Status,
     SyncRunner,
+    UnknownMigrationError,
+    UnknownRecordsError,
     log_event,
 )
 
@@ -44,28 +58,50 @@ def b(db: Database[Document]) -> int:
     return db.users.update_many({}, {"$set": {"status": "new"}}).modified_count
 
 
-@registry.register("c", ("a", "b"), transaction=True)
+@registry.register("c", ("a", "b"), transaction=True, description="Says what it does.")
 async def c(db: AsyncIOMotorDatabase[Document]) -> None:
     await db.users.create_index("email")
 
 
+@registry.register_rollback("b")
+def undo_b(db: Database[Document]) -> int:
+    return db.users.update_many({}, {"$unset": {"status": ""}}).modified_count
+
+
+@registry.register_rollback("c")
+async def undo_c(db: AsyncDatabase[Document]) -> None:
+    await db.users.drop_index("email_1")
+
+
 def returned_unchanged(db: Database[Document]) -> None:
     assert_type(b(db), int)
+    assert_type(undo_b(db), int)
 
 
 assert_type(registry.migrations, Mapping[str, MigrationDefinition])
+assert_type(registry.migrations["a"].description, str)
+assert_type(registry.discover("app.migrations"), list[str])
 
 
 def hook(event: Event) -> None:
     assert_type(event.database, str)
     match event:
-        case MigrationApplied(name=name, seconds=seconds):
+        case MigrationApplied(name=name, seconds=seconds) | MigrationRolledBack(name=name, seconds=seconds):
             assert_type(name, str)
             assert_type(seconds, float)
-        case MigrationFailed(error=error):
+        case MigrationFailed(error=error, undo=undo):
             assert_type(error, BaseException)
+            assert_type(undo, bool)
         case RunStarted(plan=names) | RunFinished(applied=names):
             assert_type(names, tuple[str, ...])
+        case RollbackStarted(plan=names) | RollbackFinished(rolled_back=names) | RecordsUnknown(names=names):
+            assert_type(names, tuple[str, ...])
+        case RecordsMarked(names=names, applied=applied):
+            assert_type(names, tuple[str, ...])
+            assert_type(applied, bool)
+        case MigrationProgressed(done=done, whole=whole):
+            assert_type(done, int)
+            assert_type(whole, int | None)
         case LeaseAwaited(holder=holder):
             assert_type(holder, Lease)
         case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | MigrationStarted() | MigrationRetried():
@@ -80,7 +116,16 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await registry.run(motor, "app"), list[str])
     assert_type(await registry.run(db, "app", lease_ttl=10, lease_timeout=0.5), list[str])
     runner = AsyncRunner(registry, db, "app", sync_db=old, on_event=hook, lease_ttl=10, lease_timeout=None)
+    assert_type(await registry.run(db, "app", targets=["a"], strict=True), list[str])
     assert_type(await runner.run(), list[str])
+    assert_type(await runner.run({"a", "b"}, strict=True), list[str])
+    assert_type(await runner.plan(), list[PlannedMigration])
+    assert_type(await runner.plan(("a",)), list[PlannedMigration])
+    assert_type(await runner.status(), Status)
+    assert_type(await runner.rollback(registry.migrations), list[str])
+    assert_type(await runner.plan_rollback(["a"]), list[PlannedMigration])
+    assert_type(await runner.mark_applied(["a"]), list[str])
+    assert_type(await runner.mark_pending(["a"]), list[str])
     assert_type(await runner.unlock(), Lease | None)
 
 
@@ -90,14 +135,53 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(registry.run_sync(mock, "app"), list[str])
     assert_type(registry.run_sync(db, "app", lease_ttl=10, lease_timeout=0.5), list[str])
     runner = SyncRunner(registry, db, "app", async_db=new, on_event=hook, lease_ttl=10, lease_timeout=None)
+    assert_type(registry.run_sync(db, "app", targets=["a"], strict=True), list[str])
     assert_type(runner.run(), list[str])
+    assert_type(runner.run({"a", "b"}, strict=True), list[str])
+    assert_type(runner.plan(), list[PlannedMigration])
+    assert_type(runner.plan(("a",)), list[PlannedMigration])
+    assert_type(runner.status(), Status)
+    assert_type(runner.rollback(registry.migrations), list[str])
+    assert_type(runner.plan_rollback(["a"]), list[PlannedMigration])
+    assert_type(runner.mark_applied(["a"]), list[str])
+    assert_type(runner.mark_pending(["a"]), list[str])
     assert_type(runner.unlock(), Lease | None)
+
+
+def errors(runner: SyncRunner) -> None:
     try:
-        registry.run_sync(db, "app")
+        runner.run()
     except MissingDatabaseError as error:
         assert_type(error.migrations, list[str])
     except LeaseTimeoutError as error:
         assert_type(error.holder, Lease)
+    except UnknownMigrationError as error:
+        assert_type(error.suggestions, dict[str, str | None])
+        assert_type(error.names, list[str])
+    except (UnknownRecordsError, IrreversibleMigrationError) as error:
+        assert_type(error.names, list[str])
+    except DependencyConflictError as error:
+        assert_type(error.conflicts, dict[str, list[str]])
+
+
+def values(status: Status, planned: PlannedMigration) -> None:
+    assert_type((status.database, status.prefix), tuple[str, str])
+    assert_type(status.migrations, tuple[MigrationStatus, ...])
+    assert_type(status.lease, Lease | None)
+    assert_type(status.names("unknown"), list[str])
+    one = status.migrations[0]
+    assert_type((one.name, one.description), tuple[str, str])
+    assert_type(one.applied_at, datetime | None)
+    assert_type(one.depends_on, tuple[str, ...])
+    assert_type((one.transaction, one.has_rollback, one.interrupted), tuple[bool, bool, bool])
+    match one.state:
+        case "applied" | "pending" | "unknown":
+            pass
+        case _:
+            assert_never(one.state)
+    assert_type((planned.name, planned.reason), tuple[str, str])
+    assert_type((planned.asked_for, planned.undo), tuple[bool, bool])
+    assert_type(planned.because_of, tuple[str, ...])
 
 
 async def awaited(event: Event) -> None: ...
@@ -114,6 +198,11 @@ async def mistakes(db: Database[Document], new: AsyncDatabase[Document]) -> None
     registry.register("a", depends_on=[1])  # type: ignore[list-item]  # a name that is not a str
     registry.register("a", [], True)  # type: ignore[call-arg]  # a flag without its name
     registry.register("a")(lambda: None)  # type: ignore[type-var]  # takes no database
+    registry.register_rollback("a")(lambda: None)  # type: ignore[type-var]  # likewise
     registry.register("a")(7)  # type: ignore[type-var]  # not a function
+    registry.register("a", description=7)  # type: ignore[arg-type]  # not a str
+    SyncRunner(registry, db, "app").rollback()  # type: ignore[call-arg]  # it is said what is undone
+    SyncRunner(registry, db, "app").rollback([1])  # type: ignore[list-item]  # a name that is not a str
+    SyncRunner(registry, db, "app").status().names("done")  # type: ignore[arg-type]  # no state is called so
     registry.migrations["a"].depends_on.append("b")  # type: ignore[attr-defined]  # read-only
     registry.migrations.clear()  # type: ignore[attr-defined]  # likewise

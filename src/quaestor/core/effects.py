@@ -10,10 +10,9 @@ The pattern of generators that ask and runners that do is psycopg 3's (`generato
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from quaestor.core.events import Event
+from quaestor.core.events import Event, Place
 from quaestor.core.lease import Lease, Lock, Work
 from quaestor.core.migration import Colour
 from quaestor.core.plan import Change
@@ -78,11 +77,11 @@ class Unrecord(Command[bool]):
 
     Attributes:
         name: The migration.
-        recorded_at: What its record said when it was read: one that was written later stays.
+        recorded_at: What its records said when they were read: one that was written since stays.
     """
 
     name: str
-    recorded_at: datetime | None
+    recorded_at: tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +155,13 @@ class ReleaseLease(Ask[Exception | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSessions(Command[tuple[bytes, ...] | None]):
-    """Have a session for transactions in the databases of these colours.
+class AskForTransactions(Ask[bool]):
+    """Whether the server has transactions, as far as the driver knows by now. No command is sent."""
 
-    Answers the ids of all that are open, or None where the server has no transactions.
-    """
+
+@dataclass(frozen=True, slots=True)
+class OpenSessions(Command[tuple[bytes, ...]]):
+    """Have a session for transactions in the databases of these colours. Answers the ids of all that are open."""
 
     colours: frozenset[Colour]
 
@@ -174,16 +175,23 @@ class EndSessions(Command[Exception | None]):
 
 @dataclass(frozen=True, slots=True)
 class Execute(Ask[float]):
-    """Call the function of a change and wait for its end. Answers how long it took, in seconds."""
+    """Call the function of a change and wait for its end. Answers how long it took, in seconds.
+
+    Attributes:
+        change: What is done.
+        place: For the events that the function may tell.
+    """
 
     change: Change
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
 class Transact(Ask[Attempt]):
-    """Perform the flow `transaction.attempt`: the function and its record in one transaction."""
+    """Perform the flow `transaction.attempt`: the function and its record in one transaction. As `Execute`."""
 
     change: Change
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +234,7 @@ Effect: TypeAlias = (
     | KeepLease
     | FreeLease
     | ReleaseLease
+    | AskForTransactions
     | OpenSessions
     | EndSessions
     | Execute

@@ -9,6 +9,9 @@ from typing import TypeAlias
 
 from quaestor.core.lease import Lease
 
+Place: TypeAlias = tuple[str, str, str, int, int]
+"""What all events of a migration begin with: database, prefix, name, position, total."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
@@ -39,7 +42,7 @@ class RecordsIgnored(_Fact):
     """Some records have a name that is missing or not a str; they were left alone. Told once a run.
 
     Attributes:
-        ids: The `_id`s of these records (tuple of any BSON values).
+        ids: The `_id` of each of these records (tuple of any BSON values).
     """
 
     ids: tuple[object, ...]

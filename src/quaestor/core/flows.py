@@ -11,13 +11,15 @@ import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from quaestor.core import lease as rules
 from quaestor.core import leasing, plan, transaction
 from quaestor.core import status as statuses
 from quaestor.core.effects import (
+    AskForTransactions,
     BreakLease,
+    Command,
     CommitAgain,
     Emit,
     Execute,
@@ -42,6 +44,7 @@ from quaestor.core.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    Place,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -60,8 +63,7 @@ from quaestor.core.status import Status
 from quaestor.core.transaction import Attempt, Ending
 from quaestor.errors import LeaseLostError, TransactionFailedError, TransactionsUnsupportedError
 
-_Place: TypeAlias = tuple[str, str, str, int, int]
-"""What all events of a migration begin with: database, prefix, name, position, total."""
+T = TypeVar("T")
 
 _Planner: TypeAlias = Callable[[Records], plan.Plan]
 """What is to be done where these are the records."""
@@ -168,7 +170,7 @@ def status(scope: Scope) -> Flow[Status]:
     """What is applied, what is not, and who is at work."""
     ordered = plan.ordered(scope.definitions)
     # The lock first: a migration that its ended holder was in, and that is recorded by then, was taken up by another.
-    lock = yield from settled(ReadLock(), rules.PATIENCE, awaiting_server=False)
+    lock = yield from _asked_first(ReadLock(), scope)
     records = yield from _read(scope)
     return statuses.status(scope.database, scope.prefix, ordered, records, lock)
 
@@ -215,16 +217,19 @@ def _work(work: Work, scope: Scope, planned: _Planner, started: _Told | None, fi
 
 
 def _read(scope: Scope) -> Flow[Records]:
-    """The first command of all: it says where it was sent if it fails."""
-    database, prefix = scope.database, scope.prefix
-    try:
-        records = yield from settled(ReadRecords(), rules.PATIENCE, awaiting_server=False)
-    except Exception as error:
-        _note(error, f"quaestor: while reading the records of {prefix!r} in the database {database!r}; nothing has run")
-        raise
+    records = yield from _asked_first(ReadRecords(), scope)
     if records.unreadable:
-        yield from Emit(RecordsIgnored(database, prefix, records.unreadable))
+        yield from Emit(RecordsIgnored(scope.database, scope.prefix, records.unreadable))
     return records
+
+
+def _asked_first(command: Command[T], scope: Scope) -> Flow[T]:
+    """The first command of all: if it fails it says where it was sent."""
+    try:
+        return (yield from settled(command, rules.PATIENCE, awaiting_server=False))
+    except Exception as error:
+        _note(error, f"quaestor: while reading {scope.prefix!r} in the database {scope.database!r}; nothing has run")
+        raise
 
 
 def _release(scope: Scope) -> Flow[None]:
@@ -240,14 +245,13 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
     transactional = [change for change in todo if isinstance(change, Change) and change.transaction]
     if not transactional:
         return ()
-    colours_needed = frozenset(change.colour for change in transactional)
-    sessions = yield from settled(OpenSessions(colours_needed), rules.PATIENCE)
-    if sessions is None:
+    if not (yield from AskForTransactions()):
         raise TransactionsUnsupportedError([change.name for change in transactional])
-    return sessions
+    colours_needed = frozenset(change.colour for change in transactional)
+    return (yield from settled(OpenSessions(colours_needed), rules.PATIENCE))
 
 
-def _carry_out(change: Mark, place: _Place, turn: Turn, upcoming: str | None) -> Flow[None]:
+def _carry_out(change: Mark, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     if not isinstance(change, Change):
         yield from turn.check(change.name)
         yield from _settle(change, turn)
@@ -259,7 +263,7 @@ def _carry_out(change: Mark, place: _Place, turn: Turn, upcoming: str | None) ->
             seconds = yield from _transact(change, place, turn)
         else:
             yield from turn.check_if_old(change.name)
-            seconds = yield from Execute(change)
+            seconds = yield from Execute(change, place)
             yield from turn.check(upcoming, ended=change.name)
             yield from _settle(change, turn)
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
@@ -313,14 +317,14 @@ def _unrecord(change: Mark, turn: Turn) -> Flow[None]:
             return
 
 
-def _transact(change: Change, place: _Place, turn: Turn) -> Flow[float]:
+def _transact(change: Change, place: Place, turn: Turn) -> Flow[float]:
     """Do the function and the record in one transaction, as often as it takes. Returns how long the last one took."""
     began = yield from Now()
     attempts = 0
     while True:
         attempts += 1
         yield from turn.check_if_old(change.name)
-        attempt = yield from _committed(change)
+        attempt = yield from _committed(change, place)
         if attempt.ending is Ending.COMMITTED:
             return attempt.seconds
         yield from turn.check(change.name)
@@ -337,9 +341,9 @@ def _transact(change: Change, place: _Place, turn: Turn) -> Flow[float]:
         yield from Emit(MigrationRetried(*place, attempts + 1, attempt.error, undo=not change.applies))
 
 
-def _committed(change: Change) -> Flow[Attempt]:
+def _committed(change: Change, place: Place) -> Flow[Attempt]:
     """One attempt, its commit repeated until its outcome is known."""
-    attempt = yield from Transact(change)
+    attempt = yield from Transact(change, place)
     began: float | None = None
     while attempt.ending is Ending.UNKNOWN:
         now = yield from Now()

@@ -1,5 +1,6 @@
 """A migration as it was registered: its name, its functions, what it depends on, and their colours."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -18,12 +19,14 @@ class MigrationDefinition:
 
     Attributes:
         name: The name it is recorded under (str, not empty).
-        execute: The function as it was given; called with the database as its only argument.
+        execute: The function as it was given; called with the database, and with the context if it takes that.
         depends_on: The names of the migrations that must be applied before it (list of str, as given).
         transaction: Whether the function and its record are one transaction (bool); likewise its rollback.
         description: What it does, in one line (str); may be empty.
         rollback: The function that undoes it, called likewise; None if there is none.
         colour: "async" for an `async def` function, else "sync".
+        wants_context: Whether it takes a second argument, a `MigrationContext` (bool). One that has a default does not
+            count.
 
     Raises:
         InvalidMigrationError: The name, the dependencies or the function cannot be used.
@@ -37,14 +40,15 @@ class MigrationDefinition:
     description: str = ""
     rollback: Callable[..., object] | None = None
     colour: Colour = field(init=False)
+    wants_context: bool = field(init=False)
 
     def __post_init__(self) -> None:
         # Frozen for everybody else: these are the checked and normalised values of the same fields.
         object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
-        _check_function(f"Migration {self.name!r}", self.execute)
+        object.__setattr__(self, "wants_context", wants_context(f"Migration {self.name!r}", self.execute))
         if self.rollback is not None:
-            _check_function(f"The rollback of migration {self.name!r}", self.rollback)
+            wants_context(f"The rollback of migration {self.name!r}", self.rollback)
         if not isinstance(self.transaction, bool):
             raise InvalidMigrationError(
                 f"transaction of migration {self.name!r} must be True or False, not {_kind(self.transaction)}."
@@ -56,10 +60,10 @@ class MigrationDefinition:
         object.__setattr__(self, "colour", colour_of(self.execute))
 
 
-def checked_name(name: object) -> str:
+def checked_name(name: object, decorator: str = "register") -> str:
     """The name as a plain `str`; it must be one that MongoDB can store and people can read in a message."""
     if not isinstance(name, str):
-        hint = ' Write @registry.register("its_name").' if callable(name) else ""
+        hint = f' Write @registry.{decorator}("its_name").' if callable(name) else ""
         raise InvalidMigrationError(f"A migration's name must be a str, not {_kind(name)}.{hint}")
     if not name:
         raise InvalidMigrationError("A migration's name must not be empty.")
@@ -90,6 +94,32 @@ def summary(function: Callable[..., object]) -> str:
     return next(iter(inspect.cleandoc(documented).splitlines()), "") if isinstance(documented, str) else ""
 
 
+def wants_context(subject: str, function: Callable[..., object]) -> bool:
+    """Whether a function takes the context beside the database.
+
+    Raises:
+        InvalidMigrationError: It cannot be called with the database, or a call would do nothing.
+    """
+    if isinstance(function, type) or not callable(function):
+        raise InvalidMigrationError(f"{subject} must be a function that takes the database, not {function!r}.")
+    entered = _entered(function)
+    if inspect.isgeneratorfunction(entered) or inspect.isasyncgenfunction(entered):
+        raise InvalidMigrationError(f"{subject} is a generator function: a call would do nothing. Remove its `yield`.")
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            signature = inspect.signature(function)  # a decorator that takes anything: what it wraps tells more
+    except (TypeError, ValueError):
+        return False  # some callables, of C or of odd make, do not tell their arguments
+    for arguments in (("db",), ("db", "context")):
+        with contextlib.suppress(TypeError):
+            signature.bind(*arguments)
+            return len(arguments) > 1
+    raise InvalidMigrationError(
+        f"{subject} must take the database, and may take the context, as its arguments; its signature is {signature}."
+    )
+
+
 def _checked_dependencies(name: str, depends_on: object) -> list[str]:
     if isinstance(depends_on, str):
         raise InvalidMigrationError(
@@ -108,26 +138,6 @@ def _checked_dependencies(name: str, depends_on: object) -> list[str]:
     if name in dependencies:
         raise CircularDependencyError([name, name])
     return [str.__str__(dependency) for dependency in dependencies]
-
-
-def _check_function(subject: str, function: Callable[..., object]) -> None:
-    if isinstance(function, type) or not callable(function):
-        raise InvalidMigrationError(f"{subject} must be a function that takes the database, not {function!r}.")
-    entered = _entered(function)
-    if inspect.isgeneratorfunction(entered) or inspect.isasyncgenfunction(entered):
-        raise InvalidMigrationError(f"{subject} is a generator function: a call would do nothing. Remove its `yield`.")
-    try:
-        signature = inspect.signature(function, follow_wrapped=False)
-        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
-            signature = inspect.signature(function)  # a decorator that takes anything: what it wraps tells more
-    except (TypeError, ValueError):
-        return  # some callables, of C or of odd make, do not tell their arguments
-    try:
-        signature.bind("db")
-    except TypeError:
-        raise InvalidMigrationError(
-            f"{subject} must take the database as its one argument; its signature is {signature}."
-        ) from None
 
 
 def _entered(function: Callable[..., object]) -> Callable[..., object]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from graphlib import TopologicalSorter
 from typing import TypeAlias
 
 from quaestor.core import graph
-from quaestor.core.migration import Colour, MigrationDefinition, colour_of
+from quaestor.core.migration import Colour, MigrationDefinition, colour_of, wants_context
 from quaestor.core.records import Records
 from quaestor.errors import (
     DependencyConflictError,
@@ -30,12 +29,12 @@ class Mark:
     Attributes:
         name: The migration.
         applies: Whether it is recorded afterwards (it counts as applied), or not any more (as pending).
-        recorded_at: What the record to remove says; what was recorded later is another's and stays.
+        recorded_at: What the records to remove say; one that was written since is another's and stays.
     """
 
     name: str
     applies: bool
-    recorded_at: datetime | None = field(default=None, kw_only=True)
+    recorded_at: tuple[object, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,13 @@ class Change(Mark):
         function: What is called.
         colour: Its colour.
         transaction: Whether function and record are one transaction.
+        wants_context: Whether the function takes the context.
     """
 
     function: Callable[..., object]
     colour: Colour
     transaction: bool = False
+    wants_context: bool = False
 
 
 Plan: TypeAlias = Sequence[Mark]
@@ -162,7 +163,14 @@ def pending(
     if len(names) != len(wanted - met):
         raise RuntimeError("This sorter has made a plan before, and would now make an empty one: validate again.")
     return [
-        Change(name, True, definition.execute, definition.colour, definition.transaction)  # noqa: FBT003 - it applies
+        Change(
+            name,
+            applies=True,
+            function=definition.execute,
+            colour=definition.colour,
+            transaction=definition.transaction,
+            wants_context=definition.wants_context,
+        )
         for name in names
         for definition in [definitions[name]]
     ]
@@ -187,6 +195,7 @@ def rollback(definitions: Definitions, records: Records, targets: Iterable[str])
             function=migration.rollback,
             colour=colour_of(migration.rollback),
             transaction=migration.transaction,
+            wants_context=wants_context(migration.name, migration.rollback),
         )
         for migration in undone
         if migration.rollback is not None

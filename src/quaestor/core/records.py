@@ -10,12 +10,16 @@ class Records:
     """The records of one database and prefix.
 
     Attributes:
-        applied: The names found, each once however many records carry it, and when (aware, UTC): the latest, where
-            there are several; None where no record says.
+        applied: The names found, each with what its records say of when it was applied: an aware datetime (UTC), or
+            whatever else stands there. One by the old tool may have several.
         unreadable: The `_id`s of records whose name is missing or not a str.
         taken: The `_id`s (str) that differ from their record's name: a migration called so could not be recorded.
     """
 
-    applied: Mapping[str, datetime | None]
+    applied: Mapping[str, tuple[object, ...]]
     unreadable: tuple[object, ...] = ()
     taken: frozenset[str] = frozenset()
+
+    def applied_at(self, name: str) -> datetime | None:
+        """When it was applied last; None if it is not, or no record says."""
+        return max((date for date in self.applied.get(name, ()) if isinstance(date, datetime)), default=None)

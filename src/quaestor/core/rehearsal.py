@@ -1,4 +1,4 @@
-"""Performing a flow dry: the same order of steps, with nothing done."""
+"""Performing a flow dry: the same order of steps, with one read and nothing done."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,6 +7,7 @@ from typing import TypeVar, assert_never
 
 from quaestor.core.effects import (
     AcquireLease,
+    AskForTransactions,
     BreakLease,
     CheckLease,
     CommitAgain,
@@ -65,7 +66,7 @@ def rehearsed(flow: Flow[R], terms: Terms) -> Flow[R]:
 
 def _rehearse(effect: Effect, terms: Terms) -> Flow[object]:  # noqa: PLR0911 - it is one table
     match effect:
-        case ReadRecords() | Now() | Sleep():  # the latter two between attempts at the read
+        case ReadRecords() | AskForTransactions() | Now() | Sleep():  # the last two between attempts at the read
             return (yield from effect)
         case AcquireLease():
             return Lease(terms.owner, 0, "", 0, _NEVER, _NEVER, effect.migration)

@@ -26,8 +26,9 @@ class MigrationStatus:
         transaction: Whether it and its record are one transaction (bool).
         has_rollback: Whether it can be undone (bool).
         description: What it does, in one line (str); may be empty.
-        interrupted: Whether a process that was killed or frozen left it half done (bool): half applied if it is
-            pending, half undone if it is applied. The next run, or rollback, does it again.
+        interrupted: Whether the last holder of the lease was killed or frozen in it (bool), so that it is half applied
+            if it is pending, and half undone if it is applied: the next run, or rollback, of it does it again. What is
+            one transaction is never half done. It is told until somebody else takes the lease.
     """
 
     name: str
@@ -76,17 +77,17 @@ def status(
         MigrationStatus(
             name=migration.name,
             state="applied" if migration.name in records.applied else "pending",
-            applied_at=records.applied.get(migration.name),
+            applied_at=records.applied_at(migration.name),
             depends_on=tuple(migration.depends_on),
             transaction=migration.transaction,
             has_rollback=migration.rollback is not None,
             description=migration.description,
-            interrupted=migration.name == interrupted,
+            interrupted=migration.name == interrupted and not migration.transaction,
         )
         for migration in ordered
     ]
     unknown = [
-        MigrationStatus(name, "unknown", records.applied[name]) for name in sorted(records.applied.keys() - known)
+        MigrationStatus(name, "unknown", records.applied_at(name)) for name in sorted(records.applied.keys() - known)
     ]
     return Status(database, prefix, (*migrations, *unknown), lock.holder)
 

@@ -12,9 +12,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, assert_ne
 import pymongo
 from pymongo.errors import PyMongoError
 
+from quaestor.context import MigrationContext
 from quaestor.core import effects, flows, leasing
 from quaestor.core.effects import Command, Effect, Flow
-from quaestor.core.events import Hook
+from quaestor.core.events import Hook, Place
 from quaestor.core.flows import Scope
 from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
 from quaestor.core.migration import Colour
@@ -235,17 +236,19 @@ class _Table:
                 return None
             case effects.ReleaseLease():
                 return await insist_async(self._release())
+            case effects.AskForTransactions():
+                return databases.has_transactions(setup.db)
             case effects.OpenSessions(colours):
                 return await self._open_sessions(colours)
             case effects.EndSessions(sessions):
                 await setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
-            case effects.Execute(change):
+            case effects.Execute(change, place):
                 started = perf_counter()
-                await self._call(change.colour, bodies.call, bodies.call_async, change, self._db(change))
+                await self._call(change.colour, bodies.call, bodies.call_async, change, *self._arguments(change, place))
                 return perf_counter() - started
-            case effects.Transact(change):
-                attempt = (change, self._db(change), setup.prefix, self._sessions[change.colour])
+            case effects.Transact(change, place):
+                attempt = (change, self._arguments(change, place), setup.prefix, self._sessions[change.colour])
                 return await self._call(change.colour, transactions.attempt, transactions.attempt_async, *attempt)
             case effects.CommitAgain(change):
                 session = self._sessions[change.colour]
@@ -274,12 +277,11 @@ class _Table:
             case _:
                 assert_never(colour)
 
-    def _db(self, change: Change) -> Any:
-        return self._setup.databases[change.colour]
+    def _arguments(self, change: Change, place: Place) -> tuple[Any, MigrationContext]:
+        context = MigrationContext(place, self._setup.tell, undo=not change.applies)
+        return self._setup.databases[change.colour], context
 
-    async def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...] | None:
-        if not databases.has_transactions(self._setup.db):
-            return None
+    async def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...]:
         for colour in colours - self._sessions.keys():
             self._sessions[colour] = await self._call(
                 colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]

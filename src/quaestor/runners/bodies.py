@@ -17,6 +17,7 @@ import anyio
 import pymongo
 from anyio.from_thread import BlockingPortal
 
+from quaestor.context import MigrationContext
 from quaestor.core.plan import Change
 from quaestor.errors import UnfinishedMigrationError
 from quaestor.runners.databases import is_pymongo
@@ -27,17 +28,17 @@ T = TypeVar("T")
 _CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
 
 
-def call(change: Change, db: Any) -> None:
+def call(change: Change, db: Any, context: MigrationContext) -> None:
     """Call the `def` function of a change."""
     try:
-        _refuse_unfinished(change, change.function(db))
+        _refuse_unfinished(change, _called(change, db, context))
     except GeneratorExit as error:  # to the flow it would mean that the run itself is thrown away (as PEP 479 does)
         raise RuntimeError("The function raised GeneratorExit.") from error
 
 
-async def call_async(change: Change, db: Any) -> None:
+async def call_async(change: Change, db: Any, context: MigrationContext) -> None:
     """Call the `async def` function of a change in the running event loop."""
-    result = change.function(db)
+    result = _called(change, db, context)
     if inspect.isawaitable(result):  # a decorator may have decided that there is nothing to await
         result = await result
     _refuse_unfinished(change, result)
@@ -156,6 +157,10 @@ async def _close_client(db: Any) -> None:
             # The one public call that asks whether the client belongs to this loop; close() does not ask.
             await db.client.aconnect()
             await db.client.close()
+
+
+def _called(change: Change, db: Any, context: MigrationContext) -> object:
+    return change.function(db, context) if change.wants_context else change.function(db)
 
 
 def _refuse_unfinished(change: Change, result: object) -> None:

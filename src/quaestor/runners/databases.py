@@ -7,7 +7,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeAlias
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference, WriteConcern
 from pymongo.read_concern import ReadConcern
 
@@ -127,7 +127,10 @@ def _collection(db: Any, name: str, write_concern: str | int = "majority") -> An
     # overlooked in a fail-over.
     return db.get_collection(
         name,
-        codec_options=CodecOptions(),
+        # Dates that Python does not have come as something else, where an error would stop all; the mocks know no such.
+        codec_options=CodecOptions()
+        if is_mock(db)
+        else CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
         write_concern=WriteConcern(write_concern),

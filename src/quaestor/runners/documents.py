@@ -32,14 +32,14 @@ READING: dict[str, Any] = {
 
 def records(documents: Iterable[Mapping[str, Any]]) -> Records:
     """The documents of a records collection as a value."""
-    applied: dict[str, datetime | None] = {}
+    applied: dict[str, tuple[object, ...]] = {}
     unreadable: list[object] = []
     taken: set[str] = set()
     for document in documents:
         key, name = document["_id"], document.get("name")
         if type(name) is str:  # not bson's Code, which is a str for Python alone
-            dates = [date for date in (applied.get(name), _date(document.get("appliedAt"))) if date is not None]
-            applied[name] = max(dates, default=None)
+            date = document.get("appliedAt")
+            applied[name] = (*applied.get(name, ()), _aware(date) if isinstance(date, datetime) else date)
         else:
             unreadable.append(key)
         if type(key) is str and key != name:
@@ -52,9 +52,12 @@ def record(name: str, applied_at: datetime) -> dict[str, object]:
     return {"_id": name, "name": name, "appliedAt": applied_at}
 
 
-def unrecording(name: str, recorded_at: datetime | None) -> dict[str, Any]:
-    """The filter of the records of a migration as they were read; one that was written later stays."""
-    return {"name": name, "appliedAt": {"$not": {"$gt": recorded_at or datetime.min.replace(tzinfo=UTC)}}}
+def unrecording(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
+    """The filter of the records of a migration as they were read; one that was written since stays.
+
+    Not a comparison: whoever wrote it may have a clock that is late.
+    """
+    return {"name": name, "appliedAt": {"$in": list(recorded_at)}}
 
 
 Clock: TypeAlias = Callable[[float], object]
@@ -184,10 +187,6 @@ def lsids(sessions: Iterable[bytes]) -> list[dict[str, Binary]]:
     Without the user the server would take each for one of the caller's own, and silently end nothing where it is not.
     """
     return [{"id": Binary(session[:_ID_SIZE], UUID_SUBTYPE), "uid": Binary(session[_ID_SIZE:])} for session in sessions]
-
-
-def _date(value: object) -> datetime | None:
-    return _aware(value) if isinstance(value, datetime) else None
 
 
 def _aware(date: datetime) -> datetime:

@@ -15,6 +15,7 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from quaestor.context import MigrationContext
 from quaestor.core import transaction
 from quaestor.core.plan import Change
 from quaestor.core.transaction import Attempt, Ending, Step
@@ -73,8 +74,9 @@ async def end_session_async(session: Session) -> None:
     await session.driver.end_session()
 
 
-def attempt(change: Change, db: Any, prefix: str, session: Session) -> Attempt:
+def attempt(change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session) -> Attempt:
     """Do what a `def` function does, and what becomes of the record, in one transaction."""
+    db, context = arguments
     records = databases.records_collection(db, prefix)
     inside = databases.without_concerns(db)
 
@@ -85,7 +87,7 @@ def attempt(change: Change, db: Any, prefix: str, session: Session) -> Attempt:
                 session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
                 with session.driver.bind(end_session=False):
-                    bodies.call(change, inside)
+                    bodies.call(change, inside, context)
             case Step.RECORD:
                 if not change.applies:
                     going = documents.unrecording(change.name, change.recorded_at)
@@ -110,8 +112,11 @@ def attempt(change: Change, db: Any, prefix: str, session: Session) -> Attempt:
         return faults.attempt(error, perf_counter() - started)
 
 
-async def attempt_async(change: Change, db: Any, prefix: str, session: Session) -> Attempt:
+async def attempt_async(
+    change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session
+) -> Attempt:
     """The same with an `async def` function."""
+    db, context = arguments
     records = databases.records_collection(db, prefix)
     inside = databases.without_concerns(db)
 
@@ -122,7 +127,7 @@ async def attempt_async(change: Change, db: Any, prefix: str, session: Session) 
                 await awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
                 async with _bound(session.driver):
-                    await bodies.call_async(change, inside)
+                    await bodies.call_async(change, inside, context)
             case Step.RECORD:
                 if not change.applies:
                     going = documents.unrecording(change.name, change.recorded_at)

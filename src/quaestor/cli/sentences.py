@@ -1,0 +1,127 @@
+"""What an event says, in one sentence."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, assert_never
+
+from quaestor.cli.marks import shown
+from quaestor.core.events import (
+    Event,
+    LeaseAwaited,
+    LeaseNotReleased,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRetried,
+    MigrationRolledBack,
+    MigrationStarted,
+    RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
+    RunFinished,
+    RunStarted,
+    SessionsNotEnded,
+)
+
+Clean: TypeAlias = Callable[[str], str]
+"""Takes out of a text what must not be shown: the password of a URI."""
+
+WARNINGS: Final = (RecordsIgnored, RecordsUnknown, SessionsNotEnded, LeaseNotReleased)
+"""The events that somebody should look at though the run goes on."""
+
+_LONGEST: Final = 2000
+_MOST_LISTED: Final = 20
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+
+
+def sentence(event: Event, clean: Clean) -> str:
+    """What happened, in one line of at most 2001 characters that are safe to print (str)."""
+    text = shown(clean(_told(event, clean)))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it (str): 0.03 s, 3.2 s, 2 min 5 s, 1 h 7 min."""
+    if seconds < _MINUTE:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE // 1:.0f} s"
+    return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
+
+
+def counted(number: int) -> str:
+    """So many migrations (str)."""
+    return f"{number:,} migration{'' if number == 1 else 's'}"
+
+
+def amount(done: int, whole: int | None) -> str:
+    """How far a migration is (str), in whatever it counts."""
+    return f"{done:,}" if whole is None else f"{done:,} of {whole:,}"
+
+
+def reason(error: BaseException, clean: Clean) -> str:
+    """The class of an error and its message, in one line (str)."""
+    message = " ".join(clean(str(error)).split())  # cleaned first: there may be blanks in what is to go
+    return type(error).__name__ + (f": {message}" if message else "")
+
+
+def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - it is one table
+    match event:
+        case RunStarted(plan=plan):
+            return f"{counted(len(plan))} to apply{_listed(plan)}"
+        case RollbackStarted(plan=plan):
+            return f"{counted(len(plan))} to undo{_listed(plan)}"
+        case RecordsIgnored(ids=ids):
+            return f"Left alone: {len(ids):,} of the records, whose name is missing or not a str; _id{_listed(ids)}"
+        case RecordsUnknown(names=names):
+            return f"Recorded, but not in the code, which may be an older release{_listed(names)}"
+        case LeaseAwaited(holder=holder, seconds=seconds):
+            return f"Waiting for {holder}; {duration(seconds)} so far"
+        case SessionsNotEnded(error=error):
+            return (
+                "An instance was killed, and the server refused to end its transactions: what they touched may be "
+                f"blocked for a minute. {reason(error, clean)}"
+            )
+        case LeaseNotReleased(seconds=seconds, error=error):
+            return (
+                "The lease could not be given back: other instances wait until it ends by itself, in "
+                f"{duration(seconds)} at most. {reason(error, clean)}"
+            )
+        case MigrationStarted(undo=undo):
+            return f"{'Undoing' if undo else 'Applying'} {_place(event)}"
+        case MigrationRetried(attempt=attempt, error=error):
+            return f"Attempt {attempt} at {_place(event)}" + ("" if error is None else f": {reason(error, clean)}")
+        case MigrationProgressed(done=done, whole=whole):
+            return f"In {_place(event)}: {amount(done, whole)}"
+        case MigrationApplied(seconds=seconds):
+            return f"Applied {_place(event)} in {duration(seconds)}"
+        case MigrationRolledBack(seconds=seconds):
+            return f"Undone {_place(event)} in {duration(seconds)}"
+        case MigrationFailed(name=name, position=position, total=total, error=error, undo=undo):
+            what = "Failed" if isinstance(error, Exception) else "Interrupted"
+            doing = "undoing" if undo else "in"
+            return f"{what} {doing} '{name}' after {position - 1} of {total}: {reason(error, clean)}"
+        case RunFinished(applied=applied):
+            return f"Applied {counted(len(applied))}" if applied else "Nothing to do: all that was asked for is applied"
+        case RollbackFinished(rolled_back=names):
+            return f"Undone {counted(len(names))}" if names else "Nothing to do: nothing that was asked for is applied"
+        case RecordsMarked(names=names, applied=applied):
+            state = "applied" if applied else "pending"
+            return f"Marked {counted(len(names))} as {state}, without running anything{_listed(names)}"
+        case _:
+            assert_never(event)
+
+
+def _place(
+    event: MigrationStarted | MigrationRetried | MigrationProgressed | MigrationApplied | MigrationRolledBack,
+) -> str:
+    return f"'{event.name}' ({event.position} of {event.total})"
+
+
+def _listed(values: Sequence[object]) -> str:
+    if not values:
+        return ""
+    more = f" and {len(values) - _MOST_LISTED:,} more" if len(values) > _MOST_LISTED else ""
+    return ": " + ", ".join(str(value) for value in values[:_MOST_LISTED]) + more

@@ -1,0 +1,120 @@
+"""What a command works on, from the options that all of them have; and how a command becomes one of Typer's."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from quaestor.cli.failures import reported
+from quaestor.cli.loading import load_registry
+from quaestor.cli.operations import opened
+from quaestor.cli.settings import Given, find, redacted
+from quaestor.core.events import Event, Hook
+from quaestor.core.lease import DEFAULT_TTL
+from quaestor.registry import MigrationRegistry
+from quaestor.runners.sync import SyncRunner
+
+T = TypeVar("T")
+
+_option = partial(typer.Option, show_default=False, rich_help_panel="Project and database")
+
+SHARED: dict[str, Any] = {
+    "registry": Annotated[str | None, _option(metavar="MODULE:NAME", help="Where the registry is; or FILE:NAME.")],
+    "uri": Annotated[str | None, _option(metavar="URI", help="The address of MongoDB, or mongomock://.")],
+    "db": Annotated[str | None, _option(metavar="NAME", help="The database, where the URI names none.")],
+    "prefix": Annotated[str | None, _option(metavar="NAME", help="The prefix of our collections.")],
+    "traceback": Annotated[bool, _option("--traceback", help="Show where an error comes from.")],
+}
+"""The options of every command, with their types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a command works on.
+
+    Attributes:
+        given: The settings that were given.
+    """
+
+    given: Given
+
+    @property
+    def uri(self) -> str | None:
+        """The address of MongoDB (str), if it was given."""
+        return self.given.values["uri"][0] if "uri" in self.given.values else None
+
+    def clean(self, text: str) -> str:
+        """The text without the password of the URI."""
+        return redacted(text, self.uri or "")
+
+    def registry(self) -> MigrationRegistry:
+        """The registry that the settings name."""
+        return load_registry(self.given.value("registry"), self.given.folder("registry"))
+
+    def ask(
+        self,
+        question: Callable[[SyncRunner], T],
+        on_event: Hook | None = None,
+        *,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+    ) -> T:
+        """The answer of a runner for the registry and the database that the settings name."""
+        settings, registry = self.given.settings(), self.registry()
+        hook = _ignore if on_event is None else on_event
+        with opened(registry, settings, hook, lease_ttl=lease_ttl, lease_timeout=lease_timeout) as runner:
+            return question(runner)
+
+
+def found(**options: str | None) -> Target:
+    """The target of these options, the environment and the project that the current folder is in."""
+    return Target(find(options, os.environ, Path.cwd()))
+
+
+def command(
+    group: typer.Typer, name: str, *, error_code: int = 1
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function that takes a `Target` as a command, which takes the shared options instead.
+
+    Typer reads the options of a command from its signature, so they are added to that.
+
+    Args:
+        group: What it is a command of.
+        name: What it is called.
+        error_code: The exit code of an error.
+    """
+
+    def decorator(function: Callable[..., None]) -> Callable[..., None]:
+        def run(*, traceback: bool, **arguments: Any) -> None:
+            options = {setting: arguments.pop(setting) for setting in SHARED if setting != "traceback"}
+            report = partial(reported, code=error_code, trace=traceback)
+            with report(partial(redacted, uri=options["uri"] or "")):
+                target = found(**options)
+            with report(target.clean):
+                function(target, **arguments)
+
+        own = [
+            parameter.replace(kind=parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name != "target"
+        ]
+        shared = [
+            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=False if option == "traceback" else None)
+            for option in SHARED
+        ]
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # PEP 362
+        run.__annotations__ = inspect.get_annotations(function) | SHARED
+        run.__doc__ = function.__doc__
+        group.command(name)(run)
+        return function
+
+    return decorator
+
+
+def _ignore(_event: Event) -> None:
+    """For a command that says the outcome itself."""

@@ -1,0 +1,177 @@
+"""What `plan` and `plan_rollback` say, and that they do nothing."""
+
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from quaestor import (
+    AsyncRunner,
+    Event,
+    InvalidOptionError,
+    IrreversibleMigrationError,
+    MigrationRegistry,
+    MissingDatabaseError,
+    MissingDependencyError,
+    RecordConflictError,
+    TransactionsUnsupportedError,
+    UnknownMigrationError,
+)
+from tests.databases import drivers, opened_async
+from tests.functions import nothing, nothing_async
+from tests.operations import BAD_NAMES, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, TARGETS, Case, lock_of, records, registry
+from tests.scenarios import SCENARIOS, Scenario
+from tests.scenarios import registry as registry_of
+from tools.commands import Commands
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("case", TARGETS, ids=str)
+async def test_plan(db: Any, case: Case) -> None:
+    """A plan has the names in order, each with the reason; no function is called."""
+    if case.recorded:
+        await db.app_migrations.insert_many(records(*case.recorded))
+    calls: list[str] = []
+
+    plan = await AsyncRunner(registry(case.needs, "async", calls), db, "app").plan(case.targets)
+
+    assert {planned.name: planned.reason for planned in plan} == case.planned
+    assert [planned.name for planned in plan] == list(case.planned)
+    assert [planned.asked_for for planned in plan] == [reason == "asked for" for reason in case.planned.values()]
+    assert not any(planned.undo for planned in plan)
+    assert calls == []
+
+
+@pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.fails is None], ids=str)
+async def test_plan_of_a_run(db: Any, scenario: Scenario) -> None:
+    """It is what the run does then, whatever the database holds."""
+    if scenario.records:
+        await db.app_migrations.insert_many(scenario.records)
+    runner = AsyncRunner(registry_of(scenario, "async", []), db, "app")
+
+    plan = [planned.name for planned in await runner.plan()]
+
+    assert plan == await runner.run() == scenario.applied
+    assert await runner.plan() == []
+
+
+@pytest.mark.parametrize("case", ROLLBACKS, ids=str)
+async def test_plan_rollback(db: Any, case: Case) -> None:
+    """The plan of a rollback has the names in order, each with the reason; no function is called."""
+    if case.recorded:
+        await db.app_migrations.insert_many(records(*case.recorded))
+    calls: list[str] = []
+
+    plan = await AsyncRunner(registry(case.needs, "async", calls), db, "app").plan_rollback(case.targets)
+
+    assert {planned.name: planned.reason for planned in plan} == case.planned
+    assert [planned.name for planned in plan] == list(case.planned)
+    assert all(planned.undo for planned in plan)
+    assert calls == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_one_command(db: Any, driver: str, uri: str, name: str) -> None:
+    """A plan of either kind is one find, also of transactions; what the database holds stays as it is."""
+    await db.app_migrations.insert_many(records("top", "left"))
+    before = await db.app_migrations.find().to_list(None)
+    commands = Commands()
+
+    async with opened_async(driver, uri, name, event_listeners=[commands]) as watched:
+        runner = AsyncRunner(registry(DIAMOND, "async", [], transaction=True), watched, "app")
+        assert len(await runner.plan()) == 3
+        assert len(await runner.plan(["end"])) == 2
+        assert len(await runner.plan_rollback(["top"])) == 2
+
+    assert commands.names == ["find"] * 3
+    assert {command["find"] for command in commands.sent} == {"app_migrations"}
+    assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
+    assert await db.app_migrations.find().to_list(None) == before
+    assert await db.list_collection_names() == ["app_migrations"]
+
+
+async def test_nothing_is_told(db: Any) -> None:
+    """The events of a run are facts: of a plan there are none."""
+    await db.app_migrations.insert_many(records("a", "from tomorrow"))
+    told: list[Event] = []
+    runner = AsyncRunner(registry(CHAIN, "async", []), db, "app", on_event=told.append)
+
+    await runner.plan()
+    await runner.plan_rollback(["a"])
+
+    assert told == []
+
+
+async def test_plan_beside_a_holder(db: Any) -> None:
+    """A plan neither waits for the lease of another nor touches it."""
+    held = lock_of()
+    await db.app_migrations_lock.insert_one(held)
+    await db.app_migrations.insert_many(records("a"))
+    runner = AsyncRunner(registry(CHAIN, "async", []), db, "app", lease_timeout=0)
+
+    assert [planned.name for planned in await runner.plan()] == ["b", "c", "d"]
+    assert [planned.name for planned in await runner.plan_rollback(["a"])] == ["a"]
+    assert await db.app_migrations_lock.find().to_list(None) == [held]
+
+
+@pytest.mark.driver("pymongo")
+async def test_refused_before_the_first_command() -> None:
+    """An unsound graph, unknown names and what is no list of names are refused before anything is sent."""
+    migrations = registry(CHAIN, "async", [])
+    async with AsyncMongoClient(NOWHERE, connect=False) as client:
+        runner = AsyncRunner(migrations, client["app"], "app")
+        for plan in (runner.plan, runner.plan_rollback):
+            with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+                await plan(["x"])
+            for names, words in BAD_NAMES:
+                with pytest.raises(InvalidOptionError) as caught:
+                    await plan(names)
+                assert f"targets {words}" in str(caught.value)
+        migrations.register("e", depends_on=["x"])(nothing_async)
+        with pytest.raises(MissingDependencyError):
+            await runner.plan()
+
+
+async def test_refused_after_the_read(db: Any) -> None:
+    """What a run or a rollback refuses because of the records, the plan does."""
+    migrations = registry(CHAIN, "async", [], irreversible=["a", "c"])
+    runner = AsyncRunner(migrations, db, "app")
+    await db.app_migrations.insert_one({"_id": "d", "name": "other"})
+    with pytest.raises(RecordConflictError):
+        await runner.plan()
+
+    await db.app_migrations.insert_many(records("a", "b", "c"))
+    with pytest.raises(IrreversibleMigrationError) as caught:
+        await runner.plan_rollback(["a"])
+    assert caught.value.names == ["c", "a"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))  # Motor brings its own
+async def test_refused_without_the_database(db: Any) -> None:
+    """With a migration of the other colour and no database for it there is no plan, as there is no run."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing_async)
+    migrations.register_rollback("a")(nothing)
+    migrations.register("b")(nothing)
+    runner = AsyncRunner(migrations, db, "app")
+
+    with pytest.raises(MissingDatabaseError) as caught:
+        await runner.plan()
+    assert caught.value.migrations == ["b"]
+    assert len(await runner.plan(["a"])) == 1
+    await db.app_migrations.insert_many(records("a"))
+    with pytest.raises(MissingDatabaseError) as caught:
+        await runner.plan_rollback(["a"])
+    assert caught.value.migrations == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+async def test_refused_without_transactions(db: Any) -> None:
+    """Without transactions on the server a plan that needs them is refused, as the run is."""
+    runner = AsyncRunner(registry(CHAIN, "async", [], transaction=True), db, "app")
+
+    with pytest.raises(TransactionsUnsupportedError):
+        await runner.run()
+    with pytest.raises(TransactionsUnsupportedError):
+        await runner.plan()

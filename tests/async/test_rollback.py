@@ -1,0 +1,359 @@
+"""Undoing migrations: which ones, in which order, what is left, and what a failure leaves."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient, MongoClient
+
+from quaestor import (
+    AsyncRunner,
+    Event,
+    InvalidOptionError,
+    IrreversibleMigrationError,
+    LeaseAwaited,
+    LeaseLostError,
+    LeaseTimeoutError,
+    MigrationFailed,
+    MigrationRegistry,
+    MigrationRolledBack,
+    MigrationStarted,
+    MissingDatabaseError,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
+    TransactionsUnsupportedError,
+    UnknownMigrationError,
+    log_event,
+)
+from tests.databases import drivers, opened_async
+from tests.functions import nothing, nothing_async
+from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, Case, lock_of, records, registry
+from tests.scenarios import Broken
+from tools.commands import Commands
+
+pytestmark = pytest.mark.anyio
+
+
+async def recorded(db: Any) -> list[str]:
+    """The names that are recorded."""
+    return sorted([record["name"] async for record in db.app_migrations.find()])
+
+
+async def effects(db: Any) -> list[str]:
+    """The names of the migrations whose work is there."""
+    return sorted([document["_id"] async for document in db.effects.find()])
+
+
+@pytest.mark.parametrize("case", ROLLBACKS, ids=str)
+async def test_rollback(db: Any, case: Case) -> None:
+    """The targets and all applied ones that need them are undone, dependents first, and recorded no more."""
+    if case.recorded:
+        await db.app_migrations.insert_many(records(*case.recorded))
+        await db.effects.insert_many([{"_id": name} for name in case.recorded])
+    calls: list[str] = []
+
+    runner = AsyncRunner(registry(case.needs, "async", calls), db, "app")
+
+    assert await runner.rollback(case.targets) == list(case.planned)
+
+    assert calls == [f"undo {name}" for name in case.planned]
+    assert await recorded(db) == await effects(db) == sorted(set(case.recorded) - case.planned.keys())
+
+
+async def test_to_and_fro(db: Any) -> None:
+    """What is undone is pending: the next run applies it again, and the next rollback undoes it again."""
+    runner = AsyncRunner(registry(DIAMOND, "async", []), db, "app")
+
+    for _ in range(2):
+        assert await runner.run() == ["aside", "top", "left", "right", "end"]
+        assert await runner.rollback(DIAMOND) == ["end", "right", "left", "top", "aside"]
+        assert await runner.rollback(DIAMOND) == []
+        assert await recorded(db) == await effects(db) == []
+    assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 4, "sessions": [], "previous": None}
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+@pytest.mark.parametrize(
+    ("transaction", "each", "once"),
+    [
+        (False, ["update", "delete"], ["update"]),
+        (True, ["delete", "commitTransaction", "update"], []),
+    ],
+)
+async def test_commands(
+    db: Any, driver: str, uri: str, name: str, transaction: bool, each: list[str], once: list[str]
+) -> None:
+    """A rollback costs what a run does: two reads and a lease, and each a check and a record that goes."""
+    migrations = MigrationRegistry()
+    for number in range(5):
+        migrations.register(str(number), transaction=transaction)(nothing_async)
+        migrations.register_rollback(str(number))(nothing_async)
+    await migrations.run(db, "app")
+    commands = Commands()
+
+    async with opened_async(driver, uri, name, event_listeners=[commands]) as watched:
+        await AsyncRunner(migrations, watched, "app").rollback(migrations.migrations)
+
+    session = ["connectionStatus"] if transaction else []
+    assert commands.names == ["find", *session, "findAndModify", "find", *each * 5, *once]
+    deletes = [command for command in commands.sent if "delete" in command]
+    assert {command["delete"] for command in deletes} == {"app_migrations"}
+    if not transaction:
+        assert {command["writeConcern"]["w"] for command in deletes} == {"majority"}
+
+
+async def test_events(db: Any) -> None:
+    """A hook is told every fact of a rollback, in order; unknown records are told once."""
+    told: list[Event] = []
+    runner = AsyncRunner(registry({"a": [], "b": ["a"]}, "async", []), db, "app", on_event=told.append)
+    await runner.run()
+    await db.app_migrations.insert_many(records("from tomorrow"))
+    told.clear()
+
+    await runner.rollback(["a"])
+
+    where = (db.name, "app")
+    seconds = [event.seconds for event in told if isinstance(event, MigrationRolledBack)]
+    assert told == [
+        RecordsUnknown(*where, ("from tomorrow",)),
+        RollbackStarted(*where, ("b", "a")),
+        MigrationStarted(*where, "b", 1, 2, undo=True),
+        MigrationRolledBack(*where, "b", 1, 2, seconds[0], undo=True),
+        MigrationStarted(*where, "a", 2, 2, undo=True),
+        MigrationRolledBack(*where, "a", 2, 2, seconds[1], undo=True),
+        RollbackFinished(*where, ("b", "a")),
+    ]
+    assert all(0 <= one < 60 for one in seconds)
+
+
+async def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that migrations are being undone, and not that they are applied."""
+    runner = AsyncRunner(registry({"a": []}, "async", []), db, "app", on_event=log_event)
+    await runner.run()
+    caplog.clear()
+
+    with caplog.at_level(logging.INFO, "quaestor"):
+        await runner.rollback(["a"])
+        await runner.rollback(["a"])
+
+    where = f"[{db.name}/app]"
+    assert caplog.messages[:2] == [f"{where} 1 to undo: a", f"{where} Undoing 'a' (1 of 1)"]
+    assert caplog.messages[2].startswith(f"{where} Undone 'a' (1 of 1) in ")
+    assert caplog.messages[3:] == [f"{where} Done: 1 undone", f"{where} Nothing to undo: none of these is applied"]
+
+
+async def test_irreversible(db: Any) -> None:
+    """Where rollbacks are missing the error names them all, of those that are applied; nothing has run."""
+    calls: list[str] = []
+    migrations = registry(CHAIN, "async", calls, irreversible=["a", "c", "d"])
+    await db.app_migrations.insert_many(records("a", "b", "c"))
+
+    with pytest.raises(IrreversibleMigrationError, match="No rollback is registered for c, a") as caught:
+        await AsyncRunner(migrations, db, "app").rollback(["b", "a"])
+
+    assert caught.value.names == ["c", "a"]
+    assert calls == []
+    assert await recorded(db) == ["a", "b", "c"]
+    assert await db.app_migrations_lock.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
+    """What is applied while a rollback waits for its turn counts: where it cannot be undone, nothing is."""
+    calls: list[str] = []
+    await db.app_migrations_lock.insert_one(lock_of())
+    await db.app_migrations.insert_many(records("a"))
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, LeaseAwaited):
+            with MongoClient(uri) as client:
+                client[name].app_migrations.insert_many(records("b"))
+                client[name].app_migrations_lock.delete_one({})
+
+    migrations = registry(CHAIN, "async", calls, irreversible=["b"])
+    with pytest.raises(IrreversibleMigrationError) as caught:
+        await AsyncRunner(migrations, db, "app", on_event=on_event).rollback(["a"])
+
+    assert caught.value.names == ["b"]
+    assert calls == []
+    assert await recorded(db) == ["a", "b"]
+    assert "owner" not in await db.app_migrations_lock.find_one()
+
+
+async def test_failure(db: Any) -> None:
+    """A rollback that fails leaves exactly the undone ones unrecorded, gives back the lease, and can be repeated."""
+    calls: list[str] = []
+    told: list[Event] = []
+    await registry(CHAIN, "async", calls).run(db, "app")
+    failing = AsyncRunner(registry(CHAIN, "async", calls, fails="undo b"), db, "app", on_event=told.append)
+
+    with pytest.raises(Broken) as caught:
+        await failing.rollback(["a"])
+
+    assert caught.value.__notes__ == ["quaestor: while undoing migration 'b', 3 of 4"]
+    assert told[-1] == MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True)
+    assert await recorded(db) == ["a", "b"]
+    assert await effects(db) == ["a"]  # what the function did before it failed is done
+    assert "owner" not in await db.app_migrations_lock.find_one()
+    assert await AsyncRunner(registry(CHAIN, "async", calls), db, "app").rollback(["a"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
+async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
+    """All records of what is undone go, those of the old tool included; all others stay."""
+    others = [{"_id": 7}, {"_id": 8, "name": 7}, *records("from tomorrow")]
+    await db.app_migrations.insert_many([*found, *others])
+    calls: list[str] = []
+
+    assert await AsyncRunner(registry({"a": []}, "async", calls), db, "app").rollback(["a"]) == ["a"]
+
+    assert calls == ["undo a"]
+    assert [record["_id"] async for record in db.app_migrations.find()] == [7, 8, "from tomorrow"]
+
+
+@pytest.mark.driver("pymongo")
+async def test_refused_before_the_first_command() -> None:
+    """Unknown names and what is no list of names are refused before anything is sent."""
+    async with AsyncMongoClient(NOWHERE, connect=False) as client:
+        runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
+        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+            await runner.rollback(["a", "x"])
+        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
+            with pytest.raises(InvalidOptionError) as caught:
+                await runner.rollback(names)
+            assert f"targets {words}" in str(caught.value)
+
+
+async def test_lease(db: Any) -> None:
+    """A rollback takes the lease, which says that it is one; it waits for another's as long as told."""
+    migrations = MigrationRegistry()
+    seen = []
+    migrations.register("a")(nothing_async)
+
+    @migrations.register_rollback("a")
+    async def looks(db: Any) -> None:
+        seen.append(await db.app_migrations_lock.find_one())
+
+    await db.app_migrations.insert_many(records("a"))
+    runner = AsyncRunner(migrations, db, "app", lease_timeout=0)
+
+    await db.app_migrations_lock.insert_one(lock_of())
+    with pytest.raises(LeaseTimeoutError):
+        await runner.rollback(["a"])
+    assert (seen, await recorded(db)) == ([], ["a"])
+
+    await db.app_migrations_lock.delete_many({})
+    await runner.rollback(["a"])
+    assert (seen[0]["work"], seen[0]["migration"]) == ("rollback", "a")
+
+
+async def test_waits_for_a_run(db: Any) -> None:
+    """A rollback that meets a run waits, and then undoes what is recorded by then, as planned under the lease."""
+    calls: list[str] = []
+    migrations = registry({"a": [], "c": ["b"]}, "async", calls)
+    await db.app_migrations.insert_many(records("a"))
+    waiting, undone = asyncio.Event(), []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, LeaseAwaited):
+            waiting.set()
+
+    async def roll_back() -> None:
+        undone.append(await AsyncRunner(migrations, db, "app", on_event=on_event).rollback(["a", "b"]))
+
+    tasks = []
+
+    @migrations.register("b")
+    async def starts_a_rollback(db: Any) -> None:
+        tasks.append(asyncio.create_task(roll_back()))
+        await waiting.wait()
+
+    @migrations.register_rollback("b")
+    async def undo(db: Any) -> None:
+        calls.append("undo b")
+
+    assert await migrations.run(db, "app") == ["b", "c"]
+    await tasks[0]
+    assert undone == [["c", "b", "a"]]
+    assert calls == ["c", "undo c", "undo b", "undo a"]
+
+
+async def take(db: Any) -> None:
+    """Another instance takes the lease."""
+    await db.app_migrations_lock.replace_one({"_id": "lease"}, lock_of())
+
+
+async def unlock(db: Any) -> None:
+    """Somebody frees it."""
+    lease = await AsyncRunner(MigrationRegistry(), db, "app").unlock()
+    assert lease is not None
+    assert (lease.work, lease.migration) == ("rollback", "b")
+
+
+@pytest.mark.parametrize("lose", [take, unlock])
+async def test_lost_lease(db: Any, lose: Callable[[Any], Awaitable[None]]) -> None:
+    """A lease that was lost while a rollback ran: the record stays, and nothing more is undone."""
+    calls: list[str] = []
+    migrations = registry({"a": []}, "async", calls)
+    migrations.register("b", ["a"])(nothing_async)
+    migrations.register_rollback("b")(lose)
+    await db.app_migrations.insert_many(records("a", "b"))
+
+    with pytest.raises(LeaseLostError) as caught:
+        await AsyncRunner(migrations, db, "app").rollback(["a"])
+
+    assert caught.value.migration == "b"
+    assert calls == []
+    assert await recorded(db) == ["a", "b"]
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+async def test_no_transactions(db: Any) -> None:
+    """Without transactions on the server nothing is undone, and the error names those that need them."""
+    calls: list[str] = []
+    migrations = registry({"a": []}, "async", calls)
+    migrations.register("b", ["a"], transaction=True)(nothing_async)
+    migrations.register_rollback("b")(nothing_async)
+    await db.app_migrations.insert_many(records("a", "b"))
+
+    with pytest.raises(TransactionsUnsupportedError) as caught:
+        await AsyncRunner(migrations, db, "app").rollback(["a"])
+    assert caught.value.migrations == ["b"]
+    assert calls == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_other_colour(db: Any, sync_db: Any, driver: str, transaction: bool) -> None:
+    """A rollback may be of the other colour than its migration; without a database for it nothing is undone."""
+    migrations = registry({"a": [], "c": ["b"]}, "async", [], transaction=transaction)
+    migrations.register("b", ["a"], transaction=transaction)(nothing_async)
+
+    @migrations.register_rollback("b")
+    def undo(db: Any) -> None:
+        db.effects.insert_one({"_id": "undone"})
+
+    await migrations.run(db, "app")
+    if driver == "pymongo":  # Motor brings its own
+        with pytest.raises(MissingDatabaseError) as caught:
+            await AsyncRunner(migrations, db, "app").rollback(["a"])
+        assert (caught.value.migrations, caught.value.argument) == (["b"], "sync_db")
+        assert await recorded(db) == ["a", "b", "c"]
+
+    runner = AsyncRunner(migrations, db, "app", sync_db=sync_db)
+    assert await runner.rollback(["a"]) == ["c", "b", "a"]
+    assert await recorded(db) == []
+    assert await effects(db) == ["undone"]
+
+
+async def test_other_colour_that_is_not_called(db: Any) -> None:
+    """A migration of the other colour needs no database to be undone by a function of this one."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing)
+    migrations.register_rollback("a")(nothing_async)
+    await db.app_migrations.insert_many(records("a"))
+
+    assert await AsyncRunner(migrations, db, "app").rollback(["a"]) == ["a"]

@@ -1,0 +1,241 @@
+"""What `status` says of migrations and of the lease, and that it does nothing."""
+
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
+from pymongo import AsyncMongoClient
+
+from quaestor import AsyncRunner, CircularDependencyError, MigrationRegistry, MigrationStatus
+from tests.databases import drivers, opened_async
+from tests.functions import nothing_async
+from tests.killed import DEATHS, NEEDS, killed
+from tests.operations import (
+    CHAIN,
+    INTERRUPTIONS,
+    LONG_AGO,
+    NOWHERE,
+    Interruption,
+    ended_lock,
+    lock_of,
+    records,
+    registry,
+)
+from tools.commands import Commands
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_states(db: Any) -> None:
+    """Every migration of the code in the order of a plan for all, then the unknown ones; each as it was registered."""
+    migrations = registry({"b": ["z"], "a": ["b", "z"], "z": []}, "async", [], irreversible=["b"])
+    migrations.register("c", transaction=True, description="Says what it does.")(nothing_async)
+    await db.app_migrations.insert_many([*records("from tomorrow", "another", "z"), {"_id": 7}])
+
+    status = await AsyncRunner(migrations, db, "app").status()
+
+    assert (status.database, status.prefix, status.lease) == (db.name, "app", None)
+    assert status.migrations == (
+        MigrationStatus("c", "pending", transaction=True, description="Says what it does."),
+        MigrationStatus("z", "applied", LONG_AGO, has_rollback=True),
+        MigrationStatus("b", "pending", depends_on=("z",)),
+        MigrationStatus("a", "pending", depends_on=("b", "z"), has_rollback=True),
+        MigrationStatus("another", "unknown", LONG_AGO),
+        MigrationStatus("from tomorrow", "unknown", LONG_AGO),
+    )
+    assert status.names("pending") == ["c", "b", "a"]
+    assert status.names("applied") == ["z"]
+    assert status.names("unknown") == ["another", "from tomorrow"]
+
+
+async def test_applied_at(db: Any) -> None:
+    """The time of a record is aware and in UTC."""
+    runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+
+    await runner.run(["a"])
+
+    applied_at = (await runner.status()).migrations[0].applied_at
+    assert applied_at is not None
+    assert applied_at.utcoffset() == timedelta(0)
+    assert before <= applied_at <= datetime.now(UTC)
+
+
+async def test_records_of_the_old_tool(db: Any) -> None:
+    """Of doubled records the latest time counts; where no record says one, there is none."""
+    later = LONG_AGO + timedelta(days=1)
+    await db.app_migrations.insert_many(
+        [
+            {"_id": ObjectId(), "name": "a", "appliedAt": LONG_AGO},
+            {"_id": ObjectId(), "name": "a", "appliedAt": later},
+            {"_id": ObjectId(), "name": "a"},
+            {"_id": ObjectId(), "name": "b"},
+            {"_id": ObjectId(), "name": "c", "appliedAt": "yesterday"},
+        ]
+    )
+
+    status = await AsyncRunner(registry(CHAIN, "async", []), db, "app").status()
+
+    assert [one.applied_at for one in status.migrations] == [later, None, None, None]
+    assert [one.state for one in status.migrations] == ["applied", "applied", "applied", "pending"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+@pytest.mark.parametrize("time", [2**62, -(2**62)])
+async def test_time_that_python_does_not_have(db: Any, time: int) -> None:
+    """A record of a year that Python does not know is a record all the same, for a status, a run and a rollback."""
+    await db.app_migrations.insert_one({"_id": "a", "name": "a", "appliedAt": DatetimeMS(time)})
+    runner = AsyncRunner(registry({"a": [], "b": []}, "async", []), db, "app")
+
+    assert await runner.run() == ["b"]
+    assert (await runner.status()).names("applied") == ["a", "b"]
+    assert await runner.rollback(["a"]) == ["a"]
+    assert await db.app_migrations.count_documents({}, limit=2) == 1
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_two_commands(db: Any, driver: str, uri: str, name: str) -> None:
+    """A status is two reads, and nothing is written, whatever the client's defaults are."""
+    commands = Commands()
+    options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local", "tz_aware": True}
+
+    async with opened_async(driver, uri, name, event_listeners=[commands], **options) as watched:
+        status = await AsyncRunner(registry(CHAIN, "async", []), watched, "app").status()
+
+    assert status.names("pending") == ["a", "b", "c", "d"]
+    assert sorted(commands.names) == ["aggregate", "find"]
+    assert {next(iter(command.values())) for command in commands.sent} == {"app_migrations", "app_migrations_lock"}
+    assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
+    assert await db.list_collection_names() == []
+
+
+@pytest.mark.driver("pymongo")
+async def test_refused_before_the_first_command() -> None:
+    """An unsound graph is refused before anything is sent."""
+    migrations = MigrationRegistry()
+    migrations.register("a", ["b"])(nothing_async)
+    migrations.register("b", ["a"])(nothing_async)
+
+    async with AsyncMongoClient(NOWHERE, connect=False) as client:
+        with pytest.raises(CircularDependencyError):
+            await AsyncRunner(migrations, client["app"], "app").status()
+
+
+@pytest.mark.parametrize("work", ["run", "rollback"])
+async def test_lease(db: Any, work: str) -> None:
+    """While a run or a rollback works the status says who it is, since when, what for, and in which migration."""
+    migrations = MigrationRegistry()
+    runner = AsyncRunner(migrations, db, "app", lease_ttl=20)
+    seen = []
+
+    async def looks(db: Any) -> None:
+        seen.append(await runner.status())
+
+    for name in ("a", "b"):
+        migrations.register(name)(looks)
+        migrations.register_rollback(name)(looks)
+    await runner.run()
+    if work == "rollback":
+        seen.clear()
+        await runner.rollback(["a", "b"])
+
+    leases = [status.lease for status in seen]
+    assert [lease and lease.migration for lease in leases] == {"run": ["a", "b"], "rollback": ["b", "a"]}[work]
+    assert {(lease.work, lease.host, lease.pid) for lease in leases} == {(work, socket.gethostname(), os.getpid())}
+    assert leases[0].since == leases[1].since
+    assert leases[0].since.utcoffset() == timedelta(0)
+    assert leases[0].expires_at - leases[0].since == timedelta(seconds=20)
+    assert [status.names("applied") for status in seen] == {"run": [[], ["a"]], "rollback": [["a", "b"], ["a"]]}[work]
+    assert not any(one.interrupted for status in seen for one in status.migrations)
+    assert (await runner.status()).lease is None
+
+
+async def test_lease_of_another(db: Any) -> None:
+    """The lease of another instance is shown, and left as it is; once it is unlocked there is none."""
+    held = lock_of(work="rollback", migration="a")
+    await db.app_migrations_lock.insert_one(held)
+    runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
+
+    lease = (await runner.status()).lease
+
+    assert lease is not None
+    assert str(lease) == "elsewhere (process 4711), since 2026-01-01 00:00:00 UTC, undoing migration 'a'"
+    assert await db.app_migrations_lock.find().to_list(None) == [held]
+    assert await runner.unlock() == lease
+    assert (await runner.status()).lease is None
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=str)
+async def test_interrupted(db: Any, interruption: Interruption) -> None:
+    """What a holder left half done that never released its lease is shown as interrupted, and nothing else is."""
+    await db.app_migrations_lock.insert_one(ended_lock(**interruption.lock))
+    if interruption.recorded:
+        await db.app_migrations.insert_many(records(*interruption.recorded))
+    needs = {"a": [], "b": ["a"], "c": ["b"]}
+
+    status = await AsyncRunner(registry(needs, "async", []), db, "app").status()
+
+    assert status.lease is None
+    assert [one.name for one in status.migrations if one.interrupted] == interruption.interrupted
+
+
+@pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
+async def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
+    """Of a migration in a transaction nothing is left half done."""
+    await db.app_migrations_lock.insert_one(ended_lock(work=work, migration="a"))
+    if recorded:
+        await db.app_migrations.insert_many(records(recorded))
+
+    status = await AsyncRunner(registry({"a": []}, "async", [], transaction=True), db, "app").status()
+
+    assert not any(one.interrupted for one in status.migrations)
+
+
+async def test_held_is_not_interrupted(db: Any) -> None:
+    """While the lease lasts, nothing is interrupted."""
+    await db.app_migrations_lock.insert_one(lock_of(migration="a"))
+
+    status = await AsyncRunner(registry(CHAIN, "async", []), db, "app").status()
+
+    assert not any(one.interrupted for one in status.migrations)
+    assert status.lease is not None
+
+
+async def test_failed_is_not_interrupted(db: Any) -> None:
+    """A run that failed gave its lease back, and whoever called it knows: nothing is interrupted."""
+    migrations = MigrationRegistry()
+
+    @migrations.register("a")
+    async def fails(db: Any) -> None:
+        raise LookupError
+
+    runner = AsyncRunner(migrations, db, "app")
+    with pytest.raises(LookupError):
+        await runner.run()
+
+    (one,) = (await runner.status()).migrations
+    assert (one.state, one.interrupted) == ("pending", False)
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+@pytest.mark.parametrize("death", DEATHS, ids=", ".join)
+async def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[str, str, str]) -> None:
+    """A process that is killed leaves its migration interrupted; it is no more when the same work is done again."""
+    work, migration, _ = death
+    killed(driver, death, uri, name)
+    runner = AsyncRunner(registry(NEEDS, "async", []), db, "app", lease_timeout=0)
+
+    status = await runner.status()
+
+    assert status.lease is None
+    assert [one.name for one in status.migrations if one.interrupted] == [migration]
+    (state,) = [one.state for one in status.migrations if one.interrupted]
+    assert state == {"run": "pending", "rollback": "applied"}[work]
+    again = await runner.run() if work == "run" else await runner.rollback(["a"])
+    assert again[0] == migration
+    assert not any(one.interrupted for one in (await runner.status()).migrations)

@@ -1,0 +1,140 @@
+"""A project with migrations of both colours, and the commands as processes in it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+PYPROJECT = """
+[tool.quaestor]
+registry = "shop.migrations:registry"
+migrations = "shop/migrations"
+prefix = "app"
+"""
+REGISTRY = """
+from quaestor import MigrationRegistry
+
+registry = MigrationRegistry()
+registry.discover(__name__)
+"""
+FIRST = '''
+import os
+from shop.migrations import registry
+
+@registry.register("first")
+def first(db):
+    """What comes first."""
+    print("printed by first")
+    if "FAILS" in os.environ:
+        raise ValueError(os.environ["FAILS"])
+    db.effects.insert_one({"_id": "first"})
+
+@registry.register_rollback("first")
+async def undo_first(db):
+    await db.effects.delete_one({"_id": "first"})
+'''
+SECOND = """
+from shop.migrations import registry
+
+@registry.register("second", depends_on=["first"], transaction=True)
+async def second(db, context):
+    await db.effects.insert_one({"_id": "second"})
+    context.progress(1, 2)
+
+@registry.register_rollback("second")
+def undo_second(db):
+    db.effects.delete_one({"_id": "second"})
+"""
+ASIDE = """
+from shop.migrations import registry
+
+@registry.register("aside", description="It has no rollback.")
+def aside(db):
+    db.effects.insert_one({"_id": "aside"})
+"""
+
+
+@dataclass
+class Project:
+    """A project in a folder of its own, and a database.
+
+    Attributes:
+        folder: The folder.
+        environ: The environment of its commands.
+        db: The database; None without a server.
+    """
+
+    folder: Path
+    environ: dict[str, str]
+    db: Any = None
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def write(self, path: str, text: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def start(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start the command without a terminal."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "quaestor", *arguments],
+            cwd=self.folder,
+            env=self.environ | dict(environ or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def quaestor(self, *arguments: str, code: int = 0, **environ: str) -> tuple[str, str]:
+        """Run the command without a terminal; its end must be as told. Returns what it said, on stdout and stderr."""
+        process = self.start(*arguments, environ=environ)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == code, (arguments, output, errors)
+        assert "Traceback" not in errors or "--traceback" in arguments
+        return output, errors
+
+    def recorded(self) -> set[str]:
+        """The names in the records."""
+        return {record["name"] for record in self.db.app_migrations.find()}
+
+    def effects(self) -> set[str]:
+        """The work that is there."""
+        return {effect["_id"] for effect in self.db.effects.find()}
+
+
+def _environ() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("QUAESTOR_", "MONGODB_"))}
+    return kept | {"PYTHONPATH": "", "COLUMNS": "160"}
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Project:
+    """A project with nothing in it, and no database."""
+    return Project(tmp_path, _environ())
+
+
+@pytest.fixture
+def project(tmp_path: Path, uri: str, name: str) -> Any:
+    """A project with three migrations, on a new database."""
+    project = Project(tmp_path, _environ() | {"QUAESTOR_URI": uri, "QUAESTOR_DB": name})
+    project.write("pyproject.toml", PYPROJECT)
+    project.write("shop/__init__.py", "")
+    project.write("shop/migrations/__init__.py", REGISTRY)
+    project.write("shop/migrations/first.py", FIRST)
+    project.write("shop/migrations/second.py", SECOND)
+    project.write("shop/migrations/aside.py", ASIDE)
+    with MongoClient[dict[str, Any]](uri) as client:
+        project.db = client[name]
+        yield project
+        for process in project.started:
+            process.kill()
+            process.communicate()

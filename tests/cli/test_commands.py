@@ -1,0 +1,356 @@
+"""Every command as a process on the real server, without a terminal: what it does, says and returns."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Project
+from tests.leases import HELD
+
+
+def lines(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines()]
+
+
+def test_status(project: Project) -> None:
+    """A line for each migration in the order of the plan, with its state, and one that sums up."""
+    output, _ = project.quaestor("status")
+    table = lines(output)
+    assert [row[1] for row in table[1:4]] == ["aside", "first", "second"]
+    assert [row[0] for row in table[1:4]] == ["○", "○", "○"]
+    assert table[-1] == [f"{project.db.name}/app:", "3", "pending."]
+
+    project.quaestor("run", "first")
+    project.db.app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    output, _ = project.quaestor("status")
+    signs = {row[1]: row[0] for row in lines(output)[1:5]}
+    assert signs == {"aside": "○", "first": "✓", "second": "○", "from": "?"}
+    assert "1 applied, 2 pending, 1 unknown." in output
+    assert "What comes first." in output
+
+
+def test_status_as_json(project: Project) -> None:
+    """All that there is to know, for programs."""
+    project.quaestor("run", "second")
+    project.db.app_migrations_lock.replace_one({}, HELD)
+
+    status = json.loads(project.quaestor("status", "--json")[0])
+
+    second = status["migrations"][2]
+    assert (second["name"], second["state"], second["depends_on"]) == ("second", "applied", ["first"])
+    assert (second["transaction"], second["has_rollback"], second["interrupted"]) == (True, True, False)
+    assert second["applied_at"].endswith("+00:00")
+    assert status["lease"]["host"] == "elsewhere"
+    assert "sessions" not in status["lease"]
+
+
+def test_check(project: Project) -> None:
+    """0: all is well; 1: something is pending, or unknown; 2: it could not be found out."""
+    assert "3 pending: aside, first, second." in project.quaestor("check", code=1)[0]
+    project.quaestor("run")
+    assert "3 applied" in project.quaestor("check", code=0)[0]
+    project.db.app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    assert "1 unknown: from tomorrow." in project.quaestor("check", code=1)[0]
+    assert "'shp'" in project.quaestor("check", "--registry", "shp", code=2)[1]
+    project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=2)
+
+
+def test_plan(project: Project) -> None:
+    """What a run would do and why, in order; nothing is written."""
+    output, _ = project.quaestor("plan", "second")
+    assert lines(output)[1:] == [
+        ["1", "first", "needed", "by", "second", "What", "comes", "first."],
+        ["2", "second", "asked", "for"],
+    ]
+    assert project.quaestor("run", "--dry-run", "second")[0] == output
+    planned = json.loads(project.quaestor("plan", "--json")[0])
+    assert [one["name"] for one in planned] == ["aside", "first", "second"]
+    assert project.db.list_collection_names() == []
+    project.quaestor("run")
+    assert project.quaestor("plan")[0] == "Nothing to do.\n"
+
+
+def test_run(project: Project) -> None:
+    """Migrations of both colours are applied by one command; each is told in a line; then there is nothing to do."""
+    output, _ = project.quaestor("run")
+    assert project.recorded() == project.effects() == {"aside", "first", "second"}
+    for name in ("aside", "first", "second"):
+        assert f"Applied '{name}'" in output
+    assert "printed by first" in output
+    assert "\x1b" not in output
+    assert "Nothing to do" in project.quaestor("run")[0]
+
+
+def test_run_as_json(project: Project) -> None:
+    """Each event is a line of JSON on stdout, and nothing else is: what a migration prints goes to stderr."""
+    output, errors = project.quaestor("run", "--json")
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [event["event"] for event in events if event["event"].startswith("Run")] == ["RunStarted", "RunFinished"]
+    assert {"event": "MigrationProgressed", "done": 1, "whole": 2}.items() <= events[-3].items()
+    assert events[0]["plan"] == ["aside", "first", "second"]
+    assert "printed by first" in errors
+
+
+def test_targets(project: Project) -> None:
+    """A run of some applies these and what they need; a name that there is not is refused with the one meant."""
+    project.quaestor("run", "second")
+    assert project.recorded() == {"first", "second"}
+    assert "Did you mean 'aside'?" in project.quaestor("run", "asid", code=1)[1]
+
+
+def test_failure(project: Project) -> None:
+    """A migration that raises: a sentence with its place and no traceback; --traceback brings that."""
+    output, errors = project.quaestor("run", FAILS="boom", code=1)
+    assert "quaestor: ValueError: boom" in errors
+    assert "first.py, line 10" in errors
+    assert "in migration 'first', 2 of 3" in errors
+    assert "Failed in 'first'" in output
+    assert project.recorded() == {"aside"}
+    _, errors = project.quaestor("run", "--traceback", FAILS="boom", code=1)
+    assert "Traceback" in errors
+    assert 'raise ValueError(os.environ["FAILS"])' in errors
+
+
+def test_strict(project: Project) -> None:
+    """Unknown records are a warning, and with --strict a reason to stop."""
+    project.db.app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    assert "from tomorrow" in project.quaestor("run", "--strict", code=1)[1]
+    assert project.effects() == set()
+    output, _ = project.quaestor("run")
+    assert "WARNING" in output
+    assert "from tomorrow" in output
+
+
+def test_rollback(project: Project) -> None:
+    """The target and what needs it are undone, by functions of both colours; not without --yes or a terminal."""
+    project.quaestor("run")
+    output, errors = project.quaestor("rollback", "first", code=1)
+    assert [row[1] for row in lines(output)[1:]] == ["second", "first"]
+    assert "--yes" in errors
+    assert project.recorded() == {"aside", "first", "second"}
+    assert project.quaestor("rollback", "first", "--dry-run")[0] == output
+    planned = json.loads(project.quaestor("rollback", "first", "--dry-run", "--json")[0])
+    assert [(one["name"], one["because_of"]) for one in planned] == [("second", ["first"]), ("first", [])]
+
+    output, _ = project.quaestor("rollback", "first", "--yes")
+    assert project.recorded() == project.effects() == {"aside"}
+    assert output.index("'second'") < output.index("'first'")
+    assert "Nothing to do." in project.quaestor("rollback", "first")[0]
+    project.quaestor("run")
+    events = project.quaestor("rollback", "second", "--yes", "--json")[0].splitlines()
+    assert json.loads(events[-1])["rolled_back"] == ["second"]
+
+
+def test_irreversible(project: Project) -> None:
+    """What has no rollback is named before anything is done."""
+    project.quaestor("run")
+    _, errors = project.quaestor("rollback", "aside", "first", "--yes", code=1)
+    assert "No rollback is registered for aside." in errors
+    assert project.recorded() == {"aside", "first", "second"}
+
+
+def test_mark(project: Project) -> None:
+    """Records are written and removed, and nothing is run; what would leave a gap is refused."""
+    assert "'second' needs 'first'" in project.quaestor("mark", "applied", "second", code=1)[1]
+    assert "first, second" in project.quaestor("mark", "applied", "second", "first")[0]
+    assert "'second' needs 'first'" in project.quaestor("mark", "pending", "first", code=1)[1]
+    project.quaestor("mark", "applied", "--all")
+    assert project.recorded() == {"aside", "first", "second"}
+    assert "Nothing to do" in project.quaestor("mark", "applied", "--all")[0]
+    assert "second" in project.quaestor("mark", "pending", "second")[0]
+    assert "Nothing to do" in project.quaestor("mark", "pending", "second")[0]
+    assert project.recorded() == {"aside", "first"}
+    assert project.effects() == set()
+    project.quaestor("mark", "applied", code=1)
+    project.quaestor("mark", "applied", "first", "--all", code=1)
+
+
+def test_unlock(project: Project) -> None:
+    """The lease of another is freed with --yes, and shown before; where nobody holds it there is nothing to ask."""
+    assert "Nobody" in project.quaestor("unlock")[0]
+    assert "Nobody" in project.quaestor("unlock", "--yes")[0]
+    project.db.app_migrations_lock.insert_one(HELD)
+    output, errors = project.quaestor("unlock", code=1)
+    assert "elsewhere (process 4711)" in output
+    assert "--yes" in errors
+    assert "Waited" in project.quaestor("run", "--lease-timeout", "0", code=1)[1]
+    assert "elsewhere (process 4711)" in project.quaestor("unlock", "--yes")[0]
+    project.quaestor("run", "--lease-timeout", "0")
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [("terminal", "✓ first"), ("mermaid", "flowchart LR"), ("dot", "rankdir"), ("svg", "<svg"), ("html", "<!")],
+)
+def test_graph(project: Project, form: str, words: str) -> None:
+    """In every form, to stdout or to a file; with the states of the database, and without one without them."""
+    project.quaestor("run", "first")
+    output, _ = project.quaestor("graph", "--format", form)
+    assert words in output
+    assert all(name in output for name in ("first", "second", "aside"))
+    _, errors = project.quaestor("graph", "--format", form, "--output", "graph.txt")
+    assert errors.strip() == ("" if form == "terminal" else "Written: graph.txt")
+    written = (project.folder / "graph.txt").read_text()
+    assert written.strip() == output.strip()
+    del project.environ["QUAESTOR_URI"]
+    project.quaestor("graph", "--format", form)
+
+
+def test_new(project: Project) -> None:
+    """A module in its place, found by the next command; it and the project's other migrations can be run."""
+    output, _ = project.quaestor("new", "third", "--depends-on", "second", "--transaction")
+    file = project.folder / "shop/migrations/third.py"
+    assert str(file) in output
+    assert "async def third(" in file.read_text()
+    assert "third" in project.quaestor("plan", "third")[0]
+    project.quaestor("run", "third")
+    assert project.recorded() == {"first", "second", "third"}
+    assert "Did you mean 'second'?" in project.quaestor("new", "fourth", "-d", "secon", code=1)[1]
+    project.quaestor("new", "fourth", "--sync")
+    assert "\ndef fourth(" in (project.folder / "shop/migrations/fourth.py").read_text()
+
+
+def test_init(bare: Project, uri: str, name: str) -> None:
+    """In an empty folder a project that works; a second time nothing is overwritten."""
+    output, _ = bare.quaestor("init", "shop.migrations", "--prefix", "shop")
+    assert "pyproject.toml" in output
+    bare.quaestor("new", "first")
+    bare.environ["MONGODB_URI"] = uri
+    assert "1 pending" in bare.quaestor("status", "--db", name)[0]
+    bare.quaestor("run", "--db", name)
+    bare.quaestor("check", "--db", name)
+    assert "exists already" in bare.quaestor("init", "shop.migrations", code=1)[1]
+
+
+def test_in_memory(project: Project) -> None:
+    """mongomock:// runs migrations of both colours in memory."""
+    project.write("shop/migrations/second.py", SECOND_WITHOUT_TRANSACTION)
+    project.environ["QUAESTOR_URI"] = "mongomock://"
+    assert "Applied 3 migrations" in project.quaestor("run")[0]
+    assert project.recorded() == set()
+
+
+SECOND_WITHOUT_TRANSACTION = """
+from shop.migrations import registry
+
+@registry.register("second", depends_on=["first"])
+async def second(db):
+    await db.effects.insert_one({"_id": "second"})
+    assert [effect["_id"] async for effect in db.effects.find()] == ["aside", "first", "second"]
+"""
+
+
+@pytest.mark.parametrize("password", ["geheim", "p%40ss%2Fword", "a:b"])
+def test_password(project: Project, password: str) -> None:
+    """It appears in no output, whatever happens: not in the driver's error, not in a user's, not in a traceback."""
+    uri = f"mongodb://user:{password}@{project.environ['QUAESTOR_URI'].partition('//')[2]}"
+    unreachable = f"mongodb://user:{password}@127.0.0.1:1/?serverSelectionTimeoutMS=100"
+    plain = password.replace("%40", "@").replace("%2F", "/")
+    for arguments in (
+        ("run", "--uri", uri),
+        ("status", "--uri", uri, "--traceback"),
+        ("run", "--uri", unreachable, "--traceback", "--json"),
+        ("check", "--uri", f"mongodb://user:{password}@h:x/", "--traceback"),
+        ("run", "--prefix", uri),
+    ):
+        output, errors = project.quaestor(*arguments, code=2 if arguments[0] == "check" else 1)
+        assert errors
+        assert password not in output + errors
+        assert plain not in output + errors
+    project.environ["QUAESTOR_URI"] = f"mongodb://user:{password}@127.0.0.1:1/?serverSelectionTimeoutMS=100"
+    output, errors = project.quaestor("run", FAILS=f"cannot reach {uri}", code=1)
+    assert password not in output + errors
+
+
+def test_password_in_an_error_of_a_migration(project: Project) -> None:
+    """Nor where a migration's own exception has it."""
+    with_option = project.environ["QUAESTOR_URI"] + "&authMechanismProperties=AWS_SESSION_TOKEN:geheim"
+    output, errors = project.quaestor("run", "--uri", with_option, "--traceback", FAILS="it is geheim", code=1)
+    assert "it is ***" in errors
+    assert "geheim" not in output + errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(project: Project, number: signal.Signals) -> None:
+    """SIGTERM, as orchestrators send it, and Ctrl-C: the function ends, nothing is recorded, the lease is free."""
+    project.write("shop/migrations/aside.py", WAITING)
+    process = project.start("run", "aside")
+    assert process.stdout is not None
+    assert any("begun" in line for line in process.stdout)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert "Traceback" not in errors
+    assert project.recorded() == set()
+    assert project.effects() == {"cleaned up"}
+    assert "owner" not in project.db.app_migrations_lock.find_one()
+
+
+WAITING = """
+import signal
+from shop.migrations import registry
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@registry.register("aside")
+def aside(db):
+    try:
+        print("begun", flush=True)
+        signal.pause()
+    finally:
+        db.effects.insert_one({"_id": "cleaned up"})
+"""
+
+
+def test_without_the_extra(bare: Project) -> None:
+    """Without Typer the command says what to install."""
+    bare.write("typer.py", "raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
+    _, errors = bare.quaestor("status", code=1, PYTHONPATH=str(bare.folder))
+    assert errors == "quaestor: The command line needs typer. Install it: pip install 'mongo-quaestor[cli]'\n"
+
+
+def test_help(bare: Project) -> None:
+    """Each command says what it does; without one there is the list of them; --version tells the version."""
+    listed, _ = bare.quaestor(code=2)
+    for command in ("status", "plan", "run", "rollback", "mark", "graph", "new", "init", "unlock", "check"):
+        assert command in listed + bare.quaestor("--help")[0]
+        assert "Usage" in bare.quaestor(command, "--help")[0]
+    assert bare.quaestor("--version")[0].startswith("quaestor 0.")
+
+
+def test_installed_command(bare: Project) -> None:
+    """`quaestor` is the same as `python -m quaestor`."""
+    script = Path(sys.executable).with_name("quaestor")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, env=bare.environ)
+    assert done.stdout == bare.quaestor("--version")[0]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(project: Project, shell: str) -> None:
+    """Shells complete commands, and the names of migrations."""
+    undetected = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    assert "_QUAESTOR_COMPLETE" in project.quaestor("--show-completion", shell, **undetected)[0].upper()
+    words = {"bash": ("quaestor run fi", "2"), "zsh": ("quaestor run fi", ""), "fish": ("quaestor run fi", "fi")}[shell]
+    environ = {
+        "_QUAESTOR_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": words[0],
+        "COMP_CWORD": words[1],
+        "_TYPER_COMPLETE_ARGS": words[0],
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_WORD_TO_COMPLETE": "fi",
+    }
+    script = Path(sys.executable).with_name("quaestor")
+    done = subprocess.run(
+        [script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=project.folder,
+        env=project.environ | environ,
+    )
+    assert "first" in done.stdout
+    assert "second" not in done.stdout

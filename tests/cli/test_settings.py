@@ -1,0 +1,209 @@
+"""Where the settings come from, which of several counts, and that no password is ever shown."""
+
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from quaestor.cli.settings import VARIABLES, CommandError, Settings, find, redacted
+
+ALL = {"registry": "shop:registry", "uri": "mongodb://h/shop", "db": "shop", "prefix": "app"}
+BROKEN = [
+    "mongodb://ada:lov@elace@h/db",
+    "mongodb://ada:lov:elace@h/db",
+    "mongodb://ada:lov/elace@h/db",
+    "mongodb://ada:lov/elace b@h/db",
+    "mongodb://ada:lov?elace@h/db",
+    "mongodb://ada:lov%elace@h/db",
+    "mongodb://ada:lovelace@h:99999/db",
+    "mongodb://ada:lovelace@/db",
+    "ada:lovelace@h/db",
+    "mongodb+srv://ada:lov/elace b@h/db",
+]
+
+
+def write(folder: Path, table: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "pyproject.toml"
+    path.write_text(table, encoding="utf-8")
+    return path
+
+
+def fault(folder: Path, *, options: dict[str, str | None] | None = None, environ: dict[str, str] | None = None) -> str:
+    """The sentence with which settings are refused."""
+    with pytest.raises(CommandError) as caught:
+        find(options or {}, environ or {}, folder).settings()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("setting", VARIABLES)
+def test_precedence(tmp_path: Path, setting: str) -> None:
+    """An option counts before the environment, and that before the table; what is empty or None there does not."""
+    write(tmp_path, f'[tool.quaestor]\n{setting} = "table"')
+    variable = VARIABLES[setting][0]
+    assert find({setting: "option"}, {variable: "variable"}, tmp_path).value(setting) == "option"
+    assert find({setting: None}, {variable: "variable"}, tmp_path).value(setting) == "variable"
+    assert find({setting: None}, {variable: ""}, tmp_path).value(setting) == "table"
+
+
+def test_uri_of_other_tools(tmp_path: Path) -> None:
+    """MONGODB_URI, which other tools read too, counts where QUAESTOR_URI is not set, and before the table."""
+    write(tmp_path, '[tool.quaestor]\nuri = "table"')
+    assert find({}, {"MONGODB_URI": "common"}, tmp_path).value("uri") == "common"
+    assert find({}, {"MONGODB_URI": "common", "QUAESTOR_URI": "own"}, tmp_path).value("uri") == "own"
+
+
+def test_nearest_file(tmp_path: Path) -> None:
+    """The nearest pyproject.toml upwards is read and no other; paths in it start from where it stands."""
+    write(tmp_path, '[tool.quaestor]\nregistry = "outer:registry"\nprefix = "outer"')
+    write(tmp_path / "project", '[tool.quaestor]\nregistry = "inner:registry"')
+    below = tmp_path / "project" / "src" / "shop"
+    below.mkdir(parents=True)
+    found = find({}, {}, below)
+    assert (found.value("registry"), found.folder("registry")) == ("inner:registry", tmp_path / "project")
+    assert find({"registry": "a.py"}, {}, below).folder("registry") == below
+    assert find({}, {"QUAESTOR_REGISTRY": "a.py"}, below).folder("registry") == below
+    with pytest.raises(CommandError, match="--prefix"):
+        found.value("prefix")
+
+
+def test_settings(tmp_path: Path) -> None:
+    """All that a command on a database needs, as one value."""
+    assert find(ALL, {}, tmp_path).settings() == Settings("shop:registry", tmp_path, "mongodb://h/shop", "shop", "app")
+
+
+@pytest.mark.parametrize(
+    ("uri", "db"),
+    [
+        ("mongodb://h/shop", "shop"),
+        ("mongodb://ada:p%40ss@h1:1,h2/shop?replicaSet=rs&w=1&w=2", "shop"),
+        ("mongodb+srv://ada:p@cluster.invalid/shop?srvServiceName=x", "shop"),
+        ("mongodb://%2Ftmp%2Fmongodb.sock/shop", "shop"),
+        ("mongodb://h/shop.orders", "shop"),
+    ],
+)
+def test_database_in_the_uri(tmp_path: Path, uri: str, db: str) -> None:
+    """The URI may name the database, and is not looked up for that; a db that is given counts before it."""
+    options = {**ALL, "uri": uri}
+    assert find({**options, "db": None}, {}, tmp_path).settings().db == db
+    assert find({**options, "db": "other"}, {}, tmp_path).settings().db == "other"
+
+
+@pytest.mark.parametrize("setting", ALL)
+def test_missing(tmp_path: Path, setting: str) -> None:
+    """What is missing is asked for with all the ways to give it."""
+    said = fault(tmp_path, options={**ALL, "uri": "mongodb://h", setting: None})
+    for way in (f"--{setting}", *VARIABLES[setting], f"'{setting}'", "[tool.quaestor]", "pyproject.toml"):
+        assert way in said
+
+
+def test_some_settings_alone(tmp_path: Path) -> None:
+    """A command that works on no database needs no URI."""
+    assert find({"registry": "shop"}, {}, tmp_path).value("registry") == "shop"
+
+
+def test_empty_option(tmp_path: Path) -> None:
+    """`--db "$UNSET"` must not silently become another database."""
+    assert fault(tmp_path, options={"db": ""}, environ={"QUAESTOR_DB": "shop"}).startswith("--db is empty")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('[tool.quaestor]\nregsitry = "a"', "'regsitry'. Did you mean 'registry'?"),
+        ("[tool.quaestor]\nzzz = 1", "The keys are registry, uri, db, prefix, migrations."),
+        ("[tool.quaestor]\nprefix = 1", "'prefix' in [tool.quaestor]"),
+        ('[tool.quaestor]\nprefix = ""', "'prefix' in [tool.quaestor]"),
+        ('[tool.quaestor]\nuri = ["mongodb://u:secret@h"]', "'uri' in [tool.quaestor]"),
+        ('[tool]\nquaestor = "a"', "must be a table"),
+        ("tool = 1", "must be a table"),
+        ("[tool.quaestor\n", "cannot be read: "),
+    ],
+)
+def test_bad_table(tmp_path: Path, table: str, said: str) -> None:
+    """A table that cannot be used is refused by a sentence that names the file."""
+    path = write(tmp_path, table)
+    sentence = fault(tmp_path)
+    assert said in sentence
+    assert str(path) in sentence
+    assert "secret" not in sentence
+
+
+def test_bad_bytes(tmp_path: Path) -> None:
+    """A pyproject.toml that is not UTF-8 is refused likewise."""
+    (tmp_path / "pyproject.toml").write_bytes(b"\xff")
+    assert f"{tmp_path / 'pyproject.toml'} cannot be read" in fault(tmp_path)
+
+
+def test_other_tables(tmp_path: Path) -> None:
+    """A pyproject.toml without our table gives nothing, and no error."""
+    write(tmp_path, "[tool.black]\nline-length = 120")
+    assert "--registry" in fault(tmp_path)
+
+
+@pytest.mark.parametrize("uri", BROKEN)
+def test_broken_uri(tmp_path: Path, uri: str) -> None:
+    """A URI that the driver refuses is refused before, and no part of its password is told; the driver tells some."""
+    with pytest.raises((ValueError, PyMongoError)):
+        MongoClient(uri.replace("+srv", ""), connect=False)
+    said = fault(tmp_path, options={**ALL, "uri": uri})
+    assert "cannot be read" in said
+    assert "lov" not in said
+    assert "elace" not in said
+
+
+def test_reason_without_password(tmp_path: Path) -> None:
+    """Where there is no password the driver's reason is told."""
+    assert 'Bad database name "my shop"' in fault(tmp_path, options={**ALL, "uri": "mongodb://h/my%20shop"})
+
+
+def test_repr(tmp_path: Path) -> None:
+    """Neither what was given nor the settings show the URI in their repr."""
+    found = find({**ALL, "uri": "mongodb://ada:lovelace@h/db"}, {}, tmp_path)
+    assert "lovelace" not in repr(found) + repr(found.settings())
+
+
+@given(password=st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=1), around=st.text(max_size=20))
+def test_redacted(password: str, around: str) -> None:
+    """The password of a URI is in no text any more, as it was typed, encoded, decoded or in a repr."""
+    encoded = quote_plus(password)
+    uri = f"mongodb://ada:{encoded}@h/shop?appName=a@b"
+    shown = redacted(f"{around}{uri}{around}{password}{around}{password!r}{around}{encoded}", uri)
+    for secret in (password, encoded, repr(password)[1:-1]):
+        assert secret not in shown
+
+
+@given(uri=st.text(), text=st.text())
+def test_redacted_anything(uri: str, text: str) -> None:
+    """Any text can stand where a URI should; without a password nothing is changed."""
+    redacted(text, uri)
+    assert redacted(text, "mongodb://h:27017/shop") == text
+
+
+@pytest.mark.parametrize("uri", BROKEN)
+def test_redacted_broken_uri(uri: str) -> None:
+    """Of a URI that cannot be read, what stands where the password would is not shown."""
+    shown = redacted(f"cannot connect to {uri}", uri)
+    assert "lov" not in shown
+    assert "elace" not in shown
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=lovelace",
+        "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:lovelace,X:y&authMechanism=MONGODB-AWS",
+    ],
+)
+def test_redacted_options(uri: str) -> None:
+    """The password of a key file and the token of a session are secrets as well."""
+    assert redacted(uri, uri) == uri.replace("lovelace", "***")
+
+
+def test_redacted_undecodable() -> None:
+    """An environment variable may hold bytes that are not UTF-8, which Python keeps as lone surrogates."""
+    assert redacted("p\udcff!", "mongodb://ada:p\udcff@h") == "***!"

@@ -1,0 +1,103 @@
+"""An instance is killed before or after any command of a run or of a rollback. Real processes, real signals."""
+
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from quaestor import Event, RollbackStarted, RunStarted
+from tests.faults.applications import DRIVERS
+from tests.faults.instance import Instance, Orders, Start, caller, migrated
+from tests.faults.works import NAMES, WORKS, left, once, prepared, undone
+
+BACKWARDS = NAMES[::-1]
+
+CALLS: dict[str, Sequence[Any]] = {"run": ("run",), "rollback": ("rollback", NAMES)}
+LEFT = {"run": once(WORKS), "rollback": undone(WORKS)}
+
+FOLLOWING = {"run": ["run"], "rollback": ["rollback", "run"]}
+"""What others do when such a call was killed."""
+
+
+def _steps(recording: str) -> list[str]:
+    plain = ("update work", "update work", "update lease", recording)
+    commands = (
+        *("find records", "connectionStatus", "findAndModify lease", "find records"),
+        *plain,
+        *("update work", "update work", recording, "commitTransaction", "update lease"),
+        *plain,
+        "update lease",
+    )
+    return [f"{when} {command}" for command in commands for when in ("before", "after")]
+
+
+STEPS = {"run": _steps("insert records"), "rollback": _steps("delete records")}
+"""The steps of a call that nobody disturbs."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: str) -> None:
+    """Whenever the holder is killed, the next run, or rollback, ends in the right state, and the way is free within
+    ttl + 0.5 s.
+    """
+    if call == "rollback":
+        migrated(orders)
+    orders = replace(orders, calls=[CALLS[call]])
+    undisturbed = start(replace(orders, traced=True))
+    undisturbed.go()
+    assert undisturbed.outcome()["names"] == (NAMES if call == "run" else BACKWARDS)
+    assert [line["name"] for line in undisturbed.said("step")] == STEPS[call]
+    assert left(work_db) == LEFT[call]
+
+    def killed_at(step: int) -> str | None:
+        """What was wrong, if anything was."""
+        # Every command is followed by every call, with one driver or another.
+        following = FOLLOWING[call][((step - 1) // 2 + DRIVERS.index(orders.driver)) % len(FOLLOWING[call])]
+        try:
+            _kill_at(step, replace(orders, database=f"{orders.database}_{step}", lease_ttl=1), following)
+        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
+            return f"{STEPS[call][step - 1]} (step {step}), then a {following}: {type(error).__name__}: {error}"
+        return None
+
+    with ThreadPoolExecutor(4) as pool:  # each waits for a lease to end, most of the time
+        wrong = [report for report in pool.map(killed_at, range(1, len(STEPS[call]) + 1)) if report is not None]
+    assert not wrong, "\n\n".join(wrong)
+
+
+def _kill_at(step: int, orders: Orders, following: str) -> None:
+    ((call, *_),) = orders.calls
+    started: list[float] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, RunStarted | RollbackStarted):
+            started.append(time.monotonic())
+
+    with prepared(orders.uri, orders.database, orders.works) as db, Instance(replace(orders, dies_at=step)) as victim:
+        if call == "rollback":
+            migrated(orders)
+        victim.until("ready")
+        victim.go()
+        died = victim.until("dies")
+        assert victim.process.wait() == -signal.SIGKILL
+        recorded = left(db).records
+        names = caller(replace(orders, calls=[CALLS[following]]), on_event)()
+        state = left(db)
+
+    seconds = started[0] - died["at"]
+    assert seconds <= orders.lease_ttl + 0.5, f"it took {seconds:.2f} s"
+    pending = [name for name in NAMES if name not in recorded]
+    assert names == (pending if following == "run" else recorded[::-1])
+    assert state.records == LEFT[following].records
+    assert state.holder is None or not names
+    done = {"run": recorded if call == "run" else NAMES, "rollback": pending if call == "rollback" else []}
+    done[following] = done[following] + names
+    in_hand = pending[:1] if call == "run" else recorded[-1:]
+    for counter, by in {"begun": "run", "ended": "run", "undo_begun": "rollback", "undo_ended": "rollback"}.items():
+        for work in WORKS:
+            more = getattr(state, counter)[work.name] - done[by].count(work.name)
+            # What the killed one had in hand may have been begun, or done, once more, where it is no transaction.
+            assert more == 0 or (more == 1 and by == call and work.name in in_hand and not work.transaction), state

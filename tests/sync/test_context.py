@@ -1,0 +1,57 @@
+"""The context: what a migration is given beside the database."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from quaestor import Event, MigrationContext, MigrationProgressed, MigrationRegistry, SyncRunner
+from tests.databases import drivers
+
+
+def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A function that takes a second argument gets its name, a logger, and a way to say how far it is; so does a
+    rollback. What it says is an event, told as it happens.
+    """
+    registry = MigrationRegistry()
+    events: list[Event] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        db.effects.insert_one({"migration": context.name})
+        context.logger.warning("said by %s", context.name)
+        context.progress(1)
+        context.progress(2, 4)
+        assert events[-1] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 4)
+
+    @registry.register_rollback("a")
+    def undo_a(db: Any, context: MigrationContext) -> None:
+        context.progress(3, total=4)
+
+    runner = SyncRunner(registry, db, "app", on_event=events.append)
+    assert runner.run() == ["a"]
+    assert runner.rollback(["a"]) == ["a"]
+
+    assert [event for event in events if isinstance(event, MigrationProgressed)] == [
+        MigrationProgressed(db.name, "app", "a", 1, 1, 1, None),
+        MigrationProgressed(db.name, "app", "a", 1, 1, 2, 4),
+        MigrationProgressed(db.name, "app", "a", 1, 1, 3, 4, undo=True),
+    ]
+    assert ("quaestor.migration", logging.WARNING, "said by a") in caplog.record_tuples
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
+def test_context_in_a_transaction(db: Any) -> None:
+    """It comes with the database of the transaction, too."""
+    registry = MigrationRegistry()
+    events: list[Event] = []
+
+    @registry.register("a", transaction=True)
+    def a(db: Any, context: MigrationContext) -> None:
+        db.effects.insert_one({"migration": context.name})
+        context.progress(1, 1)
+
+    SyncRunner(registry, db, "app", on_event=events.append).run()
+
+    assert MigrationProgressed(db.name, "app", "a", 1, 1, 1, 1) in events
+    assert db.effects.count_documents({"migration": "a"}) == 1

@@ -1,0 +1,174 @@
+"""What `plan` and `plan_rollback` say, and that they do nothing."""
+
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from quaestor import (
+    Event,
+    InvalidOptionError,
+    IrreversibleMigrationError,
+    MigrationRegistry,
+    MissingDatabaseError,
+    MissingDependencyError,
+    RecordConflictError,
+    SyncRunner,
+    TransactionsUnsupportedError,
+    UnknownMigrationError,
+)
+from tests.databases import drivers, opened
+from tests.functions import nothing, nothing_async
+from tests.operations import BAD_NAMES, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, TARGETS, Case, lock_of, records, registry
+from tests.scenarios import SCENARIOS, Scenario
+from tests.scenarios import registry as registry_of
+from tools.commands import Commands
+
+
+@pytest.mark.parametrize("case", TARGETS, ids=str)
+def test_plan(db: Any, case: Case) -> None:
+    """A plan has the names in order, each with the reason; no function is called."""
+    if case.recorded:
+        db.app_migrations.insert_many(records(*case.recorded))
+    calls: list[str] = []
+
+    plan = SyncRunner(registry(case.needs, "sync", calls), db, "app").plan(case.targets)
+
+    assert {planned.name: planned.reason for planned in plan} == case.planned
+    assert [planned.name for planned in plan] == list(case.planned)
+    assert [planned.asked_for for planned in plan] == [reason == "asked for" for reason in case.planned.values()]
+    assert not any(planned.undo for planned in plan)
+    assert calls == []
+
+
+@pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.fails is None], ids=str)
+def test_plan_of_a_run(db: Any, scenario: Scenario) -> None:
+    """It is what the run does then, whatever the database holds."""
+    if scenario.records:
+        db.app_migrations.insert_many(scenario.records)
+    runner = SyncRunner(registry_of(scenario, "sync", []), db, "app")
+
+    plan = [planned.name for planned in runner.plan()]
+
+    assert plan == runner.run() == scenario.applied
+    assert runner.plan() == []
+
+
+@pytest.mark.parametrize("case", ROLLBACKS, ids=str)
+def test_plan_rollback(db: Any, case: Case) -> None:
+    """The plan of a rollback has the names in order, each with the reason; no function is called."""
+    if case.recorded:
+        db.app_migrations.insert_many(records(*case.recorded))
+    calls: list[str] = []
+
+    plan = SyncRunner(registry(case.needs, "sync", calls), db, "app").plan_rollback(case.targets)
+
+    assert {planned.name: planned.reason for planned in plan} == case.planned
+    assert [planned.name for planned in plan] == list(case.planned)
+    assert all(planned.undo for planned in plan)
+    assert calls == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_one_command(db: Any, driver: str, uri: str, name: str) -> None:
+    """A plan of either kind is one find, also of transactions; what the database holds stays as it is."""
+    db.app_migrations.insert_many(records("top", "left"))
+    before = list(db.app_migrations.find())
+    commands = Commands()
+
+    with opened(driver, uri, name, event_listeners=[commands]) as watched:
+        runner = SyncRunner(registry(DIAMOND, "sync", [], transaction=True), watched, "app")
+        assert len(runner.plan()) == 3
+        assert len(runner.plan(["end"])) == 2
+        assert len(runner.plan_rollback(["top"])) == 2
+
+    assert commands.names == ["find"] * 3
+    assert {command["find"] for command in commands.sent} == {"app_migrations"}
+    assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
+    assert list(db.app_migrations.find()) == before
+    assert db.list_collection_names() == ["app_migrations"]
+
+
+def test_nothing_is_told(db: Any) -> None:
+    """The events of a run are facts: of a plan there are none."""
+    db.app_migrations.insert_many(records("a", "from tomorrow"))
+    told: list[Event] = []
+    runner = SyncRunner(registry(CHAIN, "sync", []), db, "app", on_event=told.append)
+
+    runner.plan()
+    runner.plan_rollback(["a"])
+
+    assert told == []
+
+
+def test_plan_beside_a_holder(db: Any) -> None:
+    """A plan neither waits for the lease of another nor touches it."""
+    held = lock_of()
+    db.app_migrations_lock.insert_one(held)
+    db.app_migrations.insert_many(records("a"))
+    runner = SyncRunner(registry(CHAIN, "sync", []), db, "app", lease_timeout=0)
+
+    assert [planned.name for planned in runner.plan()] == ["b", "c", "d"]
+    assert [planned.name for planned in runner.plan_rollback(["a"])] == ["a"]
+    assert list(db.app_migrations_lock.find()) == [held]
+
+
+@pytest.mark.driver("pymongo")
+def test_refused_before_the_first_command() -> None:
+    """An unsound graph, unknown names and what is no list of names are refused before anything is sent."""
+    migrations = registry(CHAIN, "sync", [])
+    with MongoClient(NOWHERE, connect=False) as client:
+        runner = SyncRunner(migrations, client["app"], "app")
+        for plan in (runner.plan, runner.plan_rollback):
+            with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+                plan(["x"])
+            for names, words in BAD_NAMES:
+                with pytest.raises(InvalidOptionError) as caught:
+                    plan(names)
+                assert f"targets {words}" in str(caught.value)
+        migrations.register("e", depends_on=["x"])(nothing)
+        with pytest.raises(MissingDependencyError):
+            runner.plan()
+
+
+def test_refused_after_the_read(db: Any) -> None:
+    """What a run or a rollback refuses because of the records, the plan does."""
+    migrations = registry(CHAIN, "sync", [], irreversible=["a", "c"])
+    runner = SyncRunner(migrations, db, "app")
+    db.app_migrations.insert_one({"_id": "d", "name": "other"})
+    with pytest.raises(RecordConflictError):
+        runner.plan()
+
+    db.app_migrations.insert_many(records("a", "b", "c"))
+    with pytest.raises(IrreversibleMigrationError) as caught:
+        runner.plan_rollback(["a"])
+    assert caught.value.names == ["c", "a"]
+
+
+def test_refused_without_the_database(db: Any) -> None:
+    """With a migration of the other colour and no database for it there is no plan, as there is no run."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing)
+    migrations.register_rollback("a")(nothing_async)
+    migrations.register("b")(nothing_async)
+    runner = SyncRunner(migrations, db, "app")
+
+    with pytest.raises(MissingDatabaseError) as caught:
+        runner.plan()
+    assert caught.value.migrations == ["b"]
+    assert len(runner.plan(["a"])) == 1
+    db.app_migrations.insert_many(records("a"))
+    with pytest.raises(MissingDatabaseError) as caught:
+        runner.plan_rollback(["a"])
+    assert caught.value.migrations == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+def test_refused_without_transactions(db: Any) -> None:
+    """Without transactions on the server a plan that needs them is refused, as the run is."""
+    runner = SyncRunner(registry(CHAIN, "sync", [], transaction=True), db, "app")
+
+    with pytest.raises(TransactionsUnsupportedError):
+        runner.run()
+    with pytest.raises(TransactionsUnsupportedError):
+        runner.plan()

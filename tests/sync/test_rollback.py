@@ -1,0 +1,348 @@
+"""Undoing migrations: which ones, in which order, what is left, and what a failure leaves."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient, MongoClient
+
+from quaestor import (
+    Event,
+    InvalidOptionError,
+    IrreversibleMigrationError,
+    LeaseAwaited,
+    LeaseLostError,
+    LeaseTimeoutError,
+    MigrationFailed,
+    MigrationRegistry,
+    MigrationRolledBack,
+    MigrationStarted,
+    MissingDatabaseError,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
+    SyncRunner,
+    TransactionsUnsupportedError,
+    UnknownMigrationError,
+    log_event,
+)
+from tests.databases import drivers, opened
+from tests.functions import nothing, nothing_async
+from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, Case, lock_of, records, registry
+from tests.scenarios import Broken
+from tools.commands import Commands
+
+
+def recorded(db: Any) -> list[str]:
+    """The names that are recorded."""
+    return sorted(record["name"] for record in db.app_migrations.find())
+
+
+def effects(db: Any) -> list[str]:
+    """The names of the migrations whose work is there."""
+    return sorted(document["_id"] for document in db.effects.find())
+
+
+@pytest.mark.parametrize("case", ROLLBACKS, ids=str)
+def test_rollback(db: Any, case: Case) -> None:
+    """The targets and all applied ones that need them are undone, dependents first, and recorded no more."""
+    if case.recorded:
+        db.app_migrations.insert_many(records(*case.recorded))
+        db.effects.insert_many({"_id": name} for name in case.recorded)
+    calls: list[str] = []
+
+    assert SyncRunner(registry(case.needs, "sync", calls), db, "app").rollback(case.targets) == list(case.planned)
+
+    assert calls == [f"undo {name}" for name in case.planned]
+    assert recorded(db) == effects(db) == sorted(set(case.recorded) - case.planned.keys())
+
+
+def test_to_and_fro(db: Any) -> None:
+    """What is undone is pending: the next run applies it again, and the next rollback undoes it again."""
+    runner = SyncRunner(registry(DIAMOND, "sync", []), db, "app")
+
+    for _ in range(2):
+        assert runner.run() == ["aside", "top", "left", "right", "end"]
+        assert runner.rollback(DIAMOND) == ["end", "right", "left", "top", "aside"]
+        assert runner.rollback(DIAMOND) == []
+        assert recorded(db) == effects(db) == []
+    assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 4, "sessions": [], "previous": None}
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize(
+    ("transaction", "each", "once"),
+    [
+        (False, ["update", "delete"], ["update"]),
+        (True, ["delete", "commitTransaction", "update"], []),
+    ],
+)
+def test_commands(
+    db: Any, driver: str, uri: str, name: str, transaction: bool, each: list[str], once: list[str]
+) -> None:
+    """A rollback costs what a run does: two reads and a lease, and each a check and a record that goes."""
+    migrations = MigrationRegistry()
+    for number in range(5):
+        migrations.register(str(number), transaction=transaction)(nothing)
+        migrations.register_rollback(str(number))(nothing)
+    migrations.run_sync(db, "app")
+    commands = Commands()
+
+    with opened(driver, uri, name, event_listeners=[commands]) as watched:
+        SyncRunner(migrations, watched, "app").rollback(migrations.migrations)
+
+    session = ["connectionStatus"] if transaction else []
+    assert commands.names == ["find", *session, "findAndModify", "find", *each * 5, *once]
+    deletes = [command for command in commands.sent if "delete" in command]
+    assert {command["delete"] for command in deletes} == {"app_migrations"}
+    if not transaction:
+        assert {command["writeConcern"]["w"] for command in deletes} == {"majority"}
+
+
+def test_events(db: Any) -> None:
+    """A hook is told every fact of a rollback, in order; unknown records are told once."""
+    told: list[Event] = []
+    runner = SyncRunner(registry({"a": [], "b": ["a"]}, "sync", []), db, "app", on_event=told.append)
+    runner.run()
+    db.app_migrations.insert_many(records("from tomorrow"))
+    told.clear()
+
+    runner.rollback(["a"])
+
+    where = (db.name, "app")
+    seconds = [event.seconds for event in told if isinstance(event, MigrationRolledBack)]
+    assert told == [
+        RecordsUnknown(*where, ("from tomorrow",)),
+        RollbackStarted(*where, ("b", "a")),
+        MigrationStarted(*where, "b", 1, 2, undo=True),
+        MigrationRolledBack(*where, "b", 1, 2, seconds[0], undo=True),
+        MigrationStarted(*where, "a", 2, 2, undo=True),
+        MigrationRolledBack(*where, "a", 2, 2, seconds[1], undo=True),
+        RollbackFinished(*where, ("b", "a")),
+    ]
+    assert all(0 <= one < 60 for one in seconds)
+
+
+def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that migrations are being undone, and not that they are applied."""
+    runner = SyncRunner(registry({"a": []}, "sync", []), db, "app", on_event=log_event)
+    runner.run()
+    caplog.clear()
+
+    with caplog.at_level(logging.INFO, "quaestor"):
+        runner.rollback(["a"])
+        runner.rollback(["a"])
+
+    where = f"[{db.name}/app]"
+    assert caplog.messages[:2] == [f"{where} 1 to undo: a", f"{where} Undoing 'a' (1 of 1)"]
+    assert caplog.messages[2].startswith(f"{where} Undone 'a' (1 of 1) in ")
+    assert caplog.messages[3:] == [f"{where} Done: 1 undone", f"{where} Nothing to undo: none of these is applied"]
+
+
+def test_irreversible(db: Any) -> None:
+    """Where rollbacks are missing the error names them all, of those that are applied; nothing has run."""
+    calls: list[str] = []
+    migrations = registry(CHAIN, "sync", calls, irreversible=["a", "c", "d"])
+    db.app_migrations.insert_many(records("a", "b", "c"))
+
+    with pytest.raises(IrreversibleMigrationError, match="No rollback is registered for c, a") as caught:
+        SyncRunner(migrations, db, "app").rollback(["b", "a"])
+
+    assert caught.value.names == ["c", "a"]
+    assert calls == []
+    assert recorded(db) == ["a", "b", "c"]
+    assert db.app_migrations_lock.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
+    """What is applied while a rollback waits for its turn counts: where it cannot be undone, nothing is."""
+    calls: list[str] = []
+    db.app_migrations_lock.insert_one(lock_of())
+    db.app_migrations.insert_many(records("a"))
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, LeaseAwaited):
+            with MongoClient(uri) as client:
+                client[name].app_migrations.insert_many(records("b"))
+                client[name].app_migrations_lock.delete_one({})
+
+    migrations = registry(CHAIN, "sync", calls, irreversible=["b"])
+    with pytest.raises(IrreversibleMigrationError) as caught:
+        SyncRunner(migrations, db, "app", on_event=on_event).rollback(["a"])
+
+    assert caught.value.names == ["b"]
+    assert calls == []
+    assert recorded(db) == ["a", "b"]
+    assert "owner" not in db.app_migrations_lock.find_one()
+
+
+def test_failure(db: Any) -> None:
+    """A rollback that fails leaves exactly the undone ones unrecorded, gives back the lease, and can be repeated."""
+    calls: list[str] = []
+    told: list[Event] = []
+    registry(CHAIN, "sync", calls).run_sync(db, "app")
+    failing = SyncRunner(registry(CHAIN, "sync", calls, fails="undo b"), db, "app", on_event=told.append)
+
+    with pytest.raises(Broken) as caught:
+        failing.rollback(["a"])
+
+    assert caught.value.__notes__ == ["quaestor: while undoing migration 'b', 3 of 4"]
+    assert told[-1] == MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True)
+    assert recorded(db) == ["a", "b"]
+    assert effects(db) == ["a"]  # what the function did before it failed is done
+    assert "owner" not in db.app_migrations_lock.find_one()
+    assert SyncRunner(registry(CHAIN, "sync", calls), db, "app").rollback(["a"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
+def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
+    """All records of what is undone go, those of the old tool included; all others stay."""
+    others = [{"_id": 7}, {"_id": 8, "name": 7}, *records("from tomorrow")]
+    db.app_migrations.insert_many([*found, *others])
+    calls: list[str] = []
+
+    assert SyncRunner(registry({"a": []}, "sync", calls), db, "app").rollback(["a"]) == ["a"]
+
+    assert calls == ["undo a"]
+    assert [record["_id"] for record in db.app_migrations.find()] == [7, 8, "from tomorrow"]
+
+
+@pytest.mark.driver("pymongo")
+def test_refused_before_the_first_command() -> None:
+    """Unknown names and what is no list of names are refused before anything is sent."""
+    with MongoClient(NOWHERE, connect=False) as client:
+        runner = SyncRunner(registry(CHAIN, "sync", []), client["app"], "app")
+        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+            runner.rollback(["a", "x"])
+        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
+            with pytest.raises(InvalidOptionError) as caught:
+                runner.rollback(names)
+            assert f"targets {words}" in str(caught.value)
+
+
+def test_lease(db: Any) -> None:
+    """A rollback takes the lease, which says that it is one; it waits for another's as long as told."""
+    migrations = MigrationRegistry()
+    seen = []
+    migrations.register("a")(nothing)
+    migrations.register_rollback("a")(lambda db: seen.append(db.app_migrations_lock.find_one()))
+    db.app_migrations.insert_many(records("a"))
+    runner = SyncRunner(migrations, db, "app", lease_timeout=0)
+
+    db.app_migrations_lock.insert_one(lock_of())
+    with pytest.raises(LeaseTimeoutError):
+        runner.rollback(["a"])
+    assert (seen, recorded(db)) == ([], ["a"])
+
+    db.app_migrations_lock.delete_many({})
+    runner.rollback(["a"])
+    assert (seen[0]["work"], seen[0]["migration"]) == ("rollback", "a")
+
+
+def test_waits_for_a_run(db: Any) -> None:
+    """A rollback that meets a run waits, and then undoes what is recorded by then, as planned under the lease."""
+    calls: list[str] = []
+    migrations = registry({"a": [], "c": ["b"]}, "sync", calls)
+    db.app_migrations.insert_many(records("a"))
+    waiting, undone = threading.Event(), []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, LeaseAwaited):
+            waiting.set()
+
+    def roll_back() -> None:
+        undone.append(SyncRunner(migrations, db, "app", on_event=on_event).rollback(["a", "b"]))
+
+    thread = threading.Thread(target=roll_back)
+
+    @migrations.register("b")
+    def starts_a_rollback(db: Any) -> None:
+        thread.start()
+        assert waiting.wait(30)
+
+    migrations.register_rollback("b")(lambda db: calls.append("undo b"))
+
+    assert migrations.run_sync(db, "app") == ["b", "c"]
+    thread.join()
+    assert undone == [["c", "b", "a"]]
+    assert calls == ["c", "undo c", "undo b", "undo a"]
+
+
+def take(db: Any) -> None:
+    """Another instance takes the lease."""
+    db.app_migrations_lock.replace_one({"_id": "lease"}, lock_of())
+
+
+def unlock(db: Any) -> None:
+    """Somebody frees it."""
+    lease = SyncRunner(MigrationRegistry(), db, "app").unlock()
+    assert lease is not None
+    assert (lease.work, lease.migration) == ("rollback", "b")
+
+
+@pytest.mark.parametrize("lose", [take, unlock])
+def test_lost_lease(db: Any, lose: Callable[[Any], None]) -> None:
+    """A lease that was lost while a rollback ran: the record stays, and nothing more is undone."""
+    calls: list[str] = []
+    migrations = registry({"a": []}, "sync", calls)
+    migrations.register("b", ["a"])(nothing)
+    migrations.register_rollback("b")(lose)
+    db.app_migrations.insert_many(records("a", "b"))
+
+    with pytest.raises(LeaseLostError) as caught:
+        SyncRunner(migrations, db, "app").rollback(["a"])
+
+    assert caught.value.migration == "b"
+    assert calls == []
+    assert recorded(db) == ["a", "b"]
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+def test_no_transactions(db: Any) -> None:
+    """Without transactions on the server nothing is undone, and the error names those that need them."""
+    calls: list[str] = []
+    migrations = registry({"a": []}, "sync", calls)
+    migrations.register("b", ["a"], transaction=True)(nothing)
+    migrations.register_rollback("b")(nothing)
+    db.app_migrations.insert_many(records("a", "b"))
+
+    with pytest.raises(TransactionsUnsupportedError) as caught:
+        SyncRunner(migrations, db, "app").rollback(["a"])
+    assert caught.value.migrations == ["b"]
+    assert calls == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("transaction", [False, True])
+def test_other_colour(db: Any, uri: str, name: str, transaction: bool) -> None:
+    """A rollback may be of the other colour than its migration; without a database for it nothing is undone."""
+    migrations = registry({"a": [], "c": ["b"]}, "sync", [], transaction=transaction)
+    migrations.register("b", ["a"], transaction=transaction)(nothing)
+
+    @migrations.register_rollback("b")
+    async def undo(db: Any) -> None:
+        await db.effects.insert_one({"_id": "undone"})
+
+    migrations.run_sync(db, "app")
+    with pytest.raises(MissingDatabaseError) as caught:
+        SyncRunner(migrations, db, "app").rollback(["a"])
+    assert (caught.value.migrations, caught.value.argument) == (["b"], "async_db")
+    assert recorded(db) == ["a", "b", "c"]
+
+    runner = SyncRunner(migrations, db, "app", async_db=AsyncMongoClient(uri)[name])
+    assert runner.rollback(["a"]) == ["c", "b", "a"]
+    assert recorded(db) == []
+    assert effects(db) == ["undone"]
+
+
+def test_other_colour_that_is_not_called(db: Any) -> None:
+    """A migration of the other colour needs no database to be undone by a function of this one."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing_async)
+    migrations.register_rollback("a")(nothing)
+    db.app_migrations.insert_many(records("a"))
+
+    assert SyncRunner(migrations, db, "app").rollback(["a"]) == ["a"]

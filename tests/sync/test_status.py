@@ -1,0 +1,234 @@
+"""What `status` says of migrations and of the lease, and that it does nothing."""
+
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
+from pymongo import MongoClient
+
+from quaestor import CircularDependencyError, MigrationRegistry, MigrationStatus, SyncRunner
+from tests.databases import drivers, opened
+from tests.functions import nothing
+from tests.killed import DEATHS, NEEDS, killed
+from tests.operations import (
+    CHAIN,
+    INTERRUPTIONS,
+    LONG_AGO,
+    NOWHERE,
+    Interruption,
+    ended_lock,
+    lock_of,
+    records,
+    registry,
+)
+from tools.commands import Commands
+
+
+def test_states(db: Any) -> None:
+    """Every migration of the code in the order of a plan for all, then the unknown ones; each as it was registered."""
+    migrations = registry({"b": ["z"], "a": ["b", "z"], "z": []}, "sync", [], irreversible=["b"])
+    migrations.register("c", transaction=True, description="Says what it does.")(nothing)
+    db.app_migrations.insert_many([*records("from tomorrow", "another", "z"), {"_id": 7}])
+
+    status = SyncRunner(migrations, db, "app").status()
+
+    assert (status.database, status.prefix, status.lease) == (db.name, "app", None)
+    assert status.migrations == (
+        MigrationStatus("c", "pending", transaction=True, description="Says what it does."),
+        MigrationStatus("z", "applied", LONG_AGO, has_rollback=True),
+        MigrationStatus("b", "pending", depends_on=("z",)),
+        MigrationStatus("a", "pending", depends_on=("b", "z"), has_rollback=True),
+        MigrationStatus("another", "unknown", LONG_AGO),
+        MigrationStatus("from tomorrow", "unknown", LONG_AGO),
+    )
+    assert status.names("pending") == ["c", "b", "a"]
+    assert status.names("applied") == ["z"]
+    assert status.names("unknown") == ["another", "from tomorrow"]
+
+
+def test_applied_at(db: Any) -> None:
+    """The time of a record is aware and in UTC."""
+    runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+
+    runner.run(["a"])
+
+    applied_at = runner.status().migrations[0].applied_at
+    assert applied_at is not None
+    assert applied_at.utcoffset() == timedelta(0)
+    assert before <= applied_at <= datetime.now(UTC)
+
+
+def test_records_of_the_old_tool(db: Any) -> None:
+    """Of doubled records the latest time counts; where no record says one, there is none."""
+    later = LONG_AGO + timedelta(days=1)
+    db.app_migrations.insert_many(
+        [
+            {"_id": ObjectId(), "name": "a", "appliedAt": LONG_AGO},
+            {"_id": ObjectId(), "name": "a", "appliedAt": later},
+            {"_id": ObjectId(), "name": "a"},
+            {"_id": ObjectId(), "name": "b"},
+            {"_id": ObjectId(), "name": "c", "appliedAt": "yesterday"},
+        ]
+    )
+
+    status = SyncRunner(registry(CHAIN, "sync", []), db, "app").status()
+
+    assert [one.applied_at for one in status.migrations] == [later, None, None, None]
+    assert [one.state for one in status.migrations] == ["applied", "applied", "applied", "pending"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("time", [2**62, -(2**62)])
+def test_time_that_python_does_not_have(db: Any, time: int) -> None:
+    """A record of a year that Python does not know is a record all the same, for a status, a run and a rollback."""
+    db.app_migrations.insert_one({"_id": "a", "name": "a", "appliedAt": DatetimeMS(time)})
+    runner = SyncRunner(registry({"a": [], "b": []}, "sync", []), db, "app")
+
+    assert runner.run() == ["b"]
+    assert runner.status().names("applied") == ["a", "b"]
+    assert runner.rollback(["a"]) == ["a"]
+    assert db.app_migrations.count_documents({}, limit=2) == 1
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_two_commands(db: Any, driver: str, uri: str, name: str) -> None:
+    """A status is two reads, and nothing is written, whatever the client's defaults are."""
+    commands = Commands()
+    options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local", "tz_aware": True}
+
+    with opened(driver, uri, name, event_listeners=[commands], **options) as watched:
+        status = SyncRunner(registry(CHAIN, "sync", []), watched, "app").status()
+
+    assert status.names("pending") == ["a", "b", "c", "d"]
+    assert sorted(commands.names) == ["aggregate", "find"]
+    assert {next(iter(command.values())) for command in commands.sent} == {"app_migrations", "app_migrations_lock"}
+    assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
+    assert db.list_collection_names() == []
+
+
+@pytest.mark.driver("pymongo")
+def test_refused_before_the_first_command() -> None:
+    """An unsound graph is refused before anything is sent."""
+    migrations = MigrationRegistry()
+    migrations.register("a", ["b"])(nothing)
+    migrations.register("b", ["a"])(nothing)
+
+    with MongoClient(NOWHERE, connect=False) as client, pytest.raises(CircularDependencyError):
+        SyncRunner(migrations, client["app"], "app").status()
+
+
+@pytest.mark.parametrize("work", ["run", "rollback"])
+def test_lease(db: Any, work: str) -> None:
+    """While a run or a rollback works the status says who it is, since when, what for, and in which migration."""
+    migrations = MigrationRegistry()
+    runner = SyncRunner(migrations, db, "app", lease_ttl=20)
+    seen = []
+    for name in ("a", "b"):
+        migrations.register(name)(lambda db: seen.append(runner.status()))
+        migrations.register_rollback(name)(lambda db: seen.append(runner.status()))
+    runner.run()
+    if work == "rollback":
+        seen.clear()
+        runner.rollback(["a", "b"])
+
+    leases = [status.lease for status in seen]
+    assert [lease and lease.migration for lease in leases] == {"run": ["a", "b"], "rollback": ["b", "a"]}[work]
+    assert {(lease.work, lease.host, lease.pid) for lease in leases} == {(work, socket.gethostname(), os.getpid())}
+    assert leases[0].since == leases[1].since
+    assert leases[0].since.utcoffset() == timedelta(0)
+    assert leases[0].expires_at - leases[0].since == timedelta(seconds=20)
+    assert [status.names("applied") for status in seen] == {"run": [[], ["a"]], "rollback": [["a", "b"], ["a"]]}[work]
+    assert not any(one.interrupted for status in seen for one in status.migrations)
+    assert runner.status().lease is None
+
+
+def test_lease_of_another(db: Any) -> None:
+    """The lease of another instance is shown, and left as it is; once it is unlocked there is none."""
+    held = lock_of(work="rollback", migration="a")
+    db.app_migrations_lock.insert_one(held)
+    runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
+
+    lease = runner.status().lease
+
+    assert lease is not None
+    assert str(lease) == "elsewhere (process 4711), since 2026-01-01 00:00:00 UTC, undoing migration 'a'"
+    assert list(db.app_migrations_lock.find()) == [held]
+    assert runner.unlock() == lease
+    assert runner.status().lease is None
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=str)
+def test_interrupted(db: Any, interruption: Interruption) -> None:
+    """What a holder left half done that never released its lease is shown as interrupted, and nothing else is."""
+    db.app_migrations_lock.insert_one(ended_lock(**interruption.lock))
+    if interruption.recorded:
+        db.app_migrations.insert_many(records(*interruption.recorded))
+    needs = {"a": [], "b": ["a"], "c": ["b"]}
+
+    status = SyncRunner(registry(needs, "sync", []), db, "app").status()
+
+    assert status.lease is None
+    assert [one.name for one in status.migrations if one.interrupted] == interruption.interrupted
+
+
+@pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
+def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
+    """Of a migration in a transaction nothing is left half done."""
+    db.app_migrations_lock.insert_one(ended_lock(work=work, migration="a"))
+    if recorded:
+        db.app_migrations.insert_many(records(recorded))
+
+    status = SyncRunner(registry({"a": []}, "sync", [], transaction=True), db, "app").status()
+
+    assert not any(one.interrupted for one in status.migrations)
+
+
+def test_held_is_not_interrupted(db: Any) -> None:
+    """While the lease lasts, nothing is interrupted."""
+    db.app_migrations_lock.insert_one(lock_of(migration="a"))
+
+    status = SyncRunner(registry(CHAIN, "sync", []), db, "app").status()
+
+    assert not any(one.interrupted for one in status.migrations)
+    assert status.lease is not None
+
+
+def test_failed_is_not_interrupted(db: Any) -> None:
+    """A run that failed gave its lease back, and whoever called it knows: nothing is interrupted."""
+    migrations = MigrationRegistry()
+
+    @migrations.register("a")
+    def fails(db: Any) -> None:
+        raise LookupError
+
+    runner = SyncRunner(migrations, db, "app")
+    with pytest.raises(LookupError):
+        runner.run()
+
+    (one,) = runner.status().migrations
+    assert (one.state, one.interrupted) == ("pending", False)
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("death", DEATHS, ids=", ".join)
+def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[str, str, str]) -> None:
+    """A process that is killed leaves its migration interrupted; it is no more when the same work is done again."""
+    work, migration, _ = death
+    killed(driver, death, uri, name)
+    runner = SyncRunner(registry(NEEDS, "sync", []), db, "app", lease_timeout=0)
+
+    status = runner.status()
+
+    assert status.lease is None
+    assert [one.name for one in status.migrations if one.interrupted] == [migration]
+    (state,) = [one.state for one in status.migrations if one.interrupted]
+    assert state == {"run": "pending", "rollback": "applied"}[work]
+    again = runner.run() if work == "run" else runner.rollback(["a"])
+    assert again[0] == migration
+    assert not any(one.interrupted for one in runner.status().migrations)

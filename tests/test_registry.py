@@ -1,0 +1,182 @@
+"""Rollbacks and descriptions: what is registered beside a migration's function."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from quaestor import (
+    DuplicateMigrationError,
+    InvalidMigrationError,
+    MigrationDefinition,
+    MigrationRegistry,
+    UnknownMigrationError,
+)
+from tests.functions import nothing, nothing_async
+
+
+def undone(db: object) -> None: ...
+
+
+def test_rollback() -> None:
+    """The rollback stands in the definition, the rest of which stays; the decorator returns the function unchanged."""
+    registry = MigrationRegistry()
+    registry.register("a", ["b"], transaction=True, description="Does it.")(nothing)
+    registry.register("b")(nothing)
+
+    assert registry.register_rollback("a")(undone) is undone
+
+    assert registry.migrations["a"] == MigrationDefinition(
+        "a", nothing, ["b"], transaction=True, description="Does it.", rollback=undone
+    )
+    assert registry.migrations["b"].rollback is None
+    assert list(registry.migrations) == ["a", "b"]
+
+
+def test_rollback_of_the_other_colour() -> None:
+    """A rollback may be of the other colour; that of the migration stays."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    registry.register_rollback("a")(nothing_async)
+
+    assert registry.migrations["a"].colour == "sync"
+
+
+def test_rollback_of_nothing() -> None:
+    """A rollback comes after its migration: the error has the closest name, at once."""
+    registry = MigrationRegistry()
+    registry.register("create_users")(nothing)
+
+    with pytest.raises(UnknownMigrationError, match="Did you mean 'create_users'") as caught:
+        registry.register_rollback("create_user")
+    assert caught.value.suggestions == {"create_user": "create_users"}
+    with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+        registry.register_rollback("x")
+
+
+def test_two_rollbacks() -> None:
+    """A migration has one rollback; the error says which one."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    registry.register_rollback("a")(undone)
+
+    with pytest.raises(
+        DuplicateMigrationError, match=r"'a' already has a rollback \(.*test_registry.undone\)"
+    ) as caught:
+        registry.register_rollback("a")(nothing)
+    assert caught.value.rollback is True
+    assert registry.migrations["a"].rollback is undone
+
+
+def generator(db: object) -> Any:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (None, "must be a function that takes the database, not None"),
+        (lambda: None, "must take the database, and may take the context, as its arguments; its signature is ()"),
+        (generator, "is a generator function"),
+        (MigrationRegistry, "must be a function"),
+    ],
+)
+def test_bad_rollback(function: Any, words: str) -> None:
+    """What cannot be called with a database, or would do nothing, is refused; the migration stays as it was."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    decorate = registry.register_rollback("a")
+
+    with pytest.raises(InvalidMigrationError, match="The rollback of migration 'a'") as caught:
+        decorate(function)
+    assert words in str(caught.value)
+    assert registry.migrations["a"].rollback is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(nothing, "must be a str, not function"), ("", "must not be empty"), (None, "must be a str, not None")],
+)
+def test_bad_name(name: Any, words: str) -> None:
+    """`@registry.register_rollback` without its argument, and what is no name, is refused at once."""
+    with pytest.raises(InvalidMigrationError) as caught:
+        MigrationRegistry().register_rollback(name)
+    assert words in str(caught.value)
+
+
+def test_hint_of_a_missing_name() -> None:
+    """The hint for a decorator without its argument names the decorator that was used."""
+    with pytest.raises(InvalidMigrationError, match=r"@registry\.register_rollback\("):
+        MigrationRegistry().register_rollback(nothing)  # type: ignore[arg-type]  # the mistake
+
+
+def documented(db: object) -> None:
+    """The first line. And more of it.
+
+    The rest.
+    """
+
+
+async def documented_async(db: object) -> None:
+    """
+    Begins in the second line.
+    """
+
+
+@functools.wraps(documented)
+def wrapping(*args: object) -> None: ...
+
+
+class Called:
+    """What the object is."""
+
+    def __call__(self, db: object) -> None:
+        """What the call does."""
+
+
+def of(value: object) -> Callable[[object], None]:
+    """A function with this for a docstring."""
+
+    def function(db: object) -> None: ...
+
+    function.__doc__ = value  # type: ignore[assignment]  # it may be anything
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "description"),
+    [
+        (documented, "The first line. And more of it."),
+        (documented_async, "Begins in the second line."),
+        (wrapping, "The first line. And more of it."),
+        (functools.partial(documented), "The first line. And more of it."),
+        (Called(), "What the call does."),
+        (undone, ""),
+        (lambda db: None, ""),
+        (of(""), ""),
+        (of("\n\n"), ""),
+        (of("  spaces\n"), "spaces"),
+        (of(7), ""),
+    ],
+)
+def test_first_line_of_the_docstring(function: Any, description: str) -> None:
+    """Without a description it is the first line of the function's own docstring; "" where there is none."""
+    registry = MigrationRegistry()
+    registry.register("a")(function)
+    assert registry.migrations["a"].description == description
+
+
+@pytest.mark.parametrize("description", ["Says it.", ""])
+def test_description(description: str) -> None:
+    """A description that is given goes first, an empty one too."""
+    registry = MigrationRegistry()
+    registry.register("a", description=description)(documented)
+    assert registry.migrations["a"].description == description
+
+
+@pytest.mark.parametrize("description", [7, b"bytes", ["a"]])
+def test_bad_description(description: Any) -> None:
+    """A description is a str."""
+    with pytest.raises(InvalidMigrationError, match="The description of migration 'a' must be a str, not"):
+        MigrationRegistry().register("a", description=description)(nothing)
