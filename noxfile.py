@@ -69,7 +69,7 @@ def package(session: nox.Session) -> None:
 
 
 DRIVERS = {
-    "pymongo": groups("pytest"),
+    "pymongo": [*groups("pytest", "terminal"), *PYPROJECT["project"]["optional-dependencies"]["cli"]],
     "pymongo-oldest": [*groups("pytest"), *oldest()],
     "motor": groups("pytest", "motor"),
     "mongomock": groups("pytest", "mongomock"),
@@ -79,9 +79,11 @@ DRIVERS = {
 @nox.session(python=PYTHONS)
 @nox.parametrize("drivers", list(DRIVERS))
 def matrix(session: nox.Session, drivers: str) -> None:
-    """The tests that touch a database, on every Python and driver."""
+    """The tests that touch a database, on every Python and driver; the command line with the newest."""
     session.install(".", *DRIVERS[drivers])
     session.run("pytest", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
+    if drivers == "pymongo":
+        session.run("pytest", "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
 
 
 @nox.session
@@ -110,6 +112,13 @@ def demo(session: nox.Session) -> None:
     """Migrate a shop of 100,000 orders on a real server, and show it."""
     session.install(".[cli]", *groups("demo"))
     session.run("python", "-m", "examples.shop", *session.posargs)
+
+
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """Make the pictures in docs/pictures (or in the folder that is named) from the demo."""
+    session.install(".[cli]", *groups("demo", "terminal"))
+    session.run("python", "-m", "tools.pictures", *session.posargs)
 
 
 @nox.session

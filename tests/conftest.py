@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--drivers", help=f"run the tests that touch a database with these alone, of {','.join(DRIVERS)} (default: all)"
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --drivers, look only where the tests that touch a database are: the others need what is not installed."""
+    if config.getoption("--drivers") is None or collection_path.is_dir():
+        return None
+    return True if collection_path.parent.name not in {"async", "sync"} else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

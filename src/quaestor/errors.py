@@ -134,7 +134,7 @@ class InvalidDatabaseError(QuaestorError, TypeError):
 
 
 class MissingDatabaseError(QuaestorError, ValueError):
-    """Migrations of the plan are of a colour for which the call was given no database. Nothing has run.
+    """Migrations of the plan are `def`, or `async def`, and the call was given no database for such. Nothing has run.
 
     Attributes:
         migrations: The names of these migrations (list of str), in the order of the plan.

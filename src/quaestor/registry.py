@@ -93,7 +93,7 @@ class MigrationRegistry:
     def register_rollback(self, name: str) -> Callable[[F], F]:
         """A decorator that registers the function which undoes a migration, and returns it unchanged.
 
-        It is called like the migration's own, and may be of the other colour.
+        It is called like the migration's own, and may be `async def` where that is `def`, or the other way round.
 
         Args:
             name: The migration (str), which is registered before.

@@ -177,7 +177,5 @@ async def test_server_away(driver: str) -> None:
     async with opened_async(driver, "mongodb://127.0.0.1:1", "shop", serverSelectionTimeoutMS=50) as db:
         with pytest.raises(ServerSelectionTimeoutError) as caught:
             await registry.run(db, "app")
-    assert caught.value.__notes__ == [
-        "quaestor: while reading 'app' in the database 'shop'; nothing has run"
-    ]
+    assert caught.value.__notes__ == ["quaestor: while reading 'app' in the database 'shop'; nothing has run"]
     gc.collect()

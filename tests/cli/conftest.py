@@ -113,7 +113,7 @@ class Project:
 
 def _environ() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("QUAESTOR_", "MONGODB_"))}
-    return kept | {"PYTHONPATH": "", "COLUMNS": "160"}
+    return kept | {"PYTHONPATH": ""}
 
 
 @pytest.fixture

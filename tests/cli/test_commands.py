@@ -55,6 +55,7 @@ def test_check(project: Project) -> None:
     assert "3 applied" in project.quaestor("check", code=0)[0]
     project.db.app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
     assert "1 unknown: from tomorrow." in project.quaestor("check", code=1)[0]
+    project.quaestor("check", "--allow-unknown")
     assert "'shp'" in project.quaestor("check", "--registry", "shp", code=2)[1]
     project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=2)
 
@@ -177,7 +178,7 @@ def test_unlock(project: Project) -> None:
     output, errors = project.quaestor("unlock", code=1)
     assert "elsewhere (process 4711)" in output
     assert "--yes" in errors
-    assert "Waited" in project.quaestor("run", "--lease-timeout", "0", code=1)[1]
+    assert "quaestor unlock" in project.quaestor("run", "--lease-timeout", "0", code=1)[1]
     assert "elsewhere (process 4711)" in project.quaestor("unlock", "--yes")[0]
     project.quaestor("run", "--lease-timeout", "0")
 
@@ -319,6 +320,7 @@ def test_help(bare: Project) -> None:
     for command in ("status", "plan", "run", "rollback", "mark", "graph", "new", "init", "unlock", "check"):
         assert command in listed + bare.quaestor("--help")[0]
         assert "Usage" in bare.quaestor(command, "--help")[0]
+    assert "Where the registry is" in bare.quaestor("run", "--help")[0]
     assert bare.quaestor("--version")[0].startswith("quaestor 0.")
 
 

@@ -170,6 +170,4 @@ def test_server_away(driver: str) -> None:
         pytest.raises(ServerSelectionTimeoutError) as caught,
     ):
         registry.run_sync(db, "app")
-    assert caught.value.__notes__ == [
-        "quaestor: while reading 'app' in the database 'shop'; nothing has run"
-    ]
+    assert caught.value.__notes__ == ["quaestor: while reading 'app' in the database 'shop'; nothing has run"]

@@ -4,10 +4,8 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from rich.console import Console
-
 from quaestor.cli.lines import json_lines, plain_lines
-from quaestor.cli.live import live
+from quaestor.cli.live import WholeConsole, live
 from quaestor.cli.sentences import Clean
 from quaestor.core.events import Hook
 
@@ -28,7 +26,7 @@ def displayed(clean: Clean, *, as_json: bool = False) -> Iterator[Hook]:
         with contextlib.redirect_stdout(sys.stderr):
             yield json_lines(stdout, clean)
         return
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = WholeConsole()
     # isatty, for with FORCE_COLOR, which many a CI sets, Rich takes any file for a terminal
     if stdout.isatty() and console.is_interactive and console.encoding.startswith("utf"):
         with live(console, clean) as hook:

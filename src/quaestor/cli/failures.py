@@ -14,7 +14,7 @@ from rich.console import Console
 
 from quaestor.cli.loading import told
 from quaestor.cli.settings import CommandError
-from quaestor.errors import QuaestorError
+from quaestor.errors import LeaseTimeoutError, QuaestorError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a shell."""
@@ -62,6 +62,12 @@ def sentence(error: BaseException) -> str:
 
 
 def _sentence(error: BaseException) -> str:
+    if isinstance(error, LeaseTimeoutError):  # with the words of the command line
+        return (
+            f"Waited {error.seconds:.1f} s for the migrations of {error.holder}. Nothing has run here. Give it more "
+            "time (--lease-timeout). If that process is gone its lease ends by itself; if it hangs, end it, or free "
+            "the lease (quaestor unlock)."
+        )
     if isinstance(error, QuaestorError | CommandError):
         return str(error)
     if isinstance(error, ServerSelectionTimeoutError):

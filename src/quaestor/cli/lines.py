@@ -10,7 +10,7 @@ from typing import Any, Final, TextIO
 
 from quaestor.cli.marks import shown
 from quaestor.cli.sentences import WARNINGS, Clean, sentence
-from quaestor.core.events import Event, Hook, MigrationFailed, MigrationProgressed
+from quaestor.core.events import Event, Hook, MigrationFailed, MigrationProgressed, RollbackStarted, RunStarted
 
 _PROGRESS_EVERY: Final = timedelta(seconds=30)
 _LEFT_OUT: Final = frozenset({"sessions"})  # of a lease: binary, and nobody's business
@@ -35,6 +35,8 @@ def plain_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) 
 
     def tell(event: Event) -> None:
         nonlocal last
+        if isinstance(event, RunStarted | RollbackStarted) and not event.plan:
+            return  # the end of it says that there is nothing to do
         with lock:
             time = now()
             if isinstance(event, MigrationProgressed) and time - last < _PROGRESS_EVERY:

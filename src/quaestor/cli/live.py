@@ -2,9 +2,10 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, Self, assert_never
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -44,27 +45,63 @@ _WIDEST_BAR: Final = 30
 _NOTE_WIDTH: Final = 8  # cells: of most times
 
 
+class WholeConsole(Console):
+    """A console on which several threads print without tearing each other's output.
+
+    Rich reckons what to erase when a print begins and writes it when the print ends; a frame that another thread draws
+    in between is erased by the wrong height, and lines above it with it. So a print is one step here.
+    """
+
+    def __init__(self) -> None:
+        self._whole = threading.RLock()
+        super().__init__(markup=False, highlight=False, emoji=False)  # what is printed is not ours
+
+    def __enter__(self) -> Self:
+        self._whole.acquire()
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            self._whole.release()
+
+
 @contextlib.contextmanager
-def live(console: Console, clean: Clean) -> Iterator[Hook]:
+def live(console: WholeConsole, clean: Clean) -> Iterator[Hook]:
     """Show events as they come, and when the context ends how the run ended; yields the hook to give them to.
 
     What is done is printed and scrolls up. Below it stand what runs, what waits, as far as there is room, and a bar
     over all. What the process prints in the meantime goes above.
 
     Args:
-        console: The terminal, without markup: what is printed meanwhile is not ours.
+        console: The terminal.
         clean: Takes secrets out of a text.
     """
     display = _Display(console, clean)
+    area = Live(display, console=console, auto_refresh=False, transient=True)
+    ended = threading.Event()
+    drawing = threading.Thread(target=_draw, args=(console, area, ended), daemon=True)
     try:
-        with Live(display, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True):
-            try:
-                yield display.tell
-            finally:  # else Rich would forget a line that was printed without its end
-                sys.stdout.flush()
-                sys.stderr.flush()
+        area.start(refresh=True)
+        drawing.start()
+        yield display.tell
     finally:
+        ended.set()
+        sys.stdout.flush()  # else Rich would forget a line that was printed without its end
+        sys.stderr.flush()
+        with console:  # its lock comes before that of Rich, as everywhere
+            area.stop()
         display.end()
+
+
+def _draw(console: Console, area: Live, ended: threading.Event) -> None:
+    """Draw a frame now and then: Rich's own thread would take Rich's lock before that of the console."""
+    while not ended.wait(1 / _FRAMES_PER_SECOND):
+        with console:
+            if not ended.is_set():
+                area.refresh()
 
 
 @dataclass(slots=True)
@@ -89,7 +126,8 @@ class _Running:
 class _Display:
     """All that is shown, drawn anew for each frame.
 
-    It has no lock: the thread that draws holds Rich's, which whoever prints waits for. Every change is one assignment.
+    It has no lock: the thread that draws holds the console's, which whoever prints waits for. Every change is one
+    assignment.
     """
 
     def __init__(self, console: Console, clean: Clean) -> None:

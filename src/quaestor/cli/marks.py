@@ -62,3 +62,8 @@ def shown(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def place(status: Status) -> str:
+    """The database and the prefix in one line; without a database just what it is."""
+    return shown(f"{status.database}/{status.prefix}") if status.database else "Migrations"

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from rich.cells import cell_len
 
 from quaestor.cli.layout import HEIGHT, Box, Route, layout
-from quaestor.cli.marks import MARKS, Mark, counts, mark, shown
+from quaestor.cli.marks import MARKS, Mark, counts, mark, place, shown
 from quaestor.core.status import MigrationStatus, Status
 
 _MARGIN = 24.0
@@ -87,7 +87,7 @@ def _pairs(status: Status) -> list[tuple[str, str]]:
 
 
 def _place(status: Status) -> str:
-    return shown(f"{status.database}/{status.prefix}")
+    return place(status)
 
 
 def _title(status: Status) -> str:

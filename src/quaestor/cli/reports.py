@@ -8,10 +8,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from quaestor.cli.marks import Mark, counts, mark, shown
+from quaestor.cli.marks import Mark, counts, mark, place, shown
 from quaestor.core.lease import Lease
 from quaestor.core.plan import PlannedMigration
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.core.status import MigrationStatus, State, Status
 
 _ROOM = 24
 """What a column must get to be worth its place, in cells."""
@@ -73,19 +73,16 @@ class PlanReport:
 
 def summary(status: Status) -> Text:
     """One line: where, how many of each, and who is at work."""
-    where = Text.assemble((shown(f"{status.database}/{status.prefix}"), "bold"), ": ")
+    where = Text.assemble((place(status), "bold"), ": ")
     numbers = [Text(f"{number} {look.word}", look.style) for look, number in counts(status)]
     line = where + (Text(", ").join(numbers) if numbers else Text("no migrations"))
     return line + Text("." if status.lease is None else f". At work: {shown(str(status.lease))}.")
 
 
-def faults(status: Status) -> list[str]:
-    """What keeps a check from being good, as sentences; empty where all is well."""
-    return [
-        f"{len(names)} {state}: {', '.join(map(shown, names))}."
-        for state, names in (("pending", status.names("pending")), ("unknown", status.names("unknown")))
-        if names
-    ]
+def faults(status: Status, state: State) -> list[str]:
+    """What a check complains of, as sentences: the migrations in this state; empty where there are none."""
+    names = status.names(state)
+    return [f"{len(names)} {state}: {', '.join(map(shown, names))}."] if names else []
 
 
 def holder(lease: Lease) -> str:

@@ -82,8 +82,9 @@ class Given:
             CommandError: It was not given; the sentence says all the ways to give it.
         """
         if setting not in self.values:
+            option = "" if setting == "migrations" else f"by --{setting}, "
             raise CommandError(
-                f"Say {MEANINGS[setting]}: by --{setting}, by the environment variable "
+                f"Say {MEANINGS[setting]}: {option}by the environment variable "
                 f"{' or '.join(VARIABLES[setting])}, or by the key {setting!r} in {TABLE} of {FILE}."
             )
         return self.values[setting][0]

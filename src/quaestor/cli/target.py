@@ -26,7 +26,7 @@ _option = partial(typer.Option, show_default=False, rich_help_panel="Project and
 SHARED: dict[str, Any] = {
     "registry": Annotated[str | None, _option(metavar="MODULE:NAME", help="Where the registry is; or FILE:NAME.")],
     "uri": Annotated[str | None, _option(metavar="URI", help="The address of MongoDB, or mongomock://.")],
-    "db": Annotated[str | None, _option(metavar="NAME", help="The database, where the URI names none.")],
+    "db": Annotated[str | None, _option(metavar="NAME", help="The database; else the one in the URI.")],
     "prefix": Annotated[str | None, _option(metavar="NAME", help="The prefix of our collections.")],
     "traceback": Annotated[bool, _option("--traceback", help="Show where an error comes from.")],
 }
@@ -104,8 +104,13 @@ def command(
             if parameter.name != "target"
         ]
         shared = [
-            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=False if option == "traceback" else None)
-            for option in SHARED
+            inspect.Parameter(
+                option,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if option == "traceback" else None,
+                annotation=annotation,
+            )
+            for option, annotation in SHARED.items()
         ]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # PEP 362
         run.__annotations__ = inspect.get_annotations(function) | SHARED

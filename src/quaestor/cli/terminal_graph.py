@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
-from quaestor.cli.marks import Mark, counts, mark, shown
+from quaestor.cli.marks import Mark, counts, mark, place, shown
 from quaestor.core.status import MigrationStatus, Status
 
 _FAINT = "bright_black"
@@ -75,7 +75,7 @@ def _title(status: Status) -> Text:
     found = [Text.assemble((look.sign, look.style), f" {count} {look.word}") for look, count in counts(status)] or [
         Text("no migrations")
     ]
-    return Text.assemble((shown(f"{status.database}/{status.prefix}"), "bold"), "  ", Text("  ").join(found))
+    return Text.assemble((place(status), "bold"), "  ", Text("  ").join(found))
 
 
 def _label(migration: MigrationStatus, look: Mark) -> Text:

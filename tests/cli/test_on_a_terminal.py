@@ -1,0 +1,122 @@
+"""The commands on a pseudo-terminal: what a user sees, what is asked, and Ctrl-C."""
+
+import re
+
+import pytest
+
+from tests.cli.conftest import Project
+from tests.leases import HELD
+from tools.terminal import Terminal, quaestor
+
+
+def terminal(project: Project, *arguments: str, columns: int = 100, lines: int = 30, **environ: str) -> Terminal:
+    return Terminal(quaestor(*arguments), columns, lines, folder=project.folder, environ=project.environ | environ)
+
+
+def test_run(project: Project) -> None:
+    """Each migration has a line with how long it took; the last line sums up."""
+    with terminal(project, "run") as screen:
+        assert screen.ended() == 0
+        lines = screen.lines()
+    assert [line.split()[:2] for line in lines if line.startswith("✓")] == [
+        ["✓", "aside"],
+        ["✓", "first"],
+        ["✓", "second"],
+    ]
+    assert re.fullmatch(r"Applied 3 migrations in \d+\.\d+ s", lines[-1])
+    assert b"\x1b[?25h" in screen.written.rpartition(b"\x1b[?25l")[2]  # the cursor is back
+
+
+def test_failure(project: Project) -> None:
+    """What failed is seen in the list, and why below it."""
+    with terminal(project, "run", FAILS="boom") as screen:
+        assert screen.ended() == 1
+        lines = screen.lines()
+    assert any(line.startswith("✗ first") for line in lines)
+    assert "quaestor: ValueError: boom" in "\n".join(lines)
+
+
+def test_colours(project: Project) -> None:
+    """States have colours, unless NO_COLOR is set; a narrow terminal gets a table that fits."""
+    project.quaestor("run", "first")
+    with terminal(project, "status", columns=40) as screen:
+        assert screen.ended() == 0
+        assert [line.split()[1:3] for line in screen.lines()[1:4]] == [
+            ["aside", "pending"],
+            ["first", "applied"],
+            ["second", "pending"],
+        ]
+        assert screen.screen.buffer[2][0].fg == "green"
+    with terminal(project, "status", NO_COLOR="1") as screen:
+        assert screen.ended() == 0
+        assert screen.screen.buffer[2][0].fg == "default"
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("\x03\n", 130), ("\x04", 1)])
+def test_rollback_asks(project: Project, answer: str, code: int) -> None:
+    """The plan is shown before the question; only a yes does it.
+
+    (After Ctrl-C comes a line: Python does not notice a signal between its prompt and its read.)
+    """
+    project.quaestor("run")
+    with terminal(project, "rollback", "first") as screen:
+        screen.shows("second", "first", "Undo 2", "[y/n]")
+        screen.press(answer)
+        assert screen.ended() == code
+        assert "Traceback" not in "\n".join(screen.lines())
+    assert project.recorded() == ({"aside"} if code == 0 else {"aside", "first", "second"})
+
+
+def test_unlock_asks(project: Project) -> None:
+    """The holder is shown before the question; only a yes does it."""
+    project.db.app_migrations_lock.insert_one(HELD)
+    for answer, code in (("n\n", 1), ("y\n", 0)):
+        with terminal(project, "unlock") as screen:
+            screen.shows("elsewhere (process 4711)", "[y/n]")
+            screen.press(answer)
+            assert screen.ended() == code
+        freed = project.db.app_migrations_lock.find_one()["expiresAt"] != HELD["expiresAt"]
+        assert freed is (code == 0)
+
+
+def test_interrupted(project: Project) -> None:
+    """Ctrl-C ends the migration and gives back the lease; the terminal is left as it was."""
+    project.write("shop/migrations/aside.py", WAITING)
+    with terminal(project, "run") as screen:
+        screen.shows("begun")
+        screen.press("\x03")
+        assert screen.ended() == 130
+        lines = screen.lines()
+    assert lines[-1] == "quaestor: Interrupted."
+    assert b"\x1b[?25h" in screen.written.rpartition(b"\x1b[?25l")[2]
+    assert project.recorded() == set()
+    assert "owner" not in project.db.app_migrations_lock.find_one()
+
+
+WAITING = """
+import signal
+from shop.migrations import registry
+
+@registry.register("aside")
+def aside(db):
+    print("begun")
+    signal.pause()
+"""
+
+
+def test_waiting(project: Project) -> None:
+    """Who waits for another instance sees for whom, and goes on when the lease is free."""
+    project.db.app_migrations_lock.insert_one(HELD)
+    with terminal(project, "run") as screen:
+        screen.shows("elsewhere (process 4711)")
+        project.quaestor("unlock", "--yes")
+        assert screen.ended() == 0
+    assert project.recorded() == {"aside", "first", "second"}
+
+
+def test_graph(project: Project) -> None:
+    """The graph is drawn with lanes."""
+    with terminal(project, "graph") as screen:
+        assert screen.ended() == 0
+        lines = screen.lines()
+    assert [line.split() for line in lines[-3:]] == [["●", "○", "first"], ["●", "○", "second"], ["○", "aside"]]
