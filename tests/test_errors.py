@@ -46,7 +46,7 @@ EXAMPLES = [
         TimeoutError,
         "Waited 2.5 s for the migrations of host (process 7), since",
     ),
-    (errors.LeaseLostError("a"), RuntimeError, "The function of 'a' ran to its end, and this run did not get to"),
+    (errors.LeaseLostError("a"), RuntimeError, "This run did not get to the record of 'a'"),
     (errors.LeaseLostError(None), RuntimeError, "Nothing was left half done."),
     (errors.TransactionsUnsupportedError(["a", "b"]), ValueError, "transaction=True: a, b. This server has no"),
     (errors.TransactionFailedError("a", 3, 121.0, True), RuntimeError, "transactionLifetimeLimitSeconds"),

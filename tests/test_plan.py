@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quaestor.core import plan
 from quaestor.core.migration import MigrationDefinition
-from quaestor.core.plan import Change, Mark, PlannedMigration
+from quaestor.core.plan import Change, PlannedMigration, RecordChange
 from quaestor.core.records import Records
 from quaestor.errors import (
     DependencyConflictError,
@@ -142,7 +142,9 @@ def test_mark_applied(needs: Needs, data: st.DataObject) -> None:
         assert caught.value.conflicts == {name: lacking for name, lacking in missing.items() if lacking}
     else:
         expected = [name for name in smallest_order(needs) if name in marked and name not in applied]
-        assert plan.mark_applied(known, recorded(*applied), marked) == [Mark(name, applies=True) for name in expected]
+        assert plan.mark_applied(known, recorded(*applied), marked) == [
+            RecordChange(name, applies=True) for name in expected
+        ]
 
 
 @given(acyclic(), st.data())
@@ -160,7 +162,9 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
     else:
         order = ["of another release", *reversed(smallest_order(needs))]
         assert plan.mark_pending(known, recorded(*applied), marked) == [
-            Mark(name, applies=False, recorded_at=(LONG_AGO,)) for name in order if name in applied and name in marked
+            RecordChange(name, applies=False, recorded_at=(LONG_AGO,))
+            for name in order
+            if name in applied and name in marked
         ]
 
 
@@ -208,7 +212,11 @@ def test_unknown_records() -> None:
 
 def test_databases() -> None:
     """Every colour in the plan must have a database; the error names the migrations and the argument."""
-    todo = [Change("a", True, nothing, "sync"), Change("b", True, nothing_async, "async"), Mark("c", applies=True)]
+    todo = [
+        Change("a", True, nothing, "sync"),
+        Change("b", True, nothing_async, "async"),
+        RecordChange("c", applies=True),
+    ]
 
     plan.check_databases(todo, {"sync", "async"})
     plan.check_databases(todo[:1], {"sync"})
@@ -223,13 +231,13 @@ def test_databases() -> None:
 
 def test_records() -> None:
     """A migration whose `_id` belongs to something else could never be recorded; removing a record is another thing."""
-    todo = [Mark("a", applies=True), Change("b", True, nothing, "sync")]
+    todo = [RecordChange("a", applies=True), Change("b", True, nothing, "sync")]
 
     plan.check_records(todo, Records({}, (), frozenset({"c"})))
     with pytest.raises(RecordConflictError) as caught:
         plan.check_records(todo, Records({}, (), frozenset({"b", "c"})))
     assert caught.value.migrations == ["b"]
-    plan.check_records([Mark("b", applies=False)], Records({}, (), frozenset({"b"})))
+    plan.check_records([RecordChange("b", applies=False)], Records({}, (), frozenset({"b"})))
 
 
 def test_sorter_is_used_up() -> None:

@@ -59,6 +59,7 @@ class Server:
         ends_at: When the lease ends.
         sessions: The ids of sessions that the lock document names.
         previous: The last owner that never released the lease.
+        overtaken: The migrations recorded by a holder who had lost the lease: it was frozen just before.
         ended: The ids of sessions whose transactions were ended, until that is noticed.
         ended_once: Those that ever were.
     """
@@ -72,6 +73,7 @@ class Server:
     ends_at: float = 0.0
     sessions: frozenset[bytes] = frozenset()
     previous: str | None = None
+    overtaken: set[str] = field(default_factory=set)
     ended: set[bytes] = field(default_factory=set)
     ended_once: set[bytes] = field(default_factory=set)
 

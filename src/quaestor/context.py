@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from quaestor.core.events import Event, MigrationProgressed, Place
+from quaestor.errors import InvalidOptionError
 
 
 class MigrationContext:
@@ -18,7 +19,7 @@ class MigrationContext:
         self._place = place
         self._tell = tell
         self._undo = undo
-        self.name = place[2]
+        self.name = place.name
         self.logger = logging.getLogger("quaestor.migration")
 
     def progress(self, done: int, total: int | None = None) -> None:
@@ -27,5 +28,11 @@ class MigrationContext:
         Args:
             done: How much is done, in whatever it counts.
             total: How much there is to do in all; None if that is not known.
+
+        Raises:
+            InvalidOptionError: One of them is not a whole number.
         """
+        for number in (done, total):
+            if number is not None and not isinstance(number, int):
+                raise InvalidOptionError(f"progress() takes whole numbers (int), not {number!r:.40}.")
         self._tell(MigrationProgressed(*self._place, done, total, undo=self._undo))

@@ -291,7 +291,7 @@ class LeaseLostError(QuaestorError, RuntimeError):
         left = (
             "Nothing was left half done."
             if self.migration is None
-            else f"The function of {self.migration!r} ran to its end, and this run did not get to its record."
+            else f"This run did not get to the record of {self.migration!r}; a function of it that ran came to its end."
         )
         return (
             f"The lease was lost, and nothing more was started. {left} The lease is lost when it cannot be renewed in "

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quaestor import AsyncRunner, Event, MigrationContext, MigrationProgressed, MigrationRegistry
+from quaestor import AsyncRunner, Event, InvalidOptionError, MigrationContext, MigrationProgressed, MigrationRegistry
 from tests.databases import drivers
 
 pytestmark = pytest.mark.anyio
@@ -57,3 +57,15 @@ async def test_context_in_a_transaction(db: Any) -> None:
 
     assert MigrationProgressed(db.name, "app", "a", 1, 1, 1, 1) in events
     assert await db.effects.count_documents({"migration": "a"}) == 1
+
+
+async def test_progress_in_whole_numbers(db: Any) -> None:
+    """What is no whole number is refused where it is said."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def a(db: Any, context: MigrationContext) -> None:
+        context.progress(0.5)  # type: ignore[arg-type]  # that is the point
+
+    with pytest.raises(InvalidOptionError, match=r"whole numbers \(int\), not 0.5"):
+        await AsyncRunner(registry, db, "app").run()

@@ -203,7 +203,7 @@ async def test_lost_in_a_function(db: Any, lose: Callable[[Any], Awaitable[None]
     async def b(db: Any) -> None:
         calls.append("b")
 
-    with pytest.raises(LeaseLostError, match="'a' ran to its end, and this run did not get to its record") as caught:
+    with pytest.raises(LeaseLostError, match="This run did not get to the record of 'a'") as caught:
         await registry.run(db, "app")
 
     assert caught.value.migration == "a"

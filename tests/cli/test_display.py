@@ -114,7 +114,7 @@ def test_plain_words() -> None:
         "INFO    Applying 'a' (1 of 2)",
         "INFO    Applied 'a' (1 of 2) in 1.5 s",
         "ERROR   Failed in 'b' after 1 of 2: ValueError: no login as ada:***",
-        "ERROR   Interrupted in 'b' after 1 of 2: KeyboardInterrupt",
+        "ERROR   Interrupted in 'b' after 1 of 2",
         "INFO    Nothing to do: all that was asked for is applied",
         "INFO    Applied 1 migration",
         "INFO    Undone 2 migrations",

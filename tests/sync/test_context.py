@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quaestor import Event, MigrationContext, MigrationProgressed, MigrationRegistry, SyncRunner
+from quaestor import Event, InvalidOptionError, MigrationContext, MigrationProgressed, MigrationRegistry, SyncRunner
 from tests.databases import drivers
 
 
@@ -55,3 +55,15 @@ def test_context_in_a_transaction(db: Any) -> None:
 
     assert MigrationProgressed(db.name, "app", "a", 1, 1, 1, 1) in events
     assert db.effects.count_documents({"migration": "a"}) == 1
+
+
+def test_progress_in_whole_numbers(db: Any) -> None:
+    """What is no whole number is refused where it is said."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        context.progress(0.5)  # type: ignore[arg-type]  # that is the point
+
+    with pytest.raises(InvalidOptionError, match=r"whole numbers \(int\), not 0.5"):
+        SyncRunner(registry, db, "app").run()

@@ -184,7 +184,7 @@ def test_lost_in_a_function(db: Any, lose: Callable[[Any], None]) -> None:
     registry.register("a")(lose)
     registry.register("b")(lambda db: calls.append("b"))
 
-    with pytest.raises(LeaseLostError, match="'a' ran to its end, and this run did not get to its record") as caught:
+    with pytest.raises(LeaseLostError, match="This run did not get to the record of 'a'") as caught:
         registry.run_sync(db, "app")
 
     assert caught.value.migration == "a"

@@ -1,16 +1,23 @@
 """The command line. Its dependencies are the extra `cli`; nothing else in the package imports it."""
 
 import sys
+from io import TextIOWrapper
 
 _EXTRA = {"igraph", "rich", "typer"}
 
 
 def main() -> None:
     """The command `quaestor`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what its encoding lacks is written as Python would, not an error
+            stream.reconfigure(errors="backslashreplace")
     try:
-        from quaestor.cli.app import app  # here, so that the lack of the extra is a sentence
+        from quaestor.cli.app import run  # here, so that the lack of the extra is a sentence
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        sys.exit(f"quaestor: The command line needs {error.name}. Install it: pip install 'mongo-quaestor[cli]'")
-    app(prog_name="quaestor")  # also as python -m quaestor
+        sys.stderr.write(f"quaestor: The command line needs {error.name}: pip install 'mongo-quaestor[cli]'\n")
+        sys.exit(2)  # not 1, which is an answer of `check`
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()

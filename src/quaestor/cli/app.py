@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.prompt import Confirm
+from rich.text import Text
 
 from quaestor.cli import reports, scaffold
 from quaestor.cli.display import displayed
 from quaestor.cli.failures import err, exit_when_terminated, reported, say
 from quaestor.cli.lines import jsonable
 from quaestor.cli.loading import locate
-from quaestor.cli.settings import CommandError
+from quaestor.cli.logs import show_logs
+from quaestor.cli.marks import shown
+from quaestor.cli.settings import CommandError, refuse_addresses
 from quaestor.cli.target import Target, command, found
 from quaestor.core import plan
 from quaestor.core.lease import DEFAULT_TTL, Lock
@@ -37,7 +41,7 @@ app = typer.Typer(
 marks = typer.Typer(no_args_is_help=True)
 app.add_typer(marks, name="mark", help="Correct the records, without running anything.")
 
-_WIDE = 160  # cells, where a pipe or a log tells no width
+_WIDE = 10_000  # cells: where a pipe or a file tells no width nothing is cut
 
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
 
@@ -45,11 +49,11 @@ out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdo
 def _names(incomplete: str) -> list[str]:
     """The migrations whose names begin so, for the completion of a shell; an error would only disturb the typing."""
     with suppress(Exception, SystemExit):
-        return [name for name in found().registry().migrations if name.startswith(incomplete)]
+        return [name for name in found().registry.migrations if name.startswith(incomplete)]
     return []
 
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", autocompletion=_names, show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
@@ -88,7 +92,7 @@ def _status(target: Target, *, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(seen, target)
     else:
-        out.print(reports.StatusReport(seen))
+        _print(reports.StatusReport(seen))
 
 
 @command(app, "check", error_code=2)
@@ -106,18 +110,14 @@ def _check(
     if as_json:
         _print_json(seen, target)
     else:
-        out.print("\n".join(faults) or reports.summary(seen), soft_wrap=True)
+        _print("\n".join(faults) or reports.summary(seen))
     raise typer.Exit(1 if faults else 0)
 
 
 @command(app, "plan")
 def _plan(target: Target, *, targets: Names = None, as_json: AsJson = False) -> None:
     """Show what a run would do, in order, and why: all that is pending, or only these and what they need."""
-    planned = target.ask(partial(SyncRunner.plan, targets=targets or None))
-    if as_json:
-        _print_json(planned, target)
-    else:
-        _print_plan(planned, target)
+    _show_plan(target, partial(SyncRunner.plan, targets=targets or None), as_json=as_json)
 
 
 @command(app, "run")
@@ -133,19 +133,17 @@ def _run(
 ) -> None:
     """Apply what is pending: all of it, or only these and what they need."""
     if dry_run:
-        _plan(target, targets=targets, as_json=as_json)
+        _show_plan(target, partial(SyncRunner.plan, targets=targets or None, strict=strict), as_json=as_json)
         return
-    exit_when_terminated()
-    with displayed(target.clean, as_json=as_json) as hook:
-        run = partial(SyncRunner.run, targets=targets or None, strict=strict)
-        target.ask(run, hook, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+    run = partial(SyncRunner.run, targets=targets or None, strict=strict)
+    _work(target, run, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
 
 @command(app, "rollback")
 def _rollback(
     target: Target,
     *,
-    targets: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=_names, show_default=False)],
+    targets: Annotated[list[str], typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)],
     yes: Yes = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -153,42 +151,48 @@ def _rollback(
     lease_timeout: Wait = None,
 ) -> None:
     """Undo these migrations, and before them every applied one that needs them."""
+    if as_json and not (yes or dry_run):
+        raise CommandError("--json asks nobody: say --yes.")
     if dry_run or not yes:
-        planned = target.ask(partial(SyncRunner.plan_rollback, targets=targets))
-        if dry_run and as_json:
-            _print_json(planned, target)
-        else:
-            _print_plan(planned, target)
+        planned = _show_plan(target, partial(SyncRunner.plan_rollback, targets=targets), as_json=as_json)
         if dry_run or not planned:
             return
         _confirm(f"Undo {len(planned)} in {_place(target)}?")
-    exit_when_terminated()
-    with displayed(target.clean, as_json=as_json) as hook:
-        rollback = partial(SyncRunner.rollback, targets=targets)
-        target.ask(rollback, hook, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+    rollback = partial(SyncRunner.rollback, targets=targets)
+    _work(target, rollback, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
 
 All = Annotated[bool, typer.Option("--all", help="All that are registered.")]
 
 
 @command(marks, "applied")
-def _mark_applied(target: Target, *, names: Names = None, every: All = False) -> None:
+def _mark_applied(
+    target: Target,
+    *,
+    names: Names = None,
+    every: All = False,
+    as_json: AsJson = False,
+    lease_ttl: Ttl = DEFAULT_TTL,
+    lease_timeout: Wait = None,
+) -> None:
     """Record migrations as applied: to adopt a database that is migrated already."""
-    marked = target.ask(partial(SyncRunner.mark_applied, names=_chosen(target, names, every=every)))
-    out.print(
-        f"Marked as applied: {', '.join(marked)}." if marked else "Nothing to do: they are recorded already.",
-        soft_wrap=True,
-    )
+    mark = partial(SyncRunner.mark_applied, names=_chosen(target, names, every=every))
+    _work(target, mark, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
 
 @command(marks, "pending")
-def _mark_pending(target: Target, *, names: Names = None, every: All = False) -> None:
+def _mark_pending(
+    target: Target,
+    *,
+    names: Names = None,
+    every: All = False,
+    as_json: AsJson = False,
+    lease_ttl: Ttl = DEFAULT_TTL,
+    lease_timeout: Wait = None,
+) -> None:
     """Remove the records of migrations: the next run applies them."""
-    marked = target.ask(partial(SyncRunner.mark_pending, names=_chosen(target, names, every=every)))
-    out.print(
-        f"Marked as pending: {', '.join(marked)}." if marked else "Nothing to do: none of these is recorded.",
-        soft_wrap=True,
-    )
+    mark = partial(SyncRunner.mark_pending, names=_chosen(target, names, every=every))
+    _work(target, mark, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
 
 @command(app, "unlock")
@@ -197,12 +201,12 @@ def _unlock(target: Target, *, yes: Yes = False) -> None:
     if not yes:
         lease = target.ask(SyncRunner.status).lease
         if lease is None:
-            out.print("Nobody holds the lease.")
+            _print("Nobody holds the lease.")
             return
-        out.print(f"The lease is held by {reports.holder(lease)}.", soft_wrap=True)
+        _print(f"The lease is held by {reports.holder(lease)}.")
         _confirm("Free it? Whoever holds it stops at its next step.")
     freed = target.ask(SyncRunner.unlock)
-    out.print("Nobody holds the lease." if freed is None else f"Freed. It was held by {freed}.", soft_wrap=True)
+    _print("Nobody holds the lease." if freed is None else f"Freed. It was held by {shown(str(freed))}.")
 
 
 @command(app, "graph")
@@ -218,25 +222,21 @@ def _graph(
     from quaestor.cli import pictures, terminal_graph  # here, for the layout takes a moment to load
 
     seen = _registered(target) if target.uri is None else target.ask(SyncRunner.status)
-    if form is Format.TERMINAL:
-        drawing = terminal_graph.drawing(seen)
-        if output is None:
-            out.print(drawing)
-            return
-        with output.open("w", encoding="utf-8") as file:
-            Console(file=file, markup=False, highlight=False, emoji=False, width=200).print(drawing)
-        return
-    picture = {
-        Format.MERMAID: pictures.mermaid,
-        Format.DOT: pictures.dot,
-        Format.SVG: pictures.svg,
-        Format.HTML: pictures.html,
-    }[form](seen)
+    pictured = {"mermaid": pictures.mermaid, "dot": pictures.dot, "svg": pictures.svg, "html": pictures.html}
+    picture = terminal_graph.drawing(seen) if form is Format.TERMINAL else pictured[form](seen)
     if output is None:
-        typer.echo(picture)
-    else:
-        output.write_text(picture, encoding="utf-8")
-        err.print(f"Written: {output}")
+        out.print(picture, soft_wrap=form is not Format.TERMINAL)
+        return
+    try:
+        file = output.open("w", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{output} cannot be written: {error.strerror}.") from error
+    with file:
+        if isinstance(picture, str):
+            file.write(picture)
+        else:
+            Console(file=file, markup=False, highlight=False, emoji=False, width=_WIDE).print(picture)
+    err.print(f"Written: {output}")
 
 
 @command(app, "new")
@@ -256,7 +256,7 @@ def _new(
     """Write a module with a migration to fill in, and its rollback."""
     given = target.given
     reference, base = given.value("registry"), given.folder("registry")
-    registry = target.registry()
+    registry = target.registry
     file = scaffold.new(
         given.folder("migrations") / given.value("migrations"),
         name,
@@ -281,15 +281,49 @@ def _init(
     out.print("Next: quaestor new NAME, and quaestor status --uri mongodb://127.0.0.1:27017/NAME")
 
 
+def run() -> None:
+    """Run the command that the arguments of the process say."""
+    with reported(str, code=2, trace=False):
+        refuse_addresses(sys.argv[1:])
+    app(prog_name="quaestor")  # also as python -m quaestor
+
+
+def _work(
+    target: Target,
+    ask: Callable[[SyncRunner], list[str]],
+    *,
+    as_json: bool,
+    lease_ttl: float,
+    lease_timeout: float | None,
+) -> None:
+    """Ask for something that holds the lease, and show how it goes."""
+    exit_when_terminated()
+    show_logs(target.clean)
+    with displayed(target.clean, as_json=as_json) as hook:
+        target.ask(ask, hook, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+
+
+def _show_plan(
+    target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], *, as_json: bool
+) -> list[PlannedMigration]:
+    planned = target.ask(ask)
+    if as_json:
+        _print_json(planned, target)
+    else:
+        descriptions = {name: migration.description for name, migration in target.registry.migrations.items()}
+        _print(reports.PlanReport(planned, descriptions))
+    return planned
+
+
 def _registered(target: Target) -> Status:
     """The status of a database that nothing is known of."""
-    return status("", "", plan.ordered(target.registry().migrations), Records({}), Lock())
+    return status("", "", plan.ordered(target.registry.migrations), Records({}), Lock())
 
 
 def _chosen(target: Target, names: list[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise CommandError("Name the migrations, or say --all; not both.")
-    return list(target.registry().migrations) if every else names or []
+        raise CommandError("Say --all, or name them: not both." if every else "Name the migrations, or say --all.")
+    return list(target.registry.migrations) if every else names or []
 
 
 def _place(target: Target) -> str:
@@ -300,14 +334,21 @@ def _place(target: Target) -> str:
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise CommandError("There is nobody to ask: say --yes to do it.")
-    if not Confirm.ask(question, console=out, default=False):
-        say("Nothing was done.")
-        raise typer.Exit(1)
+    with suppress(EOFError):  # Ctrl-D
+        if Confirm.ask(Text(shown(question)), console=out, default=False):
+            return
+    say("Nothing was done.")
+    raise typer.Exit(1)
 
 
-def _print_plan(planned: list[PlannedMigration], target: Target) -> None:
-    descriptions = {name: migration.description for name, migration in target.registry().migrations.items()}
-    out.print(reports.PlanReport(planned, descriptions))
+def _print(renderable: RenderableType) -> None:
+    """Print a table or a sentence; for a pipe or a file without the blanks that fill its lines."""
+    if sys.stdout.isatty():
+        out.print(renderable)
+        return
+    with out.capture() as captured:
+        out.print(renderable)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _print_json(value: object, target: Target) -> None:

@@ -1,5 +1,6 @@
 """How an error ends a command: a sentence on stderr with what to do, and an exit code; never a traceback unasked."""
 
+import os
 import signal
 import sys
 import traceback
@@ -9,18 +10,28 @@ from types import FrameType
 from typing import NoReturn
 
 import typer
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from rich.console import Console
 
 from quaestor.cli.loading import told
+from quaestor.cli.marks import shown
 from quaestor.cli.settings import CommandError
 from quaestor.errors import LeaseTimeoutError, QuaestorError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a shell."""
 
-TERMINATED = 143
-"""After SIGTERM, likewise."""
+BROKEN_PIPE = 141
+"""After SIGPIPE, likewise."""
+
+TERMINATED = {signal.SIGTERM: 143} | ({signal.SIGHUP: 129} if hasattr(signal, "SIGHUP") else {})
+"""After other signals, likewise."""
+
+_REFUSED = {
+    13: "The user of the URI lacks a right; docs/reliability.md lists those that are needed.",
+    18: "Check the user, the password and the authSource in the URI.",
+}
+"""What to do about the server's error codes Unauthorized and AuthenticationFailed."""
 
 _NOTE = "quaestor: "  # what our notes on a user's exception begin with
 
@@ -42,17 +53,22 @@ def reported(clean: Callable[[str], str], *, code: int, trace: bool) -> Iterator
         raise
     except KeyboardInterrupt:
         say("Interrupted.")
-        raise typer.Exit(INTERRUPTED) from None
-    except Exception as error:  # noqa: BLE001 - it is told, and the exit code says it
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE) from None
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            raise
         if trace:
             err.print(clean("".join(traceback.format_exception(error))).rstrip())
         say(clean(sentence(error)))
-        raise typer.Exit(code) from None
+        raise SystemExit(code) from None
 
 
 def say(text: str) -> None:
     """Say something on stderr."""
-    err.print(f"quaestor: {text}")
+    err.print("\n".join(map(shown, f"quaestor: {text}".split("\n"))))
 
 
 def sentence(error: BaseException) -> str:
@@ -73,13 +89,21 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, ServerSelectionTimeoutError):
         reason = str(error).partition(" (configured timeouts:")[0].partition(", Timeout:")[0]
         return f"No server of MongoDB answers: {reason}. Start it, or correct the address (--uri)."
+    if isinstance(error, BaseExceptionGroup):
+        return f"{error.message}: {'; '.join(map(sentence, error.exceptions))}"
+    if isinstance(error, OperationFailure) and error.code in _REFUSED:
+        said = str((error.details or {}).get("errmsg", "")).partition(" to execute command")[0].rstrip(".")
+        return f"The server refuses: {said}. {_REFUSED[error.code]}"
     return told(error)
 
 
 def exit_when_terminated() -> None:
-    """Let SIGTERM, as an orchestrator sends it, end the command as Ctrl-C does: so that the lease is given back."""
+    """Let SIGTERM, as an orchestrator sends it, and the end of the terminal end the command as Ctrl-C does: so that the
+    lease is given back.
+    """
 
-    def end(_signal: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(TERMINATED)
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(TERMINATED[signal.Signals(number)])
 
-    signal.signal(signal.SIGTERM, end)
+    for number in TERMINATED:
+        signal.signal(number, end)

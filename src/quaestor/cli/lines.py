@@ -1,5 +1,6 @@
 """Events as lines: for people who read a log, and for programs."""
 
+import contextlib
 import json
 import math
 import threading
@@ -9,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TextIO
 
 from quaestor.cli.marks import shown
-from quaestor.cli.sentences import WARNINGS, Clean, sentence
+from quaestor.cli.sentences import WARNINGS, Clean, message, sentence
 from quaestor.core.events import Event, Hook, MigrationFailed, MigrationProgressed, RollbackStarted, RunStarted
 
 _PROGRESS_EVERY: Final = timedelta(seconds=30)
+_JSON_PROGRESS_EVERY: Final = timedelta(seconds=1)
 _LEFT_OUT: Final = frozenset({"sessions"})  # of a lease: binary, and nobody's business
 
 
@@ -53,7 +55,7 @@ def json_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) -
     """A hook that writes a JSON object for each event in one line: its class as `event`, `time` (ISO 8601, UTC), and
     its fields.
 
-    The fields are written as `jsonable` does.
+    The fields are written as `jsonable` does. Progress is told once a second, and when it has come to its end.
 
     Args:
         file: Written and flushed.
@@ -61,10 +63,17 @@ def json_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) -
         now: The time (datetime, aware).
     """
     lock = threading.Lock()
+    last = datetime.min.replace(tzinfo=UTC)
 
     def tell(event: Event) -> None:
+        nonlocal last
         with lock:
-            head = {"event": type(event).__name__, "time": now().astimezone(UTC).isoformat()}
+            time = now()
+            if isinstance(event, MigrationProgressed):
+                if time - last < _JSON_PROGRESS_EVERY and event.done != event.whole:
+                    return
+                last = time
+            head = {"event": type(event).__name__, "time": time.astimezone(UTC).isoformat()}
             _write(file, json.dumps(head | jsonable(event, clean)))
 
     return tell
@@ -72,8 +81,9 @@ def json_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) -
 
 def _write(file: TextIO, line: str) -> None:
     encoding = file.encoding or "utf-8"  # a file in memory has none
-    file.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    file.flush()
+    with contextlib.suppress(BrokenPipeError):  # who read it has enough, and the migrations go on
+        file.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        file.flush()
 
 
 def _level(event: Event) -> str:
@@ -100,7 +110,7 @@ def jsonable(value: Any, clean: Clean) -> Any:  # noqa: PLR0911 - it is one tabl
         case datetime():
             return value.isoformat()
         case BaseException():
-            return {"type": type(value).__name__, "message": clean(str(value))}
+            return {"type": type(value).__name__, "message": clean(message(value))}
         case Mapping():
             return {clean(str(key)): jsonable(item, clean) for key, item in value.items()}
         case list() | tuple():

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
+from quaestor.cli.sentences import message
 from quaestor.cli.settings import CommandError
 from quaestor.registry import MigrationRegistry
 
@@ -133,7 +134,7 @@ def _is_part(name: str | None, module: str) -> bool:
 
 def told(error: BaseException) -> str:
     """The error and the last place in the user's own code that it came from."""
-    sentence = f"{type(error).__name__}: {error}".rstrip(".: ")
+    sentence = f"{type(error).__name__}: {message(error)}".rstrip(".: ")
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})."
     foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]), "<")

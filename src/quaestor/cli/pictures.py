@@ -37,7 +37,7 @@ def html(status: Status) -> str:
         for look, count in counts(status)
     )
     title = f"<title>{escape(_title(status))}</title>"
-    heading = f"<h1>{escape(_place(status))}</h1>\n<p>{legend}</p>"
+    heading = f"<h1>{escape(place(status))}</h1>\n<p>{legend}</p>"
     return f"{head}{title}{header}{heading}{body}{svg(status)}{tail}"
 
 
@@ -86,13 +86,9 @@ def _pairs(status: Status) -> list[tuple[str, str]]:
     ]
 
 
-def _place(status: Status) -> str:
-    return place(status)
-
-
 def _title(status: Status) -> str:
     found = [f"{count} {look.sign} {look.word}" for look, count in counts(status)]
-    return f"{_place(status)}: {', '.join(found) or 'no migrations'}"
+    return f"{place(status)}: {', '.join(found) or 'no migrations'}"
 
 
 def _drawing(status: Status) -> Element:
@@ -122,8 +118,8 @@ def _drawing(status: Status) -> Element:
 def _head(status: Status) -> tuple[Element, float]:
     """Heading and legend, and how wide they are."""
     head = Element("g", {"class": "head", "transform": f"translate({_MARGIN:g} 0)"})
-    place = _place(status)
-    _text(head, "heading", 0, 40, place, cell=_HEADING_CELL)
+    where = place(status)
+    _text(head, "heading", 0, 40, where, cell=_HEADING_CELL)
     x = 0.0
     for look, count in counts(status):
         key = SubElement(head, "g", {"class": f"key {look.word}"})
@@ -131,7 +127,7 @@ def _head(status: Status) -> tuple[Element, float]:
         label = f"{count} {look.word}"
         _text(key, "count", x + 18, 64, label, cell=_CELL)
         x += 18 + len(label) * _CELL + 22
-    return head, max(cell_len(place) * _HEADING_CELL, x)
+    return head, max(cell_len(where) * _HEADING_CELL, x)
 
 
 def _box(migration: MigrationStatus, look: Mark, box: Box, identifier: str) -> Element:

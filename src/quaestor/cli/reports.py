@@ -1,6 +1,6 @@
 """What the commands that only look show: tables with a line for each migration, and sentences that sum up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from rich.cells import cell_len
@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from quaestor.cli.marks import Mark, counts, mark, place, shown
+from quaestor.cli.marks import counts, mark, place, shown
 from quaestor.core.lease import Lease
 from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import MigrationStatus, State, Status
@@ -33,14 +33,16 @@ class StatusReport:
         looks = [mark(migration, self._status) for migration in migrations]
         columns = {
             "migration": [Text(shown(one.name)) for one in migrations],
-            "state": [Text(_state(look, one), look.style) for look, one in zip(looks, migrations, strict=True)],
+            "state": [Text(look.word, look.style) for look in looks],
             "since (UTC)": [Text(_date(one.applied_at)) for one in migrations],
             "needs": [Text(shown(", ".join(one.depends_on)), "dim") for one in migrations],
             "kind": [Text(_kind(one), "dim") for one in migrations],
             "what it does": [Text(shown(one.description), "dim") for one in migrations],
         }
         if migrations:
-            yield _table({"": [Text(look.sign, look.style) for look in looks]} | columns, options.max_width)
+            yield _table(
+                {"": [Text(look.sign, look.style) for look in looks]} | columns, options.max_width, needed={"", "state"}
+            )
             yield ""
         yield summary(self._status)
 
@@ -65,10 +67,11 @@ class PlanReport:
         columns = {
             "": [Text(str(position), "dim", justify="right") for position in range(1, len(self._planned) + 1)],
             "to undo" if self._planned[0].undo else "to apply": [Text(shown(one.name)) for one in self._planned],
-            "why": [Text(shown(one.reason), "" if one.asked_for else "dim") for one in self._planned],
+            # Where all are asked for nobody need say so.
+            "why": [] if all(one.asked_for for one in self._planned) else [Text(one.reason) for one in self._planned],
             "what it does": [Text(shown(self._descriptions.get(one.name, "")), "dim") for one in self._planned],
         }
-        yield _table(columns, options.max_width)
+        yield _table(columns, options.max_width, needed={""})
 
 
 def summary(status: Status) -> Text:
@@ -90,25 +93,31 @@ def holder(lease: Lease) -> str:
     return f"{shown(str(lease))}; it ends at {lease.expires_at:%H:%M:%S} UTC unless it is renewed"
 
 
-def _table(columns: Mapping[str, Sequence[Text]], width: int) -> Table:
-    """A table without lines, a line for each row: the last columns are cut, or left out where there is no room."""
+def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collection[str]) -> Table:
+    """A table without lines, a line for each row.
+
+    Args:
+        columns: The cells by the title of their column; a column without any is left out.
+        width: What there is room for, in cells.
+        needed: The columns that are there in full. Of the others the first is cut, the rest are cut or left out.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    left, fitting = width, []
-    for title, cells in columns.items():
-        wanted = max(map(cell_len, [title, *(cell.plain for cell in cells)]))
-        if any(cells) and left >= min(wanted, _ROOM):
-            table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=min(wanted, left))
-            fitting.append(cells)
-            left -= wanted + 2
-    for row in zip(*fitting, strict=True):
+    wanted = {
+        title: max(map(cell_len, [title, *(cell.plain for cell in cells)]))
+        for title, cells in columns.items()
+        if any(cells)
+    }
+    left = width - sum(wanted[title] + 2 for title in needed)
+    first = next(title for title in wanted if title not in needed)
+    for title, cells in wanted.items():
+        if title in needed:
+            table.add_column(title, no_wrap=True)
+        elif title == first or left >= min(cells, _ROOM):
+            table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=max(1, min(cells, left)))
+            left -= cells + 2
+    for row in zip(*(columns[str(column.header)] for column in table.columns), strict=True):
         table.add_row(*row)
     return table
-
-
-def _state(look: Mark, migration: MigrationStatus) -> str:
-    if look.word == "interrupted":
-        return "half undone" if migration.state == "applied" else "half done"
-    return look.word
 
 
 def _kind(migration: MigrationStatus) -> str:

@@ -16,6 +16,7 @@ from quaestor.cli.settings import FILE, TABLE, CommandError
 from quaestor.core.migration import Colour, checked_name
 from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
+from quaestor.runners.databases import checked_prefix
 
 LONGEST = 60
 """Of a module's name, in characters: a migration's can be any text, of any length."""
@@ -79,12 +80,16 @@ def init(root: Path, package: str = "migrations", prefix: str = "app") -> list[P
         The files written.
 
     Raises:
+        InvalidPrefixError: The prefix cannot name collections.
         CommandError: The package cannot be called so, there are such settings or such a package already (then nothing
             was written), or a file cannot be written.
     """
+    checked_prefix(prefix, database="")
     names = package.split(".")
     if not all(map(_is_module_name, names)) or names[0] in sys.stdlib_module_names:
-        raise CommandError(f"{package!r} cannot name a package: choose another name, such as shop.migrations.")
+        raise CommandError(
+            f"{package!r} cannot name a package, or is a module of Python: choose another, such as shop.migrations."
+        )
     folder = Path("src" if (root / "src" / names[0]).is_dir() else "", *names)
     module, project = root / folder / "__init__.py", root / FILE
     if module.exists():

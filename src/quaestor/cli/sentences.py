@@ -63,8 +63,16 @@ def amount(done: int, whole: int | None) -> str:
 
 def reason(error: BaseException, clean: Clean) -> str:
     """The class of an error and its message, in one line (str)."""
-    message = " ".join(clean(str(error)).split())  # cleaned first: there may be blanks in what is to go
-    return type(error).__name__ + (f": {message}" if message else "")
+    text = " ".join(clean(message(error)).split())  # cleaned first: there may be blanks in what is to go
+    return type(error).__name__ + (f": {text}" if text else "")
+
+
+def message(error: BaseException) -> str:
+    """What an error says (str); nothing, where saying it raises another."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its class is told in any case
+        return ""
 
 
 def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - it is one table
@@ -102,13 +110,16 @@ def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - 
         case MigrationFailed(name=name, position=position, total=total, error=error, undo=undo):
             what = "Failed" if isinstance(error, Exception) else "Interrupted"
             doing = "undoing" if undo else "in"
-            return f"{what} {doing} '{name}' after {position - 1} of {total}: {reason(error, clean)}"
+            why = f": {reason(error, clean)}" if isinstance(error, Exception) else ""
+            return f"{what} {doing} '{name}' after {position - 1} of {total}{why}"
         case RunFinished(applied=applied):
             return f"Applied {counted(len(applied))}" if applied else "Nothing to do: all that was asked for is applied"
         case RollbackFinished(rolled_back=names):
             return f"Undone {counted(len(names))}" if names else "Nothing to do: nothing that was asked for is applied"
         case RecordsMarked(names=names, applied=applied):
             state = "applied" if applied else "pending"
+            if not names:
+                return f"Nothing to do: all that was named is {state}"
             return f"Marked {counted(len(names))} as {state}, without running anything{_listed(names)}"
         case _:
             assert_never(event)

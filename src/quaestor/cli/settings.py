@@ -3,10 +3,11 @@
 An option on the command line comes first, then the environment, then `[tool.quaestor]` in the nearest pyproject.toml.
 """
 
+import contextlib
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,11 +83,8 @@ class Given:
             CommandError: It was not given; the sentence says all the ways to give it.
         """
         if setting not in self.values:
-            option = "" if setting == "migrations" else f"by --{setting}, "
-            raise CommandError(
-                f"Say {MEANINGS[setting]}: {option}by the environment variable "
-                f"{' or '.join(VARIABLES[setting])}, or by the key {setting!r} in {TABLE} of {FILE}."
-            )
+            first = " In a new project `quaestor init` writes it." if setting == "registry" else ""
+            raise CommandError(f"Say {MEANINGS[setting]}: {_ways(setting)}.{first}")
         return self.values[setting][0]
 
     def folder(self, setting: str) -> Path:
@@ -105,9 +103,8 @@ class Given:
             CommandError: One of them was not given, or the URI cannot be read.
         """
         registry, uri, prefix = self.value("registry"), self.value("uri"), self.value("prefix")
-        named = _database(uri)  # always, so that a broken URI is found before the driver shows a part of it
-        db = named if named is not None and "db" not in self.values else self.value("db")
-        return Settings(registry, self.folder("registry"), uri, db, prefix)
+        _database(uri)  # so that a broken URI is found before the driver shows a part of it
+        return Settings(registry, self.folder("registry"), uri, self.value("db"), prefix)
 
 
 def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: Path) -> Given:
@@ -122,16 +119,39 @@ def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: 
         CommandError: An option is empty, or the pyproject.toml or its table cannot be used.
     """
     project = next((place for place in (folder, *folder.parents) if (place / FILE).is_file()), folder)
-    values = {key: (value, project) for key, value in _table(project / FILE).items()}
-    for setting, variables in VARIABLES.items():
-        if value := next(filter(None, map(environ.get, variables)), None):
-            values[setting] = (value, folder)
     for setting, option in options.items():
         if option == "":  # an unset variable of the shell, most likely: nothing else may take its place
             raise CommandError(f"--{setting} is empty: give it a value, or leave it out.")
-        if option is not None:
-            values[setting] = (option, folder)
+    environment = {setting: next(filter(None, map(environ.get, names)), None) for setting, names in VARIABLES.items()}
+    values: dict[str, tuple[str, Path]] = {}
+    for source, base in ((_table(project / FILE), project), (environment, folder), (options, folder)):
+        given = {setting: value for setting, value in source.items() if value is not None}
+        # A database that an address names counts for more than one that a weaker source names.
+        with contextlib.suppress(CommandError):  # it is told when the address is needed
+            if "uri" in given and (named := _database(given["uri"])) is not None:
+                given = {"db": named} | given
+        if misplaced := [setting for setting, value in given.items() if setting != "uri" and "://" in value]:
+            raise CommandError(f"{misplaced[0]!r} looks like an address: say that of MongoDB {_ways('uri')}.")
+        values |= {setting: (value, base) for setting, value in given.items()}
     return Given(values)
+
+
+def refuse_addresses(arguments: Sequence[str]) -> None:
+    """Refuse an address that stands where none belongs: as a name, say, it would be shown, and a password with it.
+
+    Raises:
+        CommandError: There is one.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option = before if not argument.startswith("-") else argument.partition("=")[0]
+        if "://" in argument and option != "--uri":
+            raise CommandError(f"An argument looks like an address: say that of MongoDB {_ways('uri')}.")
+
+
+def _ways(setting: str) -> str:
+    option = "" if setting == "migrations" else f"by --{setting}, "
+    variables = " or ".join(VARIABLES[setting])
+    return f"{option}by the environment variable {variables}, or by the key {setting!r} in {TABLE} of {FILE}"
 
 
 def redacted(text: str, uri: str) -> str:

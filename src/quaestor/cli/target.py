@@ -2,9 +2,10 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from contextlib import redirect_stdout
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -33,15 +34,15 @@ SHARED: dict[str, Any] = {
 """The options of every command, with their types."""
 
 
-@dataclass(frozen=True, slots=True)
 class Target:
     """What a command works on.
 
-    Attributes:
+    Args:
         given: The settings that were given.
     """
 
-    given: Given
+    def __init__(self, given: Given) -> None:
+        self.given = given
 
     @property
     def uri(self) -> str | None:
@@ -52,9 +53,11 @@ class Target:
         """The text without the password of the URI."""
         return redacted(text, self.uri or "")
 
+    @cached_property
     def registry(self) -> MigrationRegistry:
-        """The registry that the settings name."""
-        return load_registry(self.given.value("registry"), self.given.folder("registry"))
+        """The registry that the settings name; loaded once, for a factory makes another one each time."""
+        with redirect_stdout(sys.stderr):  # a module may print when it is imported: stdout is for the answer
+            return load_registry(self.given.value("registry"), self.given.folder("registry"))
 
     def ask(
         self,
@@ -65,7 +68,7 @@ class Target:
         lease_timeout: float | None = None,
     ) -> T:
         """The answer of a runner for the registry and the database that the settings name."""
-        settings, registry = self.given.settings(), self.registry()
+        settings, registry = self.given.settings(), self.registry
         hook = _ignore if on_event is None else on_event
         with opened(registry, settings, hook, lease_ttl=lease_ttl, lease_timeout=lease_timeout) as runner:
             return question(runner)

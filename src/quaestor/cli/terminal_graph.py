@@ -66,8 +66,10 @@ class _Drawing:
 def _sorted(status: Status) -> tuple[list[MigrationStatus], list[MigrationStatus]]:
     """Those that have a part in a dependency, and the others."""
     needed = {name for migration in status.migrations for name in migration.depends_on}
-    linked = [migration for migration in status.migrations if migration.depends_on or migration.name in needed]
-    alone = [migration for migration in status.migrations if migration not in linked]
+    linked: list[MigrationStatus] = []
+    alone: list[MigrationStatus] = []
+    for migration in status.migrations:
+        (linked if migration.depends_on or migration.name in needed else alone).append(migration)
     return linked, alone
 
 

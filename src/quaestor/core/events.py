@@ -5,12 +5,19 @@ Reporting facts as values, with logging as one hook among others, follows stamin
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from quaestor.core.lease import Lease
 
-Place: TypeAlias = tuple[str, str, str, int, int]
-"""What all events of a migration begin with: database, prefix, name, position, total."""
+
+class Place(NamedTuple):
+    """Where a migration stands: what all events of one begin with."""
+
+    database: str
+    prefix: str
+    name: str
+    position: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ from quaestor.core.events import (
 from quaestor.core.lease import Lease, Terms, Work
 from quaestor.core.leasing import Turn, settled
 from quaestor.core.migration import Colour
-from quaestor.core.plan import Change, Mark, PlannedMigration
+from quaestor.core.plan import Change, PlannedMigration, RecordChange
 from quaestor.core.records import Records
 from quaestor.core.rehearsal import rehearsed
 from quaestor.core.status import Status
@@ -68,8 +68,8 @@ T = TypeVar("T")
 _Planner: TypeAlias = Callable[[Records], plan.Plan]
 """What is to be done where these are the records."""
 
-_Told: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
-"""A fact about a whole plan: of database, prefix, names."""
+_Announcement: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
+"""Makes a fact about a whole plan: of database, prefix, names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,12 @@ def mark_pending(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
     return (yield from _work("mark", scope, planned, None, partial(RecordsMarked, applied=False)))
 
 
-def plan_run(scope: Scope, targets: Collection[str] | None = None) -> Flow[list[PlannedMigration]]:
+def plan_run(
+    scope: Scope, targets: Collection[str] | None = None, *, strict: bool = False
+) -> Flow[list[PlannedMigration]]:
     """What `run` would do, in order: the same flow, performed dry."""
     wanted = None if targets is None else plan.checked_names("targets", targets)
-    names = yield from rehearsed(run(scope, wanted), scope.terms)
+    names = yield from rehearsed(run(scope, wanted, strict=strict), scope.terms)
     return plan.explained(scope.definitions, names, wanted)
 
 
@@ -180,19 +182,34 @@ def unlock(_: Scope) -> Flow[Lease | None]:
     return (yield from settled(BreakLease(), rules.PATIENCE, awaiting_server=False))
 
 
-def _work(work: Work, scope: Scope, planned: _Planner, started: _Told | None, finished: _Told) -> Flow[list[str]]:
+def _work(
+    work: Work, scope: Scope, planned: _Planner, started: _Announcement | None, finished: _Announcement
+) -> Flow[list[str]]:
     """Carry out a plan, as the only instance that does. Returns the names in it, in order."""
-    database, prefix, terms = scope.database, scope.prefix, scope.terms
     records = yield from _read(scope)
     if work != "mark" and (unknown := plan.unknown_records(scope.definitions, records)):
-        yield from Emit(RecordsUnknown(database, prefix, tuple(unknown)))
+        yield from Emit(RecordsUnknown(scope.database, scope.prefix, tuple(unknown)))
     todo = planned(records)
-    if not todo:
-        if started is not None:
-            yield from Emit(started(database, prefix, ()))
-        yield from Emit(finished(database, prefix, ()))
-        return []
-    sessions = yield from _prepared(todo, records, scope.colours)
+    names: tuple[str, ...] = ()
+    if todo:
+        sessions = yield from _prepared(todo, records, scope.colours)
+        names = yield from _under_the_lease(work, scope, planned, started, (todo, records, sessions))
+    elif started is not None:
+        yield from Emit(started(scope.database, scope.prefix, ()))
+    yield from Emit(finished(scope.database, scope.prefix, names))
+    return list(names)
+
+
+def _under_the_lease(
+    work: Work,
+    scope: Scope,
+    planned: _Planner,
+    started: _Announcement | None,
+    before: tuple[plan.Plan, Records, tuple[bytes, ...]],
+) -> Flow[tuple[str, ...]]:
+    """Take the lease, plan again if the records have changed since `before`, and carry it out. Returns the names."""
+    database, prefix, terms = scope.database, scope.prefix, scope.terms
+    todo, records, sessions = before
     try:
         turn = yield from leasing.take(terms, database, prefix, work=work, first=todo[0].name, sessions=sessions)
         again = yield from settled(ReadRecords(), rules.patience(terms.ttl))
@@ -200,20 +217,19 @@ def _work(work: Work, scope: Scope, planned: _Planner, started: _Told | None, fi
             todo = planned(again)
             sessions = (yield from _prepared(todo, again, scope.colours)) or sessions  # none needed: some may be open
         names = tuple(change.name for change in todo)
-        yield from leasing.end_sessions_of_others(turn, sessions, database, prefix, next(iter(names), None))
+        yield from leasing.end_sessions_of_others(turn, sessions, database, prefix, names[0] if names else None)
         if started is not None:
             yield from Emit(started(database, prefix, names))
         for position, change in enumerate(todo, start=1):
             upcoming = names[position] if position < len(names) else None
-            yield from _carry_out(change, (database, prefix, change.name, position, len(todo)), turn, upcoming)
+            yield from _carry_out(change, Place(database, prefix, change.name, position, len(todo)), turn, upcoming)
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
         raise
     except BaseException:
         yield from _release(scope)
         raise
     yield from _release(scope)
-    yield from Emit(finished(database, prefix, names))
-    return list(names)
+    return names
 
 
 def _read(scope: Scope) -> Flow[Records]:
@@ -251,7 +267,7 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
     return (yield from settled(OpenSessions(colours_needed), rules.PATIENCE))
 
 
-def _carry_out(change: Mark, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
+def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     if not isinstance(change, Change):
         yield from turn.check(change.name)
         yield from _settle(change, turn)
@@ -270,7 +286,7 @@ def _carry_out(change: Mark, place: Place, turn: Turn, upcoming: str | None) -> 
         raise
     except BaseException as error:
         doing = "while undoing" if undo else "in"
-        _note(error, f"quaestor: {doing} migration {change.name!r}, {place[-2]} of {place[-1]}")
+        _note(error, f"quaestor: {doing} migration {change.name!r}, {place.position} of {place.total}")
         yield from Emit(MigrationFailed(*place, error, undo=undo))
         raise
     fact = MigrationRolledBack if undo else MigrationApplied
@@ -279,9 +295,12 @@ def _carry_out(change: Mark, place: Place, turn: Turn, upcoming: str | None) -> 
         yield from turn.check(upcoming)
 
 
-def _settle(change: Mark, turn: Turn) -> Flow[None]:
+def _settle(change: RecordChange, turn: Turn) -> Flow[None]:
     """Write or remove the record, once, whatever happens to the connection."""
-    yield from _record(change.name, turn) if change.applies else _unrecord(change, turn)
+    if change.applies:
+        yield from _record(change.name, turn)
+    else:
+        yield from _unrecord(change, turn)
 
 
 def _record(name: str, turn: Turn) -> Flow[None]:
@@ -303,7 +322,7 @@ def _record(name: str, turn: Turn) -> Flow[None]:
     yield from turn.check(name, ended=name)  # what was found may be that of another, if this one was frozen
 
 
-def _unrecord(change: Mark, turn: Turn) -> Flow[None]:
+def _unrecord(change: RecordChange, turn: Turn) -> Flow[None]:
     began: float | None = None
     while (removed := (yield from Unrecord(change.name, change.recorded_at))) is not True:
         if isinstance(removed, Unknown):

@@ -23,7 +23,7 @@ Definitions: TypeAlias = Mapping[str, MigrationDefinition]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class RecordChange:
     """What becomes of the record of one migration.
 
     Attributes:
@@ -38,7 +38,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Change(Mark):
+class Change(RecordChange):
     """A migration that is applied, or undone, before that.
 
     Attributes:
@@ -54,7 +54,7 @@ class Change(Mark):
     wants_context: bool = False
 
 
-Plan: TypeAlias = Sequence[Mark]
+Plan: TypeAlias = Sequence[RecordChange]
 """What to do, in order."""
 
 
@@ -216,7 +216,9 @@ def mark_applied(definitions: Definitions, records: Records, names: Collection[s
     }:
         raise DependencyConflictError(conflicts)
     unrecorded = set(names) - records.applied.keys()
-    return [Mark(migration.name, applies=True) for migration in ordered(definitions) if migration.name in unrecorded]
+    return [
+        RecordChange(migration.name, applies=True) for migration in ordered(definitions) if migration.name in unrecorded
+    ]
 
 
 def mark_pending(definitions: Definitions, records: Records, names: Collection[str]) -> Plan:
@@ -234,7 +236,9 @@ def mark_pending(definitions: Definitions, records: Records, names: Collection[s
         raise DependencyConflictError(conflicts)
     backwards = [*unknown_records(definitions, records), *(one.name for one in reversed(ordered(definitions)))]
     recorded = records.applied.keys() & set(names)
-    return [Mark(name, applies=False, recorded_at=records.applied[name]) for name in backwards if name in recorded]
+    return [
+        RecordChange(name, applies=False, recorded_at=records.applied[name]) for name in backwards if name in recorded
+    ]
 
 
 def explained(

@@ -11,13 +11,15 @@ T = TypeVar("T")
 
 
 def insist(step: Callable[[], T]) -> T:
-    """Call a step, which may be repeated, until it comes to its end; only then does Ctrl-C go its way."""
-    interrupt: KeyboardInterrupt | None = None
+    """Call a step, which may be repeated, until it comes to its end; only then does Ctrl-C go its way, or what the
+    handler of another signal raises: SystemExit.
+    """
+    interrupt: BaseException | None = None
     while True:
         try:
             result = step()
             break
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SystemExit) as error:
             interrupt = error
     if interrupt is not None:
         raise interrupt

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from quaestor.context import MigrationContext
 from quaestor.core.effects import (
     AcquireLease,
     BreakLease,
@@ -21,10 +22,11 @@ from quaestor.core.effects import (
     RenewLease,
     Unrecord,
 )
-from quaestor.core.events import Hook
+from quaestor.core.events import Hook, Place
 from quaestor.core.flows import Scope
 from quaestor.core.lease import LONGEST_TTL, PATIENCE, SHORTEST_TTL, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
+from quaestor.core.plan import Change
 from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
 
@@ -89,6 +91,10 @@ class Setup:
         migrations = dict(self._registry.migrations)  # what is registered while it runs is for the next run
         return Scope(migrations, self._database, self.prefix, self.databases.keys(), terms)
 
+    def arguments(self, change: Change, place: Place) -> tuple[Any, MigrationContext]:
+        """What the function of a change is called with: the database of its colour, and the context."""
+        return self.databases[change.colour], MigrationContext(place, self.tell, undo=not change.applies)
+
     def acquisition(self, terms: Terms, effect: AcquireLease) -> dict[str, Any]:
         """The arguments of the find_one_and_update that takes the lease."""
         holder = {
@@ -113,10 +119,8 @@ class Setup:
     def allowance(self, terms: Terms, command: Command[Any]) -> float | None:
         """How long a command may take, in seconds, with the driver's repetitions; None: as long as the driver takes."""
         match command:
-            case (
-                ReadRecords() | ReadLock() | BreakLease()
-            ):  # without a server it ends as any other command of the application
-                return None
+            case ReadRecords() | ReadLock() | BreakLease():
+                return None  # without a server these end as any other command of the application
             case RenewLease() | FreeLease():
                 return renewed_every(terms.ttl)
             case CheckLease() | Record() | Unrecord() | FindRecord() | EndSessions():

@@ -8,19 +8,18 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, assert_never
+from typing import Concatenate, ParamSpec, TypeVar, TypeVarTuple, assert_never
 
 import pymongo
 from pymongo.errors import PyMongoError
 
-from quaestor.context import MigrationContext
 from quaestor.core import effects, flows, leasing
 from quaestor.core.effects import Command, Effect, Flow
-from quaestor.core.events import Hook, Place
+from quaestor.core.events import Hook
 from quaestor.core.flows import Scope
 from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
 from quaestor.core.migration import Colour
-from quaestor.core.plan import Change, PlannedMigration
+from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import Status
 from quaestor.runners import bodies, databases, documents, faults, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
@@ -79,11 +78,12 @@ class SyncRunner:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
         return self._performed(flows.run, targets, strict=strict)
 
-    def plan(self, targets: Collection[str] | None = None) -> list[PlannedMigration]:
+    def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
         """What `run` would do, in order, and why. One read; nothing is written, and no lease is taken.
 
         Args:
             targets: As for `run`.
+            strict: As for `run`.
 
         Returns:
             One value a migration, with its `reason` (list of PlannedMigration).
@@ -91,7 +91,7 @@ class SyncRunner:
         Raises:
             Exception: What `run` would raise before the first function.
         """
-        return self._performed(flows.plan_run, targets)
+        return self._performed(flows.plan_run, targets, strict=strict)
 
     def status(self) -> Status:
         """What is applied, what is not, and who is at work. Two reads; nothing is written, and no lease is taken.
@@ -247,10 +247,10 @@ class _Table:
                 return None
             case effects.Execute(change, place):
                 started = perf_counter()
-                self._call(change.colour, bodies.call, bodies.call_async, change, *self._arguments(change, place))
+                self._call(change.colour, bodies.call, bodies.call_async, change, *setup.arguments(change, place))
                 return perf_counter() - started
             case effects.Transact(change, place):
-                attempt = (change, self._arguments(change, place), setup.prefix, self._sessions[change.colour])
+                attempt = (change, setup.arguments(change, place), setup.prefix, self._sessions[change.colour])
                 return self._call(change.colour, transactions.attempt, transactions.attempt_async, *attempt)
             case effects.CommitAgain(change):
                 session = self._sessions[change.colour]
@@ -276,10 +276,6 @@ class _Table:
                 return self._portal.call(partial(asynchronous, *args))
             case _:
                 assert_never(colour)
-
-    def _arguments(self, change: Change, place: Place) -> tuple[Any, MigrationContext]:
-        context = MigrationContext(place, self._setup.tell, undo=not change.applies)
-        return self._setup.databases[change.colour], context
 
     def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...]:
         for colour in colours - self._sessions.keys():
