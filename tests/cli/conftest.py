@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from tools.terminal import UNSET
+
 PYPROJECT = """
 [tool.quaestor]
 registry = "shop.migrations:registry"
@@ -112,7 +114,11 @@ class Project:
 
 
 def _environ() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("QUAESTOR_", "MONGODB_"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in UNSET and not key.startswith(("QUAESTOR_", "MONGODB_"))
+    }
     return kept | {"PYTHONPATH": ""}
 
 
