@@ -19,7 +19,7 @@ import pyte
 
 PATIENCE = 60  # seconds until what is awaited counts as never coming
 
-UNSET = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_INTERACTIVE", "TTY_COMPATIBLE"}
+_UNSET = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_INTERACTIVE", "TTY_COMPATIBLE"}
 """The variables that programs would take for a terminal's properties, in place of the real ones."""
 
 
@@ -50,7 +50,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (lines, columns))
-        inherited = {key: value for key, value in os.environ.items() if key not in UNSET}
+        inherited = {key: value for key, value in os.environ.items() if key not in _UNSET}
         self.child = subprocess.Popen(
             command,
             stdin=slave,

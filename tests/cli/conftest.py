@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from tools.terminal import UNSET
-
 PYPROJECT = """
 [tool.quaestor]
 registry = "shop.migrations:registry"
@@ -113,11 +111,14 @@ class Project:
         return {effect["_id"] for effect in self.db.effects.find()}
 
 
+_OF_A_TERMINAL = {"COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"}
+
+
 def _environ() -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        if key not in UNSET and not key.startswith(("QUAESTOR_", "MONGODB_"))
+        if key not in _OF_A_TERMINAL and not key.startswith(("QUAESTOR_", "MONGODB_"))
     }
     return kept | {"PYTHONPATH": ""}
 
