@@ -13,7 +13,8 @@ from tests.leases import HELD
 from tests.scenarios import Broken
 
 NOWHERE = "mongodb://127.0.0.1:1"
-"""Nothing listens there, and nothing may be sent."""
+"""Nothing listens there, and nothing may be sent. (An asynchronous client is not entered: that alone would connect.)
+"""
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -134,15 +134,15 @@ async def test_unknown_names(db: Any) -> None:
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
     """Unknown names to mark as applied, and what is no list of names, are refused before anything is sent."""
-    async with AsyncMongoClient(NOWHERE, connect=False) as client:
-        runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
-        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-            await runner.mark_applied(["a", "x"])
-        for mark in (runner.mark_applied, runner.mark_pending):
-            for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
-                with pytest.raises(InvalidOptionError) as caught:
-                    await mark(names)
-                assert f"names {words}" in str(caught.value)
+    client = AsyncMongoClient(NOWHERE)
+    runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
+    with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+        await runner.mark_applied(["a", "x"])
+    for mark in (runner.mark_applied, runner.mark_pending):
+        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
+            with pytest.raises(InvalidOptionError) as caught:
+                await mark(names)
+            assert f"names {words}" in str(caught.value)
 
 
 async def test_lease(db: Any) -> None:

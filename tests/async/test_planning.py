@@ -119,18 +119,18 @@ async def test_plan_beside_a_holder(db: Any) -> None:
 async def test_refused_before_the_first_command() -> None:
     """An unsound graph, unknown names and what is no list of names are refused before anything is sent."""
     migrations = registry(CHAIN, "async", [])
-    async with AsyncMongoClient(NOWHERE, connect=False) as client:
-        runner = AsyncRunner(migrations, client["app"], "app")
-        for plan in (runner.plan, runner.plan_rollback):
-            with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-                await plan(["x"])
-            for names, words in BAD_NAMES:
-                with pytest.raises(InvalidOptionError) as caught:
-                    await plan(names)
-                assert f"targets {words}" in str(caught.value)
-        migrations.register("e", depends_on=["x"])(nothing_async)
-        with pytest.raises(MissingDependencyError):
-            await runner.plan()
+    client = AsyncMongoClient(NOWHERE)
+    runner = AsyncRunner(migrations, client["app"], "app")
+    for plan in (runner.plan, runner.plan_rollback):
+        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+            await plan(["x"])
+        for names, words in BAD_NAMES:
+            with pytest.raises(InvalidOptionError) as caught:
+                await plan(names)
+            assert f"targets {words}" in str(caught.value)
+    migrations.register("e", depends_on=["x"])(nothing_async)
+    with pytest.raises(MissingDependencyError):
+        await runner.plan()
 
 
 async def test_refused_after_the_read(db: Any) -> None:

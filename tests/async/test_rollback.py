@@ -217,14 +217,14 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
     """Unknown names and what is no list of names are refused before anything is sent."""
-    async with AsyncMongoClient(NOWHERE, connect=False) as client:
-        runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
-        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-            await runner.rollback(["a", "x"])
-        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
-            with pytest.raises(InvalidOptionError) as caught:
-                await runner.rollback(names)
-            assert f"targets {words}" in str(caught.value)
+    client = AsyncMongoClient(NOWHERE)
+    runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
+    with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+        await runner.rollback(["a", "x"])
+    for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
+        with pytest.raises(InvalidOptionError) as caught:
+            await runner.rollback(names)
+        assert f"targets {words}" in str(caught.value)
 
 
 async def test_lease(db: Any) -> None:

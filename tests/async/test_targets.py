@@ -68,9 +68,9 @@ async def test_unknown_target() -> None:
     """Names that are not registered are refused, each with the closest that is, before anything is sent."""
     migrations = registry({"create_users": [], "create_orders": []}, "async", [])
 
-    async with AsyncMongoClient(NOWHERE, connect=False) as client:
-        with pytest.raises(UnknownMigrationError) as caught:
-            await AsyncRunner(migrations, client["app"], "app").run(["create_user", "create_orders", "zzz"])
+    client = AsyncMongoClient(NOWHERE)
+    with pytest.raises(UnknownMigrationError) as caught:
+        await AsyncRunner(migrations, client["app"], "app").run(["create_user", "create_orders", "zzz"])
 
     assert caught.value.suggestions == {"create_user": "create_users", "zzz": None}
     assert "There is no migration 'create_user'. Did you mean 'create_users'?" in str(caught.value)
