@@ -6,7 +6,7 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import AsyncRunner, InvalidDatabaseError, InvalidOptionError, InvalidPrefixError, MigrationRegistry
-from tests.databases import drivers, opened_async
+from tests.databases import drivers
 from tests.scenarios import BAD_OPTIONS, BAD_PREFIXES
 
 pytestmark = pytest.mark.anyio
@@ -46,9 +46,9 @@ async def test_not_a_database(make: Any, words: str) -> None:
 )
 async def test_not_the_other_database(make: Any, words: str) -> None:
     """The database for the other colour is checked like the first, and must be the same one."""
-    async with opened_async("pymongo", NOWHERE, "app") as db:
-        with pytest.raises(InvalidDatabaseError) as caught:
-            AsyncRunner(MigrationRegistry(), db, "app", sync_db=make())
+    db = AsyncMongoClient(NOWHERE)["app"]
+    with pytest.raises(InvalidDatabaseError) as caught:
+        AsyncRunner(MigrationRegistry(), db, "app", sync_db=make())
     assert words in str(caught.value)
 
 
