@@ -112,7 +112,7 @@ async def test_log_of_waiting(db: Any, caplog: pytest.LogCaptureFixture) -> None
     registry.register("a")(nothing_async)
 
     with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
-        await registry.run(db, "app", lease_timeout=0.01, on_event=log_event)
+        await registry.run(db, "app", lease_timeout=0.5, on_event=log_event)
 
     (message,) = caplog.messages
     assert "Waiting, for 0 s by now, for the migrations of elsewhere (process 4711), since 2026-01-01" in message
