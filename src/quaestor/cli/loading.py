@@ -6,7 +6,6 @@ import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypeGuard
 
 from quaestor.cli.sentences import message
 from quaestor.cli.settings import CommandError
+from quaestor.core.graph import closest
 from quaestor.registry import MigrationRegistry
 
 ATTRIBUTE = "registry"
@@ -144,8 +144,8 @@ def told(error: BaseException) -> str:
 
 def _no_attribute(location: Location, module: ModuleType) -> str:
     known = _registries(module)
-    close = get_close_matches(location.attribute, vars(module), n=1)
-    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    close = closest(location.attribute, vars(module))
+    suggestion = f" Did you mean {close!r}?" if close else ""
     return f"The module {location.module!r} has no {location.attribute!r}.{suggestion}{known}"
 
 

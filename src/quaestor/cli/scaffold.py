@@ -6,13 +6,13 @@ import sys
 import tomllib
 import unicodedata
 from collections.abc import Sequence
-from difflib import get_close_matches
 from keyword import iskeyword
 from operator import attrgetter
 from pathlib import Path
 
 from quaestor.cli.loading import Location
 from quaestor.cli.settings import FILE, TABLE, CommandError
+from quaestor.core.graph import closest
 from quaestor.core.migration import Colour, checked_name
 from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
@@ -185,8 +185,7 @@ def _check(registry: MigrationRegistry, name: str, depends_on: Sequence[str]) ->
         raise CommandError(f"There is a migration {name!r} already: choose another name.")
     for needed in depends_on:
         if needed not in registry.migrations:
-            close = get_close_matches(needed, registry.migrations, n=1)
-            raise MissingDependencyError(name, needed, close[0] if close else None)
+            raise MissingDependencyError(name, needed, closest(needed, registry.migrations))
 
 
 def _colour(registry: MigrationRegistry) -> Colour:

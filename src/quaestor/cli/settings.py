@@ -9,11 +9,12 @@ import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote_plus
+
+from quaestor.core.graph import closest
 
 FILE: Final = "pyproject.toml"
 MOCK: Final = "mongomock://"
@@ -199,8 +200,8 @@ def _table(path: Path) -> dict[str, str]:
 
 
 def _known(key: str) -> str:
-    close = get_close_matches(key, VARIABLES, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"The keys are {', '.join(VARIABLES)}."
+    close = closest(key, VARIABLES)
+    return f"Did you mean {close!r}?" if close else f"The keys are {', '.join(VARIABLES)}."
 
 
 def _database(uri: str) -> str | None:
