@@ -10,7 +10,7 @@ The pattern of generators that ask and runners that do is psycopg 3's (`generato
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from quaestor.core.events import Event, Place
 from quaestor.core.lease import Lease, Lock, Work
@@ -19,7 +19,9 @@ from quaestor.core.plan import Change
 from quaestor.core.records import Records
 from quaestor.core.transaction import Attempt
 
+E_co = TypeVar("E_co", covariant=True)
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 
 
@@ -31,6 +33,12 @@ class Ask(Generic[T]):
     def __iter__(self) -> Generator[Self, Any, T]:  # Any: only here the answer of a runner gets its type
         answer: T = yield self
         return answer
+
+
+class Asking(Protocol[E_co, T_co]):
+    """Any effect that is answered by a T, with its own type E: so a flow made of it yields that, and not any effect."""
+
+    def __iter__(self) -> Generator[E_co, Any, T_co]: ...  # Any: as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +195,7 @@ class Execute(Ask[float]):
 
 
 @dataclass(frozen=True, slots=True)
-class Transact(Ask[Attempt]):
+class Transact(Ask[Attempt[None]]):
     """Perform the flow `transaction.attempt`: the function and its record in one transaction. As `Execute`."""
 
     change: Change
@@ -195,7 +203,7 @@ class Transact(Ask[Attempt]):
 
 
 @dataclass(frozen=True, slots=True)
-class CommitAgain(Ask[Attempt]):
+class CommitAgain(Ask[Attempt[None]]):
     """Send the commit of the last attempt once more, for its outcome is unknown."""
 
     change: Change

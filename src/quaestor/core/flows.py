@@ -9,17 +9,16 @@ Rule 4: what is done is planned from records that were read under the lease, and
 
 import contextlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from quaestor.core import lease as rules
-from quaestor.core import leasing, plan, transaction
+from quaestor.core import leasing, plan
 from quaestor.core import status as statuses
 from quaestor.core.effects import (
     AskForTransactions,
     BreakLease,
-    Command,
     CommitAgain,
     Emit,
     Execute,
@@ -41,7 +40,6 @@ from quaestor.core.events import (
     LeaseNotReleased,
     MigrationApplied,
     MigrationFailed,
-    MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
     Place,
@@ -53,15 +51,15 @@ from quaestor.core.events import (
     RunFinished,
     RunStarted,
 )
-from quaestor.core.lease import Lease, Terms, Work
-from quaestor.core.leasing import Turn, settled
+from quaestor.core.lease import Lease, Terms, Turn, Work
+from quaestor.core.leasing import settled
 from quaestor.core.migration import Colour
 from quaestor.core.plan import Change, PlannedMigration, RecordChange
 from quaestor.core.records import Records
 from quaestor.core.rehearsal import rehearsed
 from quaestor.core.status import Status
-from quaestor.core.transaction import Attempt, Ending
-from quaestor.errors import LeaseLostError, TransactionFailedError, TransactionsUnsupportedError
+from quaestor.core.transacting import transacted
+from quaestor.errors import LeaseLostError, TransactionsUnsupportedError
 
 T = TypeVar("T")
 
@@ -172,7 +170,7 @@ def status(scope: Scope) -> Flow[Status]:
     """What is applied, what is not, and who is at work."""
     ordered = plan.ordered(scope.definitions)
     # The lock first: a migration that its ended holder was in, and that is recorded by then, was taken up by another.
-    lock = yield from _asked_first(ReadLock(), scope)
+    lock = yield from _first(settled(ReadLock(), rules.PATIENCE, awaiting_server=False), scope)
     records = yield from _read(scope)
     return statuses.status(scope.database, scope.prefix, ordered, records, lock)
 
@@ -233,16 +231,16 @@ def _under_the_lease(
 
 
 def _read(scope: Scope) -> Flow[Records]:
-    records = yield from _asked_first(ReadRecords(), scope)
+    records = yield from _first(settled(ReadRecords(), rules.PATIENCE, awaiting_server=False), scope)
     if records.unreadable:
         yield from Emit(RecordsIgnored(scope.database, scope.prefix, records.unreadable))
     return records
 
 
-def _asked_first(command: Command[T], scope: Scope) -> Flow[T]:
+def _first(reading: Flow[T], scope: Scope) -> Flow[T]:
     """The first command of all: if it fails it says where it was sent."""
     try:
-        return (yield from settled(command, rules.PATIENCE, awaiting_server=False))
+        return (yield from reading)
     except Exception as error:
         _note(error, f"quaestor: while reading {scope.prefix!r} in the database {scope.database!r}; nothing has run")
         raise
@@ -269,7 +267,7 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
 
 def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     if not isinstance(change, Change):
-        yield from turn.check(change.name)
+        yield from leasing.check(turn, change.name)
         yield from _settle(change, turn)
         return
     undo = not change.applies
@@ -278,9 +276,9 @@ def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | N
         if change.transaction:
             seconds = yield from _transact(change, place, turn)
         else:
-            yield from turn.check_if_old(change.name)
+            yield from leasing.check_if_old(turn, change.name)
             seconds = yield from Execute(change, place)
-            yield from turn.check(upcoming, ended=change.name)
+            yield from leasing.check(turn, upcoming, ended=change.name)
             yield from _settle(change, turn)
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
         raise
@@ -292,7 +290,7 @@ def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | N
     fact = MigrationRolledBack if undo else MigrationApplied
     yield from Emit(fact(*place, seconds, undo=undo))
     if change.transaction and upcoming is not None:  # else the check before the record was the last
-        yield from turn.check(upcoming)
+        yield from leasing.check(turn, upcoming)
 
 
 def _settle(change: RecordChange, turn: Turn) -> Flow[None]:
@@ -315,11 +313,11 @@ def _record(name: str, turn: Turn) -> Flow[None]:
         if isinstance(written, Unknown) and (yield from Now()) - began >= rules.patience(turn.ttl):
             raise written.error
         yield from Sleep(*leasing.PAUSE)
-        yield from turn.check(name, ended=name)
+        yield from leasing.check(turn, name, ended=name)
         written = yield from Record(name)
         if written is True:
             return
-    yield from turn.check(name, ended=name)  # what was found may be that of another, if this one was frozen
+    yield from leasing.check(turn, name, ended=name)  # what was found may be that of another, if this one was frozen
 
 
 def _unrecord(change: RecordChange, turn: Turn) -> Flow[None]:
@@ -331,48 +329,20 @@ def _unrecord(change: RecordChange, turn: Turn) -> Flow[None]:
             if now - began >= rules.patience(turn.ttl):
                 raise removed.error
             yield from Sleep(*leasing.PAUSE)
-        yield from turn.check(change.name, ended=change.name)
+        yield from leasing.check(turn, change.name, ended=change.name)
         if removed is False:  # an earlier attempt of this run has removed it, for nobody else holds the lease
             return
 
 
 def _transact(change: Change, place: Place, turn: Turn) -> Flow[float]:
     """Do the function and the record in one transaction, as often as it takes. Returns how long the last one took."""
-    began = yield from Now()
-    attempts = 0
-    while True:
-        attempts += 1
-        yield from turn.check_if_old(change.name)
-        attempt = yield from _committed(change, place)
-        if attempt.ending is Ending.COMMITTED:
-            return attempt.seconds
-        yield from turn.check(change.name)
-        # It may be so all the same: the answer was lost, or a frozen holder has woken.
-        if (yield from settled(FindRecord(change.name), rules.patience(turn.ttl))) is change.applies:
-            return attempt.seconds
-        if attempt.ending is Ending.UNKNOWN and attempt.error is not None:
-            raise attempt.error
-        spent = (yield from Now()) - began
-        if attempts >= transaction.MOST_ATTEMPTS or spent >= transaction.LONGEST:
-            expired = attempt.ending is Ending.EXPIRED
-            raise TransactionFailedError(change.name, attempts, spent, expired) from attempt.error
-        yield from Sleep(0, transaction.begun_again_within(attempts))
-        yield from Emit(MigrationRetried(*place, attempts + 1, attempt.error, undo=not change.applies))
 
+    def found() -> Flow[bool]:
+        return (yield from settled(FindRecord(change.name), rules.patience(turn.ttl))) is change.applies
 
-def _committed(change: Change, place: Place) -> Flow[Attempt]:
-    """One attempt, its commit repeated until its outcome is known."""
-    attempt = yield from Transact(change, place)
-    began: float | None = None
-    while attempt.ending is Ending.UNKNOWN:
-        now = yield from Now()
-        began = now if began is None else began
-        if now - began >= transaction.LONGEST:
-            break
-        yield from Sleep(*leasing.PAUSE)
-        again = yield from CommitAgain(change)
-        attempt = replace(again, seconds=attempt.seconds)
-    return attempt
+    undo = not change.applies
+    attempt = yield from transacted(Transact(change, place), CommitAgain(change), found, place, turn, undo=undo)
+    return attempt.seconds
 
 
 def _note(error: BaseException, note: str) -> None:

@@ -101,6 +101,27 @@ class Terms:
     timeout: float | None = None
 
 
+@dataclass(slots=True)
+class Turn:
+    """The time for which a run holds the lease.
+
+    Attributes:
+        lease: The lease as it was taken.
+        ttl: How long it lasts without being renewed (float, seconds).
+        checked_at: When the server was last asked whether it is held (float, seconds of the run's clock).
+        sessions: The ids of the sessions in which transactions may be open.
+    """
+
+    lease: Lease
+    ttl: float
+    checked_at: float
+    sessions: tuple[bytes, ...]
+
+    def is_old(self, now: float) -> bool:
+        """Whether the last check is so old that the process may have been frozen since."""
+        return now - self.checked_at >= stale_after(self.ttl)
+
+
 def patience(ttl: float) -> float:
     """For how long a run that holds the lease sends a command again whose outcome is unknown, in seconds.
 

@@ -1,12 +1,13 @@
 """The flows of the lease: take it, keep it, check it; and the patience that all commands of ours share."""
 
-from typing import TypeVar, cast
+from collections.abc import Generator
+from typing import TypeAlias, TypeVar
 
 from quaestor.core import lease as rules
 from quaestor.core.effects import (
     AcquireLease,
+    Asking,
     CheckLease,
-    Command,
     Emit,
     EndSessions,
     Flow,
@@ -18,16 +19,23 @@ from quaestor.core.effects import (
     Unknown,
 )
 from quaestor.core.events import LeaseAwaited, SessionsNotEnded
-from quaestor.core.lease import Lease, Terms, Work
+from quaestor.core.lease import Lease, Terms, Turn, Work
 from quaestor.errors import LeaseLostError, LeaseTimeoutError
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 PAUSE = (0.05, 0.2)
 """How long to wait before a command is sent again, in seconds: at least and at most."""
 
 
-def settled(command: Command[T], patience: float, *, awaiting_server: bool = True) -> Flow[T]:
+Checking: TypeAlias = Generator[CheckLease | Now | Sleep, object, None]
+"""A flow that can be part of one in any vocabulary which holds these three."""
+
+
+def settled(
+    command: Asking[E, T | Unknown], patience: float, *, awaiting_server: bool = True
+) -> Generator[E | Now | Sleep, object, T]:
     """Send a command until its outcome is known.
 
     Args:
@@ -36,8 +44,7 @@ def settled(command: Command[T], patience: float, *, awaiting_server: bool = Tru
         awaiting_server: Whether to go on when the driver finds no server at all.
     """
     began: float | None = None
-    # The cast: that every Command is an Effect cannot be said of a generic one.
-    while isinstance(answer := (yield from cast("Flow[T | Unknown]", iter(command))), Unknown):
+    while isinstance(answer := (yield from command), Unknown):
         if answer.away and not awaiting_server:
             raise answer.error
         now = yield from Now()
@@ -48,49 +55,33 @@ def settled(command: Command[T], patience: float, *, awaiting_server: bool = Tru
     return answer
 
 
-class Turn:
-    """The time for which a run holds the lease.
+def check(turn: Turn, migration: str | None, ended: str | None = None) -> Checking:
+    """Check on the server that the lease is held, and renew it.
 
-    Attributes:
-        lease: The lease as it was taken.
-        sessions: The ids of the sessions in which transactions may be open.
+    Args:
+        turn: Keeps when that was.
+        migration: The one that the lock is to name from now on.
+        ended: The one whose function has just ended and is not recorded yet.
+
+    Raises:
+        LeaseLostError: It is not.
     """
+    while True:
+        asked_at = yield from Now()
+        patience = rules.patience(turn.ttl)
+        if not (yield from settled(CheckLease(turn.lease, migration, turn.sessions, ended), patience)):
+            raise LeaseLostError(ended)
+        turn.checked_at = asked_at
+        if not turn.is_old((yield from Now())):  # else the answer came so late that the process may have been frozen
+            return
 
-    def __init__(self, lease: Lease, ttl: float, taken_at: float) -> None:
-        self.lease = lease
-        self.sessions = lease.sessions
-        self.ttl = ttl
-        self._checked_at = taken_at
 
-    def check(self, migration: str | None, ended: str | None = None) -> Flow[None]:
-        """Check on the server that the lease is held, and renew it.
-
-        Args:
-            migration: The one that the lock is to name from now on.
-            ended: The one whose function has just ended and is not recorded yet.
-
-        Raises:
-            LeaseLostError: It is not.
-        """
-        while True:
-            asked_at = yield from Now()
-            patience = rules.patience(self.ttl)
-            if not (yield from settled(CheckLease(self.lease, migration, self.sessions, ended), patience)):
-                raise LeaseLostError(ended)
-            self._checked_at = asked_at
-            if not (yield from self._is_old()):  # else the answer came so late that the process may have been frozen
-                return
-
-    def check_if_old(self, migration: str) -> Flow[None]:
-        """Check if the last check is so old that the process may have been frozen since. In a run that was not, the
-        check before a record serves for the start of the next migration as well.
-        """
-        if (yield from self._is_old()):
-            yield from self.check(migration)
-
-    def _is_old(self) -> Flow[bool]:
-        now = yield from Now()
-        return now - self._checked_at >= rules.stale_after(self.ttl)
+def check_if_old(turn: Turn, migration: str) -> Checking:
+    """Check if the last check is so old that the process may have been frozen since. In a run that was not, the check
+    before a record serves for the start of the next migration as well.
+    """
+    if turn.is_old((yield from Now())):
+        yield from check(turn, migration)
 
 
 def take(
@@ -117,7 +108,7 @@ def take(
         lease = yield from settled(AcquireLease(work, first, sessions), rules.PATIENCE)
         if lease.owner == terms.owner:
             yield from KeepLease(lease)
-            return Turn(lease, terms.ttl, asked_at)
+            return Turn(lease, terms.ttl, asked_at, lease.sessions)
         now = yield from Now()
         left = float("inf") if terms.timeout is None else began + terms.timeout - now
         if left <= 0:
@@ -150,7 +141,7 @@ def end_sessions_of_others(
         if refusal is not None:
             yield from Emit(SessionsNotEnded(database, prefix, refusal))
     if set(own) != set(named):
-        yield from turn.check(first)
+        yield from check(turn, first)
 
 
 def give_back(own: tuple[bytes, ...], left_open: tuple[bytes, ...]) -> Flow[Exception | None]:

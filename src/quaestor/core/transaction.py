@@ -1,17 +1,21 @@
-"""One attempt at a migration, or at its rollback, in a transaction: its steps, and how it can end.
+"""One attempt at a migration, its rollback, or a batch, in a transaction: its steps, and how it can end.
 
 The steps are a flow of their own, so that they are performed in the colour of the function, wherever the run is; to the
 run an attempt is one effect, and no transaction stays open while the run does something else. What follows from an
-ending (commit again, run again, give up) is decided in `flows.py`.
+ending (commit again, run again, give up) is decided in `transacting.py`.
 
 The record is written, or removed, inside the transaction. Of two transactions of the same migration only one can
 commit, for they write the same document of the records: that is what makes it happen once. The lock document is never
-touched in it, for every renewal would then be a conflict.
+touched in it, for every renewal would then be a conflict. A batch of a pass is done likewise, with the checkpoint of
+the pass as its record.
 """
 
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
 
 LONGEST = 120.0
 """For how long a transaction is begun again, and a commit repeated, in seconds; as in the drivers' with_transaction."""
@@ -46,18 +50,20 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Generic[R]):
     """An attempt that has ended.
 
     Attributes:
         ending: How.
         seconds: How long it took (float, seconds).
         error: What the driver raised, if it did.
+        result: What the function returned; None if it did not come to that.
     """
 
     ending: Ending
     seconds: float = 0.0
     error: Exception | None = None
+    result: R | None = None
 
 
 def attempt() -> Generator[Step, object, Ending]:

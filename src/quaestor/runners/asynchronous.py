@@ -184,7 +184,7 @@ class _Table:
     def __init__(self, setup: Setup, terms: Terms) -> None:
         self._setup = setup
         self._terms = terms
-        self._sessions: dict[Colour, Session] = {}
+        self._sessions: list[Session] = []
         self._keeper: TaskKeeper | None = None
 
     def close(self) -> None:
@@ -248,10 +248,10 @@ class _Table:
                 await self._call(change.colour, bodies.call, bodies.call_async, change, *setup.arguments(change, place))
                 return perf_counter() - started
             case effects.Transact(change, place):
-                attempt = (change, setup.arguments(change, place), setup.prefix, self._sessions[change.colour])
-                return await self._call(change.colour, transactions.attempt, transactions.attempt_async, *attempt)
+                attempt = (change, setup.arguments(change, place), setup.prefix, self._session(change.colour))
+                return await self._call(change.colour, transactions.applied, transactions.applied_async, *attempt)
             case effects.CommitAgain(change):
-                session = self._sessions[change.colour]
+                session = self._session(change.colour)
                 return await self._call(
                     change.colour, transactions.commit_again, transactions.commit_again_async, session
                 )
@@ -277,24 +277,27 @@ class _Table:
             case _:
                 assert_never(colour)
 
-    async def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...]:
-        for colour in colours - self._sessions.keys():
-            self._sessions[colour] = await self._call(
-                colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]
-            )
-        return tuple(session.id for session in self._sessions.values())
+    async def _open_sessions(self, colours: frozenset[Colour]) -> tuple[bytes, ...]:
+        for colour in colours - {session.colour for session in self._sessions}:
+            db = self._setup.databases[colour]
+            session = await self._call(colour, transactions.open_session, transactions.open_session_async, db)
+            self._sessions.append(session)
+        return tuple(session.id for session in self._sessions)
+
+    def _session(self, colour: Colour) -> Session:
+        return next(session for session in self._sessions if session.colour == colour)
 
     async def _release(self) -> Exception | None:
         if self._keeper is not None:
             await self._keeper.stop()
-        own = tuple(session.id for session in self._sessions.values())
-        left_open = tuple(session.id for session in self._sessions.values() if session.is_open)
+        own = tuple(session.id for session in self._sessions)
+        left_open = tuple(session.id for session in self._sessions if session.is_open)
         try:
             failure = await drive_async(leasing.give_back(own, left_open), self.perform)
             if failure is None:
                 # Only now may the sessions serve the application again: others can end those that the lock names.
-                for colour, session in self._sessions.items():
-                    await self._call(colour, transactions.end_session, transactions.end_session_async, session)
+                for session in self._sessions:
+                    await self._call(session.colour, transactions.end_session, transactions.end_session_async, session)
         except Exception as error:  # noqa: BLE001 - what the run raised, or returns, goes first
             return error
         return failure

@@ -14,7 +14,7 @@ from pymongo.errors import (
 )
 
 from quaestor.core.effects import AcquireLease, Command, EndSessions, Record, Unknown
-from quaestor.core.transaction import Attempt, Ending
+from quaestor.core.transaction import Ending
 
 # Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
 _UNSETTLED = frozenset(
@@ -68,11 +68,11 @@ def answer(command: Command[Any], error: PyMongoError) -> object:
     raise error
 
 
-def attempt(error: PyMongoError, seconds: float) -> Attempt:
+def ending(error: PyMongoError) -> Ending:
     """What the core is told of an attempt at a transaction that ended so. What is for the caller is raised again."""
     if isinstance(error, OperationFailure):
         if error.code in _EXPIRED:
-            return Attempt(Ending.EXPIRED, seconds, error)
+            return Ending.EXPIRED
         if error.code == _REFUSED_IN_TRANSACTION:
             error.add_note(
                 "quaestor: MongoDB does not allow this in a transaction. Do it in a migration of its own, registered "
@@ -86,9 +86,9 @@ def attempt(error: PyMongoError, seconds: float) -> Attempt:
     if _deadline_is_over():
         raise error
     if error.has_error_label("UnknownTransactionCommitResult"):
-        return Attempt(Ending.UNKNOWN, seconds, error)
+        return Ending.UNKNOWN
     if error.has_error_label("TransientTransactionError"):
-        return Attempt(Ending.ABORTED, seconds, error)
+        return Ending.ABORTED
     raise error
 
 

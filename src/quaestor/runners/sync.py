@@ -185,7 +185,7 @@ class _Table:
     def __init__(self, setup: Setup, terms: Terms) -> None:
         self._setup = setup
         self._terms = terms
-        self._sessions: dict[Colour, Session] = {}
+        self._sessions: list[Session] = []
         self._keeper: ThreadKeeper | None = None
         self._portal = bodies.Portal(setup.databases.get("async"))
 
@@ -250,10 +250,10 @@ class _Table:
                 self._call(change.colour, bodies.call, bodies.call_async, change, *setup.arguments(change, place))
                 return perf_counter() - started
             case effects.Transact(change, place):
-                attempt = (change, setup.arguments(change, place), setup.prefix, self._sessions[change.colour])
-                return self._call(change.colour, transactions.attempt, transactions.attempt_async, *attempt)
+                attempt = (change, setup.arguments(change, place), setup.prefix, self._session(change.colour))
+                return self._call(change.colour, transactions.applied, transactions.applied_async, *attempt)
             case effects.CommitAgain(change):
-                session = self._sessions[change.colour]
+                session = self._session(change.colour)
                 return self._call(change.colour, transactions.commit_again, transactions.commit_again_async, session)
             case effects.Now():
                 return now()
@@ -277,24 +277,27 @@ class _Table:
             case _:
                 assert_never(colour)
 
-    def _open_sessions(self, colours: Collection[Colour]) -> tuple[bytes, ...]:
-        for colour in colours - self._sessions.keys():
-            self._sessions[colour] = self._call(
-                colour, transactions.open_session, transactions.open_session_async, self._setup.databases[colour]
-            )
-        return tuple(session.id for session in self._sessions.values())
+    def _open_sessions(self, colours: frozenset[Colour]) -> tuple[bytes, ...]:
+        for colour in colours - {session.colour for session in self._sessions}:
+            db = self._setup.databases[colour]
+            session = self._call(colour, transactions.open_session, transactions.open_session_async, db)
+            self._sessions.append(session)
+        return tuple(session.id for session in self._sessions)
+
+    def _session(self, colour: Colour) -> Session:
+        return next(session for session in self._sessions if session.colour == colour)
 
     def _release(self) -> Exception | None:
         if self._keeper is not None:
             self._keeper.stop()
-        own = tuple(session.id for session in self._sessions.values())
-        left_open = tuple(session.id for session in self._sessions.values() if session.is_open)
+        own = tuple(session.id for session in self._sessions)
+        left_open = tuple(session.id for session in self._sessions if session.is_open)
         try:
             failure = drive(leasing.give_back(own, left_open), self.perform)
             if failure is None:
                 # Only now may the sessions serve the application again: others can end those that the lock names.
-                for colour, session in self._sessions.items():
-                    self._call(colour, transactions.end_session, transactions.end_session_async, session)
+                for session in self._sessions:
+                    self._call(session.colour, transactions.end_session, transactions.end_session_async, session)
         except Exception as error:  # noqa: BLE001 - what the run raised, or returns, goes first
             return error
         return failure

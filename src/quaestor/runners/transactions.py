@@ -1,14 +1,15 @@
-"""Performing an attempt at a change in a transaction, in the colour of its function, with any driver."""
+"""Performing an attempt in a transaction, in the colour of its function, with any driver."""
 
 import contextlib
 import contextvars
 import inspect
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import pymongo
 from pymongo import ReadPreference, WriteConcern
@@ -17,14 +18,18 @@ from pymongo.read_concern import ReadConcern
 
 from quaestor.context import MigrationContext
 from quaestor.core import transaction
+from quaestor.core.migration import Colour
 from quaestor.core.plan import Change
 from quaestor.core.transaction import Attempt, Ending, Step
 from quaestor.runners import bodies, databases, documents, faults
 from quaestor.runners.drive import drive, drive_async
 from quaestor.runners.interrupts import insist, insist_async
 
+R = TypeVar("R")
+
 # "local", for the server creates collections and indexes in a transaction with no other read concern.
 _CONCERNS = (ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY)
+_transacting = contextvars.ContextVar("_transacting", default=False)
 _ABORTING = 5.0  # seconds; where it fails, the session is ended before the lease is given back
 
 
@@ -35,13 +40,17 @@ class Session:
     Attributes:
         driver: The driver's own.
         id: By what the server knows it.
+        colour: That of the functions it is for.
         is_open: Whether a transaction was begun in it that is not known to be committed. (Drivers do not say whether an
             abort has come to the server.)
+        in_use: Held by the pass that has it: a migration may have several under way.
     """
 
     driver: Any
     id: bytes
+    colour: Colour
     is_open: bool = False
+    in_use: threading.Lock = field(default_factory=threading.Lock)
 
 
 def open_session(db: Any) -> Session:
@@ -51,7 +60,7 @@ def open_session(db: Any) -> Session:
     except OperationFailure:  # a client that is held to the stable API, say
         status = documents.NOBODY
     session = db.client.start_session()
-    return Session(session, documents.session_id(session.session_id, status))
+    return Session(session, documents.session_id(session.session_id, status), "sync")
 
 
 async def open_session_async(db: Any) -> Session:
@@ -61,7 +70,7 @@ async def open_session_async(db: Any) -> Session:
     except OperationFailure:  # as above
         status = documents.NOBODY
     session = await awaited(db.client.start_session())  # awaited with Motor only
-    return Session(session, documents.session_id(session.session_id, status))
+    return Session(session, documents.session_id(session.session_id, status), "async")
 
 
 def end_session(session: Session) -> None:
@@ -74,11 +83,15 @@ async def end_session_async(session: Session) -> None:
     await session.driver.end_session()
 
 
-def attempt(change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session) -> Attempt:
-    """Do what a `def` function does, and what becomes of the record, in one transaction."""
-    db, context = arguments
-    records = databases.records_collection(db, prefix)
-    inside = databases.without_concerns(db)
+def attempt(session: Session, execute: Callable[[], R], record: Callable[[R], bool]) -> Attempt[R]:
+    """Do something, and what becomes of its record, in one transaction.
+
+    Args:
+        session: Where.
+        execute: What is done; the session is that of all its operations.
+        record: Writes or removes the record, given what that returned; False: there was none to write or remove.
+    """
+    done: list[R] = []
 
     def perform(step: Step) -> object:
         match step:
@@ -86,17 +99,10 @@ def attempt(change: Change, arguments: tuple[Any, MigrationContext], prefix: str
                 session.is_open = True
                 session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
-                with session.driver.bind(end_session=False):
-                    bodies.call(change, inside, context)
+                with _within(), session.driver.bind(end_session=False):
+                    done.append(execute())
             case Step.RECORD:
-                if not change.applies:
-                    going = documents.unrecording(change.name, change.recorded_at)
-                    return bool(records.delete_many(going, session=session.driver).deleted_count)
-                try:
-                    records.insert_one(documents.record(change.name, datetime.now(UTC)), session=session.driver)
-                except DuplicateKeyError:
-                    return False
-                return True
+                return record(done[0])
             case Step.COMMIT:
                 _commit(session)
             case Step.ABORT:
@@ -107,18 +113,17 @@ def attempt(change: Change, arguments: tuple[Any, MigrationContext], prefix: str
 
     started = perf_counter()
     try:
-        return Attempt(drive(transaction.attempt(), perform), perf_counter() - started)
-    except PyMongoError as error:
-        return faults.attempt(error, perf_counter() - started)
+        ending, error = drive(transaction.attempt(), perform), None
+    except PyMongoError as raised:
+        ending, error = faults.ending(raised), raised
+    return Attempt(ending, perf_counter() - started, error, *done)
 
 
 async def attempt_async(
-    change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session
-) -> Attempt:
-    """The same with an `async def` function."""
-    db, context = arguments
-    records = databases.records_collection(db, prefix)
-    inside = databases.without_concerns(db)
+    session: Session, execute: Callable[[], Awaitable[R]], record: Callable[[R], Awaitable[bool]]
+) -> Attempt[R]:
+    """The same for asynchronous functions."""
+    done: list[R] = []
 
     async def perform(step: Step) -> object:
         match step:
@@ -126,17 +131,11 @@ async def attempt_async(
                 session.is_open = True
                 await awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
-                async with _bound(session.driver):
-                    await bodies.call_async(change, inside, context)
+                with _within():
+                    async with _bound(session.driver):
+                        done.append(await execute())
             case Step.RECORD:
-                if not change.applies:
-                    going = documents.unrecording(change.name, change.recorded_at)
-                    return bool((await records.delete_many(going, session=session.driver)).deleted_count)
-                try:
-                    await records.insert_one(documents.record(change.name, datetime.now(UTC)), session=session.driver)
-                except DuplicateKeyError:
-                    return False
-                return True
+                return await record(done[0])
             case Step.COMMIT:
                 await _commit_async(session)
             case Step.ABORT:
@@ -147,27 +146,82 @@ async def attempt_async(
 
     started = perf_counter()
     try:
-        return Attempt(await drive_async(transaction.attempt(), perform), perf_counter() - started)
-    except PyMongoError as error:
-        return faults.attempt(error, perf_counter() - started)
+        ending, error = await drive_async(transaction.attempt(), perform), None
+    except PyMongoError as raised:
+        ending, error = faults.ending(raised), raised
+    return Attempt(ending, perf_counter() - started, error, *done)
 
 
-def commit_again(session: Session) -> Attempt:
+def applied(change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session) -> Attempt[None]:
+    """Call the `def` function of a change, and do what becomes of the record, in one transaction."""
+    db, context = arguments
+    records = databases.records_collection(db, prefix)
+    execute = partial(bodies.call, change, databases.without_concerns(db), context)
+
+    def record(_: None) -> bool:
+        if not change.applies:
+            going = documents.unrecording(change.name, change.recorded_at)
+            return bool(records.delete_many(going, session=session.driver).deleted_count)
+        try:
+            records.insert_one(documents.record(change.name, datetime.now(UTC)), session=session.driver)
+        except DuplicateKeyError:
+            return False
+        return True
+
+    return attempt(session, execute, record)
+
+
+async def applied_async(
+    change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session
+) -> Attempt[None]:
+    """The same with an `async def` function."""
+    db, context = arguments
+    records = databases.records_collection(db, prefix)
+    execute = partial(bodies.call_async, change, databases.without_concerns(db), context)
+
+    async def record(_: None) -> bool:
+        if not change.applies:
+            going = documents.unrecording(change.name, change.recorded_at)
+            return bool((await records.delete_many(going, session=session.driver)).deleted_count)
+        try:
+            await records.insert_one(documents.record(change.name, datetime.now(UTC)), session=session.driver)
+        except DuplicateKeyError:
+            return False
+        return True
+
+    return await attempt_async(session, execute, record)
+
+
+def commit_again(session: Session) -> Attempt[Any]:
     """Send the last commit once more, from synchronous code."""
     try:
         _commit(session)
     except PyMongoError as error:
-        return faults.attempt(error, 0)
+        return Attempt(faults.ending(error), error=error)
     return Attempt(Ending.COMMITTED)
 
 
-async def commit_again_async(session: Session) -> Attempt:
+async def commit_again_async(session: Session) -> Attempt[Any]:
     """Send the last commit once more."""
     try:
         await _commit_async(session)
     except PyMongoError as error:
-        return faults.attempt(error, 0)
+        return Attempt(faults.ending(error), error=error)
     return Attempt(Ending.COMMITTED)
+
+
+def is_within() -> bool:
+    """Whether this is called from a function that is done in a transaction of ours."""
+    return _transacting.get()
+
+
+@contextlib.contextmanager
+def _within() -> Iterator[None]:
+    token = _transacting.set(True)
+    try:
+        yield
+    finally:
+        _transacting.reset(token)
 
 
 def _commit(session: Session) -> None:

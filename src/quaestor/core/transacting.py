@@ -1,0 +1,79 @@
+"""The loop of all transactions: attempts and commits, repeated for as long as that can help."""
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import TypeVar
+
+from quaestor.core import leasing, transaction
+from quaestor.core.effects import Asking, CheckLease, Emit, Now, Sleep
+from quaestor.core.events import MigrationRetried, Place
+from quaestor.core.lease import Turn
+from quaestor.core.transaction import Attempt, Ending
+from quaestor.errors import TransactionFailedError
+
+A = TypeVar("A")
+C = TypeVar("C")
+F = TypeVar("F")
+R = TypeVar("R")
+
+
+def transacted(
+    attempted: Asking[A, Attempt[R]],
+    committed_again: Asking[C, Attempt[R]],
+    found: Callable[[], Generator[F, object, bool]],
+    place: Place,
+    turn: Turn,
+    *,
+    undo: bool,
+) -> Generator[A | C | F | CheckLease | Emit | Now | Sleep, object, Attempt[R]]:
+    """Attempt it as often as it takes. Returns the last attempt, whose work is there.
+
+    Args:
+        attempted: One attempt.
+        committed_again: The commit of the last attempt once more, for its outcome is unknown.
+        found: A flow that tells whether the work of an attempt is there all the same.
+        place: Where that is, for the events.
+        turn: Checked between attempts.
+        undo: Whether a rollback is at work, for the events.
+
+    Raises:
+        LeaseLostError: Another instance may hold the lease by now.
+        TransactionFailedError: It was aborted again and again.
+    """
+    began = yield from Now()
+    attempts = 0
+    while True:
+        attempts += 1
+        yield from leasing.check_if_old(turn, place.name)
+        attempt = yield from _committed(attempted, committed_again)
+        if attempt.ending is Ending.COMMITTED:
+            return attempt
+        yield from leasing.check(turn, place.name)
+        # It may be there all the same: the answer was lost, or a frozen holder has woken.
+        if (yield from found()):
+            return attempt
+        if attempt.ending is Ending.UNKNOWN and attempt.error is not None:
+            raise attempt.error
+        spent = (yield from Now()) - began
+        if attempts >= transaction.MOST_ATTEMPTS or spent >= transaction.LONGEST:
+            expired = attempt.ending is Ending.EXPIRED
+            raise TransactionFailedError(place.name, attempts, spent, expired) from attempt.error
+        yield from Sleep(0, transaction.begun_again_within(attempts))
+        yield from Emit(MigrationRetried(*place, attempts + 1, attempt.error, undo=undo))
+
+
+def _committed(
+    attempted: Asking[A, Attempt[R]], committed_again: Asking[C, Attempt[R]]
+) -> Generator[A | C | Now | Sleep, object, Attempt[R]]:
+    """One attempt, its commit repeated until its outcome is known."""
+    attempt = yield from attempted
+    began: float | None = None
+    while attempt.ending is Ending.UNKNOWN:
+        now = yield from Now()
+        began = now if began is None else began
+        if now - began >= transaction.LONGEST:
+            break
+        yield from Sleep(*leasing.PAUSE)
+        again = yield from committed_again
+        attempt = replace(again, seconds=attempt.seconds, result=attempt.result)
+    return attempt
