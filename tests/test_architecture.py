@@ -11,11 +11,11 @@ from typing import get_args
 import pytest
 
 import quaestor
-from quaestor.core import effects
+from quaestor.core import effects, pass_effects
 
 ROOT = Path(__file__).parent.parent
 CORE = Path(effects.__file__).parent
-EFFECTS = {cls.__name__ for cls in get_args(effects.Effect)}
+EFFECTS = {cls.__name__ for cls in get_args(effects.Effect) + get_args(pass_effects.PassEffect)}
 
 
 def trees(folder: Path) -> Iterator[tuple[str, ast.Module]]:

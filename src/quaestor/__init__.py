@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from quaestor.context import MigrationContext
 from quaestor.core.events import (
     Event,
     Hook,
@@ -15,9 +14,12 @@ from quaestor.core.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PassChanged,
+    PassStarted,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -27,9 +29,11 @@ from quaestor.core.events import (
 from quaestor.core.lease import Lease
 from quaestor.core.migration import MigrationDefinition
 from quaestor.core.plan import PlannedMigration
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.core.status import MigrationStatus, PassStatus, Status
 from quaestor.errors import (
+    BatchesInTransactionError,
     CircularDependencyError,
+    CollectionChangedError,
     DependencyConflictError,
     DuplicateMigrationError,
     InvalidDatabaseError,
@@ -50,6 +54,7 @@ from quaestor.errors import (
     UnknownRecordsError,
 )
 from quaestor.registry import MigrationRegistry
+from quaestor.runners.context import AsyncMigrationContext, MigrationContext
 from quaestor.runners.hooks import log_event
 
 if TYPE_CHECKING:
@@ -57,8 +62,11 @@ if TYPE_CHECKING:
     from quaestor.runners.sync import SyncRunner
 
 __all__ = [
+    "AsyncMigrationContext",
     "AsyncRunner",
+    "BatchesInTransactionError",
     "CircularDependencyError",
+    "CollectionChangedError",
     "DependencyConflictError",
     "DuplicateMigrationError",
     "Event",
@@ -85,12 +93,16 @@ __all__ = [
     "MigrationStatus",
     "MissingDatabaseError",
     "MissingDependencyError",
+    "PassChanged",
+    "PassStarted",
+    "PassStatus",
     "PlannedMigration",
     "QuaestorError",
     "RecordConflictError",
     "RecordsIgnored",
     "RecordsMarked",
     "RecordsUnknown",
+    "ReplicasAwaited",
     "RollbackFinished",
     "RollbackStarted",
     "RunFinished",

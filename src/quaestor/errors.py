@@ -20,7 +20,9 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── LeaseTimeoutError         (TimeoutError)  another instance held the lease for longer than lease_timeout
     ├── LeaseLostError            (RuntimeError)  another instance may hold the lease by now: this one has stopped
     ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server that has none
-    └── TransactionFailedError        (RuntimeError)  a transaction that the server aborted again and again
+    ├── TransactionFailedError        (RuntimeError)  a transaction that the server aborted again and again
+    ├── BatchesInTransactionError     (RuntimeError)  a pass in batches inside a transaction
+    └── CollectionChangedError        (RuntimeError)  a collection was dropped or renamed under a pass
 
 An error's arguments are its data, so it can be pickled and carried between processes; the sentence is made by `str()`.
 """
@@ -281,18 +283,23 @@ class LeaseLostError(QuaestorError, RuntimeError):
     Attributes:
         migration: The migration (str) whose function had just run to its end, and whose record was not written (in a
             rollback: removed) by this run; None if there was none.
+        in_batches: Whether that function was stopped between two batches of a pass (bool), and did not come to its end.
     """
 
-    def __init__(self, migration: str | None) -> None:
-        super().__init__(migration)
+    def __init__(self, migration: str | None, in_batches: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
+        super().__init__(migration, in_batches)
         self.migration = migration
+        self.in_batches = in_batches
 
     def __str__(self) -> str:
-        left = (
-            "Nothing was left half done."
-            if self.migration is None
-            else f"This run did not get to the record of {self.migration!r}; a function of it that ran came to its end."
-        )
+        if self.in_batches:
+            left = f"{self.migration!r} was stopped between two batches; whoever runs it next goes on from there."
+        elif self.migration is None:
+            left = "Nothing was left half done."
+        else:
+            left = (
+                f"This run did not get to the record of {self.migration!r}; a function of it that ran came to its end."
+            )
         return (
             f"The lease was lost, and nothing more was started. {left} The lease is lost when it cannot be renewed in "
             "time (a frozen process, a blocked event loop, a broken network, no connection left in the pool), is "
@@ -302,17 +309,25 @@ class LeaseLostError(QuaestorError, RuntimeError):
 
 
 class TransactionsUnsupportedError(QuaestorError, ValueError):
-    """Pending migrations need transactions, which this server does not have. Nothing has run.
+    """Migrations need transactions, which this server does not have.
 
     Attributes:
-        migrations: The names of these migrations (list of str), in the order of the plan.
+        migrations: The names of these migrations (list of str), in the order of the plan. Nothing has run.
+        in_batches: Whether it is one that called `for_each_batch(..., transaction=True)` (bool); it has run up to that.
     """
 
-    def __init__(self, migrations: list[str]) -> None:
-        super().__init__(migrations)
+    def __init__(self, migrations: list[str], in_batches: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
+        super().__init__(migrations, in_batches)
         self.migrations = migrations
+        self.in_batches = in_batches
 
     def __str__(self) -> str:
+        if self.in_batches:
+            return (
+                f"Migration {self.migrations[0]!r} calls for_each_batch with transaction=True, and this server has no "
+                "transactions: make it a replica set (one node is enough), or use transaction=False, with a body that "
+                "may be given a batch twice. (mongomock has none either.)"
+            )
         return (
             f"These migrations are registered with transaction=True: {', '.join(self.migrations)}. This server "
             "has no transactions: make it a replica set (one node is enough), or register them without. (mongomock has "
@@ -330,24 +345,79 @@ class TransactionFailedError(QuaestorError, RuntimeError):
         attempts: How often its function was called (int).
         seconds: How long that took, all in all (float, seconds).
         expired: Whether the server ended the last transaction, as it does after `transactionLifetimeLimitSeconds`.
+        in_batches: Whether it was that of a batch of a pass (bool): the batches before it are done and stay.
     """
 
-    def __init__(self, name: str, attempts: int, seconds: float, expired: bool) -> None:  # noqa: FBT001 - it is data
-        super().__init__(name, attempts, seconds, expired)
+    def __init__(
+        self,
+        name: str,
+        attempts: int,
+        seconds: float,
+        expired: bool,  # noqa: FBT001 - it is data
+        in_batches: bool = False,  # noqa: FBT001, FBT002 - likewise
+    ) -> None:
+        super().__init__(name, attempts, seconds, expired, in_batches)
         self.name = name
         self.attempts = attempts
         self.seconds = seconds
         self.expired = expired
+        self.in_batches = in_batches
 
     def __str__(self) -> str:
+        what, smaller = ("a batch of ", "the batches") if self.in_batches else ("", "the migration")
+        without = "use transaction=False" if self.in_batches else "register it without transaction=True"
         remedy = (
             "The server had ended it: it lasted longer than transactionLifetimeLimitSeconds (60 s by default), or its "
-            "function went on after an error in it. Make the migration smaller, raise that parameter of the server, "
-            "or register it without transaction=True."
+            f"function went on after an error in it. Make {smaller} smaller, raise that parameter of the server, or "
+            f"{without}."
             if self.expired
             else "Something else writes the same documents at the same time, or the servers are unwell: see the cause."
         )
         return (
-            f"The transaction of migration {self.name!r} was aborted {self.attempts} times in {self.seconds:.0f} s and "
-            f"is not tried again; nothing of it is applied. {remedy}"
+            f"The transaction of {what}migration {self.name!r} was aborted {self.attempts} times in "
+            f"{self.seconds:.0f} s and is not tried again; nothing of it is applied. {remedy}"
+        )
+
+
+class BatchesInTransactionError(QuaestorError, RuntimeError):
+    """A function that is done in a transaction wanted to go over a collection in batches.
+
+    Attributes:
+        name: The migration (str).
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"Migration {self.name!r} wants to go over a collection in batches inside a transaction. What it keeps of "
+            "each batch, to go on from there, would be gone with the transaction, and a transaction is too short for "
+            "many. Register the migration without transaction=True, and use context.for_each_batch(..., "
+            "transaction=True), which makes each batch a transaction; and no pass inside the body of another such."
+        )
+
+
+class CollectionChangedError(QuaestorError, RuntimeError):
+    """A collection was dropped, renamed or replaced while a migration went over it.
+
+    The batches up to then are done; of what was in the collection besides, nothing is known. The migration is not
+    recorded, and begins anew over whatever the collection's name stands for when it runs again.
+
+    Attributes:
+        name: The migration (str).
+        collection: The collection (str).
+    """
+
+    def __init__(self, name: str, collection: str) -> None:
+        super().__init__(name, collection)
+        self.name = name
+        self.collection = collection
+
+    def __str__(self) -> str:
+        return (
+            f"The collection {self.collection!r} was dropped, renamed or replaced while migration {self.name!r} went "
+            "over it, so some of its documents may not have been seen. The migration is not recorded; see what became "
+            "of the collection, and run again: the pass begins anew."
         )

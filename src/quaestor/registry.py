@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quaestor.context import MigrationContext
 from quaestor.core.lease import DEFAULT_TTL
 from quaestor.core.migration import MigrationDefinition, checked_name, summary, wants_context
 from quaestor.core.plan import check_known
 from quaestor.errors import DuplicateMigrationError
+from quaestor.runners.context import AsyncMigrationContext, MigrationContext
 
 if TYPE_CHECKING:  # the registry loads no driver: the runners are imported when they are first used
     from quaestor.core.events import Hook
     from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 
 # Any: the database of whichever driver
-F = TypeVar("F", bound=Callable[[Any], object] | Callable[[Any, MigrationContext], object])
+F = TypeVar(
+    "F",
+    bound=Callable[[Any], object]
+    | Callable[[Any, MigrationContext], object]
+    | Callable[[Any, AsyncMigrationContext], Awaitable[object]],
+)
 
 
 class MigrationRegistry:
@@ -54,7 +59,7 @@ class MigrationRegistry:
         """A decorator that registers a function as a migration and returns it unchanged.
 
         The function is called with the database; and with a `MigrationContext`, if it has a second argument without a
-        default.
+        default (an `async def` function with an `AsyncMigrationContext`).
 
         An `async def` function runs on the asynchronous database, any other on the synchronous one. A `def` around an
         `async def` (by functools.wraps) counts as asynchronous too, for nearly all of them return what they wrap.

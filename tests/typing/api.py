@@ -28,10 +28,13 @@ from quaestor import (
     MigrationStarted,
     MigrationStatus,
     MissingDatabaseError,
+    PassChanged,
+    PassStarted,
     PlannedMigration,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -99,9 +102,20 @@ def hook(event: Event) -> None:
         case RecordsMarked(names=names, applied=applied):
             assert_type(names, tuple[str, ...])
             assert_type(applied, bool)
-        case MigrationProgressed(done=done, whole=whole):
+        case MigrationProgressed(done=done, whole=whole, rate=rate, due=due):
             assert_type(done, int)
             assert_type(whole, int | None)
+            assert_type(rate, float | None)
+            assert_type(due, bool)
+        case PassStarted(collection=collection, done=done, whole=whole):
+            assert_type(collection, str)
+            assert_type(done, int)
+            assert_type(whole, int | None)
+        case PassChanged(collection=collection):
+            assert_type(collection, str)
+        case ReplicasAwaited(lag=lag, seconds=seconds):
+            assert_type(lag, float)
+            assert_type(seconds, float)
         case LeaseAwaited(holder=holder):
             assert_type(holder, Lease)
         case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | MigrationStarted() | MigrationRetried():

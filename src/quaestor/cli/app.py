@@ -317,7 +317,7 @@ def _show_plan(
 
 def _registered(target: Target) -> Status:
     """The status of a database that nothing is known of."""
-    return status("", "", plan.ordered(target.registry.migrations), Records({}), Lock())
+    return status("", "", plan.ordered(target.registry.migrations), Records({}), Lock(), progress={})
 
 
 def _chosen(target: Target, names: list[str] | None, *, every: bool) -> list[str]:

@@ -30,9 +30,12 @@ from quaestor.core.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PassChanged,
+    PassStarted,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -112,7 +115,7 @@ class _Running:
         name: As it is shown (str).
         since: When it began (float, seconds of the console's clock).
         attempt: Which attempt at its transaction this is (int, from 1).
-        trouble: Why the attempt before came to nothing, as it is shown (str).
+        trouble: Why the attempt before came to nothing, or what it waits for, as it is shown (str).
         pace: What it has said about how far it is (Pace); None before it has.
     """
 
@@ -144,13 +147,13 @@ class _Display:
         self._running: _Running | None = None
         self._ending: Text | None = None
 
-    def tell(self, event: Event) -> None:  # noqa: C901 - it is one table
+    def tell(self, event: Event) -> None:  # noqa: C901, PLR0912 - it is one table
         """Take an event up."""
         said = sentence(event, self._clean)
         match event:
             case RunStarted(plan=plan) | RollbackStarted(plan=plan):
                 self._start(event, [self._shown(name) for name in plan])
-            case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased():
+            case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | PassChanged():
                 self._print(Text(f"! {said}", "yellow"))
             case LeaseAwaited(holder=holder, seconds=seconds):
                 self._awaited = (self._shown(f"Waiting for {holder}"), self._console.get_time() - seconds)
@@ -161,6 +164,10 @@ class _Display:
                 self._retry(attempt, "" if error is None else shown(reason(error, self._clean)))
             case MigrationProgressed(name=name, done=done, whole=whole):
                 self._progress(self._shown(name), done, whole)
+            case PassStarted(name=name, done=done, whole=whole):
+                self._progress(self._shown(name), done, whole, anew=True)
+            case ReplicasAwaited(lag=lag):
+                self._trouble(f"Waiting for replicas that are {duration(lag)} behind")
             case MigrationApplied(seconds=seconds) | MigrationRolledBack(seconds=seconds):
                 self._done = event.position
                 self._settle(Text(MARKS["applied"].sign, MARKS["applied"].style), seconds)
@@ -212,10 +219,16 @@ class _Display:
         if self._running is not None:
             self._running.attempt, self._running.trouble, self._running.pace = attempt, trouble, None
 
-    def _progress(self, name: str, done: int, whole: int | None) -> None:
+    def _trouble(self, what: str) -> None:
+        if self._running is not None:
+            self._running.trouble = what
+
+    def _progress(self, name: str, done: int, whole: int | None, *, anew: bool = False) -> None:
         running, now = self._running, self._console.get_time()
         if running is not None and running.name == name:  # else it is late, from a thread that was left behind
-            running.pace = begun(done, whole, now) if running.pace is None else running.pace.then(done, whole, now)
+            pace = None if anew else running.pace
+            running.pace = begun(done, whole, now) if pace is None else pace.then(done, whole, now)
+            running.trouble = ""
 
     def _settle(self, sign: Text, seconds: float | None = None) -> None:
         """Print what became of the migration that ran, and how long that took: until now, unless it is told."""

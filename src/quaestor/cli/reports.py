@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quaestor.cli.marks import counts, mark, place, shown
+from quaestor.cli.sentences import amount
 from quaestor.core.lease import Lease
 from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import MigrationStatus, State, Status
@@ -34,6 +35,7 @@ class StatusReport:
         columns = {
             "migration": [Text(shown(one.name)) for one in migrations],
             "state": [Text(look.word, look.style) for look in looks],
+            "progress": [Text(shown(_progress(one))) for one in migrations],
             "since (UTC)": [Text(_date(one.applied_at)) for one in migrations],
             "needs": [Text(shown(", ".join(one.depends_on)), "dim") for one in migrations],
             "kind": [Text(_kind(one), "dim") for one in migrations],
@@ -123,6 +125,15 @@ def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collect
 def _kind(migration: MigrationStatus) -> str:
     kinds = {"transaction": migration.transaction, "can be undone": migration.has_rollback}
     return ", ".join(kind for kind, is_so in kinds.items() if is_so)
+
+
+def _progress(migration: MigrationStatus) -> str:
+    """Of its last pass: those before are finished."""
+    if not migration.passes:
+        return ""
+    last = migration.passes[-1]
+    percent = f"{min(100, 100 * last.done // last.total)}%, " if last.total else ""
+    return f"{last.collection}: {percent}{amount(last.done, last.total)}"
 
 
 def _date(date: datetime | None) -> str:

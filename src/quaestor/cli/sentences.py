@@ -14,9 +14,12 @@ from quaestor.core.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PassChanged,
+    PassStarted,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -27,7 +30,7 @@ from quaestor.core.events import (
 Clean: TypeAlias = Callable[[str], str]
 """Takes out of a text what must not be shown: the password of a URI."""
 
-WARNINGS: Final = (RecordsIgnored, RecordsUnknown, SessionsNotEnded, LeaseNotReleased)
+WARNINGS: Final = (RecordsIgnored, RecordsUnknown, SessionsNotEnded, LeaseNotReleased, PassChanged)
 """The events that somebody should look at though the run goes on."""
 
 _LONGEST: Final = 2000
@@ -103,6 +106,21 @@ def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - 
             return f"Attempt {attempt} at {_place(event)}" + ("" if error is None else f": {reason(error, clean)}")
         case MigrationProgressed(done=done, whole=whole):
             return f"In {_place(event)}: {amount(done, whole)}"
+        case PassStarted(collection=collection, done=0, whole=whole):
+            about = "" if whole is None else f", about {whole:,} documents"
+            return f"In {_place(event)}: going over '{collection}'{about}"
+        case PassStarted(collection=collection, done=done, whole=whole):
+            return f"In {_place(event)}: going on over '{collection}', after {amount(done, whole)} documents"
+        case PassChanged(collection=collection):
+            return (
+                f"In {_place(event)}: beginning anew over '{collection}', for the earlier attempt was in a pass over "
+                "something else. The filter or the collection has changed since; documents that are done may be seen "
+                "again"
+            )
+        case ReplicasAwaited(lag=lag, seconds=seconds):
+            return (
+                f"In {_place(event)}: waiting for replicas that are {duration(lag)} behind; {duration(seconds)} so far"
+            )
         case MigrationApplied(seconds=seconds):
             return f"Applied {_place(event)} in {duration(seconds)}"
         case MigrationRolledBack(seconds=seconds):
@@ -126,7 +144,14 @@ def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - 
 
 
 def _place(
-    event: MigrationStarted | MigrationRetried | MigrationProgressed | MigrationApplied | MigrationRolledBack,
+    event: MigrationStarted
+    | MigrationRetried
+    | MigrationProgressed
+    | PassStarted
+    | PassChanged
+    | ReplicasAwaited
+    | MigrationApplied
+    | MigrationRolledBack,
 ) -> str:
     return f"'{event.name}' ({event.position} of {event.total})"
 

@@ -8,15 +8,16 @@ Rule 4: a `Command` may be answered by `Unknown`: the flow decides whether to as
 The pattern of generators that ask and runners that do is psycopg 3's (`generators.py`, `waiting.py`).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from quaestor.core.events import Event, Place
-from quaestor.core.lease import Lease, Lock, Work
+from quaestor.core.lease import Lease, Lock, Turn, Work
 from quaestor.core.migration import Colour
 from quaestor.core.plan import Change
 from quaestor.core.records import Records
+from quaestor.core.status import PassStatus
 from quaestor.core.transaction import Attempt
 
 E_co = TypeVar("E_co", covariant=True)
@@ -90,6 +91,26 @@ class Unrecord(Command[bool]):
 
     name: str
     recorded_at: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadProgress(Command[Mapping[str, tuple[PassStatus, ...]]]):
+    """How far the passes of migrations are, by the names of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetProgress(Command[None]):
+    """Remove what is kept of the passes of a migration, with majority concern.
+
+    Attributes:
+        name: The migration.
+        token: That of the run's lease: what belongs to a later run stays.
+        undo: Of those of its function (False), of its rollback (True), or of both (None).
+    """
+
+    name: str
+    token: int
+    undo: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +209,12 @@ class Execute(Ask[float]):
     Attributes:
         change: What is done.
         place: For the events that the function may tell.
+        turn: For the passes of the function, which check the lease.
     """
 
     change: Change
     place: Place
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +223,7 @@ class Transact(Ask[Attempt[None]]):
 
     change: Change
     place: Place
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +258,8 @@ Effect: TypeAlias = (
     | FindRecord
     | Record
     | Unrecord
+    | ReadProgress
+    | ForgetProgress
     | ReadLock
     | AcquireLease
     | RenewLease

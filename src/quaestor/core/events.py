@@ -143,15 +143,60 @@ class MigrationRetried(_MigrationFact):
 
 @dataclass(frozen=True, slots=True)
 class MigrationProgressed(_MigrationFact):
-    """A migration has said how far it is, by `context.progress`. It may be told from the thread of its function.
+    """A migration has said how far it is: by `context.progress`, or with each batch of a pass. It may be told from the
+    thread of its function.
 
     Attributes:
-        done: How much is done (int), in whatever it counts.
-        whole: How much there is to do in all (int); None where it does not know.
+        done: How much is done (int), in whatever it counts; in a pass documents, those of earlier attempts included.
+        whole: How much there is to do in all (int), in a pass an estimate; None where nobody knows.
+        rate: How many documents a second this attempt at the pass has done (float); None where it is no pass.
+        due: Whether nothing was said of this for 30 s (bool): the log shows these.
     """
 
     done: int
     whole: int | None
+    rate: float | None = None
+    due: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PassStarted(_MigrationFact):
+    """A migration begins to go over a collection in batches, or goes on where an earlier attempt has ended.
+
+    Attributes:
+        collection: The name of the collection (str).
+        done: How many documents earlier attempts have done (int).
+        whole: About how many there are in all (int); None where nobody knows.
+    """
+
+    collection: str
+    done: int
+    whole: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PassChanged(_MigrationFact):
+    """An earlier attempt has ended in a pass over something else: the filter or the collection was changed in the code
+    since, or another collection has its name. This pass begins anew, and documents that are done may be seen again.
+
+    Attributes:
+        collection: The name of the collection (str) that this pass goes over.
+    """
+
+    collection: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasAwaited(_MigrationFact):
+    """A pass waits between two batches until the replicas have caught up. Told at once, then every 30 s.
+
+    Attributes:
+        lag: How far the one that is most behind is behind (float, seconds).
+        seconds: For how long the pass has waited (float, seconds).
+    """
+
+    lag: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +290,9 @@ Event: TypeAlias = (
     | MigrationStarted
     | MigrationRetried
     | MigrationProgressed
+    | PassStarted
+    | PassChanged
+    | ReplicasAwaited
     | MigrationApplied
     | MigrationRolledBack
     | MigrationFailed

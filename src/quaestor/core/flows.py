@@ -24,9 +24,11 @@ from quaestor.core.effects import (
     Execute,
     FindRecord,
     Flow,
+    ForgetProgress,
     Now,
     OpenSessions,
     ReadLock,
+    ReadProgress,
     ReadRecords,
     Record,
     ReleaseLease,
@@ -172,7 +174,8 @@ def status(scope: Scope) -> Flow[Status]:
     # The lock first: a migration that its ended holder was in, and that is recorded by then, was taken up by another.
     lock = yield from _first(settled(ReadLock(), rules.PATIENCE, awaiting_server=False), scope)
     records = yield from _read(scope)
-    return statuses.status(scope.database, scope.prefix, ordered, records, lock)
+    progress = yield from settled(ReadProgress(), rules.PATIENCE)
+    return statuses.status(scope.database, scope.prefix, ordered, records, lock, progress=progress)
 
 
 def unlock(_: Scope) -> Flow[Lease | None]:
@@ -268,6 +271,7 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
 def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     if not isinstance(change, Change):
         yield from leasing.check(turn, change.name)
+        yield from _forget(change.name, turn)
         yield from _settle(change, turn)
         return
     undo = not change.applies
@@ -277,7 +281,9 @@ def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | N
             seconds = yield from _transact(change, place, turn)
         else:
             yield from leasing.check_if_old(turn, change.name)
-            seconds = yield from Execute(change, place)
+            if change.keeps_progress:  # it was of use only until the record was removed, or written
+                yield from _forget(change.name, turn, undo=not undo)
+            seconds = yield from Execute(change, place, turn)
             yield from leasing.check(turn, upcoming, ended=change.name)
             yield from _settle(change, turn)
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
@@ -289,6 +295,8 @@ def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | N
         raise
     fact = MigrationRolledBack if undo else MigrationApplied
     yield from Emit(fact(*place, seconds, undo=undo))
+    if change.keeps_progress:
+        yield from _forget(change.name, turn, undo=undo)
     if change.transaction and upcoming is not None:  # else the check before the record was the last
         yield from leasing.check(turn, upcoming)
 
@@ -299,6 +307,11 @@ def _settle(change: RecordChange, turn: Turn) -> Flow[None]:
         yield from _record(change.name, turn)
     else:
         yield from _unrecord(change, turn)
+
+
+def _forget(name: str, turn: Turn, *, undo: bool | None = None) -> Flow[None]:
+    """Remove what was kept of its passes: those of its function, of its rollback, or both."""
+    yield from settled(ForgetProgress(name, turn.lease.token, undo), rules.patience(turn.ttl))
 
 
 def _record(name: str, turn: Turn) -> Flow[None]:
@@ -341,7 +354,7 @@ def _transact(change: Change, place: Place, turn: Turn) -> Flow[float]:
         return (yield from settled(FindRecord(change.name), rules.patience(turn.ttl))) is change.applies
 
     undo = not change.applies
-    attempt = yield from transacted(Transact(change, place), CommitAgain(change), found, place, turn, undo=undo)
+    attempt = yield from transacted(Transact(change, place, turn), CommitAgain(change), found, place, turn, undo=undo)
     return attempt.seconds
 
 

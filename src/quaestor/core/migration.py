@@ -25,8 +25,8 @@ class MigrationDefinition:
         description: What it does, in one line (str); may be empty.
         rollback: The function that undoes it, called likewise; None if there is none.
         colour: "async" for an `async def` function, else "sync".
-        wants_context: Whether it takes a second argument, a `MigrationContext` (bool). One that has a default does not
-            count.
+        wants_context: Whether it takes a second argument, the context (bool). One that has a default does not count.
+        keeps_progress: Whether it or its rollback does (bool), and so can go over collections in batches.
 
     Raises:
         InvalidMigrationError: The name, the dependencies or the function cannot be used.
@@ -41,14 +41,17 @@ class MigrationDefinition:
     rollback: Callable[..., object] | None = None
     colour: Colour = field(init=False)
     wants_context: bool = field(init=False)
+    keeps_progress: bool = field(init=False)
 
     def __post_init__(self) -> None:
         # Frozen for everybody else: these are the checked and normalised values of the same fields.
         object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
         object.__setattr__(self, "wants_context", wants_context(f"Migration {self.name!r}", self.execute))
-        if self.rollback is not None:
-            wants_context(f"The rollback of migration {self.name!r}", self.rollback)
+        undo_wants_context = self.rollback is not None and wants_context(
+            f"The rollback of migration {self.name!r}", self.rollback
+        )
+        object.__setattr__(self, "keeps_progress", self.wants_context or undo_wants_context)
         if not isinstance(self.transaction, bool):
             raise InvalidMigrationError(
                 f"transaction of migration {self.name!r} must be True or False, not {_kind(self.transaction)}."

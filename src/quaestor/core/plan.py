@@ -46,12 +46,14 @@ class Change(RecordChange):
         colour: Its colour.
         transaction: Whether function and record are one transaction.
         wants_context: Whether the function takes the context.
+        keeps_progress: Whether something may be kept of the passes of the migration or its rollback.
     """
 
     function: Callable[..., object]
     colour: Colour
     transaction: bool = False
     wants_context: bool = False
+    keeps_progress: bool = False
 
 
 Plan: TypeAlias = Sequence[RecordChange]
@@ -170,6 +172,7 @@ def pending(
             colour=definition.colour,
             transaction=definition.transaction,
             wants_context=definition.wants_context,
+            keeps_progress=definition.keeps_progress,
         )
         for name in names
         for definition in [definitions[name]]
@@ -196,6 +199,7 @@ def rollback(definitions: Definitions, records: Records, targets: Iterable[str])
             colour=colour_of(migration.rollback),
             transaction=migration.transaction,
             wants_context=wants_context(migration.name, migration.rollback),
+            keeps_progress=migration.keeps_progress,
         )
         for migration in undone
         if migration.rollback is not None

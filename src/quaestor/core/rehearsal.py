@@ -17,11 +17,13 @@ from quaestor.core.effects import (
     Execute,
     FindRecord,
     Flow,
+    ForgetProgress,
     FreeLease,
     KeepLease,
     Now,
     OpenSessions,
     ReadLock,
+    ReadProgress,
     ReadRecords,
     Record,
     ReleaseLease,
@@ -76,11 +78,13 @@ def _rehearse(effect: Effect, terms: Terms) -> Flow[object]:  # noqa: PLR0911 - 
             return ()
         case ReadLock():
             return Lock()
+        case ReadProgress():
+            return {}
         case Execute():
             return 0.0
         case Transact() | CommitAgain():
             return Attempt(Ending.COMMITTED)
-        case BreakLease() | EndSessions() | FreeLease() | KeepLease() | ReleaseLease() | Emit():
+        case ForgetProgress() | BreakLease() | EndSessions() | FreeLease() | KeepLease() | ReleaseLease() | Emit():
             return None
         case _:
             assert_never(effect)

@@ -14,6 +14,27 @@ State: TypeAlias = Literal["applied", "pending", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
+class PassStatus:
+    """How far a pass over a collection is, as its last batch has said.
+
+    Attributes:
+        collection: The name of the collection (str).
+        done: How many documents are done (int).
+        total: About how many there are in all (int); None where nobody knows.
+        finished: Whether all of it is done (bool).
+        updated_at: When that was so (datetime, aware, UTC, by the server's clock).
+        undo: Whether it is a pass of the migration's rollback (bool).
+    """
+
+    collection: str
+    done: int
+    total: int | None
+    finished: bool
+    updated_at: datetime
+    undo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationStatus:
     """One migration and what the database says of it.
 
@@ -29,6 +50,8 @@ class MigrationStatus:
         interrupted: Whether the last holder of the lease was killed or frozen in it (bool), so that it is half applied
             if it is pending, and half undone if it is applied: the next run, or rollback, of it does it again. What is
             one transaction is never half done. It is told until somebody else takes the lease.
+        passes: How far its passes over collections are, in batches (tuple of PassStatus, the last one to go on last),
+            from the first batch until it is recorded, or undone. Whether it is at work now, `Status.lease` says.
     """
 
     name: str
@@ -39,6 +62,7 @@ class MigrationStatus:
     has_rollback: bool = False
     description: str = ""
     interrupted: bool = False
+    passes: tuple[PassStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +93,10 @@ def status(
     ordered: list[MigrationDefinition],
     records: Records,
     lock: Lock,
+    *,
+    progress: Mapping[str, tuple[PassStatus, ...]],
 ) -> Status:
-    """Lay records and lock beside the migrations of the code, which are given in order."""
+    """Lay records, lock and progress beside the migrations of the code, which are given in order."""
     known = {migration.name for migration in ordered}
     interrupted = _interrupted(lock.ended, records.applied)
     migrations = [
@@ -83,6 +109,7 @@ def status(
             has_rollback=migration.rollback is not None,
             description=migration.description,
             interrupted=migration.name == interrupted and not migration.transaction,
+            passes=progress.get(migration.name, ()),
         )
         for migration in ordered
     ]

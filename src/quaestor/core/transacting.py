@@ -25,6 +25,7 @@ def transacted(
     turn: Turn,
     *,
     undo: bool,
+    in_batches: bool = False,
 ) -> Generator[A | C | F | CheckLease | Emit | Now | Sleep, object, Attempt[R]]:
     """Attempt it as often as it takes. Returns the last attempt, whose work is there.
 
@@ -35,6 +36,7 @@ def transacted(
         place: Where that is, for the events.
         turn: Checked between attempts.
         undo: Whether a rollback is at work, for the events.
+        in_batches: Whether it is a batch of a pass, for the error.
 
     Raises:
         LeaseLostError: Another instance may hold the lease by now.
@@ -57,7 +59,7 @@ def transacted(
         spent = (yield from Now()) - began
         if attempts >= transaction.MOST_ATTEMPTS or spent >= transaction.LONGEST:
             expired = attempt.ending is Ending.EXPIRED
-            raise TransactionFailedError(place.name, attempts, spent, expired) from attempt.error
+            raise TransactionFailedError(place.name, attempts, spent, expired, in_batches) from attempt.error
         yield from Sleep(0, transaction.begun_again_within(attempts))
         yield from Emit(MigrationRetried(*place, attempts + 1, attempt.error, undo=undo))
 

@@ -20,7 +20,7 @@ from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
 from quaestor.core.migration import Colour
 from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import Status
-from quaestor.runners import bodies, databases, documents, faults, transactions
+from quaestor.runners import bodies, databases, documents, faults, passes, progress, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive_async
 from quaestor.runners.interrupts import insist_async
@@ -216,6 +216,12 @@ class _Table:
             case effects.Unrecord(name, recorded_at):
                 removed = await setup.records.delete_many(documents.unrecording(name, recorded_at))
                 return bool(removed.deleted_count)
+            case effects.ReadProgress():
+                kept = setup.progress.find({}, progress.STATUS)
+                return progress.statuses([document async for document in kept])
+            case effects.ForgetProgress(name, token, undo):
+                await setup.progress.delete_many(progress.forgetting(name, token, undo))
+                return None
             case effects.ReadLock():
                 found = await awaited(setup.lock.aggregate(documents.looking(setup.clock)))
                 return documents.lock([document async for document in found])
@@ -243,12 +249,14 @@ class _Table:
             case effects.EndSessions(sessions):
                 await setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
-            case effects.Execute(change, place):
+            case effects.Execute(change):
+                arguments = passes.arguments(setup, terms, self._sessions, effect)
                 started = perf_counter()
-                await self._call(change.colour, bodies.call, bodies.call_async, change, *setup.arguments(change, place))
+                await self._call(change.colour, bodies.call, bodies.call_async, change, *arguments)
                 return perf_counter() - started
-            case effects.Transact(change, place):
-                attempt = (change, setup.arguments(change, place), setup.prefix, self._session(change.colour))
+            case effects.Transact(change):
+                arguments = passes.arguments(setup, terms, self._sessions, effect)
+                attempt = (change, arguments, setup.prefix, self._session(change.colour))
                 return await self._call(change.colour, transactions.applied, transactions.applied_async, *attempt)
             case effects.CommitAgain(change):
                 session = self._session(change.colour)

@@ -9,46 +9,94 @@ import contextlib
 import contextvars
 import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
 import pymongo
 from anyio.from_thread import BlockingPortal
 
-from quaestor.context import MigrationContext
+from quaestor.core.batches import Document
 from quaestor.core.plan import Change
 from quaestor.errors import UnfinishedMigrationError
+from quaestor.runners.context import AsyncMigrationContext, MigrationContext
 from quaestor.runners.databases import is_pymongo
 from quaestor.runners.interrupts import ended, insist
 
 T = TypeVar("T")
 
+Context: TypeAlias = MigrationContext | AsyncMigrationContext
+"""What a function gets beside its database."""
+
+_BY_BODY = " from the body of for_each_batch"
+_cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("_cancelled", default=None)
 _CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
 
 
-def call(change: Change, db: Any, context: MigrationContext) -> None:
+def call(change: Change, db: Any, context: Context) -> None:
     """Call the `def` function of a change."""
     try:
-        _refuse_unfinished(change, _called(change, db, context))
+        _refuse_unfinished(change.name, _called(change, db, context))
     except GeneratorExit as error:  # to the flow it would mean that the run itself is thrown away (as PEP 479 does)
         raise RuntimeError("The function raised GeneratorExit.") from error
 
 
-async def call_async(change: Change, db: Any, context: MigrationContext) -> None:
+async def call_async(change: Change, db: Any, context: Context) -> None:
     """Call the `async def` function of a change in the running event loop."""
     result = _called(change, db, context)
     if inspect.isawaitable(result):  # a decorator may have decided that there is nothing to await
         result = await result
-    _refuse_unfinished(change, result)
+    _refuse_unfinished(change.name, result)
+
+
+def hand_over(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:
+    """Call the body of a pass in a `def` function."""
+    if body is not None:
+        _refuse_unfinished(name, body(batch), _BY_BODY)
+
+
+async def hand_over_async(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:
+    """The same in an `async def` function."""
+    if body is not None:
+        result = body(batch)
+        if inspect.isawaitable(result):  # as above
+            result = await result
+        _refuse_unfinished(name, result, _BY_BODY)
+
+
+def end_if_cancelled() -> None:
+    """End the function that this is called from if it runs in a thread whose run is cancelled.
+
+    Raises:
+        asyncio.CancelledError: It is.
+    """
+    cancelled = _cancelled.get()
+    if cancelled is not None and cancelled.is_set():
+        raise asyncio.CancelledError
+
+
+def sleep(seconds: float) -> None:
+    """Wait, or until the run is cancelled, likewise."""
+    cancelled = _cancelled.get()
+    if cancelled is None:
+        time.sleep(seconds)
+    else:
+        cancelled.wait(seconds)
+        end_if_cancelled()
 
 
 async def call_in_thread(work: Callable[[], T]) -> T:
-    """Call a plain function from an event loop, in a worker thread, the loop staying free."""
+    """Call a plain function from an event loop, in a worker thread, the loop staying free.
+
+    A thread cannot be stopped. Where the function goes over a collection in batches it ends between two of them.
+    """
+    cancellation = threading.Event()
 
     def outcome() -> tuple[T, None] | tuple[None, BaseException]:
         # The exception as a value: a SystemExit, say, that is raised in a task ends the loop.
+        _cancelled.set(cancellation)
         try:
             return work(), None
         except BaseException as error:  # noqa: BLE001 - it is raised below
@@ -63,7 +111,8 @@ async def call_in_thread(work: Callable[[], T]) -> T:
         try:
             result, error = await asyncio.shield(thread)
         except asyncio.CancelledError as cancelled:
-            await ended(thread)  # a thread cannot be stopped, however often it is asked for
+            cancellation.set()
+            await ended(thread)
             raise cancelled from thread.result()[1]
     finally:
         insist(executor.shutdown)  # where the thread still runs, Ctrl-C has come through the event loop
@@ -159,14 +208,14 @@ async def _close_client(db: Any) -> None:
             await db.client.close()
 
 
-def _called(change: Change, db: Any, context: MigrationContext) -> object:
+def _called(change: Change, db: Any, context: Context) -> object:
     return change.function(db, context) if change.wants_context else change.function(db)
 
 
-def _refuse_unfinished(change: Change, result: object) -> None:
+def _refuse_unfinished(name: str, result: object, by: str = "") -> None:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()  # so that Python does not warn that it was never awaited
-        raise UnfinishedMigrationError(change.name, f"an awaitable ({type(result).__name__})")
+        raise UnfinishedMigrationError(name, f"an awaitable ({type(result).__name__}){by}")
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise UnfinishedMigrationError(change.name, "a generator")
+        raise UnfinishedMigrationError(name, f"a generator{by}")

@@ -12,7 +12,7 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.read_concern import ReadConcern
 
 from quaestor.core.migration import Colour
-from quaestor.errors import InvalidDatabaseError, InvalidPrefixError
+from quaestor.errors import InvalidDatabaseError, InvalidOptionError, InvalidPrefixError
 
 
 class SyncDatabase(Protocol):
@@ -49,6 +49,15 @@ _FAMILIES: dict[tuple[str, str], Colour] = {
 }
 """(package, class) of the databases that can be migrated."""
 
+_COLLECTIONS: dict[tuple[str, str], Colour] = {
+    ("pymongo", "Collection"): "sync",
+    ("pymongo", "AsyncCollection"): "async",
+    ("motor", "AgnosticCollection"): "async",
+    ("mongomock", "Collection"): "sync",
+    ("mongomock_motor", "AsyncMongoMockCollection"): "async",
+}
+"""Likewise of their collections."""
+
 _WITH_DELEGATE = {("motor", "AgnosticDatabase"), ("mongomock_motor", "AsyncMongoMockDatabase")}
 """Those that wrap a synchronous database."""
 
@@ -58,7 +67,6 @@ _CALLS: dict[Colour, str] = {
 }
 _A_DATABASE: dict[Colour, str] = {"sync": "a synchronous database", "async": "an asynchronous database"}
 
-# Reserved: later releases name more collections by the prefix, and one that is taken today must still fit then.
 _LONGEST_SUFFIX = "_migrations_progress"
 _NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
 
@@ -122,15 +130,49 @@ def lock_collection(db: Any, prefix: str, write_concern: str | int = "majority")
     return _collection(db, f"{prefix}_migrations_lock", write_concern)
 
 
-def _collection(db: Any, name: str, write_concern: str | int = "majority") -> Any:
+def progress_collection(db: Any, prefix: str, codec_options: CodecOptions[Any] | None = None) -> Any:
+    """The collection of the checkpoints. They hold `_id`s of a collection with these options."""
+    return _collection(db, f"{prefix}{_LONGEST_SUFFIX}", codec_options=codec_options)
+
+
+def check_collection(collection: object, colour: Colour) -> None:
+    """Check that it is a collection of a driver of this colour.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    bases = type(collection).__mro__
+    known = {_COLLECTIONS.get((cls.__module__.partition(".")[0], cls.__name__)) for cls in bases} - {None}
+    if colour not in known:
+        wanted = {"sync": "a synchronous", "async": "an asynchronous"}[colour]
+        raise InvalidOptionError(f"collection must be {wanted} driver's, as db.users, not {_type(collection)}.")
+
+
+def on_primary(collection: Any) -> Any:
+    """The same collection, read from the primary: what a secondary does not have yet would be passed over."""
+    if collection.read_preference == ReadPreference.PRIMARY or is_mock(collection.database):
+        return collection
+    return collection.with_options(read_preference=ReadPreference.PRIMARY)
+
+
+def codec_options(collection: Any) -> CodecOptions[Any]:
+    """How its documents are encoded and decoded."""
+    if is_mock(collection.database):
+        return CodecOptions()  # theirs is another class
+    options: CodecOptions[Any] = collection.codec_options
+    return options
+
+
+def _collection(
+    db: Any, name: str, write_concern: str | int = "majority", codec_options: CodecOptions[Any] | None = None
+) -> Any:
     # Majority concern and the primary, whatever the client's defaults are: what we write must be neither lost nor
     # overlooked in a fail-over.
     return db.get_collection(
         name,
         # Dates that Python does not have come as something else, where an error would stop all; the mocks know no such.
-        codec_options=CodecOptions()
-        if is_mock(db)
-        else CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO),
+        codec_options=codec_options
+        or (CodecOptions() if is_mock(db) else CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
         write_concern=WriteConcern(write_concern),

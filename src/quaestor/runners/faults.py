@@ -14,6 +14,14 @@ from pymongo.errors import (
 )
 
 from quaestor.core.effects import AcquireLease, Command, EndSessions, Record, Unknown
+from quaestor.core.pass_effects import (
+    ClaimCheckpoint,
+    CountAll,
+    CountMatching,
+    CountSampled,
+    IdentifyCollection,
+    ReadLag,
+)
 from quaestor.core.transaction import Ending
 
 # Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
@@ -38,6 +46,8 @@ _UNSETTLED = frozenset(
     }
 )
 _REFUSED_IN_TRANSACTION = 263  # OperationNotSupportedInTransaction
+_INVALID_OPTIONS = 72
+_NO_REPLICATION = 76  # NoReplicationEnabled
 _EXPIRED = {251, 290}  # NoSuchTransaction, TransactionExceededLifetimeLimitSeconds
 
 
@@ -52,19 +62,32 @@ def _unknown(error: PyMongoError) -> Unknown | None:
     return None
 
 
-def answer(command: Command[Any], error: PyMongoError) -> object:
+def answer(command: Command[Any], error: PyMongoError) -> object:  # noqa: C901, PLR0911 - it is one table
     """What the core is told of a command that ended so. What says nothing about its outcome is raised again."""
     match command:
         case Record() if isinstance(error, DuplicateKeyError):
             return False
         case AcquireLease() if isinstance(error, DuplicateKeyError):  # two at once have made the document
             return Unknown(error)
+        case ClaimCheckpoint() if isinstance(error, DuplicateKeyError):  # there is one, with a higher token
+            return None
+        case ReadLag() if isinstance(error, OperationFailure):
+            if error.code == _NO_REPLICATION:
+                return 0.0
+            error.add_note(
+                "quaestor: max_lag asks the primary, by `replSetGetStatus`, how far the others are. The role "
+                "clusterMonitor has the right to that; a mongos cannot be asked."
+            )
     if _deadline_is_over():
         raise error
     if (unknown := _unknown(error)) is not None:
         return unknown
-    if isinstance(command, EndSessions) and isinstance(error, OperationFailure):
-        return error
+    if isinstance(error, OperationFailure):
+        match command:
+            case EndSessions():
+                return error
+            case IdentifyCollection() | CountAll() | CountMatching() | CountSampled():  # good to know, and no more
+                return None
     raise error
 
 
@@ -77,6 +100,11 @@ def ending(error: PyMongoError) -> Ending:
             error.add_note(
                 "quaestor: MongoDB does not allow this in a transaction. Do it in a migration of its own, registered "
                 "without transaction=True, and order the two by depends_on."
+            )
+        if error.code == _INVALID_OPTIONS and "writeConcern" in str(error):
+            error.add_note(
+                "quaestor: MongoDB allows no write concern for an operation in a transaction, and this collection has "
+                "one. Use `db.with_options(write_concern=WriteConcern())`; the commit itself has majority concern."
             )
     if isinstance(error, InvalidOperation) and "bound session" in str(error):
         error.add_note(

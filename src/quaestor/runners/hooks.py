@@ -16,9 +16,12 @@ from quaestor.core.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PassChanged,
+    PassStarted,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -31,7 +34,7 @@ from quaestor.errors import InvalidOptionError
 logger = logging.getLogger("quaestor")
 
 
-def log_event(event: Event) -> None:  # noqa: C901, PLR0912 - it is one table
+def log_event(event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - it is one table
     """Log a fact to the logger `quaestor`: progress as INFO, oddities as WARNING, failures as ERROR.
 
     It is the default of `on_event`; call it from a hook of your own to keep the log beside it.
@@ -69,8 +72,26 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912 - it is one table
         case MigrationRetried(name=name, position=position, total=total, attempt=attempt, error=error):
             why = "" if error is None else f": {_reason(error)}"
             logger.info("%s Attempt %d at %r (%d of %d)%s", where, attempt, name, position, total, why)
-        case MigrationProgressed(name=name, done=done, whole=whole):
-            logger.debug("%s %r: %s", where, name, f"{done:,}" if whole is None else f"{done:,} of {whole:,}")
+        case MigrationProgressed(name=name, done=done, whole=whole, rate=rate, due=due):
+            pace = "" if rate is None else f", {rate:,.0f} a second"
+            logger.log(logging.INFO if due else logging.DEBUG, "%s %r: %s%s", where, name, _amount(done, whole), pace)
+        case PassStarted(name=name, collection=collection, done=0, whole=whole):
+            about = "" if whole is None else f", about {whole:,} documents"
+            logger.info("%s %r goes over %r%s", where, name, collection, about)
+        case PassStarted(name=name, collection=collection, done=done, whole=whole):
+            logger.info("%s %r goes on over %r, after %s documents", where, name, collection, _amount(done, whole))
+        case PassChanged(name=name, collection=collection):
+            logger.warning(
+                "%s %r begins anew over %r: the earlier attempt was in a pass over something else, so the filter or "
+                "the collection has changed since, and documents that are done may be seen again",
+                where,
+                name,
+                collection,
+            )
+        case ReplicasAwaited(name=name, lag=lag, seconds=seconds):
+            logger.info(
+                "%s %r waits, for %.0f s by now, for replicas that are %.0f s behind", where, name, seconds, lag
+            )
         case MigrationApplied(name=name, position=position, total=total, seconds=seconds):
             logger.info("%s Applied %r (%d of %d) in %.2f s", where, name, position, total, seconds)
         case MigrationRolledBack(name=name, position=position, total=total, seconds=seconds):
@@ -117,6 +138,10 @@ def guarded(hook: Hook | None) -> Callable[[Event], None]:
                 logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
 
     return tell
+
+
+def _amount(done: int, whole: int | None) -> str:
+    return f"{done:,}" if whole is None else f"{done:,} of {whole:,}"
 
 
 def _reason(error: BaseException) -> str:

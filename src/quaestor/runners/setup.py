@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from quaestor.context import MigrationContext
 from quaestor.core.effects import (
     AcquireLease,
     BreakLease,
@@ -15,18 +14,19 @@ from quaestor.core.effects import (
     Command,
     EndSessions,
     FindRecord,
+    ForgetProgress,
     FreeLease,
     ReadLock,
+    ReadProgress,
     ReadRecords,
     Record,
     RenewLease,
     Unrecord,
 )
-from quaestor.core.events import Hook, Place
+from quaestor.core.events import Hook
 from quaestor.core.flows import Scope
 from quaestor.core.lease import LONGEST_TTL, PATIENCE, SHORTEST_TTL, Terms, renewed_every
 from quaestor.core.migration import Colour, MigrationDefinition
-from quaestor.core.plan import Change
 from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
 
@@ -51,6 +51,7 @@ class Setup:
         records: The records collection, of the driver of `db`.
         lock: The collection of the lease, likewise.
         checks: The same, without waiting for a majority of the replica set.
+        progress: The collection of the passes' checkpoints.
         clock: Whose time the lease goes by.
         tell: The event hook as a function that never fails.
     """
@@ -76,6 +77,7 @@ class Setup:
         # A check asks whether the lease is held. That it lasts is the work of the keeper, who waits for a majority; so
         # does the record that follows the check.
         self.checks = databases.lock_collection(db, self.prefix, write_concern=1)
+        self.progress = databases.progress_collection(db, self.prefix)
         self.clock = documents.own_clock if databases.is_mock(db) else documents.server_clock
         self.tell = hooks.guarded(on_event)
         self._ttl = _checked_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
@@ -90,10 +92,6 @@ class Setup:
         """What a flow is about."""
         migrations = dict(self._registry.migrations)  # what is registered while it runs is for the next run
         return Scope(migrations, self._database, self.prefix, self.databases.keys(), terms)
-
-    def arguments(self, change: Change, place: Place) -> tuple[Any, MigrationContext]:
-        """What the function of a change is called with: the database of its colour, and the context."""
-        return self.databases[change.colour], MigrationContext(place, self.tell, undo=not change.applies)
 
     def acquisition(self, terms: Terms, effect: AcquireLease) -> dict[str, Any]:
         """The arguments of the find_one_and_update that takes the lease."""
@@ -119,11 +117,11 @@ class Setup:
     def allowance(self, terms: Terms, command: Command[Any]) -> float | None:
         """How long a command may take, in seconds, with the driver's repetitions; None: as long as the driver takes."""
         match command:
-            case ReadRecords() | ReadLock() | BreakLease():
+            case ReadRecords() | ReadLock() | ReadProgress() | BreakLease():
                 return None  # without a server these end as any other command of the application
             case RenewLease() | FreeLease():
                 return renewed_every(terms.ttl)
-            case CheckLease() | Record() | Unrecord() | FindRecord() | EndSessions():
+            case CheckLease() | Record() | Unrecord() | FindRecord() | ForgetProgress() | EndSessions():
                 return terms.ttl
             case _:
                 return PATIENCE

@@ -21,7 +21,7 @@ from quaestor.core.lease import DEFAULT_TTL, Lease, Terms
 from quaestor.core.migration import Colour
 from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import Status
-from quaestor.runners import bodies, databases, documents, faults, transactions
+from quaestor.runners import bodies, databases, documents, faults, passes, progress, transactions
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive
 from quaestor.runners.interrupts import insist
@@ -218,6 +218,11 @@ class _Table:
             case effects.Unrecord(name, recorded_at):
                 removed = setup.records.delete_many(documents.unrecording(name, recorded_at))
                 return bool(removed.deleted_count)
+            case effects.ReadProgress():
+                return progress.statuses(setup.progress.find({}, progress.STATUS))
+            case effects.ForgetProgress(name, token, undo):
+                setup.progress.delete_many(progress.forgetting(name, token, undo))
+                return None
             case effects.ReadLock():
                 return documents.lock(setup.lock.aggregate(documents.looking(setup.clock)))
             case effects.AcquireLease():
@@ -245,12 +250,14 @@ class _Table:
             case effects.EndSessions(sessions):
                 setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
-            case effects.Execute(change, place):
+            case effects.Execute(change):
+                arguments = passes.arguments(setup, terms, self._sessions, effect)
                 started = perf_counter()
-                self._call(change.colour, bodies.call, bodies.call_async, change, *setup.arguments(change, place))
+                self._call(change.colour, bodies.call, bodies.call_async, change, *arguments)
                 return perf_counter() - started
-            case effects.Transact(change, place):
-                attempt = (change, setup.arguments(change, place), setup.prefix, self._session(change.colour))
+            case effects.Transact(change):
+                arguments = passes.arguments(setup, terms, self._sessions, effect)
+                attempt = (change, arguments, setup.prefix, self._session(change.colour))
                 return self._call(change.colour, transactions.applied, transactions.applied_async, *attempt)
             case effects.CommitAgain(change):
                 session = self._session(change.colour)

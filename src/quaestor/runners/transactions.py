@@ -16,7 +16,6 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from quaestor.context import MigrationContext
 from quaestor.core import transaction
 from quaestor.core.migration import Colour
 from quaestor.core.plan import Change
@@ -152,7 +151,7 @@ async def attempt_async(
     return Attempt(ending, perf_counter() - started, error, *done)
 
 
-def applied(change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session) -> Attempt[None]:
+def applied(change: Change, arguments: tuple[Any, bodies.Context], prefix: str, session: Session) -> Attempt[None]:
     """Call the `def` function of a change, and do what becomes of the record, in one transaction."""
     db, context = arguments
     records = databases.records_collection(db, prefix)
@@ -172,7 +171,7 @@ def applied(change: Change, arguments: tuple[Any, MigrationContext], prefix: str
 
 
 async def applied_async(
-    change: Change, arguments: tuple[Any, MigrationContext], prefix: str, session: Session
+    change: Change, arguments: tuple[Any, bodies.Context], prefix: str, session: Session
 ) -> Attempt[None]:
     """The same with an `async def` function."""
     db, context = arguments

@@ -1,0 +1,278 @@
+"""The order of steps of a pass over a collection, written once for loops and functions, for both colours.
+
+What is there when a batch has been handed over, whatever happens then: its work, and a checkpoint that says so; or its
+work and the checkpoint before it, so that the batch is seen once more; with a transaction, both or neither.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from quaestor.core import lease as rules
+from quaestor.core import leasing
+from quaestor.core.batches import (
+    COUNTED,
+    LOOKED_EVERY,
+    MOST_TYPES,
+    SAMPLE,
+    Begun,
+    Body,
+    Checkpoint,
+    Document,
+    Pace,
+    PassKey,
+    Reminder,
+    Source,
+)
+from quaestor.core.effects import AskForTransactions, Asking, Emit, Now, Sleep, Unknown
+from quaestor.core.events import MigrationProgressed, PassChanged, PassStarted, Place, ReplicasAwaited
+from quaestor.core.lease import Turn
+from quaestor.core.leasing import settled
+from quaestor.core.pass_effects import (
+    ClaimCheckpoint,
+    CommitBatchAgain,
+    CountAll,
+    CountMatching,
+    CountSampled,
+    FindCheckpoint,
+    FindHighest,
+    FindPasses,
+    HandOver,
+    IdentifyCollection,
+    PassEffect,
+    PassFlow,
+    ReadBatch,
+    ReadLag,
+    SaveCheckpoint,
+    TakeSession,
+    TransactBatch,
+)
+from quaestor.core.transacting import transacted
+from quaestor.core.transaction import Ending
+from quaestor.errors import CollectionChangedError, InvalidOptionError, LeaseLostError, TransactionsUnsupportedError
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+
+class Passes:
+    """The passes of one attempt at a migration.
+
+    Args:
+        place: Where it is, for the events.
+        turn: The lease that it runs under.
+        undo: Whether it is a rollback.
+    """
+
+    def __init__(self, place: Place, turn: Turn, *, undo: bool) -> None:
+        self._place = place
+        self._turn = turn
+        self._undo = undo
+        self._begun = Begun()
+
+    def over(
+        self, source: Source, pace: Pace, body: Body | None = None, *, transaction: bool = False
+    ) -> PassFlow[None]:
+        """Go over a collection, from where an earlier attempt has left it.
+
+        Args:
+            source: The collection, and which of its documents.
+            pace: How.
+            body: What each batch is given to; None: the migration's own loop.
+            transaction: Whether that and the checkpoint are one transaction.
+
+        Raises:
+            TransactionsUnsupportedError: `transaction`, and the server has none.
+            LeaseLostError: Another instance may hold the lease by now.
+            CollectionChangedError: The collection has been dropped or renamed under the pass.
+            TransactionFailedError: The server aborted the transaction of a batch again and again.
+        """
+        left = yield from self._left()
+        if transaction:
+            yield from self._take_session()
+        if pace.max_lag is not None:  # one who may not ask is told so before anything is done
+            yield from self._settled(ReadLag())
+        key, checkpoint = yield from self._start(source, left)
+        if checkpoint.finished:
+            return
+        began = yield from Now()
+        first, reminder = checkpoint.done, Reminder(began)
+        yield from Emit(PassStarted(*self._place, source.name, first, checkpoint.whole, undo=self._undo))
+        while checkpoint.bounds:
+            if body is not None and transaction:
+                checkpoint = yield from self._transacted(key, source, checkpoint, pace.size, body)
+            else:
+                documents = yield from self._settled(ReadBatch(source, checkpoint, pace.size + 1))
+                yield from self._check()
+                checkpoint = yield from _handed_over(documents, checkpoint, pace.size, body)
+                yield from self._save(key, checkpoint)
+            now = yield from Now()
+            rate = (checkpoint.done - first) / (now - began) if now > began else None
+            due = reminder.is_due(now)
+            progress = (checkpoint.done, checkpoint.whole, rate)
+            yield from Emit(MigrationProgressed(*self._place, *progress, due=due, undo=self._undo))
+            if checkpoint.bounds:
+                yield from self._rest(pace)
+        if (yield from self._settled(IdentifyCollection(source))) != checkpoint.collection_id:
+            raise CollectionChangedError(self._place.name, source.name)
+        yield from self._save(key, replace(checkpoint, finished=True))
+
+    def _settled(self, command: Asking[E, T | Unknown]) -> Generator[E | Now | Sleep, object, T]:
+        return settled(command, rules.patience(self._turn.ttl))
+
+    def _take_session(self) -> PassFlow[None]:
+        if not (yield from AskForTransactions()):
+            raise TransactionsUnsupportedError([self._place.name], in_batches=True)
+        # Named in the lock before anything is done in it: a successor can end what it leaves open.
+        self._turn.sessions = yield from self._settled(TakeSession())
+        yield from self._check()
+
+    def _left(self) -> PassFlow[dict[PassKey, bool]]:
+        """The passes of earlier attempts that have not come again yet, and whether they are finished."""
+        if self._begun.left is None:
+            self._begun.left = dict((yield from self._settled(FindPasses(self._place.name, self._undo))))
+        return self._begun.left
+
+    def _start(self, source: Source, left: dict[PassKey, bool]) -> PassFlow[tuple[PassKey, Checkpoint]]:
+        """Take up what an earlier attempt has left of this pass, or begin it."""
+        key = PassKey(self._place.name, self._undo, source.fingerprint, self._begun.number(source.fingerprint))
+        is_new = left.pop(key, None) is None
+        # An attempt that stopped in another pass did not have this one, as far as can be told. (If that other one still
+        # comes, it goes on all the same.)
+        changed = is_new and not all(left.values())
+        collection_id = yield from self._settled(IdentifyCollection(source))
+        fresh = (yield from self._fresh(source, collection_id)) if is_new else None
+        token = self._turn.lease.token
+        checkpoint = yield from self._settled(ClaimCheckpoint(key, source.name, fresh, token))
+        if checkpoint is None:
+            raise LeaseLostError(self._place.name, in_batches=True)
+        if not checkpoint.finished and checkpoint.collection_id != collection_id:
+            changed = True
+            checkpoint = yield from self._fresh(source, collection_id)
+            yield from self._save(key, checkpoint)
+        if changed:
+            left.clear()  # it is said once
+            yield from Emit(PassChanged(*self._place, source.name, undo=self._undo))
+        return key, checkpoint
+
+    def _fresh(self, source: Source, collection_id: bytes | None) -> PassFlow[Checkpoint]:
+        bounds: tuple[object, ...] = ()
+        while highest := (yield from self._settled(FindHighest(source, bounds))):
+            bounds = (*highest, *bounds)
+            if len(bounds) > MOST_TYPES:  # the same one again and again
+                raise InvalidOptionError(
+                    f"The `_id`s of {source.name!r} do not survive the codec options of this collection: "
+                    f"{highest[0]!r:.80} as it was read is not what is stored. Use a collection with other ones."
+                )
+        total = yield from self._total(source)
+        return Checkpoint(bounds, total=total, collection_id=collection_id)
+
+    def _total(self, source: Source) -> PassFlow[int | None]:
+        """About how many documents there are: never by going over all of a large collection."""
+        there = yield from self._settled(CountAll(source))
+        if there is None or not source.filter:
+            return there
+        if there <= COUNTED:
+            return (yield from self._settled(CountMatching(source)))
+        matching = yield from self._settled(CountSampled(source, SAMPLE))
+        return None if matching is None else there * matching // SAMPLE
+
+    def _transacted(
+        self, key: PassKey, source: Source, checkpoint: Checkpoint, size: int, body: Body
+    ) -> PassFlow[Checkpoint]:
+        """Do a batch and its checkpoint in one transaction, as often as it takes."""
+        token = self._turn.lease.token
+        found = checkpoint
+
+        def is_found() -> PassFlow[bool]:
+            nonlocal found
+            kept = yield from self._settled(FindCheckpoint(key, token))
+            if kept is None:
+                raise LeaseLostError(self._place.name, in_batches=True)
+            found = kept
+            return kept.batches > checkpoint.batches
+
+        yield from self._check()
+        attempt = yield from transacted(
+            TransactBatch(key, token, source, checkpoint, size, body),
+            CommitBatchAgain(),
+            is_found,
+            self._place,
+            self._turn,
+            undo=self._undo,
+            in_batches=True,
+        )
+        return attempt.result if attempt.ending is Ending.COMMITTED and attempt.result is not None else found
+
+    def _save(self, key: PassKey, checkpoint: Checkpoint) -> PassFlow[None]:
+        if not (yield from self._settled(SaveCheckpoint(key, checkpoint, self._turn.lease.token))):
+            raise LeaseLostError(self._place.name, in_batches=True)
+
+    def _check(self) -> PassFlow[None]:
+        try:
+            yield from leasing.check(self._turn, self._place.name)
+        except LeaseLostError:
+            raise LeaseLostError(self._place.name, in_batches=True) from None
+
+    def _rest(self, pace: Pace) -> PassFlow[None]:
+        """Leave the server alone for a while, and go on when its replicas are well."""
+        if pace.pause:
+            yield from Sleep(pace.pause, pace.pause)
+        if pace.max_lag is None:
+            return
+        began = yield from Now()
+        reminder: Reminder | None = None
+        while (lag := (yield from self._settled(ReadLag()))) > pace.max_lag:
+            now = yield from Now()
+            if reminder is None or reminder.is_due(now):
+                reminder = reminder or Reminder(now)
+                yield from Emit(ReplicasAwaited(*self._place, lag, now - began, undo=self._undo))
+            yield from Sleep(*LOOKED_EVERY)
+
+
+def batch(source: Source, checkpoint: Checkpoint, size: int, body: Body) -> PassFlow[Checkpoint]:
+    """What is done in the transaction of a batch. Returns the checkpoint after it.
+
+    The documents are read in it, so that what somebody else has changed since is a conflict, and not overwritten.
+    (Errors end the transaction, and are never an answer here.)
+    """
+    documents = yield from settled(ReadBatch(source, checkpoint, size + 1), 0)
+    return (yield from _handed_over(documents, checkpoint, size, body))
+
+
+def _handed_over(
+    documents: Sequence[Document], checkpoint: Checkpoint, size: int, body: Body | None
+) -> PassFlow[Checkpoint]:
+    handed, after = checkpoint.advanced(documents, size)
+    if handed:
+        yield from HandOver(handed, body)
+    return after
+
+
+class Loop:
+    """A pass whose batches are given to a loop: its flow, stopped where one is handed over.
+
+    Args:
+        flow: `Passes.over`, without a body.
+    """
+
+    def __init__(self, flow: PassFlow[None]) -> None:
+        self._flow = flow
+
+    def next(self) -> PassFlow[list[Document] | None]:
+        """Go on until there is another batch, for the loop has done with the last one. None: that was all."""
+        go_on: Callable[[], PassEffect] = partial(next, self._flow)
+        while True:
+            try:
+                effect = go_on()
+            except StopIteration:
+                return None
+            if isinstance(effect, HandOver):
+                return effect.documents
+            try:
+                answer = yield effect
+            except BaseException as error:  # noqa: BLE001 - it is the flow's
+                go_on = partial(self._flow.throw, error)
+            else:
+                go_on = partial(self._flow.send, answer)

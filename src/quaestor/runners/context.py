@@ -1,0 +1,259 @@
+"""What a migration is given beside the database, if it takes a second argument."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from quaestor.core.batches import DEFAULT_SIZE, Document, Pace, Reminder, Source
+from quaestor.core.events import Event, MigrationProgressed, Place
+from quaestor.core.pass_effects import PassEffect
+from quaestor.core.passes import Loop, Passes
+from quaestor.errors import InvalidOptionError
+from quaestor.runners.drive import drive, drive_async
+
+
+class Table(Protocol):
+    """Performs the effects of one pass."""
+
+    def source(self, collection: Any, filter: Any, projection: Any, *, transaction: bool) -> Source:  # noqa: A002
+        """The checked arguments of a pass."""
+
+    def close(self) -> None:
+        """Give back what the pass had."""
+
+
+class SyncTable(Table, Protocol):
+    """For a `def` function."""
+
+    def perform(self, effect: PassEffect) -> object:
+        """Do what the effect asks for, and answer."""
+
+
+class AsyncTable(Table, Protocol):
+    """For an `async def` function."""
+
+    async def perform(self, effect: PassEffect) -> object:
+        """Do what the effect asks for, and answer."""
+
+
+class _Context:
+    """The migration as it runs.
+
+    Attributes:
+        name: The name of the migration (str).
+        logger: A logger to write to (logging.Logger): `quaestor.migration`.
+    """
+
+    def __init__(self, place: Place, tell: Callable[[Event], None], now: Callable[[], float], *, undo: bool) -> None:
+        self._place = place
+        self._tell = tell
+        self._now = now
+        self._undo = undo
+        self._reminder = Reminder(now())
+        self.name = place.name
+        self.logger = logging.getLogger("quaestor.migration")
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """Say how far the migration is: an event `MigrationProgressed`, which the command line shows as a bar.
+
+        Passes over collections do that by themselves; this is for a loop of your own.
+
+        Args:
+            done: How much is done, in whatever it counts.
+            total: How much there is to do in all; None if that is not known.
+
+        Raises:
+            InvalidOptionError: One of them is not a whole number.
+        """
+        for number in (done, total):
+            if number is not None and not isinstance(number, int):
+                raise InvalidOptionError(f"progress() takes whole numbers (int), not {number!r:.40}.")
+        due = self._reminder.is_due(self._now())
+        self._tell(MigrationProgressed(*self._place, done, total, due=due, undo=self._undo))
+
+
+class MigrationContext(_Context):
+    """The migration as it runs, for a `def` function.
+
+    Attributes:
+        name: The name of the migration (str).
+        logger: A logger to write to (logging.Logger): `quaestor.migration`.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        tell: Callable[[Event], None],
+        now: Callable[[], float],
+        *,
+        undo: bool,
+        passes: Passes,
+        table: Callable[[], SyncTable],
+    ) -> None:
+        super().__init__(place, tell, now, undo=undo)
+        self._passes = passes
+        self._table = table
+
+    def batches(
+        self,
+        collection: Any,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
+        *,
+        size: int = DEFAULT_SIZE,
+        projection: Mapping[str, Any] | Sequence[str] | None = None,
+        pause: float = 0.0,
+        max_lag: float | None = None,
+    ) -> Iterator[list[Document]]:
+        """Go over a collection in the order of `_id`, in batches; after a crash, from the batch that it met.
+
+        When the loop asks for the next batch, the one before is done: that is kept in `{prefix}_migrations_progress`
+        until the migration is recorded, and the lease is checked. So a migration that was killed, or failed, goes on
+        there when it is run again, and sees at most one batch twice. The pass ends at the highest `_id`s there were
+        when it began; what is inserted later, or matches again, does not prolong it.
+
+        Args:
+            collection: A collection of the database's driver (of this database or another one of its client).
+            filter: Which documents (dict, as for `find`); None: all of them.
+            size: How many documents are in a batch, at most.
+            projection: Which fields of them (dict or list, as for `find`; it keeps `_id`); None: all.
+            pause: How long to wait between two batches (float, seconds).
+            max_lag: Between two batches wait until no replica is more than this behind (float, seconds). It takes the
+                right to `replSetGetStatus`, which the role clusterMonitor has.
+
+        Returns:
+            The batches (iterator of lists of documents), none of them empty.
+
+        Raises:
+            InvalidOptionError: An argument cannot be used; nothing was done.
+            BatchesInTransactionError: The migration, or the body that this is called from, is one transaction.
+            LeaseLostError: Another instance may hold the lease by now; the pass goes on where it runs next.
+            CollectionChangedError: The collection was dropped or renamed meanwhile.
+            Exception: What the driver raises.
+        """
+        pace = Pace(size, pause, max_lag)
+        table = self._table()
+        source = table.source(collection, filter, projection, transaction=False)
+        return self._looped(Loop(self._passes.over(source, pace)), table)
+
+    def for_each_batch(
+        self,
+        collection: Any,
+        body: Callable[[list[Document]], object],
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
+        *,
+        size: int = DEFAULT_SIZE,
+        projection: Mapping[str, Any] | Sequence[str] | None = None,
+        pause: float = 0.0,
+        max_lag: float | None = None,
+        transaction: bool = True,
+    ) -> None:
+        """Go over a collection as `batches` does, giving each batch to a function; by default exactly once.
+
+        With transaction=True what the body writes and the progress are committed together, so that after a crash
+        nothing is done twice. The session is bound: the body passes none, uses the database of the migration, in its
+        own thread or task, and does one operation after the other. The server may abort a transaction; then the body is
+        called again, with documents that are read anew.
+
+        Args:
+            collection: As for `batches`.
+            body: Called with each batch (a function of the migration's colour, taking a list of documents).
+            filter: As for `batches`.
+            size: As for `batches`. A transaction must end within `transactionLifetimeLimitSeconds` (60 s by default).
+            projection: As for `batches`.
+            pause: As for `batches`.
+            max_lag: As for `batches`.
+            transaction: Whether each batch is one transaction (bool).
+
+        Raises:
+            TransactionsUnsupportedError: `transaction`, and the server has none; nothing was done.
+            TransactionFailedError: The server aborted the transaction of a batch again and again.
+            UnfinishedMigrationError: The body returned a generator, or (in a `def` migration) an awaitable.
+            Exception: What the body raised, as it is; its batch is handed over again in the next run. All else as of
+                `batches`.
+        """
+        pace = Pace(size, pause, max_lag)
+        _check_body(body, transaction)
+        table = self._table()
+        source = table.source(collection, filter, projection, transaction=transaction)
+        try:
+            drive(self._passes.over(source, pace, body, transaction=transaction), table.perform)
+        finally:
+            table.close()
+
+    @staticmethod
+    def _looped(loop: Loop, table: SyncTable) -> Iterator[list[Document]]:
+        while (documents := drive(loop.next(), table.perform)) is not None:
+            yield documents
+
+
+class AsyncMigrationContext(_Context):
+    """The migration as it runs, for an `async def` function.
+
+    Attributes:
+        name: The name of the migration (str).
+        logger: A logger to write to (logging.Logger): `quaestor.migration`.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        tell: Callable[[Event], None],
+        now: Callable[[], float],
+        *,
+        undo: bool,
+        passes: Passes,
+        table: Callable[[], AsyncTable],
+    ) -> None:
+        super().__init__(place, tell, now, undo=undo)
+        self._passes = passes
+        self._table = table
+
+    def batches(
+        self,
+        collection: Any,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
+        *,
+        size: int = DEFAULT_SIZE,
+        projection: Mapping[str, Any] | Sequence[str] | None = None,
+        pause: float = 0.0,
+        max_lag: float | None = None,
+    ) -> AsyncIterator[list[Document]]:
+        """The same as `MigrationContext.batches`, for `async for`."""
+        pace = Pace(size, pause, max_lag)
+        table = self._table()
+        source = table.source(collection, filter, projection, transaction=False)
+        return self._looped(Loop(self._passes.over(source, pace)), table)
+
+    async def for_each_batch(
+        self,
+        collection: Any,
+        body: Callable[[list[Document]], Awaitable[object]],
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
+        *,
+        size: int = DEFAULT_SIZE,
+        projection: Mapping[str, Any] | Sequence[str] | None = None,
+        pause: float = 0.0,
+        max_lag: float | None = None,
+        transaction: bool = True,
+    ) -> None:
+        """The same as `MigrationContext.for_each_batch`, with a body that is awaited."""
+        pace = Pace(size, pause, max_lag)
+        _check_body(body, transaction)
+        table = self._table()
+        source = table.source(collection, filter, projection, transaction=transaction)
+        try:
+            await drive_async(self._passes.over(source, pace, body, transaction=transaction), table.perform)
+        finally:
+            table.close()
+
+    @staticmethod
+    async def _looped(loop: Loop, table: AsyncTable) -> AsyncIterator[list[Document]]:
+        while (documents := await drive_async(loop.next(), table.perform)) is not None:
+            yield documents
+
+
+def _check_body(body: object, transaction: object) -> None:
+    if not callable(body):
+        raise InvalidOptionError(f"The body must be a function that takes a list of documents, not {body!r:.80}.")
+    if not isinstance(transaction, bool):
+        raise InvalidOptionError(f"transaction must be True or False, not {transaction!r:.40}.")
