@@ -84,6 +84,11 @@ class Pace:
         if self.max_lag is not None:
             _check_seconds("max_lag", self.max_lag)
 
+    @property
+    def rests(self) -> bool:
+        """Whether the pass stops between two batches."""
+        return self.pause > 0 or self.max_lag is not None
+
 
 @dataclass(frozen=True, slots=True)
 class PassKey:

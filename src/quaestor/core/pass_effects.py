@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from quaestor.core.batches import Body, Checkpoint, Document, PassKey, Source
-from quaestor.core.effects import Ask, AskForTransactions, CheckLease, Command, Emit, Now, Sleep
+from quaestor.core.effects import Ask, AskForTransactions, CheckLease, Command, Emit, Now, Sleep, Unknown
 from quaestor.core.transaction import Attempt
 
 R = TypeVar("R")
@@ -104,6 +104,21 @@ class ReadBatch(Command[list[Document]]):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadBeside(Ask[list[Document] | Unknown]):
+    """Read a batch while a flow is performed beside it, in a thread or task. Answered when both have ended.
+
+    The majority that keeps a checkpoint takes about as long as the next batch takes to come.
+
+    Attributes:
+        read: What is read.
+        beside: The flow. What it raises goes first.
+    """
+
+    read: ReadBatch
+    beside: "PassFlow[None]"
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver(Ask[None]):
     """Give a batch to whoever works on it, and wait until it is done.
 
@@ -154,6 +169,7 @@ PassEffect: TypeAlias = (
     | CountMatching
     | CountSampled
     | ReadBatch
+    | ReadBeside
     | HandOver
     | AskForTransactions
     | TakeSession

@@ -43,6 +43,7 @@ from quaestor.core.pass_effects import (
     PassEffect,
     PassFlow,
     ReadBatch,
+    ReadBeside,
     ReadLag,
     SaveCheckpoint,
     TakeSession,
@@ -99,21 +100,27 @@ class Passes:
         began = yield from Now()
         first, reminder = checkpoint.done, Reminder(began)
         yield from Emit(PassStarted(*self._place, source.name, first, checkpoint.whole, undo=self._undo))
+        kept = checkpoint
         while checkpoint.bounds:
             if body is not None and transaction:
-                checkpoint = yield from self._transacted(key, source, checkpoint, pace.size, body)
-            else:
-                documents = yield from self._settled(ReadBatch(source, checkpoint, pace.size + 1))
                 yield from self._check()
-                checkpoint = yield from _handed_over(documents, checkpoint, pace.size, body)
-                yield from self._save(key, checkpoint)
+                kept = checkpoint = yield from self._transacted(key, source, checkpoint, pace.size, body)
+            else:
+                documents = yield from self._read(key, source, checkpoint, pace.size, is_kept=kept is checkpoint)
+                yield from self._check()
+                kept, checkpoint = checkpoint, (yield from _handed_over(documents, checkpoint, pace.size, body))
             now = yield from Now()
             rate = (checkpoint.done - first) / (now - began) if now > began else None
             due = reminder.is_due(now)
             progress = (checkpoint.done, checkpoint.whole, rate)
             yield from Emit(MigrationProgressed(*self._place, *progress, due=due, undo=self._undo))
-            if checkpoint.bounds:
+            if pace.rests and checkpoint.bounds:
+                if kept is not checkpoint:
+                    yield from self._save(key, checkpoint)
+                    kept = checkpoint
                 yield from self._rest(pace)
+        if kept is not checkpoint:
+            yield from self._save(key, checkpoint)
         if (yield from self._settled(IdentifyCollection(source))) != checkpoint.collection_id:
             raise CollectionChangedError(self._place.name, source.name)
         yield from self._save(key, replace(checkpoint, finished=True))
@@ -193,7 +200,6 @@ class Passes:
             found = kept
             return kept.batches > checkpoint.batches
 
-        yield from self._check()
         attempt = yield from transacted(
             TransactBatch(key, token, source, checkpoint, size, body),
             CommitBatchAgain(),
@@ -214,6 +220,16 @@ class Passes:
             yield from leasing.check(self._turn, self._place.name)
         except LeaseLostError:
             raise LeaseLostError(self._place.name, in_batches=True) from None
+
+    def _read(
+        self, key: PassKey, source: Source, checkpoint: Checkpoint, size: int, *, is_kept: bool
+    ) -> PassFlow[list[Document]]:
+        """Read what the next batch is made of; beside that, keep the checkpoint if it is not kept yet."""
+        if not is_kept:
+            documents = yield from ReadBeside(ReadBatch(source, checkpoint, size + 1), self._save(key, checkpoint))
+            if not isinstance(documents, Unknown):
+                return documents
+        return (yield from self._settled(ReadBatch(source, checkpoint, size + 1)))
 
     def _rest(self, pace: Pace) -> PassFlow[None]:
         """Leave the server alone for a while, and go on when its replicas are well."""

@@ -182,8 +182,11 @@ class MigrationContext(_Context):
 
     @staticmethod
     def _looped(loop: Loop, table: SyncTable) -> Iterator[list[Document]]:
-        while (documents := drive(loop.next(), table.perform)) is not None:
-            yield documents
+        try:
+            while (documents := drive(loop.next(), table.perform)) is not None:
+                yield documents
+        finally:
+            table.close()
 
 
 class AsyncMigrationContext(_Context):
@@ -248,8 +251,11 @@ class AsyncMigrationContext(_Context):
 
     @staticmethod
     async def _looped(loop: Loop, table: AsyncTable) -> AsyncIterator[list[Document]]:
-        while (documents := await drive_async(loop.next(), table.perform)) is not None:
-            yield documents
+        try:
+            while (documents := await drive_async(loop.next(), table.perform)) is not None:
+                yield documents
+        finally:
+            table.close()
 
 
 def _check_body(body: object, transaction: object) -> None:

@@ -1,8 +1,10 @@
-"""Steps that come to their end whatever interrupts them; only then does the interruption go its way."""
+"""Steps that come to their end whatever interrupts them; only then does the interruption go its way. Steps in pairs."""
 
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -33,6 +35,42 @@ async def insist_async(step: Coroutine[Any, Any, T]) -> T:
     if cancelled is not None:
         raise cancelled
     return task.result()
+
+
+class Beside:
+    """A thread in which steps are called beside others; it starts with the first of them."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
+
+    def call(self, step: Callable[[], T], other: Callable[[], None]) -> T:
+        """Call a step, and another one in the thread, in a context of its own. Returns when both have ended."""
+        future = self._executor.submit(contextvars.Context().run, other)
+        try:
+            result = step()
+        except BaseException:
+            insist(partial(wait, [future]))
+            raise
+        insist(partial(wait, [future]))
+        future.result()
+        return result
+
+    def close(self) -> None:
+        """End the thread."""
+        self._executor.shutdown(wait=False)
+
+
+async def beside(step: Coroutine[Any, Any, T], other: Coroutine[Any, Any, None]) -> T:
+    """Await a step, and another one in a task and a context of its own. Returns when both have ended."""
+    task = asyncio.create_task(other, context=contextvars.Context())
+    try:
+        result = await step
+        await asyncio.shield(task)
+    except BaseException:
+        await ended(task)
+        task.exception()  # so that Python does not warn that nobody has seen it
+        raise
+    return result
 
 
 async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:

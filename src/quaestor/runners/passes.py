@@ -16,7 +16,7 @@ from quaestor.core.lease import Terms
 from quaestor.core.migration import Colour
 from quaestor.core.pass_effects import PassEffect
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
-from quaestor.runners import bodies, databases, faults, progress, transactions
+from quaestor.runners import bodies, databases, faults, interrupts, progress, transactions
 from quaestor.runners.context import AsyncMigrationContext, MigrationContext
 from quaestor.runners.drive import drive, drive_async
 from quaestor.runners.setup import Setup, now
@@ -119,7 +119,7 @@ def arguments(
     """What the function of a change is called with: the database of its colour, and the context."""
     change, place = effect.change, effect.place
     undo = not change.applies
-    known = (setup, terms, sessions, place.name, change.colour)
+    known = (setup, terms, sessions, place.name)
     passes_of_it = passes.Passes(place, effect.turn, undo=undo)
     context: bodies.Context
     match change.colour:
@@ -138,6 +138,15 @@ def arguments(
 
 class SyncPassTable(_Table):
     """Performs the effects of one pass of a `def` function."""
+
+    def __init__(self, setup: Setup, terms: Terms, sessions: list[Session], name: str) -> None:
+        super().__init__(setup, terms, sessions, name, "sync")
+        self._beside = interrupts.Beside()
+
+    def close(self) -> None:
+        """Give back what the pass had."""
+        super().close()
+        self._beside.close()
 
     def perform(self, effect: PassEffect) -> object:
         """Do what the effect asks for, and answer."""
@@ -180,6 +189,8 @@ class SyncPassTable(_Table):
             case pass_effects.ReadBatch(source, checkpoint, limit):
                 rest = source.collection.find(progress.from_here(source.filter, checkpoint), source.projection)
                 return list(rest.sort("_id", 1).limit(limit).batch_size(limit))
+            case pass_effects.ReadBeside(read, flow):
+                return self._beside.call(partial(self.perform, read), partial(drive, flow, self.perform))
             case pass_effects.HandOver(batch, body):
                 bodies.hand_over(self._name, body, batch)
                 return None
@@ -220,6 +231,9 @@ class SyncPassTable(_Table):
 
 class AsyncPassTable(_Table):
     """Performs the effects of one pass of an `async def` function."""
+
+    def __init__(self, setup: Setup, terms: Terms, sessions: list[Session], name: str) -> None:
+        super().__init__(setup, terms, sessions, name, "async")
 
     async def perform(self, effect: PassEffect) -> object:
         """Do what the effect asks for, and answer."""
@@ -262,6 +276,8 @@ class AsyncPassTable(_Table):
             case pass_effects.ReadBatch(source, checkpoint, limit):
                 rest = source.collection.find(progress.from_here(source.filter, checkpoint), source.projection)
                 return await rest.sort("_id", 1).limit(limit).batch_size(limit).to_list(None)
+            case pass_effects.ReadBeside(read, flow):
+                return await interrupts.beside(self.perform(read), drive_async(flow, self.perform))
             case pass_effects.HandOver(batch, body):
                 await bodies.hand_over_async(self._name, body, batch)
                 return None
