@@ -283,7 +283,7 @@ class LeaseLostError(QuaestorError, RuntimeError):
     Attributes:
         migration: The migration (str) whose function had just run to its end, and whose record was not written (in a
             rollback: removed) by this run; None if there was none.
-        in_batches: Whether that function was stopped between two batches of a pass (bool), and did not come to its end.
+        in_batches: Whether that function was stopped at a batch of a pass (bool), and did not come to its end.
     """
 
     def __init__(self, migration: str | None, in_batches: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
@@ -293,7 +293,7 @@ class LeaseLostError(QuaestorError, RuntimeError):
 
     def __str__(self) -> str:
         if self.in_batches:
-            left = f"{self.migration!r} was stopped between two batches; whoever runs it next goes on from there."
+            left = f"{self.migration!r} was stopped at a batch of a pass; whoever runs it next goes on from there."
         elif self.migration is None:
             left = "Nothing was left half done."
         else:

@@ -28,7 +28,7 @@ from quaestor.core.batches import (
 from quaestor.core.effects import AskForTransactions, Asking, Emit, Now, Sleep, Unknown
 from quaestor.core.events import MigrationProgressed, PassChanged, PassStarted, Place, ReplicasAwaited
 from quaestor.core.lease import Turn
-from quaestor.core.leasing import settled
+from quaestor.core.leasing import Checking, settled
 from quaestor.core.pass_effects import (
     ClaimCheckpoint,
     CommitBatchAgain,
@@ -89,6 +89,12 @@ class Passes:
             CollectionChangedError: The collection has been dropped or renamed under the pass.
             TransactionFailedError: The server aborted the transaction of a batch again and again.
         """
+        try:
+            yield from self._over(source, pace, body, transaction=transaction)
+        except LeaseLostError:
+            raise LeaseLostError(self._place.name, in_batches=True) from None
+
+    def _over(self, source: Source, pace: Pace, body: Body | None, *, transaction: bool) -> PassFlow[None]:
         left = yield from self._left()
         if transaction:
             yield from self._take_session()
@@ -153,7 +159,7 @@ class Passes:
         token = self._turn.lease.token
         checkpoint = yield from self._settled(ClaimCheckpoint(key, source.name, fresh, token))
         if checkpoint is None:
-            raise LeaseLostError(self._place.name, in_batches=True)
+            raise LeaseLostError(self._place.name)
         if not checkpoint.finished and checkpoint.collection_id != collection_id:
             changed = True
             checkpoint = yield from self._fresh(source, collection_id)
@@ -196,7 +202,7 @@ class Passes:
             nonlocal found
             kept = yield from self._settled(FindCheckpoint(key, token))
             if kept is None:
-                raise LeaseLostError(self._place.name, in_batches=True)
+                raise LeaseLostError(self._place.name)
             found = kept
             return kept.batches > checkpoint.batches
 
@@ -213,13 +219,10 @@ class Passes:
 
     def _save(self, key: PassKey, checkpoint: Checkpoint) -> PassFlow[None]:
         if not (yield from self._settled(SaveCheckpoint(key, checkpoint, self._turn.lease.token))):
-            raise LeaseLostError(self._place.name, in_batches=True)
+            raise LeaseLostError(self._place.name)
 
-    def _check(self) -> PassFlow[None]:
-        try:
-            yield from leasing.check(self._turn, self._place.name)
-        except LeaseLostError:
-            raise LeaseLostError(self._place.name, in_batches=True) from None
+    def _check(self) -> Checking:
+        return leasing.check(self._turn, self._place.name)
 
     def _read(
         self, key: PassKey, source: Source, checkpoint: Checkpoint, size: int, *, is_kept: bool
@@ -245,6 +248,7 @@ class Passes:
                 reminder = reminder or Reminder(now)
                 yield from Emit(ReplicasAwaited(*self._place, lag, now - began, undo=self._undo))
             yield from Sleep(*LOOKED_EVERY)
+            yield from leasing.check_if_old(self._turn, self._place.name)
 
 
 def batch(source: Source, checkpoint: Checkpoint, size: int, body: Body) -> PassFlow[Checkpoint]:

@@ -12,6 +12,28 @@ from quaestor.errors import InvalidOptionError
 from quaestor.runners.drive import drive, drive_async
 
 
+class SyncCollection(Protocol):
+    """A collection of PyMongo, or of mongomock."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def count_documents(self, filter: Mapping[str, Any], /) -> int:  # noqa: A002 - PyMongo's word
+        """How many documents match."""
+
+
+class AsyncCollection(Protocol):
+    """A collection of PyMongo's async client, of Motor, or of mongomock-motor."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    async def count_documents(self, filter: Mapping[str, Any], /) -> int:  # noqa: A002 - PyMongo's word
+        """How many documents match."""
+
+
 class Table(Protocol):
     """Performs the effects of one pass."""
 
@@ -96,7 +118,7 @@ class MigrationContext(_Context):
 
     def batches(
         self,
-        collection: Any,
+        collection: SyncCollection,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
         size: int = DEFAULT_SIZE,
@@ -137,7 +159,7 @@ class MigrationContext(_Context):
 
     def for_each_batch(
         self,
-        collection: Any,
+        collection: SyncCollection,
         body: Callable[[list[Document]], object],
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
@@ -213,7 +235,7 @@ class AsyncMigrationContext(_Context):
 
     def batches(
         self,
-        collection: Any,
+        collection: AsyncCollection,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
         size: int = DEFAULT_SIZE,
@@ -229,7 +251,7 @@ class AsyncMigrationContext(_Context):
 
     async def for_each_batch(
         self,
-        collection: Any,
+        collection: AsyncCollection,
         body: Callable[[list[Document]], Awaitable[object]],
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,

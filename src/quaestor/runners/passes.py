@@ -68,7 +68,7 @@ class _Table:
         collection = databases.on_primary(collection)
         options = databases.codec_options(collection)
         self._kept = databases.progress_collection(self._db, self._setup.prefix, options)
-        database, where = collection.database.name, filter or {}
+        database, where = collection.database.name, dict(filter or {})  # what a caller changes later is not ours
         return Source(
             collection,
             collection.name if database == self._db.name else f"{database}.{collection.name}",
