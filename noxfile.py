@@ -132,6 +132,6 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what it costs, in about two minutes; prints a table."""
+    """Measure what it costs, in about ten minutes, or those parts of it that are named; prints a table."""
     session.install(".", *groups("benchmarks"))
     session.run("python", "-m", "benchmarks", *session.posargs)

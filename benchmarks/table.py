@@ -23,3 +23,8 @@ class Row:
 def at_most(what: str, ratio: float, limit: float, detail: str = "") -> Row:
     """A ratio that must not be larger than a limit."""
     return Row(what, f"{ratio:.3f} x" + (f"  ({detail})" if detail else ""), f"at most {limit} x", ratio <= limit)
+
+
+def at_least(what: str, ratio: float, limit: float, detail: str = "") -> Row:
+    """A ratio that must not be smaller than a limit."""
+    return Row(what, f"{ratio:.3f} x" + (f"  ({detail})" if detail else ""), f"at least {limit} x", ratio >= limit)

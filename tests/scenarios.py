@@ -1,11 +1,14 @@
 """What a run must do, as data for both colours: migrations and records before, and what comes out."""
 
+import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from bson import Code, ObjectId
-from bson.binary import Binary
+from bson import Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
+from bson.binary import Binary, UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
 
 from quaestor import MigrationRegistry
 
@@ -118,3 +121,50 @@ def _function(name: str, colour: str, calls: list[str], *, fails: bool) -> Any:
         await db.effects.insert_one({"migration": name})
 
     return {"sync": function, "async": function_async}[colour]
+
+
+IDS: list[Any] = [
+    MinKey(),
+    None,
+    float("nan"), float("-inf"), Decimal128("-1E6000"), -(2**40), -5, 0, 0.5, Decimal128("0.6"), 1, 2**31, Int64(2**62),
+    Decimal128("1E6000"), float("inf"),
+    "", "$a.b", "A", "a", "b" * 900, "\u00fc", "\U0001f600",
+    {}, {"b": None}, {"a": 1}, {"a": 2, "b": {}}, {"a": {}},
+    Binary(b""), Binary(b"ab"), Binary(b"abc"), Binary(b"abc", 128), uuid.UUID(int=7), Binary(b"0123456789abcdef", 5),
+    ObjectId("0" * 24), ObjectId("f" * 24),
+    False, True,
+    DatetimeMS(-(2**62)), datetime(1, 1, 1), datetime(2026, 1, 1), DatetimeMS(2**62),  # noqa: DTZ001 - as they are read
+    Timestamp(0, 1), Timestamp(2**32 - 1, 2**32 - 1),
+    Code("a"), Code("b"),
+    Code("a", {}), Code("a", {"b": 1}),
+    MaxKey(),
+]  # fmt: skip
+"""What can be an `_id`, of all types, in the order of MongoDB."""
+
+CODEC: CodecOptions[Any] = CodecOptions(
+    uuid_representation=UuidRepresentation.STANDARD, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+"""Options with which all of these can be written, and read as they are."""
+
+BAD_PACES: list[tuple[dict[str, Any], str]] = [
+    ({"size": 0}, "size must be a whole number of documents, from 1 on, not 0."),
+    ({"size": -1}, "not -1."),
+    ({"size": 1.5}, "not 1.5."),
+    ({"size": True}, "not True."),
+    ({"size": "7"}, "not '7'."),
+    ({"size": 2**31}, "not 2147483648."),
+    ({"pause": -1}, "pause must be a number of seconds, from 0 to 86,400, not -1."),
+    ({"pause": float("nan")}, "not nan."),
+    ({"pause": None}, "not None."),
+    ({"pause": True}, "not True."),
+    ({"max_lag": -0.1}, "max_lag must be a number of seconds, from 0 to 86,400, not -0.1."),
+    ({"max_lag": float("inf")}, "not inf."),
+    ({"max_lag": "10"}, "not '10'."),
+    ({"projection": {"_id": 0, "a": 1}}, "projection must keep `_id` as it is"),
+    ({"projection": {"_id": {"$toString": "$_id"}}}, "projection must keep `_id` as it is"),
+    ({"projection": "a"}, "projection must be a dict or a list of fields, not 'a'."),
+    ({"projection": 7}, "projection must be a dict or a list of fields, not 7."),
+    ({"filter": [("a", 1)]}, "filter must be a dict, not [('a', 1)]."),
+    ({"filter": "a"}, "filter must be a dict, not 'a'."),
+]
+"""Arguments that a pass cannot use, and words of what is said of them."""

@@ -48,9 +48,23 @@ EXAMPLES = [
     ),
     (errors.LeaseLostError("a"), RuntimeError, "This run did not get to the record of 'a'"),
     (errors.LeaseLostError(None), RuntimeError, "Nothing was left half done."),
+    (errors.LeaseLostError("a", True), RuntimeError, "whoever runs it next goes on from there"),
     (errors.TransactionsUnsupportedError(["a", "b"]), ValueError, "transaction=True: a, b. This server has no"),
+    (
+        errors.TransactionsUnsupportedError(["a"], True),
+        ValueError,
+        "'a' calls for_each_batch with transaction=True, and this server has no transactions",
+    ),
     (errors.TransactionFailedError("a", 3, 121.0, True), RuntimeError, "transactionLifetimeLimitSeconds"),
     (errors.TransactionFailedError("a", 200, 9.0, False), RuntimeError, "'a' was aborted 200 times in 9 s"),
+    (
+        errors.TransactionFailedError("a", 3, 121.0, True, True),
+        RuntimeError,
+        "of a batch of migration 'a' was aborted 3 times in 121 s and is not tried again",
+    ),
+    (errors.TransactionFailedError("a", 3, 121.0, True, True), RuntimeError, "Make the batches smaller"),
+    (errors.BatchesInTransactionError("a"), RuntimeError, "'a' wants to go over a collection in batches inside a"),
+    (errors.CollectionChangedError("a", "users"), RuntimeError, "'users' was dropped, renamed or replaced while"),
 ]
 
 

@@ -7,6 +7,7 @@ from unittest.mock import ANY
 import pytest
 
 from quaestor.core import flows, leasing
+from quaestor.core.batches import Checkpoint, PassKey
 from quaestor.core.effects import (
     AcquireLease,
     AskForTransactions,
@@ -15,10 +16,12 @@ from quaestor.core.effects import (
     Emit,
     Execute,
     Flow,
+    ForgetProgress,
     KeepLease,
     Now,
     OpenSessions,
     ReadLock,
+    ReadProgress,
     ReadRecords,
     Record,
     ReleaseLease,
@@ -32,6 +35,7 @@ from quaestor.core.events import (
     MigrationFailed,
     MigrationRolledBack,
     MigrationStarted,
+    Place,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -41,12 +45,12 @@ from quaestor.core.events import (
     RunStarted,
 )
 from quaestor.core.flows import Scope
-from quaestor.core.lease import Lock, Terms, Work
+from quaestor.core.lease import Lock, Terms, Turn, Work
 from quaestor.core.migration import MigrationDefinition
 from quaestor.core.plan import Change, PlannedMigration
 from quaestor.core.records import Records
 from quaestor.core.rehearsal import rehearsed
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.core.status import MigrationStatus, PassStatus, Status
 from quaestor.core.transaction import Attempt, Ending
 from quaestor.errors import (
     CircularDependencyError,
@@ -61,7 +65,8 @@ from quaestor.errors import (
 )
 from quaestor.runners.drive import drive
 from tests.functions import definitions, nothing
-from tests.world import LONG_AGO, Crash, Server, World, killed, lease
+from tests.passing import Collection, Passing, PassingWorld
+from tests.world import LONG_AGO, Crash, Kept, Server, World, killed, lease
 
 WHERE = ("shop", "app")
 TERMS = Terms("me", ttl=30)
@@ -104,7 +109,7 @@ def test_steps() -> None:
         (NONE, Emit(RunStarted(*WHERE, ("a", "b")))),
         (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
         (None, Now()),
-        (11.0, Execute(a, (*WHERE, "a", 1, 2))),
+        (11.0, Execute(a, Place(*WHERE, "a", 1, 2), Turn(mine, 30, 10, ()))),
         (0.25, Now()),
         (12.0, CheckLease(mine, "b", (), "a")),
         (True, Now()),
@@ -112,7 +117,7 @@ def test_steps() -> None:
         (True, Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
         (None, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
         (None, Now()),
-        (13.0, Execute(b, (*WHERE, "b", 2, 2))),
+        (13.0, Execute(b, Place(*WHERE, "b", 2, 2), Turn(mine, 30, 12, ()))),
         (0.5, Now()),
         (14.0, CheckLease(mine, None, (), "b")),
         (True, Now()),
@@ -140,7 +145,7 @@ def test_steps_with_transactions() -> None:
         (None, Emit(MigrationStarted(*WHERE, "a", 1, 2))),
         (None, Now()),
         (11.0, Now()),
-        (11.0, Transact(a, (*WHERE, "a", 1, 2))),
+        (11.0, Transact(a, Place(*WHERE, "a", 1, 2), Turn(mine, 30, 10, (b"s",)))),
         (Attempt(Ending.COMMITTED, 0.25), Emit(MigrationApplied(*WHERE, "a", 1, 2, 0.25))),
         (None, Now()),
         (12.0, CheckLease(mine, "b", (b"s",))),
@@ -148,12 +153,138 @@ def test_steps_with_transactions() -> None:
         (12.0, Emit(MigrationStarted(*WHERE, "b", 2, 2))),
         (None, Now()),
         (13.0, Now()),
-        (13.0, Transact(b, (*WHERE, "b", 2, 2))),
+        (13.0, Transact(b, Place(*WHERE, "b", 2, 2), Turn(mine, 30, 12, (b"s",)))),
         (Attempt(Ending.COMMITTED, 0.5), Emit(MigrationApplied(*WHERE, "b", 2, 2, 0.5))),
         (None, ReleaseLease()),
         (None, Emit(RunFinished(*WHERE, ("a", "b")))),
     ]
     assert follow(run({"a": [], "b": []}, transactional=True), steps) == ["a", "b"]
+
+
+def looks(db: object, context: object) -> None:
+    """A migration that could go over a collection, and does not."""
+
+
+def with_context(*, transactional: bool = False) -> dict[str, MigrationDefinition]:
+    return {"a": MigrationDefinition("a", looks, transaction=transactional, rollback=nothing)}
+
+
+def progress_forgotten(flow: Flow[list[str]], world: World) -> list[Effect]:
+    """Run it. Returns what forgets the progress of passes, and what must stand in order to that."""
+    asked: list[Effect] = []
+
+    def perform(effect: Effect) -> object:
+        if isinstance(effect, (ForgetProgress, Execute, Transact, Record, Unrecord)):
+            asked.append(effect)
+        return world.perform(effect)
+
+    drive(flow, perform)
+    return asked
+
+
+def test_progress_is_forgotten() -> None:
+    """Before a function what its counterpart has left goes, after its record its own; with a mark both go, before. A
+    transaction has no passes in it that its counterpart could disturb. Where nobody takes a context nothing is asked.
+    """
+    scope = Scope(with_context(), *WHERE, {"sync"}, TERMS)
+    world = PassingWorld(Server(token=6))
+    assert progress_forgotten(flows.run(scope), world) == [
+        ForgetProgress("a", 7, True),
+        Execute(ANY, Place(*WHERE, "a", 1, 1), ANY),
+        Record("a"),
+        ForgetProgress("a", 7, False),
+    ]
+    assert progress_forgotten(flows.rollback(scope, ["a"]), world) == [
+        ForgetProgress("a", 8, False),
+        Execute(ANY, Place(*WHERE, "a", 1, 1), ANY),
+        Unrecord("a", ANY),
+        ForgetProgress("a", 8, True),
+    ]
+    assert progress_forgotten(flows.mark_applied(scope, ["a"]), world) == [ForgetProgress("a", 9, None), Record("a")]
+    assert progress_forgotten(flows.mark_pending(scope, ["a"]), world) == [
+        ForgetProgress("a", 10, None),
+        Unrecord("a", ANY),
+    ]
+    scope = Scope(with_context(transactional=True), *WHERE, {"sync"}, TERMS)
+    transact = Transact(ANY, Place(*WHERE, "a", 1, 1), ANY)
+    assert progress_forgotten(flows.run(scope), world) == [transact, ForgetProgress("a", 11, False)]
+    assert progress_forgotten(flows.rollback(scope, ["a"]), world) == [transact, ForgetProgress("a", 12, True)]
+
+
+def test_progress_that_is_not_forgotten() -> None:
+    """A plan forgets nothing; what belongs to a later run stays, and so does that of other migrations."""
+    server = Server()
+    keys = [PassKey(name, undo, "all", 0) for name in ("a", "b") for undo in (False, True)]
+    server.progress = {key: Kept(Checkpoint(), 3, "orders") for key in keys}
+    scope = Scope(with_context(), *WHERE, {"sync"}, TERMS)
+
+    drive(flows.plan_run(scope), World(server).perform)
+    assert list(server.progress) == keys
+    drive(flows.mark_applied(scope, ["a"]), World(server).perform)
+    assert (server.token, list(server.progress)) == (1, keys)
+    server.token = 3
+    drive(flows.mark_pending(scope, ["a"]), World(server).perform)
+    assert list(server.progress) == keys[2:]
+
+    scope = Scope(definitions({"a": [], "b": []}), *WHERE, {"sync"}, TERMS)
+    status = drive(flows.status(scope), World(server).perform)
+    assert [[one.undo for one in migration.passes] for migration in status.migrations] == [[], [False, True]]
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_crash_at_every_effect_of_passes(transactional: bool) -> None:
+    """Wherever a run or a rollback with passes is cut off, the next one goes on, and sees one batch at most twice, and
+    none with transactions. Progress is forgotten with the record; where a process died between the two, what it left is
+    no later attempt's.
+    """
+
+    def apply(db: object, passing: Passing) -> None:
+        passing.each(orders.source(), 2, transaction=transactional)
+        passing.each(users.source("users"), 2, transaction=transactional)
+
+    def undo(db: object, passing: Passing) -> None:
+        passing.each(orders.source(), 2, transaction=transactional)
+
+    known = {"a": MigrationDefinition("a", apply, rollback=undo)}
+
+    def migrate(scope: Scope) -> Flow[list[str]]:
+        yield from flows.run(scope)
+        yield from flows.rollback(scope, ["a"])
+        return (yield from flows.run(scope))
+
+    orders, users = Collection([1, 2, 3, "a"]), Collection([1, 2, 3])
+    scope = Scope(known, *WHERE, {"sync"}, TERMS)
+    whole = PassingWorld()
+    drive(migrate(scope), whole.perform)
+    assert (orders.done, users.done) == ([[1, 2], [3], ["a"]] * 3, [[1, 2], [3]] * 2)
+    assert whole.server.progress == {}
+
+    for crash_at in range(whole.performed):
+        for crash_after in (False, True):
+            orders, users = Collection([1, 2, 3, "a"]), Collection([1, 2, 3])
+            world = PassingWorld(crash_at=crash_at, crash_after=crash_after)
+            server = world.server
+            with pytest.raises(Crash):
+                killed(migrate(scope), world.perform)
+            went_back = {type(event) for event in world.events} & {RollbackStarted, RollbackFinished}
+            successor = PassingWorld(server, Terms("successor"))
+            later = replace(scope, terms=successor.terms)
+
+            if went_back == {RollbackStarted}:
+                drive(flows.rollback(later, ["a"]), successor.perform)
+            drive(flows.run(later), successor.perform)
+
+            assert server.records == {"a"}
+            assert set(users.ids_done) == {1, 2, 3}
+            rounds = 3 if went_back else 1
+            twice = len(orders.ids_done) - 4 * rounds + len(users.ids_done) - 3 * (rounds + 1) // 2
+            assert 0 <= twice <= (0 if transactional else 2)
+            assert all(kept.checkpoint.finished for kept in server.progress.values())
+            orders.done, users.done = [], []
+            drive(flows.rollback(later, ["a"]), successor.perform)
+            drive(flows.run(later), successor.perform)
+            assert (orders.done, users.done) == ([[1, 2], [3], ["a"]] * 2, [[1, 2], [3]])
+            assert server.progress == {}
 
 
 def test_nothing_to_do() -> None:
@@ -257,7 +388,14 @@ def test_steps_of_a_rollback() -> None:
         (records, Emit(RollbackStarted(*WHERE, ("b", "a")))),
         (None, Emit(MigrationStarted(*WHERE, "b", 1, 2, undo=True))),
         (None, Now()),
-        (11.0, Execute(Change("b", False, nothing, "sync", recorded_at=(LONG_AGO,)), (*WHERE, "b", 1, 2))),
+        (
+            11.0,
+            Execute(
+                Change("b", False, nothing, "sync", recorded_at=(LONG_AGO,)),
+                Place(*WHERE, "b", 1, 2),
+                Turn(mine, 30, 10, ()),
+            ),
+        ),
         (0.25, Now()),
         (12.0, CheckLease(mine, "a", (), "b")),
         (True, Now()),
@@ -265,7 +403,14 @@ def test_steps_of_a_rollback() -> None:
         (True, Emit(MigrationRolledBack(*WHERE, "b", 1, 2, 0.25, undo=True))),
         (None, Emit(MigrationStarted(*WHERE, "a", 2, 2, undo=True))),
         (None, Now()),
-        (13.0, Execute(Change("a", False, nothing, "sync", recorded_at=(LONG_AGO,)), (*WHERE, "a", 2, 2))),
+        (
+            13.0,
+            Execute(
+                Change("a", False, nothing, "sync", recorded_at=(LONG_AGO,)),
+                Place(*WHERE, "a", 2, 2),
+                Turn(mine, 30, 12, ()),
+            ),
+        ),
         (0.5, Now()),
         (14.0, CheckLease(mine, None, (), "a")),
         (True, Now()),
@@ -278,7 +423,9 @@ def test_steps_of_a_rollback() -> None:
 
 
 def test_steps_of_a_mark() -> None:
-    """The lease is checked before each record; no function is called, and one fact tells it in the end."""
+    """The lease is checked before each record, and what was kept of passes goes; no function is called, and one fact
+    tells it in the end.
+    """
     scope = Scope(definitions({"a": [], "b": ["a"]}), *WHERE, {"sync"}, TERMS)
     mine = lease()
     steps: list[tuple[object, Effect]] = [
@@ -290,11 +437,13 @@ def test_steps_of_a_mark() -> None:
         (NONE, Now()),
         (11.0, CheckLease(mine, "a", (), None)),
         (True, Now()),
-        (11.0, Record("a")),
+        (11.0, ForgetProgress("a", 1, None)),
+        (None, Record("a")),
         (True, Now()),
         (12.0, CheckLease(mine, "b", (), None)),
         (True, Now()),
-        (12.0, Record("b")),
+        (12.0, ForgetProgress("b", 1, None)),
+        (None, Record("b")),
         (True, ReleaseLease()),
         (None, Emit(RecordsMarked(*WHERE, ("a", "b"), applied=True))),
     ]
@@ -522,22 +671,32 @@ def test_any_flow_can_be_performed_dry() -> None:
 
 
 def test_status() -> None:
-    """The lock is read before the records; migrations in the order of a plan for all, then the unknown ones."""
+    """The lock is read before the records, and these before the progress of passes; migrations in the order of a plan
+    for all, then the unknown ones.
+    """
     known = definitions(DIAMOND)
     known["end"] = MigrationDefinition("end", nothing, DIAMOND["end"], transaction=True, description="The end.")
     scope = Scope(known, *WHERE, {"sync"}, TERMS)
-    steps: list[tuple[object, Effect]] = [(None, ReadLock()), (Lock(lease("other")), ReadRecords())]
+    half = PassStatus("orders", 5, 10, finished=False, updated_at=LONG_AGO)
+    steps: list[tuple[object, Effect]] = [
+        (None, ReadLock()),
+        (Lock(lease("other")), ReadRecords()),
+        (Records({"top": (LONG_AGO,), "z": (None,), "b": (LONG_AGO, "once")}), ReadProgress()),
+        (UNKNOWN, Now()),
+        (0.0, Sleep(*leasing.PAUSE)),
+        (None, ReadProgress()),
+    ]
     flow = flows.status(scope)
     for answer, expected in steps:
         assert flow.send(answer) == expected
     with pytest.raises(StopIteration) as end:
-        flow.send(Records({"top": (LONG_AGO,), "z": (None,), "b": (LONG_AGO, "once")}))
+        flow.send({"left": (half,), "b": (half,)})
 
     status: Status = end.value.value
     assert (status.database, status.prefix, status.lease) == (*WHERE, lease("other"))
     assert status.migrations == (
         MigrationStatus("top", "applied", LONG_AGO, (), has_rollback=True),
-        MigrationStatus("left", "pending", None, ("top",), has_rollback=True),
+        MigrationStatus("left", "pending", None, ("top",), has_rollback=True, passes=(half,)),
         MigrationStatus("right", "pending", None, ("top",), has_rollback=True),
         MigrationStatus("end", "pending", None, ("left", "right"), transaction=True, description="The end."),
         MigrationStatus("b", "unknown", LONG_AGO),
@@ -571,7 +730,13 @@ def test_interrupted(work: Work, migration: str | None, recording: str | None, i
     scope = Scope(definitions({"a": [], "b": [], "c": []}), *WHERE, {"sync"}, TERMS)
 
     def perform(effect: Effect) -> object:
-        return Lock(ended=ended) if isinstance(effect, ReadLock) else Records({"a": (LONG_AGO,)})
+        match effect:
+            case ReadLock():
+                return Lock(ended=ended)
+            case ReadProgress():
+                return {}
+            case _:
+                return Records({"a": (LONG_AGO,)})
 
     status = drive(flows.status(scope), perform)
     assert [one.name for one in status.migrations if one.interrupted] == ([] if interrupted is None else [interrupted])

@@ -256,6 +256,8 @@ def test_context_is_wanted(function: Any, wants: bool) -> None:
     """The context is the second argument, if it has no default; who takes only the database goes without."""
     assert MigrationDefinition("a", function).wants_context is wants
     assert MigrationDefinition("a", nothing, rollback=function).wants_context is False
+    assert MigrationDefinition("a", function, rollback=nothing).keeps_progress is wants
+    assert MigrationDefinition("a", nothing, rollback=function).keeps_progress is wants
 
 
 @pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 from quaestor.core import leasing, transaction
+from quaestor.core.batches import Checkpoint, PassKey
 from quaestor.core.effects import (
     AcquireLease,
     AskForTransactions,
@@ -18,11 +20,13 @@ from quaestor.core.effects import (
     Execute,
     FindRecord,
     Flow,
+    ForgetProgress,
     FreeLease,
     KeepLease,
     Now,
     OpenSessions,
     ReadLock,
+    ReadProgress,
     ReadRecords,
     Record,
     ReleaseLease,
@@ -35,6 +39,7 @@ from quaestor.core.events import Event
 from quaestor.core.lease import Lease, Lock, Terms
 from quaestor.core.plan import Change
 from quaestor.core.records import Records
+from quaestor.core.status import PassStatus
 from quaestor.core.transaction import Attempt, Ending, Step
 from quaestor.runners.drive import drive
 
@@ -45,9 +50,24 @@ class Crash(BaseException):
     """The process dies here."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint on the server.
+
+    Attributes:
+        checkpoint: How far the pass is.
+        token: That of the run whose it is.
+        name: What the pass goes over.
+    """
+
+    checkpoint: Checkpoint
+    token: int
+    name: str
+
+
 @dataclass
 class Server:
-    """What lasts between runs: the clock, the records, the lease, the work of the migrations.
+    """What lasts between runs: the clock, the records, the lease, the progress, the work of the migrations.
 
     Attributes:
         now: The time in seconds.
@@ -62,6 +82,7 @@ class Server:
         overtaken: The migrations recorded by a holder who had lost the lease: it was frozen just before.
         ended: The ids of sessions whose transactions were ended, until that is noticed.
         ended_once: Those that ever were.
+        progress: The checkpoints of passes.
     """
 
     now: float = 1_000.0
@@ -76,6 +97,7 @@ class Server:
     overtaken: set[str] = field(default_factory=set)
     ended: set[bytes] = field(default_factory=set)
     ended_once: set[bytes] = field(default_factory=set)
+    progress: dict[PassKey, Kept] = field(default_factory=dict)
 
     @property
     def records(self) -> set[str]:
@@ -134,6 +156,40 @@ class Server:
             self.holder = None
             self.sessions -= set(sessions)
 
+    def claim(self, key: PassKey, name: str, fresh: Checkpoint | None, token: int) -> Checkpoint | None:
+        """The checkpoint, which is this run's from now on."""
+        kept = self.progress.get(key, None if fresh is None else Kept(fresh, token, name))
+        if kept is None or kept.token > token:
+            return None
+        self.progress[key] = replace(kept, token=token)
+        return kept.checkpoint
+
+    def save(self, key: PassKey, checkpoint: Checkpoint, token: int) -> bool:
+        """Whether it is this run's."""
+        if self.checkpoint(key, token) is None:
+            return False
+        self.progress[key] = replace(self.progress[key], checkpoint=checkpoint)
+        return True
+
+    def checkpoint(self, key: PassKey, token: int) -> Checkpoint | None:
+        """The checkpoint, if it is this run's."""
+        kept = self.progress.get(key)
+        return None if kept is None or kept.token != token else kept.checkpoint
+
+    def forget(self, effect: ForgetProgress) -> None:
+        for key, kept in list(self.progress.items()):
+            if key.migration == effect.name and effect.undo in {None, key.undo} and kept.token <= effect.token:
+                del self.progress[key]
+
+    def statuses(self, name: str) -> tuple[PassStatus, ...]:
+        """How far the passes of a migration are."""
+        return tuple(
+            PassStatus(kept.name, one.done, one.total, one.finished, LONG_AGO, key.undo)
+            for key, kept in self.progress.items()
+            if key.migration == name
+            for one in [kept.checkpoint]
+        )
+
 
 def lease(
     owner: str = "me",
@@ -175,16 +231,24 @@ class World:
     is_open: bool = False
 
     def perform(self, effect: Effect) -> object:
+        return self.counted(partial(self.answer, effect))
+
+    def counted(self, step: Callable[[], object]) -> object:
+        """Do something at which the process may crash."""
         crashes = self.performed == self.crash_at
         self.performed += 1
         if crashes and not self.crash_after:
             raise Crash
-        answer = self._answer(effect)
+        answer = step()
         if crashes:
             raise Crash
         return answer
 
-    def _answer(self, effect: Effect) -> object:
+    def execute(self, effect: Execute | Transact) -> None:
+        """Call the function of a change."""
+        effect.change.function(self)
+
+    def answer(self, effect: Effect) -> object:
         server = self.server
         match effect:
             case ReadRecords():
@@ -220,7 +284,7 @@ class World:
             case ReleaseLease():
                 self.kept = None
                 own = () if self.session is None else (self.session,)
-                return drive(leasing.give_back(own, own if self.is_open else ()), self._answer)
+                return drive(leasing.give_back(own, own if self.is_open else ()), self.answer)
             case AskForTransactions():
                 return True
             case OpenSessions():
@@ -230,12 +294,17 @@ class World:
                 server.ended |= set(sessions)
                 server.ended_once |= set(sessions)
                 return None
+            case ReadProgress():
+                return {name: server.statuses(name) for name in {key.migration for key in server.progress}}
+            case ForgetProgress():
+                server.forget(effect)
+                return None
             case Execute(change):
-                change.function(self)
+                self.execute(effect)
                 server.do(change)
                 return 0.5
-            case Transact(change):
-                return Attempt(drive(transaction.attempt(), lambda step: self._step(step, change)), 0.5)
+            case Transact():
+                return Attempt(drive(transaction.attempt(), lambda step: self._step(step, effect)), 0.5)
             case CommitAgain():
                 return Attempt(Ending.COMMITTED)
             case Now():
@@ -249,10 +318,11 @@ class World:
             case _:
                 assert_never(effect)
 
-    def _step(self, step: Step, change: Change) -> object:
+    def _step(self, step: Step, effect: Transact) -> object:
+        change = effect.change
         match step:
             case Step.EXECUTE:
-                change.function(self)
+                self.execute(effect)
             case Step.RECORD:
                 if change.applies:
                     return change.name not in self.server.records

@@ -5,7 +5,7 @@ from typing import Any
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
-from quaestor import MigrationContext, MigrationRegistry
+from quaestor import AsyncMigrationContext, MigrationRegistry
 
 registry = MigrationRegistry()
 Document = dict[str, Any]
@@ -59,13 +59,12 @@ async def backfill_order_state(db: AsyncDatabase[Document]) -> None:
 
 
 @registry.register("order_cents", depends_on=["backfill_order_state"])
-async def order_cents(db: AsyncDatabase[Document], context: MigrationContext) -> None:
-    """One side of the diamond; in steps, to say how far it is."""
-    orders = await db.orders.estimated_document_count()
-    for start in range(0, orders, STEP):
-        some = {"_id": {"$gte": start, "$lt": start + STEP}, "amount": {"$type": "double"}}
+async def order_cents(db: AsyncDatabase[Document], context: AsyncMigrationContext) -> None:
+    """One side of the diamond; in batches: it says how far it is, and after a crash it goes on there."""
+    old = {"amount": {"$type": "double"}}
+    async for orders in context.batches(db.orders, old, size=STEP, projection=["_id"]):
+        some = {"_id": {"$in": [order["_id"] for order in orders]}} | old
         await db.orders.update_many(some, [{"$set": {"amount": _cents("$amount")}}])
-        context.progress(start + STEP, orders)
 
 
 @registry.register("order_dates", depends_on=["backfill_order_state"])

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pymongo import WriteConcern
 
-from quaestor import MigrationRegistry
+from quaestor import AsyncMigrationContext, MigrationRegistry
 from tests.databases import drivers, opened_async
 from tests.functions import nothing_async
 from tools.commands import Commands
@@ -105,3 +106,49 @@ async def test_own_codec(driver: str, uri: str, name: str) -> None:
     async with opened_async(driver, uri, name, document_class=RawBSONDocument, tz_aware=True) as db:
         await migrations(2).run(db, "app")
         assert await migrations(3).run(db, "app") == ["migration_0002"]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_batches(db: Any, commands: Commands, *, transaction: bool) -> None:
+    """A pass of N batches costs 3 N commands, and as transactions 4 N: each a read, a check and a checkpoint, and a
+    commit. To begin: which passes there were, what the collection is, the highest `_id` of each type, how many
+    documents there are, and the first checkpoint; to end, what the collection is and the last. (As transactions: who
+    the user is, and the session in the lock.) And twice what was kept is removed, before the function and in the end.
+    """
+    registry = MigrationRegistry()
+    await db.get_collection("things", write_concern=WriteConcern(1)).insert_many([{} for _ in range(5)])
+    commands.sent.clear()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            """Nothing."""
+
+        things = db.with_options(write_concern=WriteConcern()).things
+        await context.for_each_batch(things, body, size=2, transaction=transaction)
+
+    await registry.run(db, "app")
+
+    of_run = [
+        "find migrations",
+        "findAndModify lock",
+        "find migrations",
+        "update lock",
+        "insert migrations",
+        "update lock",
+    ]
+    of_pass = ["find progress", "listCollections", *["find things"] * 2, "count things", "findAndModify progress"]
+    of_end = ["listCollections", "update progress", *["delete progress"] * 2]
+    of_batches = ["find things", "update lock", "update progress"] * 3
+    more = ["connectionStatus", "update lock", *["commitTransaction"] * 3] if transaction else []
+    assert sorted(map(told, commands.sent)) == sorted(of_run + of_pass + of_end + of_batches + more)
+    kept = [command for command in commands.sent if told(command).endswith("progress") and "autocommit" not in command]
+    concerns = {command.get("writeConcern", {}).get("w") or command["readConcern"]["level"] for command in kept}
+    assert concerns == {"majority"}
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
+
+
+def told(command: dict[str, Any]) -> str:
+    """The first word of a command, and the last of the collection that it is about."""
+    name, about = next(iter(command.items()))
+    return f"{name} {about.split('_')[-1]}" if isinstance(about, str) else name

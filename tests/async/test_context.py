@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from quaestor import AsyncRunner, Event, InvalidOptionError, MigrationContext, MigrationProgressed, MigrationRegistry
+from quaestor import (
+    AsyncMigrationContext,
+    AsyncRunner,
+    Event,
+    InvalidOptionError,
+    MigrationProgressed,
+    MigrationRegistry,
+)
 from tests.databases import drivers
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +26,7 @@ async def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     events: list[Event] = []
 
     @registry.register("a")
-    async def a(db: Any, context: MigrationContext) -> None:
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
         await db.effects.insert_one({"migration": context.name})
         context.logger.warning("said by %s", context.name)
         context.progress(1)
@@ -27,7 +34,7 @@ async def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
         assert events[-1] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 4)
 
     @registry.register_rollback("a")
-    async def undo_a(db: Any, context: MigrationContext) -> None:
+    async def undo_a(db: Any, context: AsyncMigrationContext) -> None:
         context.progress(3, total=4)
 
     runner = AsyncRunner(registry, db, "app", on_event=events.append)
@@ -49,7 +56,7 @@ async def test_context_in_a_transaction(db: Any) -> None:
     events: list[Event] = []
 
     @registry.register("a", transaction=True)
-    async def a(db: Any, context: MigrationContext) -> None:
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
         await db.effects.insert_one({"migration": context.name})
         context.progress(1, 1)
 
@@ -64,7 +71,7 @@ async def test_progress_in_whole_numbers(db: Any) -> None:
     registry = MigrationRegistry()
 
     @registry.register("a")
-    async def a(db: Any, context: MigrationContext) -> None:
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
         context.progress(0.5)  # type: ignore[arg-type]  # that is the point
 
     with pytest.raises(InvalidOptionError, match=r"whole numbers \(int\), not 0.5"):

@@ -10,7 +10,14 @@ from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient
 
-from quaestor import AsyncRunner, CircularDependencyError, MigrationRegistry, MigrationStatus
+from quaestor import (
+    AsyncMigrationContext,
+    AsyncRunner,
+    CircularDependencyError,
+    MigrationRegistry,
+    MigrationStatus,
+    Status,
+)
 from tests.databases import drivers, opened_async
 from tests.functions import nothing_async
 from tests.killed import DEATHS, NEEDS, killed
@@ -98,8 +105,8 @@ async def test_time_that_python_does_not_have(db: Any, time: int) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_two_commands(db: Any, driver: str, uri: str, name: str) -> None:
-    """A status is two reads, and nothing is written, whatever the client's defaults are."""
+async def test_three_commands(db: Any, driver: str, uri: str, name: str) -> None:
+    """A status is three reads, and nothing is written, whatever the client's defaults are."""
     commands = Commands()
     options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local", "tz_aware": True}
 
@@ -107,8 +114,9 @@ async def test_two_commands(db: Any, driver: str, uri: str, name: str) -> None:
         status = await AsyncRunner(registry(CHAIN, "async", []), watched, "app").status()
 
     assert status.names("pending") == ["a", "b", "c", "d"]
-    assert sorted(commands.names) == ["aggregate", "find"]
-    assert {next(iter(command.values())) for command in commands.sent} == {"app_migrations", "app_migrations_lock"}
+    assert sorted(commands.names) == ["aggregate", "find", "find"]
+    read = {next(iter(command.values())) for command in commands.sent}
+    assert read == {"app_migrations", "app_migrations_lock", "app_migrations_progress"}
     assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
     assert await db.list_collection_names() == []
@@ -239,3 +247,43 @@ async def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[st
     again = await runner.run() if work == "run" else await runner.rollback(["a"])
     assert again[0] == migration
     assert not any(one.interrupted for one in (await runner.status()).migrations)
+
+
+async def test_passes(db: Any) -> None:
+    """While a migration is in a pass, and when it has failed in it, the status says how far; not when it is done."""
+    migrations = MigrationRegistry()
+    runner = AsyncRunner(migrations, db, "app")
+    another = AsyncRunner(migrations, db, "app")
+    await db.things.insert_many([{"_id": number, "even": number % 2 == 0} for number in range(7)])
+    seen: list[Status] = []
+    before = datetime.now(UTC) - timedelta(seconds=1)
+
+    @migrations.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for _ in context.batches(db.things, {"even": True}):
+            pass
+        async for _ in context.batches(db.things, size=3):
+            seen.append(await another.status())
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await runner.run()
+    seen.append(await another.status())
+    assert await runner.run() == ["a"]
+    seen.append(await another.status())
+
+    of_seen = [
+        sorted((one.collection, one.done, one.total, one.finished, one.undo) for one in status.migrations[0].passes)
+        for status in seen
+    ]
+    # When a batch is handed over the one before it is kept.
+    first = ("things", 4, 4, True, False)
+    assert of_seen == [*(sorted([first, ("things", done, 7, False, False)]) for done in (0, 3, 6, 6, 6)), []]
+    assert [status.migrations[0].state for status in seen] == ["pending"] * 5 + ["applied"]
+    assert [status.lease is not None for status in seen] == [True, True, True, False, True, False]
+    dates_of_seen = [[one.updated_at for one in status.migrations[0].passes] for status in seen]
+    assert dates_of_seen == [sorted(dates) for dates in dates_of_seen]
+    dates = [date for dates in dates_of_seen for date in dates]
+    assert {date.utcoffset() for date in dates} == {timedelta(0)}
+    assert all(before <= date <= datetime.now(UTC) + timedelta(seconds=1) for date in dates)

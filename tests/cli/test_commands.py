@@ -48,6 +48,52 @@ def test_status_as_json(project: Project) -> None:
     assert "sessions" not in status["lease"]
 
 
+def test_progress_in_status(project: Project) -> None:
+    """How far a pass is that was stopped, in the table and for programs; when it is applied nothing is left of it."""
+    project.write("shop/migrations/aside.py", PASSING)
+    project.db.things.insert_many([{"_id": number} for number in range(250)])
+
+    assert "ValueError: boom" in project.quaestor("run", "aside", FAILS="boom", code=1)[1]
+
+    row, _ = lines(project.quaestor("status")[0])[1:3]
+    assert row[:7] == ["○", "aside", "pending", "things:", "40%,", "100", "of"]
+    (kept,) = json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["passes"]
+    assert kept.pop("updated_at").endswith("+00:00")
+    assert kept == {"collection": "things", "done": 100, "total": 250, "finished": False, "undo": False}
+
+    output, _ = project.quaestor("run", "aside")
+    assert "In 'aside' (1 of 1): going on over 'things', after 100 of 250 documents" in output
+    assert "progress" not in project.quaestor("status")[0]
+    assert json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["passes"] == []
+    assert project.db.effects.find_one() == {"_id": "aside", "seen": 250}
+
+
+PASSING = """
+import os
+from shop.migrations import registry
+
+@registry.register("aside")
+def aside(db, context):
+    for batch in context.batches(db.things, size=50):
+        if "FAILS" in os.environ and batch[0]["_id"] == 100:
+            raise ValueError(os.environ["FAILS"])
+        db.effects.update_one({"_id": "aside"}, {"$inc": {"seen": len(batch)}}, upsert=True)
+"""
+
+
+def test_pass_that_begins_anew(project: Project) -> None:
+    """That the filter was changed in the code since is a warning."""
+    project.write("shop/migrations/aside.py", PASSING)
+    project.db.things.insert_many([{"_id": number} for number in range(250)])
+    project.quaestor("run", "aside", FAILS="boom", code=1)
+    project.write("shop/migrations/aside.py", PASSING.replace("db.things,", "db.things, {'_id': {'$gt': 5}},"))
+
+    output, _ = project.quaestor("run", "aside")
+
+    (warning,) = [line for line in output.splitlines() if "WARNING" in line]
+    assert "In 'aside' (1 of 1): beginning anew over 'things'" in warning
+
+
 def test_check(project: Project) -> None:
     """0: all is well; 1: something is pending, or unknown; 2: it could not be found out."""
     assert "3 pending: aside, first, second." in project.quaestor("check", code=1)[0]

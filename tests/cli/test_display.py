@@ -26,9 +26,12 @@ from quaestor.core.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PassChanged,
+    PassStarted,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -52,6 +55,9 @@ EVENTS: list[Event] = [
     MigrationStarted(*PLACE, "a", 1, 2),
     MigrationRetried(*PLACE, "a", 1, 2, 2, ERROR),
     MigrationProgressed(*PLACE, "a", 1, 2, 10, None),
+    PassStarted(*PLACE, "a", 1, 2, "users", 0, 10),
+    PassChanged(*PLACE, "a", 1, 2, "users"),
+    ReplicasAwaited(*PLACE, "a", 1, 2, 12.5, 30.0),
     MigrationApplied(*PLACE, "a", 1, 2, 1.5),
     MigrationRolledBack(*PLACE, "a", 1, 2, 1.5, undo=True),
     MigrationFailed(*PLACE, "b", 2, 2, ERROR),
@@ -134,6 +140,48 @@ def test_plain_progress_is_rare() -> None:
         "59,000 of 100,000",
         "89,000 of 100,000",
     ]
+
+
+def test_plain_words_of_a_pass() -> None:
+    """The lines say over what a migration goes, from where on, how fast, and what it waits for."""
+    file, time = io.StringIO(), NOON
+    hook = plain_lines(file, clean, lambda: time)
+    place = (*PLACE, "a", 1, 1)
+    for event in (
+        PassStarted(*place, "users", 0, None),
+        PassStarted(*place, "users", 0, 90_000),
+        PassStarted(*place, "users", 2_000, 90_000),
+        MigrationProgressed(*place, 30_000, 90_000, 1000.0),
+        MigrationProgressed(*place, 30_000, None, 2.5),
+        PassChanged(*place, "users"),
+        ReplicasAwaited(*place, 12.5, 90.0),
+    ):
+        time += timedelta(seconds=30)
+        hook(event)
+    assert [line[21:].replace("shop/app In 'a' (1 of 1): ", "") for line in file.getvalue().splitlines()] == [
+        "INFO    going over 'users'",
+        "INFO    going over 'users', about 90,000 documents",
+        "INFO    going on over 'users', after 2,000 of 90,000 documents",
+        "INFO    30,000 of 90,000, 1,000/s, 1 min 0 s left",
+        "INFO    30,000, 2.5/s",
+        (
+            "WARNING beginning anew over 'users', for the earlier attempt was in a pass over something else. "
+            "The filter or the collection has changed since; documents that are done may be seen again"
+        ),
+        "INFO    waiting for replicas that are 12.5 s behind; 1 min 30 s so far",
+    ]
+
+
+def test_json_of_a_pass() -> None:
+    """The numbers of a pass are there as numbers; what nobody knows is null."""
+    file = io.StringIO()
+    hook = json_lines(file, clean, lambda: NOON)
+    place = (*PLACE, "a", 1, 1)
+    hook(PassStarted(*place, "users", 2_000, None))
+    hook(MigrationProgressed(*place, 3_000, 9_000, 125.5, due=True))
+    started, progressed = map(json.loads, file.getvalue().splitlines())
+    assert {"collection": "users", "done": 2000, "whole": None}.items() <= started.items()
+    assert {"done": 3000, "whole": 9000, "rate": 125.5, "due": True, "undo": False}.items() <= progressed.items()
 
 
 def test_plain_text_of_any_encoding() -> None:
@@ -298,6 +346,58 @@ def test_progress(columns: int, lines: int) -> None:
         terminal.shows("0%", "7 of 100,000", without="/s")
         terminal.tell(MigrationProgressed(*place, 8, None))
         terminal.shows("  8", without="%")
+
+
+@pytest.mark.parametrize(("columns", "lines"), SIZES)
+def test_pass(columns: int, lines: int) -> None:
+    """A pass has a bar from its beginning on, measured from where it goes on; the next pass has one of its own."""
+    place = (*PLACE, "a", 1, 1)
+    with Display(columns, lines) as terminal:
+        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place))
+        terminal.tell(PassStarted(*place, "users", 20_000, 100_000))
+        terminal.shows("20%", "20,000 of", "100,000", without="/s")
+        terminal.tell(10.0, MigrationProgressed(*place, 50_000, 100_000, 3000.0))
+        terminal.shows("50%", "3,000/s", "17.0 s left")
+        terminal.tell(MigrationProgressed(*place, 100_000, 100_000, 3000.0), PassStarted(*place, "orders", 0, 500))
+        terminal.shows("0%", "0 of 500", without="/s")
+        terminal.tell(PassStarted(*place, "views", 0, None))
+        terminal.shows("  0", without="%")
+
+
+def test_pass_that_waits_for_replicas() -> None:
+    """What a pass waits for is seen above its bar for as long as it waits."""
+    place = (*PLACE, "a", 1, 1)
+    with Display(80, 24) as terminal:
+        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), PassStarted(*place, "users", 0, 100))
+        terminal.tell(MigrationProgressed(*place, 10, 100, 5.0), ReplicasAwaited(*place, 12.5, 0.0))
+        terminal.shows("  Waiting for replicas that are 12.5 s behind", "10 of 100")
+        terminal.tell(ReplicasAwaited(*place, 7.5, 30.0))
+        terminal.shows("  Waiting for replicas that are 7.5 s behind", "10 of 100")
+        terminal.tell(MigrationProgressed(*place, 20, 100, 5.0))
+        terminal.shows("20 of 100", without="Waiting")
+
+
+def test_batch_that_is_retried() -> None:
+    """A batch that is attempted again says why, and is forgotten with the next one; the bar stays."""
+    place = (*PLACE, "a", 1, 1)
+    with Display(80, 24) as terminal:
+        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), PassStarted(*place, "users", 0, 100))
+        terminal.tell(MigrationProgressed(*place, 10, 100, 5.0), MigrationRetried(*place, 2, ERROR))
+        terminal.shows("(2 attempts)", "ValueError: no login as ada:***", "10 of 100")
+        terminal.tell(MigrationProgressed(*place, 20, 100, 5.0))
+        terminal.shows("20 of 100", without="attempts")
+        terminal.tell(MigrationApplied(*place, 1.5), RunFinished(*PLACE, ("a",)))
+        assert terminal.end()[1] == "✓ a     1.5 s"
+
+
+def test_pass_that_begins_anew() -> None:
+    """That the code has changed under a pass is a warning, which stays on the screen."""
+    place = (*PLACE, "a", 1, 1)
+    with Display(100, 24) as terminal:
+        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), PassChanged(*place, "users"))
+        terminal.tell(PassStarted(*place, "users", 0, 100), MigrationApplied(*place, 1.0), RunFinished(*PLACE, ("a",)))
+        text = " ".join(terminal.end())
+    assert "! In 'a' (1 of 1): beginning anew over 'users', for the earlier attempt was in a pass over" in text
 
 
 def test_waiting_for_another_instance() -> None:

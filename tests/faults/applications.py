@@ -17,9 +17,18 @@ from bson import ObjectId
 from bson.binary import UUID_SUBTYPE, Binary
 from pymongo import MongoClient
 
-from quaestor import AsyncRunner, Event, Lease, MigrationRegistry, SyncRunner
+from quaestor import (
+    AsyncMigrationContext,
+    AsyncRunner,
+    Event,
+    Lease,
+    MigrationContext,
+    MigrationRegistry,
+    SyncRunner,
+)
 from quaestor.runners.drive import drive, drive_async
 from tests.databases import opened, opened_async
+from tests.faults.works import FILTER, SIZE, Way, changes
 from tools.faults import Fault
 
 DRIVERS = ("pymongo", "pymongo-async", "motor")
@@ -90,6 +99,49 @@ class Application:
             return body
 
         return decorator
+
+    def goes_over(
+        self, way: Way, *, name: str = "a", meanwhile: Callable[[int], object] | None = None, **options: Any
+    ) -> None:
+        """Register a pass over `things`, which does with each batch what `changes` does.
+
+        Args:
+            way: How it is gone.
+            name: The name of the migration.
+            meanwhile: Called in each batch between its log and its change, outside of its transaction and of its event
+                loop, with the number that the batch has for this application, from 1.
+            options: As for `batches`.
+        """
+        transaction = way == "transaction"
+        options = {"filter": FILTER, "size": SIZE, **options}
+
+        def change(db: Any, documents: list[Any]) -> Generator[Any, Any, None]:
+            self.bodies.append(name)
+            between = None if meanwhile is None else partial(meanwhile, len(self.bodies))
+            return changes(db, documents, between, transaction=transaction)
+
+        def function(db: Any, context: MigrationContext) -> None:
+            def body(documents: list[Any]) -> None:
+                drive(change(db, documents), _perform)
+
+            if way == "loop":
+                for documents in context.batches(db.things, **options):
+                    body(documents)
+            else:
+                context.for_each_batch(db.things, body, transaction=transaction, **options)
+
+        async def function_async(db: Any, context: AsyncMigrationContext) -> None:
+            async def body(documents: list[Any]) -> None:
+                await drive_async(change(db, documents), _perform_async)
+
+            if way == "loop":
+                async for documents in context.batches(db.things, **options):
+                    await body(documents)
+            else:
+                await context.for_each_batch(db.things, body, transaction=transaction, **options)
+
+        chosen: dict[str, Callable[..., object]] = {"sync": function, "async": function_async}
+        self.registry.register(name)(chosen[self._colour])
 
     def leaves_effects(self, *names: str, transaction: bool = False) -> None:
         """Register migrations that insert their name into `effects`, and whose rollbacks insert `undo` and it."""

@@ -13,6 +13,7 @@ A step is named by its command and the collection: "before insert records", "aft
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import queue
@@ -24,6 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 from pymongo import AsyncMongoClient, MongoClient
@@ -31,21 +33,26 @@ from pymongo.errors import AutoReconnect
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from quaestor import (
+    AsyncMigrationContext,
     AsyncRunner,
     Event,
     LeaseAwaited,
+    MigrationContext,
+    MigrationProgressed,
     MigrationRegistry,
     MigrationRetried,
+    PassStarted,
     RollbackStarted,
     RunStarted,
     SyncRunner,
 )
-from tests.faults.works import Work
+from quaestor.runners.drive import drive, drive_async
+from tests.faults.works import FILTER, SIZE, Work, changes
 
 PATIENCE = 120.0
 """For how long a line of an instance is waited for, in seconds, before it counts as hung."""
 
-COLLECTIONS = {"app_migrations": "records", "app_migrations_lock": "lease"}
+COLLECTIONS = {"app_migrations": "records", "app_migrations_lock": "lease", "app_migrations_progress": "progress"}
 """What the library's collections are called in the names of steps."""
 
 Line: TypeAlias = dict[str, Any]
@@ -64,6 +71,7 @@ class Orders:
         lease_ttl: As for `run`.
         traced: It says every step.
         stopped_at: The step before which, or after which, it stops when it comes there first.
+        passed: How often it comes there before that, and goes on.
         dies_at: The number of the step at which it dies, from 1.
     """
 
@@ -75,6 +83,7 @@ class Orders:
     lease_ttl: float = 30
     traced: bool = False
     stopped_at: str | None = None
+    passed: int = 0
     dies_at: int | None = None
 
 
@@ -187,13 +196,15 @@ def _stop(where: str) -> None:
 class _Steps(CommandListener):
     """Counts what the run sends and gets, says it, and stops or dies there. The renewals beside the run do not count.
 
-    A driver calls it in the thread that sends the command: no other one goes out meanwhile.
+    A driver calls it in the thread that sends the command: no other one goes out meanwhile, but for the read of a batch
+    and the checkpoint beside it. Of these two the first step comes first, and the other thread waits for its turn.
     """
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._number = 0
-        self._stopped = False
+        self._passed = 0
+        self._one_by_one = threading.Lock()
         self._commands: dict[int, str] = {}
 
     def started(self, event: CommandStartedEvent) -> None:
@@ -212,15 +223,20 @@ class _Steps(CommandListener):
             self._step(f"after {command}")
 
     def _step(self, name: str) -> None:
+        with self._one_by_one:
+            self._take(name)
+
+    def _take(self, name: str) -> None:
         self._number += 1
         if self._orders.traced:
             _say("step", name=name)
         if self._number == self._orders.dies_at:
             _say("dies", name=name)
             os.kill(os.getpid(), signal.SIGKILL)
-        if name == self._orders.stopped_at and not self._stopped:
-            self._stopped = True
-            _stop(name)
+        if name == self._orders.stopped_at:
+            self._passed += 1
+            if self._passed == self._orders.passed + 1:
+                _stop(name)
 
 
 def _named(command: Mapping[str, Any]) -> str | None:
@@ -248,8 +264,10 @@ def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
     return registry
 
 
-def _function(work: Work, driver: str, prefix: str = "") -> Callable[[Any], object]:
+def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object]:
     """What the migration does, or, with the prefix of other fields, its rollback."""
+    if work.way is not None:
+        return _pass(work, driver, prefix)
     this = {"_id": work.name}
     begun, ended = (
         {"$inc": {field: 1}, "$currentDate": {f"{field}At": True}, "$set": {"pid": os.getpid()}}
@@ -293,6 +311,47 @@ def _function(work: Work, driver: str, prefix: str = "") -> Callable[[Any], obje
     return body if driver == "pymongo" else body_async
 
 
+def _pass(work: Work, driver: str, prefix: str) -> Callable[..., object]:
+    """Likewise, where it is a pass."""
+    transaction = work.way == "transaction"
+
+    def pause() -> None:
+        time.sleep(work.seconds)
+        if work.held:
+            _stop(work.name)
+
+    def change(db: Any, documents: list[Any]) -> None:
+        drive(changes(db, documents, pause, transaction=transaction, prefix=prefix), _perform)
+
+    async def change_async(db: Any, documents: list[Any]) -> None:
+        await drive_async(changes(db, documents, pause, transaction=transaction, prefix=prefix), _perform_async)
+
+    def function(db: Any, context: MigrationContext) -> None:
+        if work.way == "loop":
+            for documents in context.batches(db.things, FILTER, size=SIZE):
+                change(db, documents)
+        else:
+            context.for_each_batch(db.things, partial(change, db), FILTER, size=SIZE, transaction=transaction)
+
+    async def function_async(db: Any, context: AsyncMigrationContext) -> None:
+        if work.way == "loop":
+            async for documents in context.batches(db.things, FILTER, size=SIZE):
+                await change_async(db, documents)
+        else:
+            body = partial(change_async, db)
+            await context.for_each_batch(db.things, body, FILTER, size=SIZE, transaction=transaction)
+
+    return function if driver == "pymongo" else function_async
+
+
+def _perform(operation: Any) -> Any:
+    return operation() if callable(operation) else operation
+
+
+async def _perform_async(operation: Any) -> Any:
+    return await (operation if inspect.isawaitable(operation) else asyncio.to_thread(operation))
+
+
 def _tell(event: Event) -> None:
     details: dict[str, object] = {"name": name} if (name := getattr(event, "name", None)) is not None else {}
     match event:
@@ -302,6 +361,8 @@ def _tell(event: Event) -> None:
             details["holder"] = holder.pid
         case MigrationRetried(error=error):
             details["error"] = repr(error)
+        case PassStarted(done=done) | MigrationProgressed(done=done):
+            details["done"] = done
     _say(type(event).__name__, **details)
 
 
@@ -350,7 +411,8 @@ def _main(orders: Orders) -> int:
     try:
         names = call()
     except Exception as error:  # noqa: BLE001 - it is told to whoever started this process
-        _say("raised", type=type(error).__name__, traceback=traceback.format_exc())
+        in_batches = getattr(error, "in_batches", False)
+        _say("raised", type=type(error).__name__, in_batches=in_batches, traceback=traceback.format_exc())
         return 1
     _say("returned", names=names)
     return 0

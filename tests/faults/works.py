@@ -1,14 +1,20 @@
 """The migrations that instances run, and what they leave in a database."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
 
 COUNTERS = ("begun", "ended", "undo_begun", "undo_ended")
 """The fields of a document that a migration and its rollback count up."""
+
+Way: TypeAlias = Literal["loop", "function", "transaction"]
+"""How a pass is gone: `batches`, or `for_each_batch` without or with transactions."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +22,14 @@ class Work:
     """A migration: it changes its document in `work`, works for some time, and changes the document once more. Its
     rollback does the same to other fields.
 
+    If it is a pass it goes over `things` instead, doing with each batch what `changes` does, and so does its rollback.
+
     Attributes:
         name: Also the document's `_id`.
         transaction, depends_on: As for `register`.
         seconds: How long it works.
         held: It waits for a line between the two changes, after having said `stopped`.
+        way: It is a pass, gone this way; with each batch it works for so long, or waits, between log and change.
     """
 
     name: str
@@ -28,6 +37,7 @@ class Work:
     depends_on: Sequence[str] = ()
     seconds: float = 0
     held: bool = False
+    way: Way | None = None
 
 
 PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")
@@ -86,3 +96,128 @@ def left(db: Any) -> Left:
         **{counter: {document["_id"]: document[counter] for document in work} for counter in COUNTERS},
         holder=(db.app_migrations_lock.find_one() or {}).get("owner"),
     )
+
+
+SIZE = 4
+"""How many documents are in a batch of a pass over `things`."""
+
+BATCHES: list[list[object]] = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], ["a", "b", "c"]]
+"""The batches of such a pass, by `_id`."""
+
+THINGS = [thing for batch in BATCHES for thing in batch]
+"""The `_id`s of the documents that it goes over."""
+
+OTHERS: list[object] = [5.5, "bb", "d"]
+"""Those of documents of other kinds, among them and beyond."""
+
+FILTER = {"kind": 1}
+"""What it asks for."""
+
+
+def stock(db: Any) -> None:
+    """Put in what a pass goes over, and documents that it leaves alone."""
+    for kind, ids in ((1, THINGS), (2, OTHERS)):
+        db.things.insert_many({"_id": one, "kind": kind} for one in ids)
+
+
+@contextlib.contextmanager
+def stocked(uri: str, database: str) -> Iterator[Any]:
+    """A database that a pass can go over; it is dropped in the end."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        stock(client[database])
+        yield client[database]
+        client.drop_database(database)
+
+
+def changes(
+    db: Any, documents: Sequence[Any], meanwhile: Any = None, *, transaction: bool, prefix: str = ""
+) -> Generator[Any, Any, None]:
+    """What is done with a batch, written once for all drivers: it is logged, and then its documents are marked by this
+    call. It yields each operation, and `meanwhile` between the two.
+
+    Args:
+        db: The database.
+        documents: The batch.
+        meanwhile: What is yielded there; None: nothing.
+        transaction: It is part of one, so that it does not send an operation again that a fault has met.
+        prefix: Of the log and of the field, for those of a rollback.
+    """
+    call = ObjectId()
+    ids = [document["_id"] for document in documents]
+    # Sent once more, both are as they were: a call counts once, however often its writes had to be sent.
+    yield from _sent(
+        lambda: db[f"{prefix}log"].update_one({"_id": call}, {"$set": _entry(ids)}, upsert=True), transaction
+    )
+    if meanwhile is not None:
+        yield meanwhile
+    marks = {"$addToSet": {f"{prefix}marks": call}}
+    yield from _sent(lambda: db.things.update_many({"_id": {"$in": ids}}, marks), transaction)
+
+
+def _entry(ids: Sequence[object]) -> dict[str, object]:
+    return {"ids": ids, "pid": os.getpid()}
+
+
+def _sent(operation: Any, transaction: bool) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            yield operation()
+        except AutoReconnect:
+            if transaction:
+                raise
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class Gone:
+    """How far passes over `things` have come.
+
+    Attributes:
+        records: The names of the migrations that are recorded.
+        log: The batches that were handed over, by `_id`, in order; in transactions those that were committed.
+        marks: How often each document was changed.
+        kept: How many checkpoints there are.
+    """
+
+    records: list[str]
+    log: list[list[object]]
+    marks: dict[object, int]
+    kept: int
+
+    @property
+    def again(self) -> list[list[object]]:
+        """The batches that were handed over although they had been before."""
+        return [batch for number, batch in enumerate(self.log) if batch in self.log[:number]]
+
+
+def gone(db: Any, prefix: str = "") -> Gone:
+    """What there is in a database that was `stocked`. The prefix is that of `changes`."""
+    return Gone(
+        records=sorted(record["name"] for record in db.app_migrations.find()),
+        log=[entry["ids"] for entry in db[f"{prefix}log"].find().sort("$natural", 1)],
+        marks={thing["_id"]: len(thing.get(f"{prefix}marks", ())) for thing in db.things.find()},
+        kept=db.app_migrations_progress.count_documents({}),
+    )
+
+
+MARKED_ONCE: dict[object, int] = dict.fromkeys(THINGS, 1) | dict.fromkeys(OTHERS, 0)
+"""`Gone.marks` where all is as it should be."""
+
+
+def gone_once(*records: str) -> Gone:
+    """What is left where a pass handed over every batch once."""
+    return Gone(list(records), log=BATCHES, marks=MARKED_ONCE, kept=0)
+
+
+def check_gone(found: Gone, record: str, way: Way | None, disturbed: int) -> None:
+    """Check that a pass that was disturbed so often did all it had to, and no more than it may."""
+    if way == "transaction":
+        assert found == gone_once(record)
+        return
+    assert (found.records, found.kept) == ([record], 0), found
+    assert [batch for number, batch in enumerate(found.log) if batch not in found.log[:number]] == BATCHES, found
+    assert len(found.again) <= disturbed, found
+    assert all(found.marks[thing] >= 1 for thing in THINGS), found
+    assert sum(found.marks.values()) <= len(THINGS) + SIZE * disturbed, found
+    assert not any(found.marks[other] for other in OTHERS), found

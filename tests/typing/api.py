@@ -10,15 +10,20 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from quaestor import (
+    AsyncMigrationContext,
     AsyncRunner,
+    BatchesInTransactionError,
+    CollectionChangedError,
     DependencyConflictError,
     Event,
     IrreversibleMigrationError,
     Lease,
     LeaseAwaited,
+    LeaseLostError,
     LeaseNotReleased,
     LeaseTimeoutError,
     MigrationApplied,
+    MigrationContext,
     MigrationDefinition,
     MigrationFailed,
     MigrationProgressed,
@@ -30,6 +35,7 @@ from quaestor import (
     MissingDatabaseError,
     PassChanged,
     PassStarted,
+    PassStatus,
     PlannedMigration,
     RecordsIgnored,
     RecordsMarked,
@@ -42,6 +48,8 @@ from quaestor import (
     SessionsNotEnded,
     Status,
     SyncRunner,
+    TransactionFailedError,
+    TransactionsUnsupportedError,
     UnknownMigrationError,
     UnknownRecordsError,
     log_event,
@@ -74,6 +82,56 @@ def undo_b(db: Database[Document]) -> int:
 @registry.register_rollback("c")
 async def undo_c(db: AsyncDatabase[Document]) -> None:
     await db.users.drop_index("email_1")
+
+
+@registry.register("d")
+def d(db: Database[Document], context: MigrationContext) -> None:
+    assert_type(context.name, str)
+    context.progress(1, 2)
+    for batch in context.batches(db.users):
+        assert_type(batch, list[Document])
+    for batch in context.batches(db.users, {"status": "new"}, size=10, projection=["email"], pause=0.1, max_lag=10):
+        context.logger.info("%d", len(batch))
+    context.for_each_batch(db.users, list_body)
+    context.for_each_batch(db.users, list_body, {"status": "new"}, projection={"email": 1}, transaction=False)
+
+
+@registry.register("e")
+async def e(db: AsyncDatabase[Document], context: AsyncMigrationContext) -> None:
+    assert_type(context.name, str)
+    context.progress(1)
+    async for batch in context.batches(db.users):
+        assert_type(batch, list[Document])
+    async for batch in context.batches(db.users, {"status": "new"}, size=10, projection=["email"], max_lag=None):
+        context.logger.info("%d", len(batch))
+    await context.for_each_batch(db.users, awaited_body)
+    await context.for_each_batch(db.users, awaited_body, None, size=10, pause=1, transaction=True)
+
+
+async def other_drivers(
+    motor: AsyncIOMotorDatabase[Document],
+    mock: MockDatabase[Any],
+    context: MigrationContext,
+    async_context: AsyncMigrationContext,
+) -> None:
+    for batch in context.batches(mock.users):
+        assert_type(batch, list[Document])
+    async for batch in async_context.batches(motor.users):
+        assert_type(batch, list[Document])
+    await async_context.for_each_batch(motor.users, awaited_body)
+
+
+@registry.register_rollback("d")
+def undo_d(db: Database[Document], context: MigrationContext) -> None:
+    context.for_each_batch(db.users, list_body)
+
+
+def list_body(documents: list[Document]) -> int:
+    return len(documents)
+
+
+async def awaited_body(documents: list[Document]) -> int:
+    return len(documents)
 
 
 def returned_unchanged(db: Database[Document]) -> None:
@@ -176,6 +234,14 @@ def errors(runner: SyncRunner) -> None:
         assert_type(error.names, list[str])
     except DependencyConflictError as error:
         assert_type(error.conflicts, dict[str, list[str]])
+    except LeaseLostError as error:
+        assert_type((error.migration, error.in_batches), tuple[str | None, bool])
+    except (TransactionFailedError, BatchesInTransactionError) as error:
+        assert_type(error.name, str)
+    except TransactionsUnsupportedError as error:
+        assert_type((error.migrations, error.in_batches), tuple[list[str], bool])
+    except CollectionChangedError as error:
+        assert_type((error.name, error.collection), tuple[str, str])
 
 
 def values(status: Status, planned: PlannedMigration) -> None:
@@ -188,6 +254,10 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type(one.applied_at, datetime | None)
     assert_type(one.depends_on, tuple[str, ...])
     assert_type((one.transaction, one.has_rollback, one.interrupted), tuple[bool, bool, bool])
+    assert_type(one.passes, tuple[PassStatus, ...])
+    kept = one.passes[-1]
+    assert_type((kept.collection, kept.done, kept.total), tuple[str, int, int | None])
+    assert_type((kept.finished, kept.updated_at, kept.undo), tuple[bool, datetime, bool])
     match one.state:
         case "applied" | "pending" | "unknown":
             pass
@@ -220,3 +290,19 @@ async def mistakes(db: Database[Document], new: AsyncDatabase[Document]) -> None
     SyncRunner(registry, db, "app").status().names("done")  # type: ignore[arg-type]  # no state is called so
     registry.migrations["a"].depends_on.append("b")  # type: ignore[attr-defined]  # read-only
     registry.migrations.clear()  # type: ignore[attr-defined]  # likewise
+
+
+async def mistakes_in_passes(
+    db: Database[Document],
+    new: AsyncDatabase[Document],
+    context: MigrationContext,
+    async_context: AsyncMigrationContext,
+) -> None:
+    context.batches(new.users)  # type: ignore[arg-type]  # an asynchronous collection in a synchronous function
+    async_context.batches(db.users)  # type: ignore[arg-type]  # and the reverse
+    context.batches("users")  # type: ignore[arg-type]  # not a collection
+    context.batches(db.users, {}, 10)  # type: ignore[call-arg]  # an option without its name
+    for _ in async_context.batches(new.users):  # type: ignore[attr-defined]  # an asynchronous iterator
+        pass
+    await async_context.for_each_batch(new.users, list_body)  # type: ignore[arg-type]  # a body that is not awaited
+    context.for_each_batch(db.users)  # type: ignore[call-arg]  # no body

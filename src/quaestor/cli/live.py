@@ -114,9 +114,10 @@ class _Running:
     Attributes:
         name: As it is shown (str).
         since: When it began (float, seconds of the console's clock).
-        attempt: Which attempt at its transaction this is (int, from 1).
+        attempt: Which attempt at its transaction, or that of a batch, this is (int, from 1).
         trouble: Why the attempt before came to nothing, or what it waits for, as it is shown (str).
         pace: What it has said about how far it is (Pace); None before it has.
+        passes: Whether it goes over a collection (bool): what is attempted again is a batch then.
     """
 
     name: str
@@ -124,6 +125,7 @@ class _Running:
     attempt: int = 1
     trouble: str = ""
     pace: Pace | None = None
+    passes: bool = False
 
 
 class _Display:
@@ -217,7 +219,9 @@ class _Display:
 
     def _retry(self, attempt: int, trouble: str) -> None:
         if self._running is not None:
-            self._running.attempt, self._running.trouble, self._running.pace = attempt, trouble, None
+            self._running.attempt, self._running.trouble = attempt, trouble
+            if not self._running.passes:
+                self._running.pace = None
 
     def _trouble(self, what: str) -> None:
         if self._running is not None:
@@ -228,7 +232,9 @@ class _Display:
         if running is not None and running.name == name:  # else it is late, from a thread that was left behind
             pace = None if anew else running.pace
             running.pace = begun(done, whole, now) if pace is None else pace.then(done, whole, now)
-            running.trouble = ""
+            running.passes = running.passes or anew
+            if running.passes:
+                running.attempt, running.trouble = 1, ""
 
     def _settle(self, sign: Text, seconds: float | None = None) -> None:
         """Print what became of the migration that ran, and how long that took: until now, unless it is told."""

@@ -1,11 +1,8 @@
 """How far a migration is, how fast it goes, and how long it may still take."""
 
 from dataclasses import dataclass
-from math import ceil
 
-from quaestor.cli.sentences import amount, duration
-
-_SMALL = 10
+from quaestor.cli.sentences import amount, speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +35,7 @@ class Pace:
             words.insert(0, f"{max(0, min(100, 100 * self.done // self.whole))}%")
         if self.done > self.first_done and self.time > self.first_time:
             rate = (self.done - self.first_done) / (self.time - self.first_time)
-            words.append(f"{rate:,.1f}/s" if rate < _SMALL else f"{rate:,.0f}/s")
-            if self.whole is not None and self.whole > self.done:
-                words.append(f"{duration(ceil((self.whole - self.done) / rate))} left")
+            words.append(speed(self.done, self.whole, rate))
         return ", ".join(words)
 
 

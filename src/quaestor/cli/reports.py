@@ -128,12 +128,15 @@ def _kind(migration: MigrationStatus) -> str:
 
 
 def _progress(migration: MigrationStatus) -> str:
-    """Of its last pass: those before are finished."""
-    if not migration.passes:
+    """Of its last pass, for those before are finished: of the function if it is to be applied, else of the rollback."""
+    passes = [one for one in migration.passes if one.undo == (migration.state == "applied")]
+    if not passes:
         return ""
-    last = migration.passes[-1]
-    percent = f"{min(100, 100 * last.done // last.total)}%, " if last.total else ""
-    return f"{last.collection}: {percent}{amount(last.done, last.total)}"
+    last = passes[-1]
+    estimated = None if last.total is None else max(last.done, last.total)
+    whole = last.done if last.finished else estimated
+    percent = f"{100 * last.done // whole}%, " if whole else ""
+    return f"{'undoing ' if last.undo else ''}{last.collection}: {percent}{amount(last.done, whole)}"
 
 
 def _date(date: datetime | None) -> str:

@@ -1,6 +1,7 @@
 """What an event says, in one sentence."""
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Final, TypeAlias, assert_never
 
 from quaestor.cli.marks import shown
@@ -37,6 +38,7 @@ _LONGEST: Final = 2000
 _MOST_LISTED: Final = 20
 _MINUTE: Final = 60
 _HOUR: Final = 3600
+_SLOW: Final = 10
 
 
 def sentence(event: Event, clean: Clean) -> str:
@@ -62,6 +64,14 @@ def counted(number: int) -> str:
 def amount(done: int, whole: int | None) -> str:
     """How far a migration is (str), in whatever it counts."""
     return f"{done:,}" if whole is None else f"{done:,} of {whole:,}"
+
+
+def speed(done: int, whole: int | None, rate: float) -> str:
+    """How fast it goes, and how long it may still take (str)."""
+    text = f"{rate:,.1f}/s" if rate < _SLOW else f"{rate:,.0f}/s"
+    if whole is None or whole <= done or rate <= 0:
+        return text
+    return f"{text}, {duration(ceil((whole - done) / rate))} left"
 
 
 def reason(error: BaseException, clean: Clean) -> str:
@@ -104,8 +114,9 @@ def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - 
             return f"{'Undoing' if undo else 'Applying'} {_place(event)}"
         case MigrationRetried(attempt=attempt, error=error):
             return f"Attempt {attempt} at {_place(event)}" + ("" if error is None else f": {reason(error, clean)}")
-        case MigrationProgressed(done=done, whole=whole):
-            return f"In {_place(event)}: {amount(done, whole)}"
+        case MigrationProgressed(done=done, whole=whole, rate=rate):
+            pace = "" if rate is None else f", {speed(done, whole, rate)}"
+            return f"In {_place(event)}: {amount(done, whole)}{pace}"
         case PassStarted(collection=collection, done=0, whole=whole):
             about = "" if whole is None else f", about {whole:,} documents"
             return f"In {_place(event)}: going over '{collection}'{about}"

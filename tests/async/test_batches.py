@@ -1,0 +1,1344 @@
+"""Passes over collections in batches: what is handed over, what is kept, and where a pass goes on."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import anyio
+import pytest
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
+from pymongo import AsyncMongoClient, MongoClient, WriteConcern
+from pymongo.errors import OperationFailure
+
+from quaestor import (
+    AsyncMigrationContext,
+    AsyncRunner,
+    BatchesInTransactionError,
+    CollectionChangedError,
+    Event,
+    InvalidOptionError,
+    LeaseLostError,
+    MigrationApplied,
+    MigrationContext,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRegistry,
+    MigrationRetried,
+    MigrationStarted,
+    PassChanged,
+    PassStarted,
+    ReplicasAwaited,
+    RunFinished,
+    RunStarted,
+    TransactionsUnsupportedError,
+    UnfinishedMigrationError,
+)
+from quaestor.core import passes
+from quaestor.runners import progress
+from tests.databases import drivers, opened_async
+from tests.leases import HELD
+from tests.scenarios import BAD_PACES, CODEC, IDS
+from tools.commands import Commands
+
+pytestmark = pytest.mark.anyio
+
+real = pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
+"""For what the mocks do not have."""
+
+in_transactions = pytest.mark.parametrize(
+    ("driver", "transaction"),
+    [(driver, transaction) for driver in ("pymongo", "motor") for transaction in (False, True)]
+    + [pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock"))],
+    indirect=["driver"],
+)
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+class Told(list[Event]):
+    """A hook that keeps the events of passes."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PassStarted | PassChanged | MigrationProgressed | MigrationRetried):
+            self.append(event)
+
+    @property
+    def changes(self) -> int:
+        """How many passes were told to have changed."""
+        return sum(isinstance(event, PassChanged) for event in self)
+
+
+@pytest.fixture
+async def other(uri: str, name: str) -> AsyncIterator[Any]:
+    """The same database by a client of its own, which sees what is committed."""
+    async with AsyncMongoClient(uri) as client:
+        yield client[name]
+
+
+async def outside(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Call something that is not to be in the transaction of the function that asks for it."""
+
+    async def called() -> Any:
+        return await call()
+
+    return await asyncio.create_task(called(), context=contextvars.Context())
+
+
+async def nothing(batch: list[dict[str, Any]]) -> None:
+    """A body that does nothing."""
+
+
+def numbers(documents: list[dict[str, Any]]) -> list[Any]:
+    """The `_id`s of documents."""
+    return [document["_id"] for document in documents]
+
+
+async def kept(db: Any) -> list[dict[str, Any]]:
+    """What is kept of passes."""
+    documents: list[dict[str, Any]] = await db.app_migrations_progress.find().sort("updatedAt", 1).to_list(None)
+    return documents
+
+
+async def fill(collection: Any, count: int) -> None:
+    """Documents with the numbers from 0 on."""
+    await collection.insert_many([{"_id": number, "even": number % 2 == 0} for number in range(count)])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 1000])
+async def test_batches(db: Any, size: int) -> None:
+    """A pass hands over all documents in the order of `_id`, in full batches, the rest in the last one."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        seen.extend([batch async for batch in context.batches(db.things, size=size)])
+
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == [
+        [{"_id": number, "even": number % 2 == 0} for number in range(first, min(first + size, 6))]
+        for first in range(0, 6, size)
+    ]
+    assert await kept(db) == []
+
+
+@in_transactions
+async def test_bodies(db: Any, *, transaction: bool) -> None:
+    """A body is given the same batches, of those documents that match."""
+    registry = MigrationRegistry()
+    await fill(db.things, 10)
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+            await db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
+
+        await context.for_each_batch(db.things, body, {"even": True}, size=2, transaction=transaction)
+
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == [[0, 2], [4, 6], [8]]
+    assert [document.get("seen", 0) for document in await db.things.find().sort("_id", 1).to_list(None)] == [1, 0] * 5
+    assert await kept(db) == []
+
+
+@real
+@pytest.mark.parametrize("size", [1, 2, 1000])
+async def test_ids_of_all_types(db: Any, size: int) -> None:
+    """Whatever the `_id`s are, each document comes once, in the order of MongoDB."""
+    registry = MigrationRegistry()
+    things = db.things.with_options(codec_options=CODEC)
+    await things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
+    assert [document["place"] for document in await things.find().sort("_id", 1).to_list(None)] == list(range(len(IDS)))
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for batch in context.batches(things, size=size):
+            assert 1 <= len(batch) <= size
+            seen.extend([document["place"] for document in batch])
+
+    await registry.run(db, "app")
+
+    assert seen == list(range(len(IDS)))
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+async def test_ids_of_all_types_after_failures(db: Any, size: int, *, transaction: bool) -> None:
+    """Likewise where it fails after every single batch, and goes on: one comes twice, with a transaction none."""
+    registry = MigrationRegistry()
+    things = db.things.with_options(codec_options=CODEC)
+    await things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
+    seen: list[list[int]] = []
+    told = Told()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        calls = 0
+
+        async def body(batch: list[dict[str, Any]]) -> None:
+            nonlocal calls
+            calls += 1
+            places = [document["place"] for document in batch]
+            await db.seen.insert_many([{"place": place} for place in places])
+            if calls == 2:
+                raise Broken
+            seen.append(places)
+
+        await context.for_each_batch(things, body, size=size, transaction=transaction)
+
+    for _ in range(len(IDS)):
+        try:
+            await registry.run(db, "app", on_event=told)
+        except Broken:
+            continue
+        break
+
+    assert [place for places in seen for place in places] == list(range(len(IDS)))
+    wrote = [document["place"] for document in await db.seen.find().sort("_id", 1).to_list(None)]
+    # What the failed call of a body has written is there as well, where it was no transaction: all but the first batch.
+    twice = [] if transaction else [place for places in seen[1:] for place in places]
+    assert sorted(wrote) == sorted([*range(len(IDS)), *twice])
+    assert told.changes == 0
+    assert await db.app_migrations.count_documents({}) == 1
+
+
+@real
+async def test_collation(db: Any) -> None:
+    """In a collection whose collation knows no cases, each document comes once as well."""
+    registry = MigrationRegistry()
+    things = await db.create_collection("things", collation={"locale": "en", "strength": 2})
+    await things.insert_many([{"_id": {"of": one, "kind": kind}} for one in "cab" for kind in (1, 2)])
+    await things.insert_many([{"_id": one} for one in ("d", "B", "a", "C")])
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        number = -1
+        async for batch in context.batches(db.things, size=1):
+            number += 1
+            if number == 1:
+                raise Broken
+            seen.extend(numbers(batch))
+
+    while await db.app_migrations.count_documents({}) == 0:
+        try:
+            await registry.run(db, "app")
+        except Broken:
+            continue
+
+    strings = [one for one in seen if isinstance(one, str)]
+    assert strings == ["a", "B", "C", "d"]
+    assert seen == numbers(await things.find().sort("_id", 1).to_list(None))
+
+
+async def test_goes_on(db: Any) -> None:
+    """A migration that fails between two batches goes on with the one that it was at; what is kept says how far it is,
+    for as long as it is not recorded.
+    """
+    registry = MigrationRegistry()
+    await fill(db.things, 10)
+    seen: list[list[int]] = []
+    failures = [3, 1, 2]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        fails_at = failures.pop(0) if failures else None
+        number = 0
+        async for batch in context.batches(db.things, size=2):
+            number += 1
+            seen.append(numbers(batch))
+            if number == fails_at:
+                raise Broken
+
+    for expected in (
+        [[0, 1], [2, 3], [4, 5]],
+        [[4, 5]],
+        [[4, 5], [6, 7]],
+    ):
+        seen.clear()
+        with pytest.raises(Broken):
+            await registry.run(db, "app")
+        assert seen == expected
+        (left,) = await kept(db)
+        assert (left["done"], left["total"], left["batches"], left["finished"]) == (
+            expected[-1][0],
+            10,
+            expected[-1][0] // 2,
+            False,
+        )
+        assert (left["collection"], left["_id"]["migration"], left["_id"]["undo"]) == ("things", "a", False)
+        assert isinstance(left["updatedAt"], datetime)
+        assert await db.app_migrations.count_documents({}) == 0
+
+    seen.clear()
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == [[6, 7], [8, 9]]
+    assert await kept(db) == []
+    assert await registry.run(db, "app") == []
+
+
+@in_transactions
+@pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt, SystemExit])
+async def test_failure_of_a_body(db: Any, failure: type[BaseException], *, transaction: bool) -> None:
+    """What a body raises reaches the caller as it is. Its batch comes again; of a transaction nothing was there."""
+    registry = MigrationRegistry()
+    await fill(db.things, 5)
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            await db.log.insert_one({"of": numbers(batch)})
+            if len(calls) == 2:
+                raise failure
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    with pytest.raises(failure) as caught:
+        await registry.run(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert [entry["of"] for entry in await db.log.find().to_list(None)] == (
+        [[0, 1]] if transaction else [[0, 1], [2, 3]]
+    )
+    assert [left["done"] for left in await kept(db)] == [2]
+
+    assert await registry.run(db, "app", lease_timeout=0) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4]]
+    assert [entry["of"] for entry in await db.log.find().to_list(None)] == (
+        [[0, 1], [2, 3], [4]] if transaction else [[0, 1], [2, 3], [2, 3], [4]]
+    )
+    assert await kept(db) == []
+
+
+async def test_several_passes(db: Any) -> None:
+    """The passes of a migration are kept apart, two over the same among them; what is finished does not come again."""
+    registry = MigrationRegistry()
+    await fill(db.things, 4)
+    await fill(db.others, 2)
+    seen: list[tuple[str, list[int]]] = []
+    fails: list[tuple[str, list[int]]] = [("second", [2, 3]), ("filtered", [1]), ("others", [0, 1]), ("none", [])]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        for title, batches in (
+            ("first", context.batches(db.things, size=2)),
+            ("second", context.batches(db.things, size=2)),
+            ("filtered", context.batches(db.things, {"even": False}, size=1)),
+            ("others", context.batches(db.others)),
+        ):
+            async for batch in batches:
+                seen.append((title, numbers(batch)))
+                if fails[0] == seen[-1]:
+                    raise Broken
+
+    told = Told()
+    counts = []
+    while await db.app_migrations.count_documents({}) == 0:
+        try:
+            await registry.run(db, "app", on_event=told)
+        except Broken:
+            fails.pop(0)
+            counts.append(sorted(left["finished"] for left in await kept(db)))
+
+    assert seen == [
+        ("first", [0, 1]),
+        ("first", [2, 3]),
+        ("second", [0, 1]),
+        ("second", [2, 3]),
+        ("second", [2, 3]),
+        ("filtered", [1]),
+        ("filtered", [1]),
+        ("filtered", [3]),
+        ("others", [0, 1]),
+        ("others", [0, 1]),
+    ]
+    assert counts == [[False, True], [False, True, True], [False, True, True, True]]
+    assert told.changes == 0
+    assert await kept(db) == []
+
+
+async def test_pass_in_a_pass(db: Any) -> None:
+    """A loop in a loop goes over its own collection for each batch of the outer one; both go on where they were."""
+    registry = MigrationRegistry()
+    await fill(db.things, 3)
+    await fill(db.others, 2)
+    seen: list[tuple[int, int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for outer in context.batches(db.things, size=1):
+            async for inner in context.batches(
+                db.others, {"_id": {"$gte": 0}, "$comment": str(outer[0]["_id"])}, size=1
+            ):
+                seen.append((outer[0]["_id"], inner[0]["_id"]))
+                if seen == [(0, 0), (0, 1), (1, 0), (1, 1)]:
+                    raise Broken
+
+    told = Told()
+    with pytest.raises(Broken):
+        await registry.run(db, "app", on_event=told)
+    await registry.run(db, "app", on_event=told)
+
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (2, 0), (2, 1)]
+    assert told.changes == 0
+
+
+@in_transactions
+async def test_beside_each_other(db: Any, *, transaction: bool) -> None:
+    """Passes may go on at the same time; each has its own checkpoint, and its own session if it has one."""
+    registry = MigrationRegistry()
+    collections = ("things", "others", "more")
+    for name in collections:
+        await fill(db[name], 9)
+    met = asyncio.Barrier(len(collections))
+    seen: dict[str, list[int]] = {name: [] for name in collections}
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def over(name: str) -> None:
+            async def body(batch: list[dict[str, Any]]) -> None:
+                if batch[0]["_id"] == 0:
+                    await asyncio.wait_for(met.wait(), timeout=30)
+                await db[name].update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
+                seen[name].extend(numbers(batch))
+
+            await context.for_each_batch(db[name], body, size=2, transaction=transaction)
+
+        await asyncio.gather(*map(over, collections))
+
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == {name: list(range(9)) for name in collections}
+    for name in collections:
+        assert await db[name].count_documents({"seen": 1}) == 9
+    assert await kept(db) == []
+
+
+async def test_changed_filter(db: Any) -> None:
+    """Where the code goes over something else than before, that is told, and it begins anew."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    filters: list[dict[str, Any] | None] = [None, {"even": True}, {"even": True}]
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        number = -1
+        async for batch in context.batches(db.things, filters[0], size=2):
+            number += 1
+            seen.append(numbers(batch))
+            if number == 1 and len(filters) > 1:
+                raise Broken
+
+    told: list[Told] = []
+    while filters:
+        told.append(Told())
+        try:
+            await registry.run(db, "app", on_event=told[-1])
+        except Broken:
+            assert len(filters) > 1
+        filters.pop(0)
+
+    assert seen == [[0, 1], [2, 3], [0, 2], [4], [4]]
+    assert [one.changes for one in told] == [0, 1, 0]
+    assert told[1][0] == PassChanged(db.name, "app", "a", 1, 1, "things")
+    assert await kept(db) == []
+
+
+async def test_changed_collection(db: Any) -> None:
+    """Likewise for another collection; and for another size or projection it goes on."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    await fill(db.others, 2)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("others", {"size": 1}),
+        ("things", {"size": 2}),
+        ("things", {"size": 3, "projection": ["_id"]}),
+        ("things", {"size": 1}),
+    ]
+    seen: list[list[Any]] = []
+    changes = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        name, options = calls[0]
+        number = -1
+        async for batch in context.batches(db[name], **options):
+            number += 1
+            seen[-1].append(numbers(batch))
+            if number == 1 and len(calls) > 1:
+                raise Broken
+
+    while calls:
+        told = Told()
+        seen.append([])
+        try:
+            await registry.run(db, "app", on_event=told)
+        except Broken:
+            assert len(calls) > 1
+        calls.pop(0)
+        changes.append(told.changes)
+
+    assert seen == [[[0], [1]], [[0, 1], [2, 3]], [[2, 3, 4], [5]], [[5]]]
+    assert changes == [0, 1, 0, 0]
+
+
+@in_transactions
+async def test_written_meanwhile(db: Any, *, transaction: bool) -> None:
+    """What is inserted beyond the end is not gone over; nor what matches again; what is deleted is not missed."""
+    registry = MigrationRegistry()
+    await db.things.insert_many([{"_id": number, "todo": True} for number in range(0, 60, 10)])
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+            if seen == [[0, 10]]:
+                await db.things.insert_many([{"_id": one, "todo": True} for one in (-1, 5, 60, 1000, "x")])
+                await db.things.delete_one({"_id": 20})
+                await db.things.delete_one({"_id": 50})
+            await db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"again": 1}})
+
+        await context.for_each_batch(db.things, body, {"todo": True}, size=2, transaction=transaction)
+
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == [[0, 10], [30, 40]]
+
+
+async def test_inserted_between_runs(db: Any) -> None:
+    """The end stays where it was when the pass began, though it goes on later."""
+    registry = MigrationRegistry()
+    await fill(db.things, 4)
+    seen = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if len(seen) == 2:
+                raise Broken
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    await db.things.insert_many([{"_id": number} for number in (-1, 0.5, 2.5, 4, 5, "x")])
+    await registry.run(db, "app")
+
+    assert seen == [[0, 1], [2, 3], [2, 2.5], [3]]
+
+
+@in_transactions
+@pytest.mark.parametrize("projection", [["name"], {"name": 1}, {"name": True, "_id": 1}, {"other": 0}], ids=str)
+async def test_projection(db: Any, projection: Any, *, transaction: bool) -> None:
+    """Of the documents those fields are read that were asked for, and `_id`."""
+    registry = MigrationRegistry()
+    await db.things.insert_many([{"_id": number, "name": "x", "other": "y"} for number in range(3)])
+    seen: list[dict[str, Any]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            seen.extend(batch)
+
+        await context.for_each_batch(db.things, body, projection=projection, size=2, transaction=transaction)
+
+    await registry.run(db, "app")
+
+    assert seen == [{"_id": number, "name": "x"} for number in range(3)]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_PACES, ids=str)
+async def test_refused_arguments(db: Any, options: dict[str, Any], words: str) -> None:
+    """Arguments that cannot be used are refused where they stand, before anything is done."""
+    registry = MigrationRegistry()
+    await fill(db.things, 1)
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        with pytest.raises(InvalidOptionError) as in_loop:
+            context.batches(db.things, **options)
+        with pytest.raises(InvalidOptionError) as in_body:
+            await context.for_each_batch(db.things, nothing, **options)
+        assert words in str(in_loop.value)
+        assert str(in_body.value) == str(in_loop.value)
+
+    await registry.run(db, "app")
+    assert "app_migrations_progress" not in await db.list_collection_names()
+
+
+async def test_refused_collections(db: Any) -> None:
+    """What is no collection, or one of the other colour, is refused; so are a body and a choice that are none."""
+    import mongomock
+
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        for collection, kind in (
+            (db, type(db).__name__),
+            ("things", "str"),
+            (None, "None"),
+            (mongomock.MongoClient().app.things, "Collection"),
+        ):
+            with pytest.raises(InvalidOptionError) as refused:
+                context.batches(collection)
+            assert str(refused.value) == (f"collection must be an asynchronous driver's, as db.users, not {kind}.")
+        with pytest.raises(InvalidOptionError, match="must be a function that takes a list of documents, not 'a'"):
+            await context.for_each_batch(db.things, "a")  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(InvalidOptionError, match="transaction must be True or False, not 1"):
+            await context.for_each_batch(db.things, nothing, transaction=1)  # type: ignore[arg-type]  # likewise
+
+    await registry.run(db, "app")
+    assert "app_migrations_progress" not in await db.list_collection_names()
+
+
+@real
+async def test_committed_together(db: Any, other: Any) -> None:
+    """What a body writes is seen by others together with the checkpoint, not before; both when the next one begins."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    looks = []
+
+    async def look() -> tuple[int, int]:
+        (left,) = await kept(other)
+        return await other.things.count_documents({"seen": True}), left["done"]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            await db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"seen": True}})
+            looks.append((await db.things.count_documents({"seen": True}), *await outside(look)))
+
+        await context.for_each_batch(db.things, body, size=2)
+        looks.append((6, *await look()))
+
+    await registry.run(db, "app")
+
+    assert looks == [(2, 0, 0), (4, 2, 2), (6, 4, 4), (6, 6, 6)]
+
+
+@real
+async def test_conflict(db: Any, other: Any) -> None:
+    """Where another client has written a document of the batch the body is called again, with the documents as they
+    are now; nothing of that client is overwritten.
+    """
+    registry = MigrationRegistry()
+    await db.things.insert_many([{"_id": number, "price": 10} for number in range(4)])
+    calls = []
+    told = Told()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append([(document["_id"], document["price"]) for document in batch])
+            if len(calls) == 2:
+                await outside(lambda: other.things.update_one({"_id": 3}, {"$set": {"price": 70}}))
+            for document in batch:
+                await db.things.update_one({"_id": document["_id"]}, {"$set": {"price": document["price"] * 2}})
+
+        await context.for_each_batch(db.things, body, size=2)
+
+    await registry.run(db, "app", on_event=told)
+
+    assert calls == [[(0, 10), (1, 10)], [(2, 10), (3, 10)], [(2, 10), (3, 70)]]
+    assert [document["price"] for document in await other.things.find().sort("_id", 1).to_list(None)] == [
+        20,
+        20,
+        20,
+        140,
+    ]
+    (retried,) = [event for event in told if isinstance(event, MigrationRetried)]
+    assert (retried.name, retried.attempt) == ("a", 2)
+    assert isinstance(retried.error, OperationFailure)
+    assert retried.error.has_error_label("TransientTransactionError")
+
+
+@real
+async def test_in_a_transaction(db: Any) -> None:
+    """A migration that is one transaction has no passes, nor has a body that is; another loop in the body has none."""
+    registry = MigrationRegistry()
+    await fill(db.things, 2)
+    refused = []
+
+    def refuse(call: Callable[[], object]) -> None:
+        with pytest.raises(
+            BatchesInTransactionError, match=r"Migration '[ab]' wants to go over a collection in batches"
+        ):
+            call()
+        refused.append(call)
+
+    @registry.register("a", transaction=True)
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        refuse(lambda: context.batches(db.things))
+        for transaction in (False, True):
+            with pytest.raises(BatchesInTransactionError) as caught:
+                await context.for_each_batch(db.things, nothing, transaction=transaction)
+            assert caught.value.name == "a"
+
+    @registry.register("b", ["a"])
+    async def b(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            refuse(lambda: context.batches(db.things))
+            for transaction in (False, True):
+                with pytest.raises(BatchesInTransactionError):
+                    await context.for_each_batch(db.others, nothing, transaction=transaction)
+
+        await context.for_each_batch(db.things, body)
+
+    assert await registry.run(db, "app") == ["a", "b"]
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"), indirect=True)
+async def test_no_transactions(db: Any) -> None:
+    """Where there are no transactions, a pass that needs them is refused before its first batch."""
+    registry = MigrationRegistry()
+    await fill(db.things, 2)
+    calls: list[Any] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(batch)
+
+        await context.for_each_batch(db.things, body)
+
+    with pytest.raises(TransactionsUnsupportedError, match="calls for_each_batch with transaction=True") as caught:
+        await registry.run(db, "app")
+
+    assert caught.value.in_batches
+    assert caught.value.migrations == ["a"]
+    assert calls == await kept(db) == []
+
+
+@real
+async def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
+    """A collection with a write concern of its own is refused for transactions, which the server would refuse; without
+    it, and without transactions, it is gone over.
+    """
+    registry = MigrationRegistry()
+    await fill(db.things, 2)
+    seen: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+
+        with pytest.raises(
+            InvalidOptionError, match=r"'things' has the write concern \{'w': 1\}, which MongoDB refuses"
+        ):
+            await context.for_each_batch(db.things, body)
+        assert "app_migrations_progress" not in await db.list_collection_names()
+        await context.for_each_batch(db.things, body, transaction=False)
+        await context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body)
+
+    async with opened_async(driver, uri, name, w=1) as weak:
+        await registry.run(weak, "app")
+    assert seen == [[0, 1], [0, 1]]
+
+
+@real
+async def test_another_database(db: Any) -> None:
+    """A collection of another database of the same client can be gone over; it is named with its database."""
+    registry = MigrationRegistry()
+    another = db.client[f"{db.name}_2"]
+    await fill(db.things, 2)
+    await fill(another.things, 3)
+    seen: list[list[int]] = []
+    told = Told()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+            await another.things.update_many({}, {"$inc": {"seen": 1}})
+
+        await context.for_each_batch(another.things, body, size=2)
+        await context.for_each_batch(db.things, body, size=2, transaction=False)
+
+    try:
+        await registry.run(db, "app", on_event=told)
+    finally:
+        await db.client.drop_database(another.name)
+    assert seen == [[0, 1], [2], [0, 1]]
+    started = [event.collection for event in told if isinstance(event, PassStarted)]
+    assert started == [f"{another.name}.things", "things"]
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_client_that_reads_from_secondaries(
+    db: Any, driver: str, uri: str, name: str, *, transaction: bool
+) -> None:
+    """A pass reads from the primary, whatever the client does; and keeps what it keeps with majority concern."""
+    registry = MigrationRegistry()
+    await fill(db.things, 5)
+    seen: list[list[int]] = []
+    commands = Commands()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    options = {"readPreference": "secondaryPreferred", "readConcernLevel": "local"}
+    async with opened_async(driver, uri, name, event_listeners=[commands], **options) as weak:
+        await registry.run(weak, "app")
+
+    assert seen == [[0, 1], [2, 3], [4]]
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
+    saved = [command for command in commands.sent if command.get("update") == "app_migrations_progress"]
+    assert len(saved) == 4
+    within = [command for command in saved if command.get("autocommit") is False]
+    assert len(within) == (3 if transaction else 0)
+    assert {command["writeConcern"]["w"] for command in saved if command not in within} == {"majority"}
+    committed = [command for command in commands.sent if "commitTransaction" in command]
+    assert {command["writeConcern"]["w"] for command in committed} == ({"majority"} if transaction else set())
+
+
+@in_transactions
+async def test_pause(db: Any, *, transaction: bool) -> None:
+    """With a pause the checkpoint is kept before it, and the pass goes on after it; none comes after the last batch."""
+    registry = MigrationRegistry()
+    await fill(db.things, 3)
+    looks: list[tuple[list[int], int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            (left,) = await outside(lambda: kept(db))
+            looks.append((numbers(batch), left["done"]))
+
+        await context.for_each_batch(db.things, body, size=1, pause=0.001, max_lag=0, transaction=transaction)
+
+    await registry.run(db, "app")
+
+    assert looks == [([0], 0), ([1], 1), ([2], 2)]
+
+
+@in_transactions
+async def test_events(db: Any, *, transaction: bool) -> None:
+    """A pass tells where it begins and how far it is after each batch; so does one that goes on."""
+    registry = MigrationRegistry()
+    await fill(db.things, 5)
+    told: list[Event] = []
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    def simple(event: Event) -> tuple[object, ...]:
+        match event:
+            case PassStarted():
+                return "pass", event.collection, event.done, event.whole
+            case MigrationProgressed():
+                assert event.rate is None or event.rate > 0
+                assert not event.due
+                return "progress", event.done, event.whole
+        return (type(event),)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app", on_event=told.append)
+    await registry.run(db, "app", on_event=told.append)
+
+    assert [simple(event) for event in told] == [
+        (RunStarted,),
+        (MigrationStarted,),
+        ("pass", "things", 0, 5),
+        ("progress", 2, 5),
+        (MigrationFailed,),
+        (RunStarted,),
+        (MigrationStarted,),
+        ("pass", "things", 2, 5),
+        ("progress", 4, 5),
+        ("progress", 5, 5),
+        (MigrationApplied,),
+        (RunFinished,),
+    ]
+    assert told[2] == PassStarted(db.name, "app", "a", 1, 1, "things", 0, 5)
+    assert isinstance(told[3], MigrationProgressed)
+    assert told[3] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 5, told[3].rate)
+
+
+@in_transactions
+@pytest.mark.parametrize("by", ["another owner", "unlock"])
+async def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
+    """When the lease is gone the next batch is not handed over; the next run goes on with it, or the one before."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    calls: list[list[int]] = []
+
+    async def take_away() -> None:
+        if by == "unlock":
+            await AsyncRunner(registry, db, "app").unlock()
+        else:
+            await db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                await outside(take_away)
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    with pytest.raises(LeaseLostError, match="'a' was stopped") as caught:
+        await registry.run(db, "app")
+    assert caught.value.in_batches
+    assert caught.value.migration == "a"
+    assert calls == [[0, 1], [2, 3]]
+    assert await db.app_migrations.count_documents({}) == 0
+
+    if by != "unlock":
+        assert await AsyncRunner(registry, db, "app").unlock() is not None
+    calls.append([])
+    assert await registry.run(db, "app") == ["a"]
+    # The last batch was kept beside the next read, before the lease was looked at.
+    assert calls[3:] == [[4, 5]]
+
+
+@in_transactions
+async def test_progress_of_a_later_run(db: Any, *, transaction: bool) -> None:
+    """A run that was frozen, while a later one went on, keeps nothing and hands over nothing more."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                await outside(lambda: db.app_migrations_progress.update_one({}, {"$inc": {"token": 1}}))
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    with pytest.raises(LeaseLostError) as caught:
+        await registry.run(db, "app")
+    assert caught.value.in_batches
+    assert calls == [[0, 1], [2, 3]]
+    assert [left["done"] for left in await kept(db)] == [2]
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("change", ["dropped", "renamed", "replaced"])
+async def test_collection_changed(db: Any, uri: str, change: str, *, transaction: bool) -> None:
+    """A collection that is dropped, renamed or replaced under a pass is found out; the next run begins anew."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    await fill(db.others, 3)
+    calls: list[list[int]] = []
+
+    def hook(event: Event) -> None:
+        told(event)
+        if isinstance(event, MigrationProgressed) and event.done == 4:  # not in a transaction
+            with MongoClient(uri) as client:
+                changing = client[db.name]
+                if change == "dropped":
+                    changing.things.drop()
+                elif change == "renamed":
+                    changing.things.rename("elsewhere")
+                else:
+                    changing.others.rename("things", dropTarget=True)
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    told = Told()
+    with pytest.raises(CollectionChangedError, match="'things' was dropped, renamed or replaced") as caught:
+        await registry.run(db, "app", on_event=hook)
+    assert (caught.value.name, caught.value.collection) == ("a", "things")
+    assert await db.app_migrations.count_documents({}) == 0
+    assert told.changes == 0
+
+    calls.clear()
+    again = Told()
+    assert await registry.run(db, "app", on_event=again) == ["a"]
+    assert calls == ([[0, 1], [2]] if change == "replaced" else [])
+    assert again.changes == 1
+
+
+@in_transactions
+async def test_nothing_to_go_over(db: Any, *, transaction: bool) -> None:
+    """Over a collection that is not there or empty, or a filter that matches nothing, a pass ends at once."""
+    registry = MigrationRegistry()
+    await fill(db.things, 3)
+    await db.empty.insert_one({})
+    await db.empty.delete_many({})
+    calls: list[Any] = []
+    told = Told()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(batch)
+
+        await context.for_each_batch(db.missing, body, transaction=transaction)
+        await context.for_each_batch(db.empty, body, transaction=transaction)
+        await context.for_each_batch(db.things, body, {"even": "no"}, transaction=transaction)
+        calls.extend([batch async for batch in context.batches(db.missing)])
+
+    assert await registry.run(db, "app", on_event=told) == ["a"]
+    assert calls == []
+    assert "missing" not in await db.list_collection_names()
+    assert await kept(db) == []
+
+
+@in_transactions
+async def test_rollback(db: Any, *, transaction: bool) -> None:
+    """A rollback has passes as well, kept apart; it goes on where it failed, and leaves nothing when it is done."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    calls: list[list[int]] = []
+    told = Told()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        calls.extend([numbers(batch) async for batch in context.batches(db.things, size=2)])
+
+    @registry.register_rollback("a")
+    async def undo_a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    runner = AsyncRunner(registry, db, "app", on_event=told)
+    await runner.run()
+    calls.clear()
+    told.clear()
+    with pytest.raises(Broken):
+        await runner.rollback(["a"])
+    assert told[:1] == [PassStarted(db.name, "app", "a", 1, 1, "things", 0, 6, undo=True)]
+    assert [(left["_id"]["undo"], left["done"]) for left in await kept(db)] == [(True, 2)]
+    (status,) = (await runner.status()).migrations
+    assert [(one.undo, one.done, one.total) for one in status.passes] == [(True, 2, 6)]
+
+    assert await runner.rollback(["a"]) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4, 5]]
+    assert await kept(db) == []
+    calls.clear()
+    assert await runner.run() == ["a"]
+    assert calls == [[0, 1], [2, 3], [4, 5]]
+
+
+async def test_break(db: Any) -> None:
+    """A loop may be left: the migration goes on behind it, and is recorded."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    seen: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if len(seen) == 2:
+                break
+        seen.extend([numbers(batch) async for batch in context.batches(db.things, {"even": True}, size=2)])
+
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == [[0, 1], [2, 3], [0, 2], [4]]
+    assert await kept(db) == []
+
+
+async def test_break_and_failure(db: Any) -> None:
+    """A loop that was left, in a migration that failed behind it, comes again with the batch that it was left at."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    seen: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if 2 in numbers(batch):
+                break
+        if len(seen) == 2:
+            raise Broken
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == [[0, 1], [2, 3], [2, 3]]
+
+
+@in_transactions
+async def test_unfinished_body(db: Any, *, transaction: bool) -> None:
+    """A body whose work still waits to be done, when it has returned, is refused; its batch comes again."""
+    registry = MigrationRegistry()
+    await fill(db.things, 3)
+    calls: list[list[int]] = []
+
+    def generator(batch: list[dict[str, Any]]) -> Iterator[None]:
+        yield
+
+    async def coroutine(batch: list[dict[str, Any]]) -> Awaitable[None]:
+        return nothing(batch)
+
+    async def body(batch: list[dict[str, Any]]) -> None:
+        calls.append(numbers(batch))
+
+    bodies: list[Any] = [generator, coroutine, body]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        await context.for_each_batch(db.things, bodies.pop(0), size=2, transaction=transaction)
+
+    with pytest.raises(UnfinishedMigrationError, match="returned a generator from the body of for_each_batch"):
+        await registry.run(db, "app")
+    with pytest.raises(UnfinishedMigrationError, match=r"an awaitable \(coroutine\) from the body of for_each_batch"):
+        await registry.run(db, "app")
+    assert await registry.run(db, "app") == ["a"]
+    assert calls == [[0, 1], [2]]
+
+
+async def test_marked(db: Any) -> None:
+    """What is kept of a migration's passes goes as well when it is marked as applied, and as pending."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    seen: list[list[int]] = []
+
+    async def goes_over(db: Any, context: AsyncMigrationContext) -> None:
+        async for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if numbers(batch) == [2, 3]:
+                raise Broken
+
+    registry.register("a")(goes_over)
+    registry.register_rollback("a")(goes_over)
+    runner = AsyncRunner(registry, db, "app")
+
+    with pytest.raises(Broken):
+        await runner.run()
+    assert [left["done"] for left in await kept(db)] == [2]
+    assert await runner.mark_applied(["a"]) == ["a"]
+    assert await kept(db) == []
+    with pytest.raises(Broken):
+        await runner.rollback(["a"])
+    assert [left["done"] for left in await kept(db)] == [2]
+    assert await runner.mark_pending(["a"]) == ["a"]
+    assert await kept(db) == []
+    with pytest.raises(Broken):
+        await runner.run()
+    assert seen == [[0, 1], [2, 3]] * 3
+
+
+@pytest.mark.parametrize("matching", [0, 40])
+async def test_estimate(db: Any, monkeypatch: pytest.MonkeyPatch, matching: int) -> None:
+    """Of a large collection it is estimated by a sample how many documents match, for to count them would take long."""
+    monkeypatch.setattr(passes, "COUNTED", 39)
+    monkeypatch.setattr(passes, "SAMPLE", 20)
+    registry = MigrationRegistry()
+    await fill(db.things, 40)
+    told = Told()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for _ in context.batches(db.things, {"_id": {"$gte": 40 - matching}}, size=20):
+            pass
+
+    await registry.run(db, "app", on_event=told)
+
+    started = PassStarted(db.name, "app", "a", 1, 1, "things", 0, matching)
+    assert [event for event in told if isinstance(event, PassStarted)] == [started]
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transaction: bool) -> None:
+    """While the replicas are further behind than they may be, no batch is read; that is told."""
+    lags = iter([70.0, 5.0, 7.0, 2.0, 0.0])  # what it is when the pass begins does not matter
+    monkeypatch.setattr(progress, "lag", lambda reply, known: next(lags))
+    monkeypatch.setattr(passes, "LOOKED_EVERY", (0.0, 0.001))
+    registry = MigrationRegistry()
+    await fill(db.things, 3)
+    told: list[Event] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            """Nothing."""
+
+        await context.for_each_batch(db.things, body, size=1, max_lag=2, transaction=transaction)
+
+    await registry.run(db, "app", on_event=told.append)
+
+    (awaited,) = [event for event in told if isinstance(event, ReplicasAwaited)]
+    assert awaited == ReplicasAwaited(db.name, "app", "a", 1, 1, 5.0, awaited.seconds)
+    assert isinstance(told[told.index(awaited) - 1], MigrationProgressed)
+    assert next(lags, None) is None
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_view(db: Any, *, transaction: bool) -> None:
+    """A view can be gone over like a collection, though the server knows it by nothing but its name."""
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    await db.create_collection("seen_from_here", viewOn="things", pipeline=[{"$match": {"even": True}}])
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(db.seen_from_here, body, size=2, transaction=transaction)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    await registry.run(db, "app")
+
+    assert calls == [[0, 2], [4], [4]]
+
+
+@real
+async def test_own_codec(db: Any) -> None:
+    """Documents come as the collection decodes them; what that does to `_id`s does not touch where the pass goes on."""
+    registry = MigrationRegistry()
+    raw = db.things.with_options(codec_options=CodecOptions(document_class=RawBSONDocument, tz_aware=True))
+    await db.things.insert_many([{"_id": {"n": number}} for number in range(4)])
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[Any]) -> None:
+            assert all(isinstance(document, RawBSONDocument) for document in batch)
+            calls.append([document["_id"]["n"] for document in batch])
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(raw, body, size=2)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    await registry.run(db, "app")
+
+    assert calls == [[0, 1], [2, 3], [2, 3]]
+
+
+@real
+async def test_codec_that_changes_ids(db: Any) -> None:
+    """Where an `_id` is not the same any more when it was read, and so cannot be found by it, the pass is refused."""
+    registry = MigrationRegistry()
+    await db.things.insert_one({"_id": DatetimeMS(2**62)})
+    clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for _ in context.batches(db.things.with_options(codec_options=clamped)):
+            raise Broken
+
+    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' do not survive the codec options"):
+        await registry.run(db, "app")
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_function_of_the_other_colour(db: Any, uri: str, name: str, *, transaction: bool) -> None:
+    """A function of the other colour has passes in its own, with its own driver's collections; and goes on."""
+    registry = MigrationRegistry()
+    await fill(db.things, 5)
+    calls: list[list[int]] = []
+    async_db = db
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        with pytest.raises(InvalidOptionError, match="collection must be a synchronous driver's"):
+            context.batches(async_db.things)
+
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            db.log.insert_one({"of": numbers(batch)})
+            if len(calls) == 2:
+                raise Broken
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+        calls.extend([[entry["of"][0] for entry in batch] for batch in context.batches(db.log)])
+
+    with MongoClient(uri) as client:
+        with pytest.raises(Broken):
+            await registry.run(db, "app", sync_db=client[name])
+        assert [left["done"] for left in await kept(db)] == [2]
+        assert await registry.run(db, "app", sync_db=client[name]) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4], [0, 2, 4] if transaction else [0, 2, 2, 4]]
+    assert await kept(db) == []
+
+
+@in_transactions
+@pytest.mark.parametrize("colour", ["sync", "async"])
+async def test_cancelled(db: Any, sync_db: Any, colour: str, *, transaction: bool) -> None:
+    """A cancelled run ends the pass: an `async def` function where it is, a `def` one, which cannot be stopped, between
+    two batches; what was committed until then is kept, and the next run goes on there.
+    """
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    calls: list[list[int]] = []
+    begun, released = threading.Event(), threading.Event()
+
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if calls == [[0, 1], [2, 3]]:
+                begun.set()
+                assert released.wait(timeout=30)
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    async def a_async(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if calls == [[0, 1], [2, 3]]:
+                begun.set()
+                await asyncio.Event().wait()
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    registry.register("a")(a if colour == "sync" else a_async)
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db))
+    await anyio.to_thread.run_sync(begun.wait)
+    running.cancel()
+    asyncio.get_running_loop().call_soon(released.set)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert calls == [[0, 1], [2, 3]]
+    assert await db.app_migrations.count_documents({}) == 0
+    done = 4 if transaction and colour == "sync" else 2
+    assert [left["done"] for left in await kept(db)] == [done]
+
+    calls.clear()
+    assert await registry.run(db, "app", sync_db=sync_db, lease_timeout=0) == ["a"]
+    assert calls == [[number, number + 1] for number in range(done, 6, 2)]

@@ -1,0 +1,1257 @@
+"""Passes over collections in batches: what is handed over, what is kept, and where a pass goes on."""
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+import pytest
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
+from pymongo import AsyncMongoClient, MongoClient, WriteConcern
+from pymongo.errors import OperationFailure
+
+from quaestor import (
+    AsyncMigrationContext,
+    BatchesInTransactionError,
+    CollectionChangedError,
+    Event,
+    InvalidOptionError,
+    LeaseLostError,
+    MigrationApplied,
+    MigrationContext,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRegistry,
+    MigrationRetried,
+    MigrationStarted,
+    PassChanged,
+    PassStarted,
+    ReplicasAwaited,
+    RunFinished,
+    RunStarted,
+    SyncRunner,
+    TransactionsUnsupportedError,
+    UnfinishedMigrationError,
+)
+from quaestor.core import passes
+from quaestor.runners import progress
+from tests.databases import drivers, opened
+from tests.leases import HELD
+from tests.scenarios import BAD_PACES, CODEC, IDS
+from tools.commands import Commands
+
+real = pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
+"""For what the mocks do not have."""
+
+in_transactions = pytest.mark.parametrize(
+    ("driver", "transaction"),
+    [(driver, transaction) for driver in ("pymongo",) for transaction in (False, True)]
+    + [pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock"))],
+    indirect=["driver"],
+)
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+class Told(list[Event]):
+    """A hook that keeps the events of passes."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PassStarted | PassChanged | MigrationProgressed | MigrationRetried):
+            self.append(event)
+
+    @property
+    def changes(self) -> int:
+        """How many passes were told to have changed."""
+        return sum(isinstance(event, PassChanged) for event in self)
+
+
+@pytest.fixture
+def other(uri: str, name: str) -> Iterator[Any]:
+    """The same database by a client of its own, which sees what is committed."""
+    with MongoClient(uri) as client:
+        yield client[name]
+
+
+def outside(call: Callable[[], Any]) -> Any:
+    """Call something that is not to be in the transaction of the function that asks for it."""
+    return contextvars.Context().run(call)
+
+
+def numbers(documents: list[dict[str, Any]]) -> list[Any]:
+    """The `_id`s of documents."""
+    return [document["_id"] for document in documents]
+
+
+def kept(db: Any) -> list[dict[str, Any]]:
+    """What is kept of passes."""
+    return list(db.app_migrations_progress.find().sort("updatedAt", 1))
+
+
+def fill(collection: Any, count: int) -> None:
+    """Documents with the numbers from 0 on."""
+    collection.insert_many([{"_id": number, "even": number % 2 == 0} for number in range(count)])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 1000])
+def test_batches(db: Any, size: int) -> None:
+    """A pass hands over all documents in the order of `_id`, in full batches, the rest in the last one."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        seen.extend(context.batches(db.things, size=size))
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == [
+        [{"_id": number, "even": number % 2 == 0} for number in range(first, min(first + size, 6))]
+        for first in range(0, 6, size)
+    ]
+    assert kept(db) == []
+
+
+@in_transactions
+def test_bodies(db: Any, *, transaction: bool) -> None:
+    """A body is given the same batches, of those documents that match."""
+    registry = MigrationRegistry()
+    fill(db.things, 10)
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+            db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
+
+        context.for_each_batch(db.things, body, {"even": True}, size=2, transaction=transaction)
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == [[0, 2], [4, 6], [8]]
+    assert [document.get("seen", 0) for document in db.things.find().sort("_id", 1)] == [1, 0] * 5
+    assert kept(db) == []
+
+
+@real
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_ids_of_all_types(db: Any, size: int) -> None:
+    """Whatever the `_id`s are, each document comes once, in the order of MongoDB."""
+    registry = MigrationRegistry()
+    things = db.things.with_options(codec_options=CODEC)
+    things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
+    assert [document["place"] for document in things.find().sort("_id", 1)] == list(range(len(IDS)))
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(things, size=size):
+            assert 1 <= len(batch) <= size
+            seen.extend([document["place"] for document in batch])
+
+    registry.run_sync(db, "app")
+
+    assert seen == list(range(len(IDS)))
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+def test_ids_of_all_types_after_failures(db: Any, size: int, *, transaction: bool) -> None:
+    """Likewise where it fails after every single batch, and goes on: one comes twice, with a transaction none."""
+    registry = MigrationRegistry()
+    things = db.things.with_options(codec_options=CODEC)
+    things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
+    seen: list[list[int]] = []
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        calls = 0
+
+        def body(batch: list[dict[str, Any]]) -> None:
+            nonlocal calls
+            calls += 1
+            places = [document["place"] for document in batch]
+            db.seen.insert_many([{"place": place} for place in places])
+            if calls == 2:
+                raise Broken
+            seen.append(places)
+
+        context.for_each_batch(things, body, size=size, transaction=transaction)
+
+    for _ in range(len(IDS)):
+        try:
+            registry.run_sync(db, "app", on_event=told)
+        except Broken:
+            continue
+        break
+
+    assert [place for places in seen for place in places] == list(range(len(IDS)))
+    wrote = [document["place"] for document in db.seen.find().sort("_id", 1)]
+    # What the failed call of a body has written is there as well, where it was no transaction: all but the first batch.
+    twice = [] if transaction else [place for places in seen[1:] for place in places]
+    assert sorted(wrote) == sorted([*range(len(IDS)), *twice])
+    assert told.changes == 0
+    assert db.app_migrations.count_documents({}) == 1
+
+
+@real
+def test_collation(db: Any) -> None:
+    """In a collection whose collation knows no cases, each document comes once as well."""
+    registry = MigrationRegistry()
+    things = db.create_collection("things", collation={"locale": "en", "strength": 2})
+    things.insert_many([{"_id": {"of": one, "kind": kind}} for one in "cab" for kind in (1, 2)])
+    things.insert_many([{"_id": one} for one in ("d", "B", "a", "C")])
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for number, batch in enumerate(context.batches(db.things, size=1)):
+            if number == 1:
+                raise Broken
+            seen.extend(numbers(batch))
+
+    while db.app_migrations.count_documents({}) == 0:
+        try:
+            registry.run_sync(db, "app")
+        except Broken:
+            continue
+
+    strings = [one for one in seen if isinstance(one, str)]
+    assert strings == ["a", "B", "C", "d"]
+    assert seen == numbers(list(things.find().sort("_id", 1)))
+
+
+def test_goes_on(db: Any) -> None:
+    """A migration that fails between two batches goes on with the one that it was at; what is kept says how far it is,
+    for as long as it is not recorded.
+    """
+    registry = MigrationRegistry()
+    fill(db.things, 10)
+    seen: list[list[int]] = []
+    failures = [3, 1, 2]
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        fails_at = failures.pop(0) if failures else None
+        for number, batch in enumerate(context.batches(db.things, size=2), start=1):
+            seen.append(numbers(batch))
+            if number == fails_at:
+                raise Broken
+
+    for expected in (
+        [[0, 1], [2, 3], [4, 5]],
+        [[4, 5]],
+        [[4, 5], [6, 7]],
+    ):
+        seen.clear()
+        with pytest.raises(Broken):
+            registry.run_sync(db, "app")
+        assert seen == expected
+        (left,) = kept(db)
+        assert (left["done"], left["total"], left["batches"], left["finished"]) == (
+            expected[-1][0],
+            10,
+            expected[-1][0] // 2,
+            False,
+        )
+        assert (left["collection"], left["_id"]["migration"], left["_id"]["undo"]) == ("things", "a", False)
+        assert isinstance(left["updatedAt"], datetime)
+        assert db.app_migrations.count_documents({}) == 0
+
+    seen.clear()
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == [[6, 7], [8, 9]]
+    assert kept(db) == []
+    assert registry.run_sync(db, "app") == []
+
+
+@in_transactions
+@pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt, SystemExit])
+def test_failure_of_a_body(db: Any, failure: type[BaseException], *, transaction: bool) -> None:
+    """What a body raises reaches the caller as it is. Its batch comes again; of a transaction nothing was there."""
+    registry = MigrationRegistry()
+    fill(db.things, 5)
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            db.log.insert_one({"of": numbers(batch)})
+            if len(calls) == 2:
+                raise failure
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    with pytest.raises(failure) as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert [entry["of"] for entry in db.log.find()] == ([[0, 1]] if transaction else [[0, 1], [2, 3]])
+    assert [left["done"] for left in kept(db)] == [2]
+
+    assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4]]
+    assert [entry["of"] for entry in db.log.find()] == (
+        [[0, 1], [2, 3], [4]] if transaction else [[0, 1], [2, 3], [2, 3], [4]]
+    )
+    assert kept(db) == []
+
+
+def test_several_passes(db: Any) -> None:
+    """The passes of a migration are kept apart, two over the same among them; what is finished does not come again."""
+    registry = MigrationRegistry()
+    fill(db.things, 4)
+    fill(db.others, 2)
+    seen: list[tuple[str, list[int]]] = []
+    fails: list[tuple[str, list[int]]] = [("second", [2, 3]), ("filtered", [1]), ("others", [0, 1]), ("none", [])]
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for title, batches in (
+            ("first", context.batches(db.things, size=2)),
+            ("second", context.batches(db.things, size=2)),
+            ("filtered", context.batches(db.things, {"even": False}, size=1)),
+            ("others", context.batches(db.others)),
+        ):
+            for batch in batches:
+                seen.append((title, numbers(batch)))
+                if fails[0] == seen[-1]:
+                    raise Broken
+
+    told = Told()
+    counts = []
+    while db.app_migrations.count_documents({}) == 0:
+        try:
+            registry.run_sync(db, "app", on_event=told)
+        except Broken:
+            fails.pop(0)
+            counts.append(sorted(left["finished"] for left in kept(db)))
+
+    assert seen == [
+        ("first", [0, 1]),
+        ("first", [2, 3]),
+        ("second", [0, 1]),
+        ("second", [2, 3]),
+        ("second", [2, 3]),
+        ("filtered", [1]),
+        ("filtered", [1]),
+        ("filtered", [3]),
+        ("others", [0, 1]),
+        ("others", [0, 1]),
+    ]
+    assert counts == [[False, True], [False, True, True], [False, True, True, True]]
+    assert told.changes == 0
+    assert kept(db) == []
+
+
+def test_pass_in_a_pass(db: Any) -> None:
+    """A loop in a loop goes over its own collection for each batch of the outer one; both go on where they were."""
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    fill(db.others, 2)
+    seen: list[tuple[int, int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for outer in context.batches(db.things, size=1):
+            for inner in context.batches(db.others, {"_id": {"$gte": 0}, "$comment": str(outer[0]["_id"])}, size=1):
+                seen.append((outer[0]["_id"], inner[0]["_id"]))
+                if seen == [(0, 0), (0, 1), (1, 0), (1, 1)]:
+                    raise Broken
+
+    told = Told()
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app", on_event=told)
+    registry.run_sync(db, "app", on_event=told)
+
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (2, 0), (2, 1)]
+    assert told.changes == 0
+
+
+@in_transactions
+def test_beside_each_other(db: Any, *, transaction: bool) -> None:
+    """Passes may go on at the same time; each has its own checkpoint, and its own session if it has one."""
+    registry = MigrationRegistry()
+    collections = ("things", "others", "more")
+    for name in collections:
+        fill(db[name], 9)
+    met = threading.Barrier(len(collections))
+    seen: dict[str, list[int]] = {name: [] for name in collections}
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def over(name: str) -> None:
+            def body(batch: list[dict[str, Any]]) -> None:
+                if batch[0]["_id"] == 0:
+                    met.wait(timeout=30)
+                db[name].update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
+                seen[name].extend(numbers(batch))
+
+            context.for_each_batch(db[name], body, size=2, transaction=transaction)
+
+        with ThreadPoolExecutor(len(collections)) as executor:
+            list(executor.map(over, collections))
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == {name: list(range(9)) for name in collections}
+    for name in collections:
+        assert db[name].count_documents({"seen": 1}) == 9
+    assert kept(db) == []
+
+
+def test_changed_filter(db: Any) -> None:
+    """Where the code goes over something else than before, that is told, and it begins anew."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    filters: list[dict[str, Any] | None] = [None, {"even": True}, {"even": True}]
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for number, batch in enumerate(context.batches(db.things, filters[0], size=2)):
+            seen.append(numbers(batch))
+            if number == 1 and len(filters) > 1:
+                raise Broken
+
+    told: list[Told] = []
+    while filters:
+        told.append(Told())
+        try:
+            registry.run_sync(db, "app", on_event=told[-1])
+        except Broken:
+            assert len(filters) > 1
+        filters.pop(0)
+
+    assert seen == [[0, 1], [2, 3], [0, 2], [4], [4]]
+    assert [one.changes for one in told] == [0, 1, 0]
+    assert told[1][0] == PassChanged(db.name, "app", "a", 1, 1, "things")
+    assert kept(db) == []
+
+
+def test_changed_collection(db: Any) -> None:
+    """Likewise for another collection; and for another size or projection it goes on."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    fill(db.others, 2)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("others", {"size": 1}),
+        ("things", {"size": 2}),
+        ("things", {"size": 3, "projection": ["_id"]}),
+        ("things", {"size": 1}),
+    ]
+    seen: list[list[Any]] = []
+    changes = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        name, options = calls[0]
+        for number, batch in enumerate(context.batches(db[name], **options)):
+            seen[-1].append(numbers(batch))
+            if number == 1 and len(calls) > 1:
+                raise Broken
+
+    while calls:
+        told = Told()
+        seen.append([])
+        try:
+            registry.run_sync(db, "app", on_event=told)
+        except Broken:
+            assert len(calls) > 1
+        calls.pop(0)
+        changes.append(told.changes)
+
+    assert seen == [[[0], [1]], [[0, 1], [2, 3]], [[2, 3, 4], [5]], [[5]]]
+    assert changes == [0, 1, 0, 0]
+
+
+@in_transactions
+def test_written_meanwhile(db: Any, *, transaction: bool) -> None:
+    """What is inserted beyond the end is not gone over; nor what matches again; what is deleted is not missed."""
+    registry = MigrationRegistry()
+    db.things.insert_many([{"_id": number, "todo": True} for number in range(0, 60, 10)])
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+            if seen == [[0, 10]]:
+                db.things.insert_many([{"_id": one, "todo": True} for one in (-1, 5, 60, 1000, "x")])
+                db.things.delete_one({"_id": 20})
+                db.things.delete_one({"_id": 50})
+            db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"again": 1}})
+
+        context.for_each_batch(db.things, body, {"todo": True}, size=2, transaction=transaction)
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == [[0, 10], [30, 40]]
+
+
+def test_inserted_between_runs(db: Any) -> None:
+    """The end stays where it was when the pass began, though it goes on later."""
+    registry = MigrationRegistry()
+    fill(db.things, 4)
+    seen = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if len(seen) == 2:
+                raise Broken
+
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app")
+    db.things.insert_many([{"_id": number} for number in (-1, 0.5, 2.5, 4, 5, "x")])
+    registry.run_sync(db, "app")
+
+    assert seen == [[0, 1], [2, 3], [2, 2.5], [3]]
+
+
+@in_transactions
+@pytest.mark.parametrize("projection", [["name"], {"name": 1}, {"name": True, "_id": 1}, {"other": 0}], ids=str)
+def test_projection(db: Any, projection: Any, *, transaction: bool) -> None:
+    """Of the documents those fields are read that were asked for, and `_id`."""
+    registry = MigrationRegistry()
+    db.things.insert_many([{"_id": number, "name": "x", "other": "y"} for number in range(3)])
+    seen: list[dict[str, Any]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            seen.extend(batch)
+
+        context.for_each_batch(db.things, body, projection=projection, size=2, transaction=transaction)
+
+    registry.run_sync(db, "app")
+
+    assert seen == [{"_id": number, "name": "x"} for number in range(3)]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_PACES, ids=str)
+def test_refused_arguments(db: Any, options: dict[str, Any], words: str) -> None:
+    """Arguments that cannot be used are refused where they stand, before anything is done."""
+    registry = MigrationRegistry()
+    fill(db.things, 1)
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        with pytest.raises(InvalidOptionError) as in_loop:
+            context.batches(db.things, **options)
+        with pytest.raises(InvalidOptionError) as in_body:
+            context.for_each_batch(db.things, lambda batch: None, **options)
+        assert words in str(in_loop.value)
+        assert str(in_body.value) == str(in_loop.value)
+
+    registry.run_sync(db, "app")
+    assert "app_migrations_progress" not in db.list_collection_names()
+
+
+def test_refused_collections(db: Any) -> None:
+    """What is no collection, or one of the other colour, is refused; so are a body and a choice that are none."""
+    from mongomock_motor import AsyncMongoMockClient
+
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for collection, kind in (
+            (db, type(db).__name__),
+            ("things", "str"),
+            (None, "None"),
+            (AsyncMongoMockClient().app.things, "AsyncIOMotorCollection"),  # that is what it poses as
+        ):
+            with pytest.raises(InvalidOptionError) as refused:
+                context.batches(collection)
+            assert str(refused.value) == (f"collection must be a synchronous driver's, as db.users, not {kind}.")
+        with pytest.raises(InvalidOptionError, match="must be a function that takes a list of documents, not 'a'"):
+            context.for_each_batch(db.things, "a")  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(InvalidOptionError, match="transaction must be True or False, not 1"):
+            context.for_each_batch(db.things, lambda batch: None, transaction=1)  # type: ignore[arg-type]  # likewise
+
+    registry.run_sync(db, "app")
+    assert "app_migrations_progress" not in db.list_collection_names()
+
+
+@real
+def test_committed_together(db: Any, other: Any) -> None:
+    """What a body writes is seen by others together with the checkpoint, not before; both when the next one begins."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    looks = []
+
+    def look() -> tuple[int, int]:
+        (left,) = kept(other)
+        return other.things.count_documents({"seen": True}), left["done"]
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"seen": True}})
+            looks.append((db.things.count_documents({"seen": True}), *outside(look)))
+
+        context.for_each_batch(db.things, body, size=2)
+        looks.append((6, *look()))
+
+    registry.run_sync(db, "app")
+
+    assert looks == [(2, 0, 0), (4, 2, 2), (6, 4, 4), (6, 6, 6)]
+
+
+@real
+def test_conflict(db: Any, other: Any) -> None:
+    """Where another client has written a document of the batch the body is called again, with the documents as they
+    are now; nothing of that client is overwritten.
+    """
+    registry = MigrationRegistry()
+    db.things.insert_many([{"_id": number, "price": 10} for number in range(4)])
+    calls = []
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append([(document["_id"], document["price"]) for document in batch])
+            if len(calls) == 2:
+                outside(lambda: other.things.update_one({"_id": 3}, {"$set": {"price": 70}}))
+            for document in batch:
+                db.things.update_one({"_id": document["_id"]}, {"$set": {"price": document["price"] * 2}})
+
+        context.for_each_batch(db.things, body, size=2)
+
+    registry.run_sync(db, "app", on_event=told)
+
+    assert calls == [[(0, 10), (1, 10)], [(2, 10), (3, 10)], [(2, 10), (3, 70)]]
+    assert [document["price"] for document in other.things.find().sort("_id", 1)] == [20, 20, 20, 140]
+    (retried,) = [event for event in told if isinstance(event, MigrationRetried)]
+    assert (retried.name, retried.attempt) == ("a", 2)
+    assert isinstance(retried.error, OperationFailure)
+    assert retried.error.has_error_label("TransientTransactionError")
+
+
+@real
+def test_in_a_transaction(db: Any) -> None:
+    """A migration that is one transaction has no passes, nor has a body that is; another loop in the body has none."""
+    registry = MigrationRegistry()
+    fill(db.things, 2)
+    refused = []
+
+    def refuse(call: Callable[[], object]) -> None:
+        with pytest.raises(
+            BatchesInTransactionError, match=r"Migration '[ab]' wants to go over a collection in batches"
+        ):
+            call()
+        refused.append(call)
+
+    @registry.register("a", transaction=True)
+    def a(db: Any, context: MigrationContext) -> None:
+        refuse(lambda: context.batches(db.things))
+        for transaction in (False, True):
+            with pytest.raises(BatchesInTransactionError) as caught:
+                context.for_each_batch(db.things, lambda batch: None, transaction=transaction)
+            assert caught.value.name == "a"
+
+    @registry.register("b", ["a"])
+    def b(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            refuse(lambda: context.batches(db.things))
+            for transaction in (False, True):
+                with pytest.raises(BatchesInTransactionError):
+                    context.for_each_batch(db.others, lambda batch: None, transaction=transaction)
+
+        context.for_each_batch(db.things, body)
+
+    assert registry.run_sync(db, "app") == ["a", "b"]
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"), indirect=True)
+def test_no_transactions(db: Any) -> None:
+    """Where there are no transactions, a pass that needs them is refused before its first batch."""
+    registry = MigrationRegistry()
+    fill(db.things, 2)
+    calls: list[Any] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        context.for_each_batch(db.things, calls.append)
+
+    with pytest.raises(TransactionsUnsupportedError, match="calls for_each_batch with transaction=True") as caught:
+        registry.run_sync(db, "app")
+
+    assert caught.value.in_batches
+    assert caught.value.migrations == ["a"]
+    assert calls == kept(db) == []
+
+
+@real
+def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
+    """A collection with a write concern of its own is refused for transactions, which the server would refuse; without
+    it, and without transactions, it is gone over.
+    """
+    registry = MigrationRegistry()
+    fill(db.things, 2)
+    seen: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+
+        with pytest.raises(
+            InvalidOptionError, match=r"'things' has the write concern \{'w': 1\}, which MongoDB refuses"
+        ):
+            context.for_each_batch(db.things, body)
+        assert "app_migrations_progress" not in db.list_collection_names()
+        context.for_each_batch(db.things, body, transaction=False)
+        context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body)
+
+    with opened(driver, uri, name, w=1) as weak:
+        registry.run_sync(weak, "app")
+    assert seen == [[0, 1], [0, 1]]
+
+
+@real
+def test_another_database(db: Any) -> None:
+    """A collection of another database of the same client can be gone over; it is named with its database."""
+    registry = MigrationRegistry()
+    another = db.client[f"{db.name}_2"]
+    fill(db.things, 2)
+    fill(another.things, 3)
+    seen: list[list[int]] = []
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+            another.things.update_many({}, {"$inc": {"seen": 1}})
+
+        context.for_each_batch(another.things, body, size=2)
+        context.for_each_batch(db.things, body, size=2, transaction=False)
+
+    try:
+        registry.run_sync(db, "app", on_event=told)
+    finally:
+        db.client.drop_database(another.name)
+    assert seen == [[0, 1], [2], [0, 1]]
+    started = [event.collection for event in told if isinstance(event, PassStarted)]
+    assert started == [f"{another.name}.things", "things"]
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+def test_client_that_reads_from_secondaries(db: Any, driver: str, uri: str, name: str, *, transaction: bool) -> None:
+    """A pass reads from the primary, whatever the client does; and keeps what it keeps with majority concern."""
+    registry = MigrationRegistry()
+    fill(db.things, 5)
+    seen: list[list[int]] = []
+    commands = Commands()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            seen.append(numbers(batch))
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    options = {"readPreference": "secondaryPreferred", "readConcernLevel": "local"}
+    with opened(driver, uri, name, event_listeners=[commands], **options) as weak:
+        registry.run_sync(weak, "app")
+
+    assert seen == [[0, 1], [2, 3], [4]]
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
+    saved = [command for command in commands.sent if command.get("update") == "app_migrations_progress"]
+    assert len(saved) == 4
+    within = [command for command in saved if command.get("autocommit") is False]
+    assert len(within) == (3 if transaction else 0)
+    assert {command["writeConcern"]["w"] for command in saved if command not in within} == {"majority"}
+    committed = [command for command in commands.sent if "commitTransaction" in command]
+    assert {command["writeConcern"]["w"] for command in committed} == ({"majority"} if transaction else set())
+
+
+@in_transactions
+def test_pause(db: Any, *, transaction: bool) -> None:
+    """With a pause the checkpoint is kept before it, and the pass goes on after it; none comes after the last batch."""
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    looks: list[tuple[list[int], int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            (left,) = outside(lambda: kept(db))
+            looks.append((numbers(batch), left["done"]))
+
+        context.for_each_batch(db.things, body, size=1, pause=0.001, max_lag=0, transaction=transaction)
+
+    registry.run_sync(db, "app")
+
+    assert looks == [([0], 0), ([1], 1), ([2], 2)]
+
+
+@in_transactions
+def test_events(db: Any, *, transaction: bool) -> None:
+    """A pass tells where it begins and how far it is after each batch; so does one that goes on."""
+    registry = MigrationRegistry()
+    fill(db.things, 5)
+    told: list[Event] = []
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                raise Broken
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    def simple(event: Event) -> tuple[object, ...]:
+        match event:
+            case PassStarted():
+                return "pass", event.collection, event.done, event.whole
+            case MigrationProgressed():
+                assert event.rate is None or event.rate > 0
+                assert not event.due
+                return "progress", event.done, event.whole
+        return (type(event),)
+
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app", on_event=told.append)
+    registry.run_sync(db, "app", on_event=told.append)
+
+    assert [simple(event) for event in told] == [
+        (RunStarted,),
+        (MigrationStarted,),
+        ("pass", "things", 0, 5),
+        ("progress", 2, 5),
+        (MigrationFailed,),
+        (RunStarted,),
+        (MigrationStarted,),
+        ("pass", "things", 2, 5),
+        ("progress", 4, 5),
+        ("progress", 5, 5),
+        (MigrationApplied,),
+        (RunFinished,),
+    ]
+    assert told[2] == PassStarted(db.name, "app", "a", 1, 1, "things", 0, 5)
+    assert isinstance(told[3], MigrationProgressed)
+    assert told[3] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 5, told[3].rate)
+
+
+@in_transactions
+@pytest.mark.parametrize("by", ["another owner", "unlock"])
+def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
+    """When the lease is gone the next batch is not handed over; the next run goes on with it, or the one before."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    calls: list[list[int]] = []
+
+    def take_away() -> None:
+        if by == "unlock":
+            SyncRunner(registry, db, "app").unlock()
+        else:
+            db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                outside(take_away)
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    with pytest.raises(LeaseLostError, match="'a' was stopped") as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.in_batches
+    assert caught.value.migration == "a"
+    assert calls == [[0, 1], [2, 3]]
+    assert db.app_migrations.count_documents({}) == 0
+
+    if by != "unlock":
+        assert SyncRunner(registry, db, "app").unlock() is not None
+    calls.append([])
+    assert registry.run_sync(db, "app") == ["a"]
+    # The last batch was kept beside the next read, before the lease was looked at.
+    assert calls[3:] == [[4, 5]]
+
+
+@in_transactions
+def test_progress_of_a_later_run(db: Any, *, transaction: bool) -> None:
+    """A run that was frozen, while a later one went on, keeps nothing and hands over nothing more."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                outside(lambda: db.app_migrations_progress.update_one({}, {"$inc": {"token": 1}}))
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    with pytest.raises(LeaseLostError) as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.in_batches
+    assert calls == [[0, 1], [2, 3]]
+    assert [left["done"] for left in kept(db)] == [2]
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("change", ["dropped", "renamed", "replaced"])
+def test_collection_changed(db: Any, change: str, *, transaction: bool) -> None:
+    """A collection that is dropped, renamed or replaced under a pass is found out; the next run begins anew."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    fill(db.others, 3)
+    calls: list[list[int]] = []
+
+    def hook(event: Event) -> None:
+        told(event)
+        if isinstance(event, MigrationProgressed) and event.done == 4:  # not in a transaction
+            if change == "dropped":
+                db.things.drop()
+            elif change == "renamed":
+                db.things.rename("elsewhere")
+            else:
+                db.others.rename("things", dropTarget=True)
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    told = Told()
+    with pytest.raises(CollectionChangedError, match="'things' was dropped, renamed or replaced") as caught:
+        registry.run_sync(db, "app", on_event=hook)
+    assert (caught.value.name, caught.value.collection) == ("a", "things")
+    assert db.app_migrations.count_documents({}) == 0
+    assert told.changes == 0
+
+    calls.clear()
+    again = Told()
+    assert registry.run_sync(db, "app", on_event=again) == ["a"]
+    assert calls == ([[0, 1], [2]] if change == "replaced" else [])
+    assert again.changes == 1
+
+
+@in_transactions
+def test_nothing_to_go_over(db: Any, *, transaction: bool) -> None:
+    """Over a collection that is not there or empty, or a filter that matches nothing, a pass ends at once."""
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    db.empty.insert_one({})
+    db.empty.delete_many({})
+    calls: list[Any] = []
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        context.for_each_batch(db.missing, calls.append, transaction=transaction)
+        context.for_each_batch(db.empty, calls.append, transaction=transaction)
+        context.for_each_batch(db.things, calls.append, {"even": "no"}, transaction=transaction)
+        calls.extend(context.batches(db.missing))
+
+    assert registry.run_sync(db, "app", on_event=told) == ["a"]
+    assert calls == []
+    assert "missing" not in db.list_collection_names()
+    assert kept(db) == []
+
+
+@in_transactions
+def test_rollback(db: Any, *, transaction: bool) -> None:
+    """A rollback has passes as well, kept apart; it goes on where it failed, and leaves nothing when it is done."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    calls: list[list[int]] = []
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        calls.extend([numbers(batch) for batch in context.batches(db.things, size=2)])
+
+    @registry.register_rollback("a")
+    def undo_a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                raise Broken
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    runner = SyncRunner(registry, db, "app", on_event=told)
+    runner.run()
+    calls.clear()
+    told.clear()
+    with pytest.raises(Broken):
+        runner.rollback(["a"])
+    assert told[:1] == [PassStarted(db.name, "app", "a", 1, 1, "things", 0, 6, undo=True)]
+    assert [(left["_id"]["undo"], left["done"]) for left in kept(db)] == [(True, 2)]
+    (status,) = runner.status().migrations
+    assert [(one.undo, one.done, one.total) for one in status.passes] == [(True, 2, 6)]
+
+    assert runner.rollback(["a"]) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4, 5]]
+    assert kept(db) == []
+    calls.clear()
+    assert runner.run() == ["a"]
+    assert calls == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_break(db: Any) -> None:
+    """A loop may be left: the migration goes on behind it, and is recorded."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    seen: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if len(seen) == 2:
+                break
+        seen.extend([numbers(batch) for batch in context.batches(db.things, {"even": True}, size=2)])
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == [[0, 1], [2, 3], [0, 2], [4]]
+    assert kept(db) == []
+
+
+def test_break_and_failure(db: Any) -> None:
+    """A loop that was left, in a migration that failed behind it, comes again with the batch that it was left at."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    seen: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if 2 in numbers(batch):
+                break
+        if len(seen) == 2:
+            raise Broken
+
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app")
+    assert registry.run_sync(db, "app") == ["a"]
+    assert seen == [[0, 1], [2, 3], [2, 3]]
+
+
+@in_transactions
+def test_unfinished_body(db: Any, *, transaction: bool) -> None:
+    """A body whose work still waits to be done, when it has returned, is refused; its batch comes again."""
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    calls: list[list[int]] = []
+
+    def generator(batch: list[dict[str, Any]]) -> Iterator[None]:
+        yield
+
+    async def coroutine(batch: list[dict[str, Any]]) -> None:
+        """Never awaited."""
+
+    def body(batch: list[dict[str, Any]]) -> None:
+        calls.append(numbers(batch))
+
+    bodies: list[Callable[[list[dict[str, Any]]], object]] = [generator, coroutine, body]
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        context.for_each_batch(db.things, bodies.pop(0), size=2, transaction=transaction)
+
+    with pytest.raises(UnfinishedMigrationError, match="returned a generator from the body of for_each_batch"):
+        registry.run_sync(db, "app")
+    with pytest.raises(UnfinishedMigrationError, match=r"an awaitable \(coroutine\) from the body of for_each_batch"):
+        registry.run_sync(db, "app")
+    assert registry.run_sync(db, "app") == ["a"]
+    assert calls == [[0, 1], [2]]
+
+
+def test_marked(db: Any) -> None:
+    """What is kept of a migration's passes goes as well when it is marked as applied, and as pending."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    seen: list[list[int]] = []
+
+    def goes_over(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.append(numbers(batch))
+            if numbers(batch) == [2, 3]:
+                raise Broken
+
+    registry.register("a")(goes_over)
+    registry.register_rollback("a")(goes_over)
+    runner = SyncRunner(registry, db, "app")
+
+    with pytest.raises(Broken):
+        runner.run()
+    assert [left["done"] for left in kept(db)] == [2]
+    assert runner.mark_applied(["a"]) == ["a"]
+    assert kept(db) == []
+    with pytest.raises(Broken):
+        runner.rollback(["a"])
+    assert [left["done"] for left in kept(db)] == [2]
+    assert runner.mark_pending(["a"]) == ["a"]
+    assert kept(db) == []
+    with pytest.raises(Broken):
+        runner.run()
+    assert seen == [[0, 1], [2, 3]] * 3
+
+
+@pytest.mark.parametrize("matching", [0, 40])
+def test_estimate(db: Any, monkeypatch: pytest.MonkeyPatch, matching: int) -> None:
+    """Of a large collection it is estimated by a sample how many documents match, for to count them would take long."""
+    monkeypatch.setattr(passes, "COUNTED", 39)
+    monkeypatch.setattr(passes, "SAMPLE", 20)
+    registry = MigrationRegistry()
+    fill(db.things, 40)
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for _ in context.batches(db.things, {"_id": {"$gte": 40 - matching}}, size=20):
+            pass
+
+    registry.run_sync(db, "app", on_event=told)
+
+    started = PassStarted(db.name, "app", "a", 1, 1, "things", 0, matching)
+    assert [event for event in told if isinstance(event, PassStarted)] == [started]
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transaction: bool) -> None:
+    """While the replicas are further behind than they may be, no batch is read; that is told."""
+    lags = iter([70.0, 5.0, 7.0, 2.0, 0.0])  # what it is when the pass begins does not matter
+    monkeypatch.setattr(progress, "lag", lambda reply, known: next(lags))
+    monkeypatch.setattr(passes, "LOOKED_EVERY", (0.0, 0.001))
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    told: list[Event] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            """Nothing."""
+
+        context.for_each_batch(db.things, body, size=1, max_lag=2, transaction=transaction)
+
+    registry.run_sync(db, "app", on_event=told.append)
+
+    (awaited,) = [event for event in told if isinstance(event, ReplicasAwaited)]
+    assert awaited == ReplicasAwaited(db.name, "app", "a", 1, 1, 5.0, awaited.seconds)
+    assert isinstance(told[told.index(awaited) - 1], MigrationProgressed)
+    assert next(lags, None) is None
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+def test_view(db: Any, *, transaction: bool) -> None:
+    """A view can be gone over like a collection, though the server knows it by nothing but its name."""
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    db.create_collection("seen_from_here", viewOn="things", pipeline=[{"$match": {"even": True}}])
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if len(calls) == 2:
+                raise Broken
+
+        context.for_each_batch(db.seen_from_here, body, size=2, transaction=transaction)
+
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app")
+    registry.run_sync(db, "app")
+
+    assert calls == [[0, 2], [4], [4]]
+
+
+@real
+def test_own_codec(db: Any) -> None:
+    """Documents come as the collection decodes them; what that does to `_id`s does not touch where the pass goes on."""
+    registry = MigrationRegistry()
+    raw = db.things.with_options(codec_options=CodecOptions(document_class=RawBSONDocument, tz_aware=True))
+    db.things.insert_many([{"_id": {"n": number}} for number in range(4)])
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[Any]) -> None:
+            assert all(isinstance(document, RawBSONDocument) for document in batch)
+            calls.append([document["_id"]["n"] for document in batch])
+            if len(calls) == 2:
+                raise Broken
+
+        context.for_each_batch(raw, body, size=2)
+
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app")
+    registry.run_sync(db, "app")
+
+    assert calls == [[0, 1], [2, 3], [2, 3]]
+
+
+@real
+def test_codec_that_changes_ids(db: Any) -> None:
+    """Where an `_id` is not the same any more when it was read, and so cannot be found by it, the pass is refused."""
+    registry = MigrationRegistry()
+    db.things.insert_one({"_id": DatetimeMS(2**62)})
+    clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for _ in context.batches(db.things.with_options(codec_options=clamped)):
+            raise Broken
+
+    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' do not survive the codec options"):
+        registry.run_sync(db, "app")
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+def test_function_of_the_other_colour(db: Any, other: Any, uri: str, name: str, *, transaction: bool) -> None:
+    """A function of the other colour has passes in its own, with its own driver's collections; and goes on."""
+    registry = MigrationRegistry()
+    fill(db.things, 5)
+    calls: list[list[int]] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        with pytest.raises(InvalidOptionError, match="collection must be an asynchronous driver's"):
+            context.batches(other.things)
+
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            await db.log.insert_one({"of": numbers(batch)})
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+        calls.extend([[entry["of"][0] for entry in batch] async for batch in context.batches(db.log)])
+
+    # The client belongs to the loop of the run that it is used in.
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app", async_db=AsyncMongoClient(uri)[name])
+    assert [left["done"] for left in kept(db)] == [2]
+    assert registry.run_sync(db, "app", async_db=AsyncMongoClient(uri)[name]) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4], [0, 2, 4] if transaction else [0, 2, 2, 4]]
+    assert kept(db) == []
