@@ -8,9 +8,10 @@ last one was handed over: what is inserted right behind a document is not taken 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from quaestor.core.lease import ANNOUNCED_EVERY, LONGEST_TTL
 from quaestor.errors import InvalidOptionError
 
 Document: TypeAlias = dict[str, Any]
@@ -31,14 +32,10 @@ COUNTED = 100_000
 SAMPLE = 1_000
 """Of how many documents."""
 
-TOLD_EVERY = 30.0
-"""How often a log tells of something that goes on, in seconds."""
-
 LOOKED_EVERY = (0.5, 1.0)
 """How often a pass that waits for replicas looks how they are, in seconds: at least and at most."""
 
 _LARGEST = 2**31 - 2  # a batch and one more is a number that the server takes
-_LONGEST = 86_400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +115,8 @@ class Checkpoint:
         batches: How many batches there were.
         done: How many documents there were in them.
         total: How many there are in all, estimated when the pass began; None where nobody knows.
-        collection_id: By what the server knows the collection, whatever its name; None where it does not tell.
+        collection_id: By what the server knows the collection, whatever its name; b"" where there is none, None where
+            the server does not tell.
         finished: Whether all is done.
     """
 
@@ -133,12 +131,25 @@ class Checkpoint:
     def advanced(self, documents: Sequence[Document], size: int) -> tuple[list[Document], "Checkpoint"]:
         """The next batch and the checkpoint after it, of documents that were read from here on: one more than `size`
         of the current type, or as many as there are.
+
+        Raises:
+            InvalidOptionError: Two of them cannot be told apart by their `_id`s.
         """
         batch = list(documents[:size])
+        # By repr, for Python takes True for 1. Seen at the border of a batch alone, where it would do harm.
+        if len(documents) > size and repr(documents[size]["_id"]) == repr(documents[size - 1]["_id"]):
+            raise InvalidOptionError(
+                f"Two documents have the `_id` {documents[size]['_id']!r:.80}, and a pass cannot tell them apart: it is "
+                "stored twice, on several shards, or the codec options of the collection make one of different ones."
+            )
         after = replace(self, batches=self.batches + 1, done=self.done + len(batch))
         if len(documents) > size:
             return batch, replace(after, start=(documents[size]["_id"],))
         return batch, replace(after, bounds=self.bounds[1:], start=())
+
+    def is_of(self, collection_id: bytes | None) -> bool:
+        """Whether it is of the collection that the server knows by this, as far as it tells."""
+        return None in {collection_id, self.collection_id} or collection_id == self.collection_id
 
     @property
     def whole(self) -> int | None:
@@ -160,29 +171,9 @@ class Reminder:
 
     def is_due(self, now: float) -> bool:
         """Whether it is to be told now. If so, it counts as told."""
-        due = now - self.told_at >= TOLD_EVERY
+        due = now - self.told_at >= ANNOUNCED_EVERY
         self.told_at = now if due else self.told_at
         return due
-
-
-@dataclass(slots=True)
-class Begun:
-    """The passes that a migration has begun in this attempt, and what earlier ones have left.
-
-    Attributes:
-        left: The passes of earlier attempts that have not come again yet, and whether they are finished; None: nobody
-            has looked.
-        numbers: How many passes were begun, by their fingerprints.
-    """
-
-    left: dict[PassKey, bool] | None = None
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def number(self, fingerprint: str) -> int:
-        """The number of a pass that begins now."""
-        number = self.numbers.get(fingerprint, 0)
-        self.numbers[fingerprint] = number + 1
-        return number
 
 
 def check_projection(projection: object) -> None:
@@ -196,7 +187,8 @@ def check_projection(projection: object) -> None:
     if isinstance(projection, str) or not isinstance(projection, Mapping | Sequence):
         raise InvalidOptionError(f"projection must be a dict or a list of fields, not {projection!r:.80}.")
     kept = projection.get("_id", True) if isinstance(projection, Mapping) else True
-    if not isinstance(kept, bool | int | float) or not kept:
+    is_cut = any(isinstance(name, str) and name.startswith("_id.") for name in projection)
+    if is_cut or not isinstance(kept, bool | int | float) or not kept:
         raise InvalidOptionError("projection must keep `_id` as it is: a pass knows by it where it is.")
 
 
@@ -205,6 +197,8 @@ def _check_seconds(option: str, value: object) -> None:
         isinstance(value, bool)
         or not isinstance(value, int | float)
         or not math.isfinite(value)
-        or not 0 <= value <= _LONGEST
+        or not 0 <= value <= LONGEST_TTL
     ):
-        raise InvalidOptionError(f"{option} must be a number of seconds, from 0 to {_LONGEST:,.0f}, not {value!r:.40}.")
+        raise InvalidOptionError(
+            f"{option} must be a number of seconds, from 0 to {LONGEST_TTL:,.0f}, not {value!r:.40}."
+        )

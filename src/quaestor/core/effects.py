@@ -105,12 +105,12 @@ class ForgetProgress(Command[None]):
     Attributes:
         name: The migration.
         token: That of the run's lease: what belongs to a later run stays.
-        undo: Of those of its function (False), of its rollback (True), or of both (None).
+        undo: Whether of those of its rollback.
     """
 
     name: str
     token: int
-    undo: bool | None = None
+    undo: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,18 +271,19 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
 def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     if not isinstance(change, Change):
         yield from leasing.check(turn, change.name)
-        yield from _forget(change.name, turn)
+        yield from _forget(change.name, turn, undo=change.applies)
         yield from _settle(change, turn)
+        yield from _forget(change.name, turn, undo=not change.applies)
         return
     undo = not change.applies
     yield from Emit(MigrationStarted(*place, undo=undo))
     try:
+        if change.keeps_progress:  # that of its opposite was of use only until the record was as it is
+            yield from _forget(change.name, turn, undo=not undo)
         if change.transaction:
             seconds = yield from _transact(change, place, turn)
         else:
             yield from leasing.check_if_old(turn, change.name)
-            if change.keeps_progress:  # it was of use only until the record was removed, or written
-                yield from _forget(change.name, turn, undo=not undo)
             seconds = yield from Execute(change, place, turn)
             yield from leasing.check(turn, upcoming, ended=change.name)
             yield from _settle(change, turn)
@@ -309,8 +310,8 @@ def _settle(change: RecordChange, turn: Turn) -> Flow[None]:
         yield from _unrecord(change, turn)
 
 
-def _forget(name: str, turn: Turn, *, undo: bool | None = None) -> Flow[None]:
-    """Remove what was kept of its passes: those of its function, of its rollback, or both."""
+def _forget(name: str, turn: Turn, *, undo: bool) -> Flow[None]:
+    """Remove what was kept of its passes, or of those of its rollback."""
     yield from settled(ForgetProgress(name, turn.lease.token, undo), rules.patience(turn.ttl))
 
 

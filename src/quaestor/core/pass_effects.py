@@ -30,14 +30,16 @@ class ClaimCheckpoint(Command[Checkpoint | None]):
     Attributes:
         key: Whose.
         name: What it goes over, for people to read.
-        checkpoint: What to write if there is none; None: nothing.
+        checkpoint: What to write; None: there is one to go on from.
         token: That of the run's lease. A run with a lower one cannot write it any more.
+        by_force: Whether to take it from a run with a higher one.
     """
 
     key: PassKey
     name: str
     checkpoint: Checkpoint | None
     token: int
+    by_force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class FindCheckpoint(Command[Checkpoint | None]):
 
 @dataclass(frozen=True, slots=True)
 class IdentifyCollection(Command[bytes | None]):
-    """By what the server knows the collection of this name; None: there is none, or it does not tell."""
+    """By what the server knows the collection of this name; b"": there is none; None: it does not tell."""
 
     source: Source
 
@@ -104,18 +106,14 @@ class ReadBatch(Command[list[Document]]):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadBeside(Ask[list[Document] | Unknown]):
-    """Read a batch while a flow is performed beside it, in a thread or task. Answered when both have ended.
+class ReadBeside(Ask[tuple[list[Document] | Unknown, bool | Unknown]]):
+    """Read a batch, and save a checkpoint beside that, in a thread or task. Answers both.
 
-    The majority that keeps a checkpoint takes about as long as the next batch takes to come.
-
-    Attributes:
-        read: What is read.
-        beside: The flow. What it raises goes first.
+    For the majority that keeps a checkpoint takes about as long as the next batch takes to come.
     """
 
     read: ReadBatch
-    beside: "PassFlow[None]"
+    save: SaveCheckpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ What is there when a batch has been handed over, whatever happens then: its work
 work and the checkpoint before it, so that the batch is seen once more; with a transaction, both or neither.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,6 @@ from quaestor.core.batches import (
     LOOKED_EVERY,
     MOST_TYPES,
     SAMPLE,
-    Begun,
     Body,
     Checkpoint,
     Document,
@@ -70,7 +70,9 @@ class Passes:
         self._place = place
         self._turn = turn
         self._undo = undo
-        self._begun = Begun()
+        self._left: dict[PassKey, bool] | None = None  # passes of earlier attempts that have not come again: finished?
+        self._numbers: Counter[str] = Counter()  # of passes begun, by their fingerprints
+        self._has_said = False
 
     def over(
         self, source: Source, pace: Pace, body: Body | None = None, *, transaction: bool = False
@@ -89,18 +91,36 @@ class Passes:
             CollectionChangedError: The collection has been dropped or renamed under the pass.
             TransactionFailedError: The server aborted the transaction of a batch again and again.
         """
+        left = yield from self._found()
+        key = PassKey(self._place.name, self._undo, source.fingerprint, self._numbers[source.fingerprint])
+        self._numbers[source.fingerprint] += 1
         try:
-            yield from self._over(source, pace, body, transaction=transaction)
-        except LeaseLostError:
-            raise LeaseLostError(self._place.name, in_batches=True) from None
+            yield from self._over(key, left, source, pace, body, transaction=transaction)
+        except GeneratorExit:  # the loop was left
+            raise
+        except BaseException as error:
+            # A migration that takes an error and goes over it again goes on from there.
+            self._numbers[source.fingerprint] = key.number
+            left[key] = False
+            if isinstance(error, LeaseLostError):
+                raise LeaseLostError(self._place.name, in_batches=True) from None
+            raise
 
-    def _over(self, source: Source, pace: Pace, body: Body | None, *, transaction: bool) -> PassFlow[None]:
-        left = yield from self._left()
+    def _over(
+        self,
+        key: PassKey,
+        left: dict[PassKey, bool],
+        source: Source,
+        pace: Pace,
+        body: Body | None,
+        *,
+        transaction: bool,
+    ) -> PassFlow[None]:
         if transaction:
             yield from self._take_session()
         if pace.max_lag is not None:  # one who may not ask is told so before anything is done
             yield from self._settled(ReadLag())
-        key, checkpoint = yield from self._start(source, left)
+        checkpoint = yield from self._start(key, source, left)
         if checkpoint.finished:
             return
         began = yield from Now()
@@ -125,9 +145,7 @@ class Passes:
                     yield from self._save(key, checkpoint)
                     kept = checkpoint
                 yield from self._rest(pace)
-        if kept is not checkpoint:
-            yield from self._save(key, checkpoint)
-        if (yield from self._settled(IdentifyCollection(source))) != checkpoint.collection_id:
+        if not checkpoint.is_of((yield from self._settled(IdentifyCollection(source)))):
             raise CollectionChangedError(self._place.name, source.name)
         yield from self._save(key, replace(checkpoint, finished=True))
 
@@ -138,36 +156,46 @@ class Passes:
         if not (yield from AskForTransactions()):
             raise TransactionsUnsupportedError([self._place.name], in_batches=True)
         # Named in the lock before anything is done in it: a successor can end what it leaves open.
-        self._turn.sessions = yield from self._settled(TakeSession())
+        sessions = yield from self._settled(TakeSession())
+        self._turn.sessions = tuple({*self._turn.sessions, *sessions})
         yield from self._check()
 
-    def _left(self) -> PassFlow[dict[PassKey, bool]]:
+    def _found(self) -> PassFlow[dict[PassKey, bool]]:
         """The passes of earlier attempts that have not come again yet, and whether they are finished."""
-        if self._begun.left is None:
-            self._begun.left = dict((yield from self._settled(FindPasses(self._place.name, self._undo))))
-        return self._begun.left
+        if self._left is None:
+            found = yield from self._settled(FindPasses(self._place.name, self._undo))
+            self._left = dict(found) if self._left is None else self._left  # another pass may have come meanwhile
+        return self._left
 
-    def _start(self, source: Source, left: dict[PassKey, bool]) -> PassFlow[tuple[PassKey, Checkpoint]]:
+    def _start(self, key: PassKey, source: Source, left: dict[PassKey, bool]) -> PassFlow[Checkpoint]:
         """Take up what an earlier attempt has left of this pass, or begin it."""
-        key = PassKey(self._place.name, self._undo, source.fingerprint, self._begun.number(source.fingerprint))
         is_new = left.pop(key, None) is None
         # An attempt that stopped in another pass did not have this one, as far as can be told. (If that other one still
         # comes, it goes on all the same.)
-        changed = is_new and not all(left.values())
+        changed = is_new and not all(left.values()) and not self._has_said
         collection_id = yield from self._settled(IdentifyCollection(source))
         fresh = (yield from self._fresh(source, collection_id)) if is_new else None
-        token = self._turn.lease.token
-        checkpoint = yield from self._settled(ClaimCheckpoint(key, source.name, fresh, token))
-        if checkpoint is None:
-            raise LeaseLostError(self._place.name)
-        if not checkpoint.finished and checkpoint.collection_id != collection_id:
+        checkpoint = yield from self._claimed(key, source, fresh)
+        if not checkpoint.finished and not checkpoint.is_of(collection_id):
             changed = True
             checkpoint = yield from self._fresh(source, collection_id)
             yield from self._save(key, checkpoint)
         if changed:
-            left.clear()  # it is said once
+            self._has_said = True
             yield from Emit(PassChanged(*self._place, source.name, undo=self._undo))
-        return key, checkpoint
+        return checkpoint
+
+    def _claimed(self, key: PassKey, source: Source, fresh: Checkpoint | None) -> PassFlow[Checkpoint]:
+        token = self._turn.lease.token
+        yield from self._check()
+        checkpoint = yield from self._settled(ClaimCheckpoint(key, source.name, fresh, token))
+        if checkpoint is None:
+            # A later run has it, which must hold the lease then; else the lock was dropped, and its tokens with it.
+            yield from self._check()
+            checkpoint = yield from self._settled(ClaimCheckpoint(key, source.name, fresh, token, by_force=True))
+        if checkpoint is None:  # somebody has removed it just now
+            raise LeaseLostError(self._place.name)
+        return checkpoint
 
     def _fresh(self, source: Source, collection_id: bytes | None) -> PassFlow[Checkpoint]:
         bounds: tuple[object, ...] = ()
@@ -228,11 +256,17 @@ class Passes:
         self, key: PassKey, source: Source, checkpoint: Checkpoint, size: int, *, is_kept: bool
     ) -> PassFlow[list[Document]]:
         """Read what the next batch is made of; beside that, keep the checkpoint if it is not kept yet."""
+        documents: list[Document] | Unknown | None = None
         if not is_kept:
-            documents = yield from ReadBeside(ReadBatch(source, checkpoint, size + 1), self._save(key, checkpoint))
-            if not isinstance(documents, Unknown):
-                return documents
-        return (yield from self._settled(ReadBatch(source, checkpoint, size + 1)))
+            token = self._turn.lease.token
+            documents, saved = yield from ReadBeside(
+                ReadBatch(source, checkpoint, size + 1), SaveCheckpoint(key, checkpoint, token)
+            )
+            if saved is not True:
+                yield from self._save(key, checkpoint)
+        if documents is None or isinstance(documents, Unknown):
+            documents = yield from self._settled(ReadBatch(source, checkpoint, size + 1))
+        return documents
 
     def _rest(self, pace: Pace) -> PassFlow[None]:
         """Leave the server alone for a while, and go on when its replicas are well."""

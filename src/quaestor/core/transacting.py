@@ -18,9 +18,9 @@ R = TypeVar("R")
 
 
 def transacted(
-    attempted: Asking[A, Attempt[R]],
-    committed_again: Asking[C, Attempt[R]],
-    found: Callable[[], Generator[F, object, bool]],
+    attempting: Asking[A, Attempt[R]],
+    committing_again: Asking[C, Attempt[R]],
+    is_there: Callable[[], Generator[F, object, bool]],
     place: Place,
     turn: Turn,
     *,
@@ -30,9 +30,9 @@ def transacted(
     """Attempt it as often as it takes. Returns the last attempt, whose work is there.
 
     Args:
-        attempted: One attempt.
-        committed_again: The commit of the last attempt once more, for its outcome is unknown.
-        found: A flow that tells whether the work of an attempt is there all the same.
+        attempting: One attempt.
+        committing_again: The commit of the last attempt once more, for its outcome is unknown.
+        is_there: A flow that tells whether the work of an attempt is there all the same.
         place: Where that is, for the events.
         turn: Checked between attempts.
         undo: Whether a rollback is at work, for the events.
@@ -47,12 +47,12 @@ def transacted(
     while True:
         attempts += 1
         yield from leasing.check_if_old(turn, place.name)
-        attempt = yield from _committed(attempted, committed_again)
+        attempt = yield from _committed(attempting, committing_again)
         if attempt.ending is Ending.COMMITTED:
             return attempt
         yield from leasing.check(turn, place.name)
         # It may be there all the same: the answer was lost, or a frozen holder has woken.
-        if (yield from found()):
+        if (yield from is_there()):
             return attempt
         if attempt.ending is Ending.UNKNOWN and attempt.error is not None:
             raise attempt.error
@@ -65,10 +65,10 @@ def transacted(
 
 
 def _committed(
-    attempted: Asking[A, Attempt[R]], committed_again: Asking[C, Attempt[R]]
+    attempting: Asking[A, Attempt[R]], committing_again: Asking[C, Attempt[R]]
 ) -> Generator[A | C | Now | Sleep, object, Attempt[R]]:
     """One attempt, its commit repeated until its outcome is known."""
-    attempt = yield from attempted
+    attempt = yield from attempting
     began: float | None = None
     while attempt.ending is Ending.UNKNOWN:
         now = yield from Now()
@@ -76,6 +76,6 @@ def _committed(
         if now - began >= transaction.LONGEST:
             break
         yield from Sleep(*leasing.PAUSE)
-        again = yield from committed_again
+        again = yield from committing_again
         attempt = replace(again, seconds=attempt.seconds, result=attempt.result)
     return attempt

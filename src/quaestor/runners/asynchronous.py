@@ -257,7 +257,9 @@ class _Table:
             case effects.Transact(change):
                 arguments = passes.arguments(setup, terms, self._sessions, effect)
                 attempt = (change, arguments, setup.prefix, self._session(change.colour))
-                return await self._call(change.colour, transactions.applied, transactions.applied_async, *attempt)
+                return await self._call(
+                    change.colour, transactions.carried_out, transactions.carried_out_async, *attempt
+                )
             case effects.CommitAgain(change):
                 session = self._session(change.colour)
                 return await self._call(

@@ -10,7 +10,7 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -37,10 +37,8 @@ _CLOSING = 1.0  # seconds for telling the server that a client's sessions have e
 
 def call(change: Change, db: Any, context: Context) -> None:
     """Call the `def` function of a change."""
-    try:
+    with _no_generator_exit():
         _refuse_unfinished(change.name, _called(change, db, context))
-    except GeneratorExit as error:  # to the flow it would mean that the run itself is thrown away (as PEP 479 does)
-        raise RuntimeError("The function raised GeneratorExit.") from error
 
 
 async def call_async(change: Change, db: Any, context: Context) -> None:
@@ -54,7 +52,8 @@ async def call_async(change: Change, db: Any, context: Context) -> None:
 def hand_over(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:
     """Call the body of a pass in a `def` function."""
     if body is not None:
-        _refuse_unfinished(name, body(batch), _BY_BODY)
+        with _no_generator_exit():
+            _refuse_unfinished(name, body(batch), _BY_BODY)
 
 
 async def hand_over_async(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:
@@ -64,6 +63,15 @@ async def hand_over_async(name: str, body: Callable[[list[Document]], object] | 
         if inspect.isawaitable(result):  # as above
             result = await result
         _refuse_unfinished(name, result, _BY_BODY)
+
+
+@contextlib.contextmanager
+def _no_generator_exit() -> Iterator[None]:
+    """To a flow it would mean that the run itself is thrown away (as PEP 479 does with StopIteration)."""
+    try:
+        yield
+    except GeneratorExit as error:
+        raise RuntimeError("The function raised GeneratorExit.") from error
 
 
 def end_if_cancelled() -> None:

@@ -82,8 +82,8 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - it is one
             logger.info("%s %r goes on over %r, after %s documents", where, name, collection, _amount(done, whole))
         case PassChanged(name=name, collection=collection):
             logger.warning(
-                "%s %r begins anew over %r: the earlier attempt was in a pass over something else, so the filter or "
-                "the collection has changed since, and documents that are done may be seen again",
+                "%s %r begins anew over %r: an earlier attempt was in a pass over something else. The filter or the "
+                "collection has changed since; documents that are done may be seen again",
                 where,
                 name,
                 collection,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -43,34 +44,30 @@ class Beside:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
 
-    def call(self, step: Callable[[], T], other: Callable[[], None]) -> T:
+    def call(self, step: Callable[[], T], other: Callable[[], S]) -> tuple[T, S]:
         """Call a step, and another one in the thread, in a context of its own. Returns when both have ended."""
         future = self._executor.submit(contextvars.Context().run, other)
         try:
             result = step()
-        except BaseException:
+        finally:
             insist(partial(wait, [future]))
-            raise
-        insist(partial(wait, [future]))
-        future.result()
-        return result
+        return result, future.result()
 
     def close(self) -> None:
-        """End the thread."""
-        self._executor.shutdown(wait=False)
+        """End the thread; what is called in it is waited for."""
+        insist(self._executor.shutdown)
 
 
-async def beside(step: Coroutine[Any, Any, T], other: Coroutine[Any, Any, None]) -> T:
+async def beside(step: Coroutine[Any, Any, T], other: Coroutine[Any, Any, S]) -> tuple[T, S]:
     """Await a step, and another one in a task and a context of its own. Returns when both have ended."""
     task = asyncio.create_task(other, context=contextvars.Context())
     try:
         result = await step
-        await asyncio.shield(task)
+        return result, await asyncio.shield(task)
     except BaseException:
         await ended(task)
         task.exception()  # so that Python does not warn that nobody has seen it
         raise
-    return result
 
 
 async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any, assert_never
 
@@ -12,7 +13,7 @@ from pymongo.errors import PyMongoError
 from quaestor.core import effects, pass_effects, passes
 from quaestor.core.batches import Checkpoint, Source, check_projection
 from quaestor.core.effects import Command
-from quaestor.core.lease import Terms
+from quaestor.core.lease import PATIENCE, Terms
 from quaestor.core.migration import Colour
 from quaestor.core.pass_effects import PassEffect
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
@@ -52,8 +53,7 @@ class _Table:
             InvalidOptionError: One of them cannot be used.
             BatchesInTransactionError: There is a transaction already.
         """
-        if transactions.is_within():
-            raise BatchesInTransactionError(self._name)
+        self.check_outside()
         databases.check_collection(collection, self._colour)
         if filter is not None and not isinstance(filter, Mapping):
             raise InvalidOptionError(f"filter must be a dict, not {filter!r:.80}.")
@@ -68,7 +68,7 @@ class _Table:
         collection = databases.on_primary(collection)
         options = databases.codec_options(collection)
         self._kept = databases.progress_collection(self._db, self._setup.prefix, options)
-        database, where = collection.database.name, dict(filter or {})  # what a caller changes later is not ours
+        database, where = collection.database.name, deepcopy(filter or {})  # what a caller changes later is not ours
         return Source(
             collection,
             collection.name if database == self._db.name else f"{database}.{collection.name}",
@@ -76,6 +76,15 @@ class _Table:
             projection,
             progress.fingerprint(f"{database}.{collection.name}", where, options),
         )
+
+    def check_outside(self) -> None:
+        """Check that there is no transaction around the pass.
+
+        Raises:
+            BatchesInTransactionError: There is.
+        """
+        if transactions.is_within():
+            raise BatchesInTransactionError(self._name)
 
     def close(self) -> None:
         """Let other passes have the session."""
@@ -94,7 +103,7 @@ class _Table:
             ):
                 return None
             case _:
-                return self._terms.ttl
+                return min(self._terms.ttl, PATIENCE)
 
     def _takes_session(self) -> bool:
         """Take a session of this colour that nobody uses, if there is one."""
@@ -150,7 +159,7 @@ class SyncPassTable(_Table):
 
     def perform(self, effect: PassEffect) -> object:
         """Do what the effect asks for, and answer."""
-        bodies.end_if_cancelled()
+        self.check_outside()
         if not isinstance(effect, Command):
             return self._perform(effect)
         try:
@@ -163,8 +172,8 @@ class SyncPassTable(_Table):
         match effect:
             case pass_effects.FindPasses(migration, undo):
                 return progress.finished(self._kept.find(progress.of_migration(migration, undo), progress.KEYS))
-            case pass_effects.ClaimCheckpoint(key, name, checkpoint, token):
-                claimed = self._kept.find_one_and_update(**progress.claim(key, name, checkpoint, token))
+            case pass_effects.ClaimCheckpoint():
+                claimed = self._kept.find_one_and_update(**progress.claim(effect))
                 return None if claimed is None else progress.checkpoint(claimed)
             case pass_effects.SaveCheckpoint(key, checkpoint, token):
                 return bool(self._kept.update_one(**progress.saving(key, checkpoint, token)).matched_count)
@@ -189,8 +198,8 @@ class SyncPassTable(_Table):
             case pass_effects.ReadBatch(source, checkpoint, limit):
                 rest = source.collection.find(progress.from_here(source.filter, checkpoint), source.projection)
                 return list(rest.sort("_id", 1).limit(limit).batch_size(limit))
-            case pass_effects.ReadBeside(read, flow):
-                return self._beside.call(partial(self.perform, read), partial(drive, flow, self.perform))
+            case pass_effects.ReadBeside(read, save):
+                return self._beside.call(partial(self.perform, read), partial(self.perform, save))
             case pass_effects.HandOver(batch, body):
                 bodies.hand_over(self._name, body, batch)
                 return None
@@ -217,6 +226,7 @@ class SyncPassTable(_Table):
                 reply = self._db.client.admin.command("replSetGetStatus")
                 return progress.lag(reply, self._known_members())
             case effects.CheckLease():
+                bodies.end_if_cancelled()
                 return bool(self._lock.update_one(**self._setup.check(self._terms, effect)).matched_count)
             case effects.Now():
                 return now()
@@ -237,6 +247,7 @@ class AsyncPassTable(_Table):
 
     async def perform(self, effect: PassEffect) -> object:
         """Do what the effect asks for, and answer."""
+        self.check_outside()
         if not isinstance(effect, Command):
             return await self._perform(effect)
         try:
@@ -250,8 +261,8 @@ class AsyncPassTable(_Table):
             case pass_effects.FindPasses(migration, undo):
                 kept = self._kept.find(progress.of_migration(migration, undo), progress.KEYS)
                 return progress.finished([document async for document in kept])
-            case pass_effects.ClaimCheckpoint(key, name, checkpoint, token):
-                claimed = await self._kept.find_one_and_update(**progress.claim(key, name, checkpoint, token))
+            case pass_effects.ClaimCheckpoint():
+                claimed = await self._kept.find_one_and_update(**progress.claim(effect))
                 return None if claimed is None else progress.checkpoint(claimed)
             case pass_effects.SaveCheckpoint(key, checkpoint, token):
                 return bool((await self._kept.update_one(**progress.saving(key, checkpoint, token))).matched_count)
@@ -276,8 +287,8 @@ class AsyncPassTable(_Table):
             case pass_effects.ReadBatch(source, checkpoint, limit):
                 rest = source.collection.find(progress.from_here(source.filter, checkpoint), source.projection)
                 return await rest.sort("_id", 1).limit(limit).batch_size(limit).to_list(None)
-            case pass_effects.ReadBeside(read, flow):
-                return await interrupts.beside(self.perform(read), drive_async(flow, self.perform))
+            case pass_effects.ReadBeside(read, save):
+                return await interrupts.beside(self.perform(read), self.perform(save))
             case pass_effects.HandOver(batch, body):
                 await bodies.hand_over_async(self._name, body, batch)
                 return None

@@ -18,7 +18,9 @@ from bson.max_key import MaxKey
 from bson.min_key import MinKey
 
 from quaestor.core.batches import Checkpoint, PassKey
+from quaestor.core.pass_effects import ClaimCheckpoint
 from quaestor.core.status import PassStatus
+from quaestor.errors import InvalidOptionError
 
 KEYS = {"finished": 1}
 """The fields that `finished` reads: none that a later pass might not be able to decode."""
@@ -38,12 +40,12 @@ def fingerprint(namespace: str, filter: Mapping[str, Any], options: CodecOptions
     return hashlib.sha256(bson.encode({"namespace": namespace, "filter": filter}, codec_options=options)).hexdigest()
 
 
-def of_migration(migration: str, undo: bool | None) -> dict[str, Any]:  # noqa: FBT001 - it is data
-    """The filter of the checkpoints of a migration: of its function, its rollback, or both."""
-    return {"_id.migration": migration} | ({} if undo is None else {"_id.undo": undo})
+def of_migration(migration: str, undo: bool) -> dict[str, Any]:  # noqa: FBT001 - it is data
+    """The filter of the checkpoints of a migration, or of its rollback."""
+    return {"_id.migration": migration, "_id.undo": undo}
 
 
-def forgetting(migration: str, token: int, undo: bool | None) -> dict[str, Any]:  # noqa: FBT001 - it is data
+def forgetting(migration: str, token: int, undo: bool) -> dict[str, Any]:  # noqa: FBT001 - it is data
     """Likewise, without those of a later run."""
     return of_migration(migration, undo) | {"token": {"$lte": token}}
 
@@ -57,15 +59,17 @@ def finished(documents: Iterable[Mapping[str, Any]]) -> dict[PassKey, bool]:
     }
 
 
-def claim(key: PassKey, name: str, checkpoint: Checkpoint | None, token: int) -> dict[str, Any]:
+def claim(effect: ClaimCheckpoint) -> dict[str, Any]:
     """The arguments of the find_one_and_update that makes a checkpoint this run's."""
-    update: dict[str, Any] = {"$set": {"token": token}}
-    if checkpoint is not None:
-        update |= {"$setOnInsert": {"collection": name} | _fields(checkpoint), "$currentDate": {"updatedAt": True}}
+    update: dict[str, Any] = {"$set": {"token": effect.token}}
+    if effect.checkpoint is not None:
+        update["$set"] |= {"collection": effect.name} | _fields(effect.checkpoint)
+        update["$currentDate"] = {"updatedAt": True}
+    later = {} if effect.by_force else {"token": {"$lte": effect.token}}
     return {
-        "filter": {"_id": _id(key), "token": {"$lte": token}},
+        "filter": {"_id": _id(effect.key)} | later,
         "update": update,
-        "upsert": checkpoint is not None,
+        "upsert": effect.checkpoint is not None,
         "return_document": True,
     }
 
@@ -99,11 +103,11 @@ def statuses(documents: Iterable[Mapping[str, Any]]) -> dict[str, tuple[PassStat
     """What all checkpoints of a prefix say, by the names of the migrations; the last to go on comes last."""
     found: dict[str, tuple[PassStatus, ...]] = {}
     for document in sorted(documents, key=lambda one: one["updatedAt"]):
-        key = document["_id"]
+        key, done, total = document["_id"], document["done"], document["total"]
         status = PassStatus(
             document["collection"],
-            document["done"],
-            document["total"],
+            done,
+            None if total is None else max(done, total),
             document["finished"],
             document["updatedAt"].replace(tzinfo=UTC),
             key["undo"],
@@ -113,24 +117,40 @@ def statuses(documents: Iterable[Mapping[str, Any]]) -> dict[str, tuple[PassStat
 
 
 def of_other_types(bounds: Iterable[object]) -> dict[str, Any]:
-    """The filter of the documents whose `_id` is in none of the types that have these as their highest."""
+    """The filter of the documents whose `_id` is in none of the types that have these as their highest.
+
+    Nor above them: what is inserted between two such queries is of a type that is known.
+    """
     # An $and of $not: the server looks these up in the index, but not a $nor, though it means the same.
-    conditions = [{"_id": {"$not": _up_to(bound)}} for bound in bounds]
+    conditions = [
+        {"_id": {"$not": side}}
+        for bound in bounds
+        for side in ([{"$eq": bound}] if _is_end(bound) else [{"$lte": bound}, {"$gte": bound}])
+    ]
     return {"$and": conditions} if conditions else {}
 
 
 def from_here(filter: Mapping[str, Any], here: Checkpoint) -> dict[str, Any]:  # noqa: A002 - PyMongo's word
     """The filter of what is left of the current type: a comparison in a query is one within the type of its operand."""
-    rest = {"_id": _up_to(here.bounds[0]) | ({"$gte": here.start[0]} if here.start else {})}
+    bound = here.bounds[0]
+    highest = {"$eq": bound} if _is_end(bound) else {"$lte": bound}
+    rest = {"_id": highest | ({"$gte": here.start[0]} if here.start else {})}
     return {"$and": [filter, rest]} if filter else rest
 
 
-def collection_id(reply: Mapping[str, Any]) -> bytes | None:
-    """By what the server knows a collection, of its reply to listCollections; views have no such thing."""
+def collection_id(reply: Mapping[str, Any]) -> bytes:
+    """By what the server knows a collection, of its reply to listCollections; b"" if there is none.
+
+    Raises:
+        InvalidOptionError: It is a view, or a time series.
+    """
     for found in reply["cursor"]["firstBatch"]:
-        if "uuid" in found["info"]:
-            return bytes(found["info"]["uuid"])
-    return None
+        if found["type"] != "collection":
+            raise InvalidOptionError(
+                f"{found['name']!r} is a {found['type']}: a pass needs a collection, in which no `_id` comes twice."
+            )
+        return bytes(found["info"]["uuid"])
+    return b""
 
 
 def sampled(filter: Mapping[str, Any], size: int) -> list[dict[str, Any]]:  # noqa: A002 - PyMongo's word
@@ -168,6 +188,6 @@ def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _up_to(bound: object) -> dict[str, Any]:
-    # Everything compares with these two; they are a type of their own.
-    return {"$eq": bound} if isinstance(bound, MinKey | MaxKey) else {"$lte": bound}
+def _is_end(bound: object) -> bool:
+    """Whether everything compares with it, and it is a type of its own."""
+    return isinstance(bound, MinKey | MaxKey)

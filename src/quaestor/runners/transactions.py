@@ -151,7 +151,7 @@ async def attempt_async(
     return Attempt(ending, perf_counter() - started, error, *done)
 
 
-def applied(change: Change, arguments: tuple[Any, bodies.Context], prefix: str, session: Session) -> Attempt[None]:
+def carried_out(change: Change, arguments: tuple[Any, bodies.Context], prefix: str, session: Session) -> Attempt[None]:
     """Call the `def` function of a change, and do what becomes of the record, in one transaction."""
     db, context = arguments
     records = databases.records_collection(db, prefix)
@@ -170,7 +170,7 @@ def applied(change: Change, arguments: tuple[Any, bodies.Context], prefix: str, 
     return attempt(session, execute, record)
 
 
-async def applied_async(
+async def carried_out_async(
     change: Change, arguments: tuple[Any, bodies.Context], prefix: str, session: Session
 ) -> Attempt[None]:
     """The same with an `async def` function."""
