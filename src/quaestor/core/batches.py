@@ -139,8 +139,8 @@ class Checkpoint:
         # By repr, for Python takes True for 1. Seen at the border of a batch alone, where it would do harm.
         if len(documents) > size and repr(documents[size]["_id"]) == repr(documents[size - 1]["_id"]):
             raise InvalidOptionError(
-                f"Two documents have the `_id` {documents[size]['_id']!r:.80}, and a pass cannot tell them apart: it is "
-                "stored twice, on several shards, or the codec options of the collection make one of different ones."
+                f"Two documents have the `_id` {documents[size]['_id']!r:.80}, and a pass cannot tell them apart: it "
+                "is stored twice, on two shards, or the codec options of the collection make one of different ones."
             )
         after = replace(self, batches=self.batches + 1, done=self.done + len(batch))
         if len(documents) > size:
