@@ -94,7 +94,7 @@ class PassKey:
     Attributes:
         migration: The migration.
         undo: Whether it is one of its rollback.
-        fingerprint: That of what it goes over.
+        fingerprint: That of what it goes over; and of the batch, if it is begun inside one of another pass.
         number: How many such passes the migration began before it.
     """
 
@@ -184,10 +184,12 @@ def check_projection(projection: object) -> None:
     """
     if projection is None:
         return
-    if isinstance(projection, str) or not isinstance(projection, Mapping | Sequence):
+    if isinstance(projection, str | bytes) or not isinstance(projection, Mapping | Sequence):
         raise InvalidOptionError(f"projection must be a dict or a list of fields, not {projection!r:.80}.")
     kept = projection.get("_id", True) if isinstance(projection, Mapping) else True
-    is_cut = any(isinstance(name, str) and name.startswith("_id.") for name in projection)
+    if not all(isinstance(name, str) for name in projection):
+        raise InvalidOptionError(f"projection must hold the names of fields (str): {projection!r:.80}.")
+    is_cut = any(name.startswith("_id.") for name in projection)
     if is_cut or not isinstance(kept, bool | int | float) or not kept:
         raise InvalidOptionError("projection must keep `_id` as it is: a pass knows by it where it is.")
 

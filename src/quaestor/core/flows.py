@@ -270,8 +270,8 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
 
 def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
     if not isinstance(change, Change):
-        yield from leasing.check(turn, change.name)
         yield from _forget(change.name, turn, undo=change.applies)
+        yield from leasing.check(turn, change.name)
         yield from _settle(change, turn)
         yield from _forget(change.name, turn, undo=not change.applies)
         return

@@ -123,10 +123,12 @@ class HandOver(Ask[None]):
     Attributes:
         documents: The batch.
         body: What is called with it; None: the migration goes on in its own loop.
+        where: Differs for every batch of every pass, and is the same in another attempt.
     """
 
     documents: list[Document]
     body: Body | None
+    where: str
 
 
 @dataclass(frozen=True, slots=True)

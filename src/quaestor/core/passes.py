@@ -75,7 +75,7 @@ class Passes:
         self._has_said = False
 
     def over(
-        self, source: Source, pace: Pace, body: Body | None = None, *, transaction: bool = False
+        self, source: Source, pace: Pace, body: Body | None = None, *, transaction: bool = False, within: str = ""
     ) -> PassFlow[None]:
         """Go over a collection, from where an earlier attempt has left it.
 
@@ -84,6 +84,7 @@ class Passes:
             pace: How.
             body: What each batch is given to; None: the migration's own loop.
             transaction: Whether that and the checkpoint are one transaction.
+            within: Where another pass is (`HandOver.where`) inside whose batch this one is begun; else empty.
 
         Raises:
             TransactionsUnsupportedError: `transaction`, and the server has none.
@@ -92,15 +93,16 @@ class Passes:
             TransactionFailedError: The server aborted the transaction of a batch again and again.
         """
         left = yield from self._found()
-        key = PassKey(self._place.name, self._undo, source.fingerprint, self._numbers[source.fingerprint])
-        self._numbers[source.fingerprint] += 1
+        fingerprint = f"{source.fingerprint} in {within}" if within else source.fingerprint
+        key = PassKey(self._place.name, self._undo, fingerprint, self._numbers[fingerprint])
+        self._numbers[fingerprint] += 1
         try:
             yield from self._over(key, left, source, pace, body, transaction=transaction)
         except GeneratorExit:  # the loop was left
             raise
         except BaseException as error:
             # A migration that takes an error and goes over it again goes on from there.
-            self._numbers[source.fingerprint] = key.number
+            self._numbers[fingerprint] = key.number
             left[key] = False
             if isinstance(error, LeaseLostError):
                 raise LeaseLostError(self._place.name, in_batches=True) from None
@@ -134,7 +136,7 @@ class Passes:
             else:
                 documents = yield from self._read(key, source, checkpoint, pace.size, is_kept=kept is checkpoint)
                 yield from self._check()
-                kept, checkpoint = checkpoint, (yield from _handed_over(documents, checkpoint, pace.size, body))
+                kept, checkpoint = checkpoint, (yield from _handed_over(documents, key, checkpoint, pace.size, body))
             now = yield from Now()
             rate = (checkpoint.done - first) / (now - began) if now > began else None
             due = reminder.is_due(now)
@@ -285,22 +287,22 @@ class Passes:
             yield from leasing.check_if_old(self._turn, self._place.name)
 
 
-def batch(source: Source, checkpoint: Checkpoint, size: int, body: Body) -> PassFlow[Checkpoint]:
+def batch(key: PassKey, source: Source, checkpoint: Checkpoint, size: int, body: Body) -> PassFlow[Checkpoint]:
     """What is done in the transaction of a batch. Returns the checkpoint after it.
 
     The documents are read in it, so that what somebody else has changed since is a conflict, and not overwritten.
     (Errors end the transaction, and are never an answer here.)
     """
     documents = yield from settled(ReadBatch(source, checkpoint, size + 1), 0)
-    return (yield from _handed_over(documents, checkpoint, size, body))
+    return (yield from _handed_over(documents, key, checkpoint, size, body))
 
 
 def _handed_over(
-    documents: Sequence[Document], checkpoint: Checkpoint, size: int, body: Body | None
+    documents: Sequence[Document], key: PassKey, checkpoint: Checkpoint, size: int, body: Body | None
 ) -> PassFlow[Checkpoint]:
     handed, after = checkpoint.advanced(documents, size)
     if handed:
-        yield from HandOver(handed, body)
+        yield from HandOver(handed, body, f"{key.fingerprint} {key.number} {checkpoint.batches}")
     return after
 
 
@@ -309,10 +311,14 @@ class Loop:
 
     Args:
         flow: `Passes.over`, without a body.
+
+    Attributes:
+        where: That of the last batch.
     """
 
     def __init__(self, flow: PassFlow[None]) -> None:
         self._flow = flow
+        self.where = ""
 
     def next(self) -> PassFlow[list[Document] | None]:
         """Go on until there is another batch, for the loop has done with the last one. None: that was all."""
@@ -323,6 +329,7 @@ class Loop:
             except StopIteration:
                 return None
             if isinstance(effect, HandOver):
+                self.where = effect.where
                 return effect.documents
             try:
                 answer = yield effect

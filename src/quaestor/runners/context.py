@@ -1,7 +1,9 @@
 """What a migration is given beside the database, if it takes a second argument."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from quaestor.core.batches import DEFAULT_SIZE, Document, Pace, Reminder, Source
@@ -10,6 +12,19 @@ from quaestor.core.pass_effects import PassEffect
 from quaestor.core.passes import Loop, Passes
 from quaestor.errors import InvalidOptionError
 from quaestor.runners.drive import drive, drive_async
+
+_where = ContextVar("_where", default="")
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+    """Have the passes that are begun in this context know inside which batch of another one that is."""
+    outside = _where.get()
+    _where.set(where)
+    try:
+        yield
+    finally:
+        _where.set(outside)  # no reset(): a loop that was left may be closed in another context
 
 
 class SyncCollection(Protocol):
@@ -155,7 +170,7 @@ class MigrationContext(_Context):
         pace = Pace(size, pause, max_lag)
         table = self._table()
         source = table.source(collection, filter, projection, transaction=False)
-        return self._looped(Loop(self._passes.over(source, pace)), table)
+        return self._looped(Loop(self._passes.over(source, pace, within=_where.get())), table)
 
     def for_each_batch(
         self,
@@ -198,7 +213,7 @@ class MigrationContext(_Context):
         table = self._table()
         source = table.source(collection, filter, projection, transaction=transaction)
         try:
-            drive(self._passes.over(source, pace, body, transaction=transaction), table.perform)
+            drive(self._passes.over(source, pace, body, transaction=transaction, within=_where.get()), table.perform)
         finally:
             table.close()
 
@@ -206,7 +221,8 @@ class MigrationContext(_Context):
     def _looped(loop: Loop, table: SyncTable) -> Iterator[list[Document]]:
         try:
             while (documents := drive(loop.next(), table.perform)) is not None:
-                yield documents
+                with within(loop.where):
+                    yield documents
         finally:
             table.close()
 
@@ -247,7 +263,7 @@ class AsyncMigrationContext(_Context):
         pace = Pace(size, pause, max_lag)
         table = self._table()
         source = table.source(collection, filter, projection, transaction=False)
-        return self._looped(Loop(self._passes.over(source, pace)), table)
+        return self._looped(Loop(self._passes.over(source, pace, within=_where.get())), table)
 
     async def for_each_batch(
         self,
@@ -267,7 +283,9 @@ class AsyncMigrationContext(_Context):
         table = self._table()
         source = table.source(collection, filter, projection, transaction=transaction)
         try:
-            await drive_async(self._passes.over(source, pace, body, transaction=transaction), table.perform)
+            await drive_async(
+                self._passes.over(source, pace, body, transaction=transaction, within=_where.get()), table.perform
+            )
         finally:
             table.close()
 
@@ -275,7 +293,8 @@ class AsyncMigrationContext(_Context):
     async def _looped(loop: Loop, table: AsyncTable) -> AsyncIterator[list[Document]]:
         try:
             while (documents := await drive_async(loop.next(), table.perform)) is not None:
-                yield documents
+                with within(loop.where):
+                    yield documents
         finally:
             table.close()
 

@@ -18,7 +18,7 @@ from quaestor.core.migration import Colour
 from quaestor.core.pass_effects import PassEffect
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 from quaestor.runners import bodies, databases, faults, interrupts, progress, transactions
-from quaestor.runners.context import AsyncMigrationContext, MigrationContext
+from quaestor.runners.context import AsyncMigrationContext, MigrationContext, within
 from quaestor.runners.drive import drive, drive_async
 from quaestor.runners.setup import Setup, now
 from quaestor.runners.transactions import Session, awaited
@@ -73,7 +73,7 @@ class _Table:
             collection,
             collection.name if database == self._db.name else f"{database}.{collection.name}",
             where,
-            projection,
+            deepcopy(projection),
             progress.fingerprint(f"{database}.{collection.name}", where, options),
         )
 
@@ -200,8 +200,9 @@ class SyncPassTable(_Table):
                 return list(rest.sort("_id", 1).limit(limit).batch_size(limit))
             case pass_effects.ReadBeside(read, save):
                 return self._beside.call(partial(self.perform, read), partial(self.perform, save))
-            case pass_effects.HandOver(batch, body):
-                bodies.hand_over(self._name, body, batch)
+            case pass_effects.HandOver(batch, body, where):
+                with within(where):
+                    bodies.hand_over(self._name, body, batch)
                 return None
             case effects.AskForTransactions():
                 return databases.has_transactions(self._db)
@@ -211,7 +212,7 @@ class SyncPassTable(_Table):
                 return tuple(session.id for session in self._sessions)
             case pass_effects.TransactBatch(key, token, source, checkpoint, size, body):
                 session = self._own[0]
-                work = partial(passes.batch, source, checkpoint, size, body)
+                work = partial(passes.batch, key, source, checkpoint, size, body)
 
                 def record(after: Checkpoint) -> bool:
                     saving = progress.saving(key, after, token)
@@ -289,8 +290,9 @@ class AsyncPassTable(_Table):
                 return await rest.sort("_id", 1).limit(limit).batch_size(limit).to_list(None)
             case pass_effects.ReadBeside(read, save):
                 return await interrupts.beside(self.perform(read), self.perform(save))
-            case pass_effects.HandOver(batch, body):
-                await bodies.hand_over_async(self._name, body, batch)
+            case pass_effects.HandOver(batch, body, where):
+                with within(where):
+                    await bodies.hand_over_async(self._name, body, batch)
                 return None
             case effects.AskForTransactions():
                 return databases.has_transactions(self._db)
@@ -300,7 +302,7 @@ class AsyncPassTable(_Table):
                 return tuple(session.id for session in self._sessions)
             case pass_effects.TransactBatch(key, token, source, checkpoint, size, body):
                 session = self._own[0]
-                work = partial(passes.batch, source, checkpoint, size, body)
+                work = partial(passes.batch, key, source, checkpoint, size, body)
 
                 async def record(after: Checkpoint) -> bool:
                     saving = progress.saving(key, after, token)
