@@ -9,6 +9,7 @@ import random
 import re
 import secrets
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -145,7 +145,7 @@ class MigrationContext(_Context):
 
         When the loop asks for the next batch, the one before is done: that is kept in `{prefix}_migrations_progress`
         until the migration is recorded, and the lease is checked. So a migration that was killed, or failed, goes on
-        there when it is run again, and sees at most one batch twice. The pass ends at the highest `_id`s there were
+        there when it is run again, and sees at most one batch twice. The pass ends at the highest `_id` there was
         when it began; what is inserted later, or matches again, does not prolong it.
 
         Args:
