@@ -1,6 +1,7 @@
 """Collections in memory, and passes over them whose processes can crash at any effect. Their server: `world.py`."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -64,7 +65,7 @@ class Collection:
 
     Attributes:
         documents: By their `_id`s.
-        identity: By what the server knows it.
+        identity: By what the server knows it; b"": it is not there; None: the server does not tell.
         count: How many documents it has, as the server believes; None: as many as it has.
         done: The `_id`s of the documents of each batch whose work is there.
     """
@@ -131,14 +132,16 @@ class Passing:
         self._staged: list[tuple[Collection, list[object]]] | None = None
         self._is_committed = False
         self._commands = 0
+        self._where = ""
 
     def loop(
         self, source: Source, size: int = 2, work: Callable[[list[Document]], object] = list, pace: Pace | None = None
     ) -> None:
         """The migration's own loop over a pass."""
-        loop = Loop(self.passes.over(source, pace or Pace(size)))
+        loop = Loop(self.passes.over(source, pace or Pace(size), within=self._where))
         while (documents := drive(loop.next(), self.perform)) is not None:
-            self.world.counted(partial(self._work, source, work, documents))
+            with self._inside(loop.where):
+                self.world.counted(partial(self._work, source, work, documents))
 
     def each(
         self,
@@ -156,7 +159,17 @@ class Passing:
         self, source: Source, pace: Pace, work: Callable[[list[Document]], object] = list, *, transaction: bool
     ) -> PassFlow[None]:
         """The flow of that."""
-        return self.passes.over(source, pace, partial(self._work, source, work), transaction=transaction)
+        body = partial(self._work, source, work)
+        return self.passes.over(source, pace, body, transaction=transaction, within=self._where)
+
+    @contextlib.contextmanager
+    def _inside(self, where: str) -> Iterator[None]:
+        """What is begun here is begun inside a batch."""
+        before, self._where = self._where, where
+        try:
+            yield
+        finally:
+            self._where = before
 
     def _work(self, source: Source, work: Callable[[list[Document]], object], documents: list[Document]) -> None:
         assert documents, "an empty batch"
@@ -186,8 +199,8 @@ class Passing:
             case FindPasses(migration, undo):
                 kept = {key: one.checkpoint.finished for key, one in server.progress.items()}
                 return {key: kept[key] for key in kept if (key.migration, key.undo) == (migration, undo)}
-            case ClaimCheckpoint(key, name, checkpoint, token):
-                return server.claim(key, name, checkpoint, token)
+            case ClaimCheckpoint():
+                return server.claim(effect)
             case SaveCheckpoint(key, checkpoint, token):
                 return server.save(key, checkpoint, token)
             case FindCheckpoint(key, token):
@@ -209,13 +222,12 @@ class Passing:
                 rest = [one for one in source.collection.find(source) if kind(one["_id"]) == kind(bound)]
                 rest = [one for one in rest if order(one["_id"]) <= order(bound)]
                 return [one for one in rest if not start or order(one["_id"]) >= order(start[0])][:limit]
-            case ReadBeside(read, beside):
-                documents = self.perform(read)
-                drive(beside, self.perform)
-                return documents
-            case HandOver(documents, body):
+            case ReadBeside(read, save):
+                return self.perform(read), self.perform(save)
+            case HandOver(documents, body, where):
                 assert body is not None, "a loop is handed its batches by itself"
-                return body(documents)
+                with self._inside(where):
+                    return body(documents)
             case TakeSession():
                 self.world.session = self.world.terms.owner.encode()
                 return (self.world.session,)
@@ -237,7 +249,7 @@ class Passing:
 
     def _attempt(self, effect: TransactBatch) -> Attempt[Checkpoint]:
         server, key, token = self.world.server, effect.key, effect.token
-        work = partial(passes.batch, effect.source, effect.checkpoint, effect.size, effect.body)
+        work = partial(passes.batch, key, effect.source, effect.checkpoint, effect.size, effect.body)
         staged: list[tuple[Collection, list[object]]] = []
         done: list[Checkpoint] = []
         unknown: list[Ending] = []

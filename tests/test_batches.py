@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor.core.batches import (
-    TOLD_EVERY,
-    Begun,
-    Checkpoint,
-    Document,
-    Pace,
-    Reminder,
-    check_projection,
-)
+from quaestor.core.batches import Checkpoint, Document, Pace, Reminder, check_projection
+from quaestor.core.lease import ANNOUNCED_EVERY
 from quaestor.errors import InvalidOptionError
 
 
@@ -65,7 +58,7 @@ def test_projection(projection: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "projection", [{"_id": 0}, {"_id": False, "name": 1}, {"_id": "$name"}, {"_id": {"$add": [1]}}]
+    "projection", [{"_id": 0}, {"_id": False, "name": 1}, {"_id": "$name"}, {"_id": {"$add": [1]}}, {"_id.a": 1}, ["_id.a"]]
 )
 def test_projection_without_id(projection: Any) -> None:
     """A pass knows by the `_id` where it is: a projection that drops it or puts something else there is refused."""
@@ -73,10 +66,17 @@ def test_projection_without_id(projection: Any) -> None:
         check_projection(projection)
 
 
-@pytest.mark.parametrize("projection", ["name", 1, {"name"}])
+@pytest.mark.parametrize("projection", ["name", b"name", 1, {"name"}])
 def test_no_projection(projection: Any) -> None:
     """What is neither a dict nor a list of fields is no projection; a lone field is easily taken for one."""
     with pytest.raises(InvalidOptionError, match="must be a dict or a list"):
+        check_projection(projection)
+
+
+@pytest.mark.parametrize("projection", [[1], [b"name"], ["name", None], {1: 1}])
+def test_projection_of_no_names(projection: Any) -> None:
+    """Fields are named by strings."""
+    with pytest.raises(InvalidOptionError, match="must hold the names of fields"):
         check_projection(projection)
 
 
@@ -110,6 +110,30 @@ def test_none_is_a_start() -> None:
     assert after.start == (None,)
 
 
+@pytest.mark.parametrize(("one", "other"), [(1, 1), ("a", "a"), ({"a": 1}, {"a": 1})])
+def test_id_that_comes_twice(one: object, other: object) -> None:
+    """A batch that would begin at the `_id` with which the last one ended is refused: it could come again for ever."""
+    with pytest.raises(InvalidOptionError, match="cannot tell them apart") as caught:
+        Checkpoint((9,)).advanced([{"_id": 0}, {"_id": one}, {"_id": other}], 2)
+    assert repr(other) in str(caught.value)
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, True), (0, False), (1, 2), (1.5, "1.5")])
+def test_ids_that_differ(one: object, other: object) -> None:
+    """What Python takes for the same, and MongoDB does not, is no `_id` that comes twice."""
+    batch, after = Checkpoint((9,)).advanced([{"_id": one}, {"_id": other}], 1)
+    assert (batch, after.start) == ([{"_id": one}], (other,))
+
+
+def test_collection_of_a_checkpoint() -> None:
+    """It is known by what the server says, as far as both are known; none at all (b"") differs from one."""
+    known, unknown = Checkpoint(collection_id=b"one"), Checkpoint()
+    answers = [b"one", b"two", b"", None]
+    assert [known.is_of(answer) for answer in answers] == [True, False, False, True]
+    assert [unknown.is_of(answer) for answer in answers] == [True] * 4
+    assert Checkpoint(collection_id=b"").is_of(b"")
+
+
 @given(count=st.integers(0, 50), size=st.integers(1, 12))
 def test_all_batches(count: int, size: int) -> None:
     """All batches together are all documents, in order; none but the last is smaller than asked for."""
@@ -138,13 +162,6 @@ def test_whole() -> None:
 def test_reminder() -> None:
     """What goes on is told again when nothing was said of it for a while; and then not at once."""
     reminder = Reminder(100.0)
-    times = [100.0, 100 + TOLD_EVERY - 0.1, 100 + TOLD_EVERY, 100 + TOLD_EVERY + 1, 100 + 2 * TOLD_EVERY]
-    assert [reminder.is_due(now) for now in times] == [False, False, True, False, True]
-    assert reminder.told_at == 100 + 2 * TOLD_EVERY
-
-
-def test_numbers_of_passes() -> None:
-    """Passes over the same are told apart by how many there were before; others have numbers of their own."""
-    begun = Begun()
-    assert [begun.number(fingerprint) for fingerprint in "abaab"] == [0, 0, 1, 2, 1]
-    assert begun.left is None
+    times = [0.0, ANNOUNCED_EVERY - 0.1, ANNOUNCED_EVERY, ANNOUNCED_EVERY + 1, 2 * ANNOUNCED_EVERY]
+    assert [reminder.is_due(100 + now) for now in times] == [False, False, True, False, True]
+    assert reminder.told_at == 100 + 2 * ANNOUNCED_EVERY

@@ -174,7 +174,7 @@ def progress_forgotten(flow: Flow[list[str]], world: World) -> list[Effect]:
     asked: list[Effect] = []
 
     def perform(effect: Effect) -> object:
-        if isinstance(effect, (ForgetProgress, Execute, Transact, Record, Unrecord)):
+        if isinstance(effect, (ForgetProgress, CheckLease, Execute, Transact, Record, Unrecord)):
             asked.append(effect)
         return world.perform(effect)
 
@@ -183,32 +183,70 @@ def progress_forgotten(flow: Flow[list[str]], world: World) -> list[Effect]:
 
 
 def test_progress_is_forgotten() -> None:
-    """Before a function what its counterpart has left goes, after its record its own; with a mark both go, before. A
-    transaction has no passes in it that its counterpart could disturb. Where nobody takes a context nothing is asked.
+    """Before a function, and before a mark, what its counterpart has left goes, after its record its own. The lease is
+    checked after the first: one who has lost it, and woke to remove what another had left, records nothing.
     """
     scope = Scope(with_context(), *WHERE, {"sync"}, TERMS)
     world = PassingWorld(Server(token=6))
+    check = CheckLease(ANY, ANY, (), ANY)
     assert progress_forgotten(flows.run(scope), world) == [
         ForgetProgress("a", 7, True),
         Execute(ANY, Place(*WHERE, "a", 1, 1), ANY),
+        check,
         Record("a"),
         ForgetProgress("a", 7, False),
     ]
     assert progress_forgotten(flows.rollback(scope, ["a"]), world) == [
         ForgetProgress("a", 8, False),
         Execute(ANY, Place(*WHERE, "a", 1, 1), ANY),
+        check,
         Unrecord("a", ANY),
         ForgetProgress("a", 8, True),
     ]
-    assert progress_forgotten(flows.mark_applied(scope, ["a"]), world) == [ForgetProgress("a", 9, None), Record("a")]
+    assert progress_forgotten(flows.mark_applied(scope, ["a"]), world) == [
+        ForgetProgress("a", 9, True),
+        check,
+        Record("a"),
+        ForgetProgress("a", 9, False),
+    ]
     assert progress_forgotten(flows.mark_pending(scope, ["a"]), world) == [
-        ForgetProgress("a", 10, None),
+        ForgetProgress("a", 10, False),
+        check,
         Unrecord("a", ANY),
+        ForgetProgress("a", 10, True),
     ]
     scope = Scope(with_context(transactional=True), *WHERE, {"sync"}, TERMS)
     transact = Transact(ANY, Place(*WHERE, "a", 1, 1), ANY)
-    assert progress_forgotten(flows.run(scope), world) == [transact, ForgetProgress("a", 11, False)]
-    assert progress_forgotten(flows.rollback(scope, ["a"]), world) == [transact, ForgetProgress("a", 12, True)]
+    assert progress_forgotten(flows.run(scope), world) == [
+        ForgetProgress("a", 11, True),
+        transact,
+        ForgetProgress("a", 11, False),
+    ]
+    assert progress_forgotten(flows.rollback(scope, ["a"]), world) == [
+        ForgetProgress("a", 12, False),
+        transact,
+        ForgetProgress("a", 12, True),
+    ]
+    nobody = Scope(definitions({"a": []}), *WHERE, {"sync"}, TERMS)
+    executed: list[Effect] = [Execute(ANY, Place(*WHERE, "a", 1, 1), ANY), check, Record("a")]
+    assert progress_forgotten(flows.run(nobody), world) == executed
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_lease_is_checked_after_progress_is_forgotten(transactional: bool) -> None:
+    """Where it took so long to remove it that the lease is to be checked, that comes before the function begins."""
+
+    class Slow(PassingWorld):
+        def answer(self, effect: Effect) -> object:
+            answer = super().answer(effect)
+            if isinstance(effect, ForgetProgress):
+                self.server.now += TERMS.ttl + 1
+            return answer
+
+    world = Slow()
+    with pytest.raises(LeaseLostError):
+        drive(flows.run(Scope(with_context(transactional=transactional), *WHERE, {"sync"}, TERMS)), world.perform)
+    assert (world.server.work, world.server.records) == ([], set())
 
 
 def test_progress_that_is_not_forgotten() -> None:
@@ -423,7 +461,7 @@ def test_steps_of_a_rollback() -> None:
 
 
 def test_steps_of_a_mark() -> None:
-    """The lease is checked before each record, and what was kept of passes goes; no function is called, and one fact
+    """The lease is checked before each record; what was kept of passes goes before and after. No function is called, and one fact
     tells it in the end.
     """
     scope = Scope(definitions({"a": [], "b": ["a"]}), *WHERE, {"sync"}, TERMS)
@@ -434,17 +472,19 @@ def test_steps_of_a_mark() -> None:
         (10.0, AcquireLease("mark", "a", ())),
         (mine, KeepLease(mine)),
         (None, ReadRecords()),
-        (NONE, Now()),
+        (NONE, ForgetProgress("a", 1, True)),
+        (None, Now()),
         (11.0, CheckLease(mine, "a", (), None)),
         (True, Now()),
-        (11.0, ForgetProgress("a", 1, None)),
-        (None, Record("a")),
-        (True, Now()),
+        (11.0, Record("a")),
+        (True, ForgetProgress("a", 1, False)),
+        (None, ForgetProgress("b", 1, True)),
+        (None, Now()),
         (12.0, CheckLease(mine, "b", (), None)),
         (True, Now()),
-        (12.0, ForgetProgress("b", 1, None)),
-        (None, Record("b")),
-        (True, ReleaseLease()),
+        (12.0, Record("b")),
+        (True, ForgetProgress("b", 1, False)),
+        (None, ReleaseLease()),
         (None, Emit(RecordsMarked(*WHERE, ("a", "b"), applied=True))),
     ]
     assert follow(flows.mark_applied(scope, ["b", "a"]), steps) == ["a", "b"]

@@ -28,6 +28,7 @@ from quaestor.core.lease import Terms, renewed_every
 from quaestor.core.migration import MigrationDefinition
 from quaestor.core.transaction import Attempt, Ending
 from tests.functions import nothing
+from tests.passing import PassingWorld
 from tests.world import Server, World
 
 TTL = 30
@@ -35,9 +36,16 @@ FAULTS = st.sampled_from(["none"] * 6 + ["request lost", "answer lost"])
 PLAIN = {"top": [], "right": ["top"]}
 TRANSACTIONAL = {"left": ["top"], "end": ["left", "right"]}
 NEEDS: dict[str, list[str]] = PLAIN | TRANSACTIONAL
+
+
+def looks(db: object, context: object) -> None:
+    """A migration that could go over a collection: what may be kept of that is forgotten, before and after."""
+
+
 MIGRATIONS = {
-    name: MigrationDefinition(name, nothing, needed, transaction=name in TRANSACTIONAL, rollback=nothing)
+    name: MigrationDefinition(name, function, needed, transaction=name in TRANSACTIONAL, rollback=nothing)
     for name, needed in NEEDS.items()
+    for function in [looks if name in {"right", "left"} else nothing]
 }
 
 
@@ -182,7 +190,7 @@ class Instances(RuleBasedStateMachine):
         return [process for process in self.processes if process.pending is not None]
 
     def start(self, undoes: str | None = None) -> Process:
-        process = Process(World(self.server, Terms(f"run {len(self.processes)}", TTL)), undoes)
+        process = Process(PassingWorld(self.server, Terms(f"run {len(self.processes)}", TTL)), undoes)
         self.processes.append(process)
         return process
 

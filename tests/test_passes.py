@@ -151,18 +151,17 @@ def steps_of_batches(body: Callable[[list[Document]], object]) -> list[tuple[obj
         (documents(1, 2, 3), Now()),
         (11.0, CheckLease(lease(), "m", ())),
         (True, Now()),
-        (11.0, HandOver(documents(1, 2), body)),
+        (11.0, HandOver(documents(1, 2), body, "all 0 0")),
         (None, Now()),
         (14.0, progressed(2, 0.5)),
-        (None, ReadBeside(ReadBatch(SOURCE, FIRST, 3), ANY)),
-        (documents(3), Now()),
+        (None, ReadBeside(ReadBatch(SOURCE, FIRST, 3), SaveCheckpoint(KEY, FIRST, 1))),
+        ((documents(3), True), Now()),
         (40.0, CheckLease(lease(), "m", ())),
         (True, Now()),
-        (40.0, HandOver(documents(3), body)),
+        (40.0, HandOver(documents(3), body, "all 0 1")),
         (None, Now()),
         (40.0, progressed(3, 0.1, due=True)),
-        (None, SaveCheckpoint(KEY, SECOND, 1)),
-        (True, IdentifyCollection(SOURCE)),
+        (None, IdentifyCollection(SOURCE)),
         (b"one", SaveCheckpoint(KEY, replace(SECOND, finished=True), 1)),
     ]
 
@@ -183,23 +182,54 @@ def test_steps() -> None:
     )
 
 
-def test_what_is_done_beside_a_read() -> None:
-    """The checkpoint of the last batch is kept there, and nothing else; that it is another's by now ends the pass."""
+def at_the_second_read() -> PassFlow[None]:
+    """A pass that has just asked for its second batch, and for its checkpoint to be kept beside that."""
     flow = fed().over(SOURCE, Pace(2), list)
     answers: list[object] = [None, {}, *(answer for answer, _ in steps_of_batches(list)[:14])]
     *_, beside = [flow.send(answer) for answer in answers]
-    assert isinstance(beside, ReadBeside)
-    assert next(beside.beside) == SaveCheckpoint(KEY, FIRST, 1)
-    with pytest.raises(LeaseLostError) as lost:
-        beside.beside.send(False)
+    assert beside == ReadBeside(ReadBatch(SOURCE, FIRST, 3), SaveCheckpoint(KEY, FIRST, 1))
+    return flow
 
-    assert flow.send(UNKNOWN) == ReadBatch(SOURCE, FIRST, 3)  # only the read has no answer: that alone is sent again
+
+def test_read_without_answer() -> None:
+    """Where only the read beside a save has no answer, that alone is sent again; then it is waited out."""
+    flow = at_the_second_read()
+    assert flow.send((UNKNOWN, True)) == ReadBatch(SOURCE, FIRST, 3)
     assert flow.send(UNKNOWN) == Now()
     assert flow.send(15.0) == Sleep(*leasing.PAUSE)
     assert flow.send(None) == ReadBatch(SOURCE, FIRST, 3)
     assert flow.send(documents(3)) == Now()
+
+
+def test_save_without_answer() -> None:
+    """Where only the save beside a read has no answer it is sent again, and nothing is handed over before it has one;
+    what was read is used.
+    """
+    flow = at_the_second_read()
+    assert flow.send((documents(3), UNKNOWN)) == SaveCheckpoint(KEY, FIRST, 1)
+    assert flow.send(UNKNOWN) == Now()
+    assert flow.send(15.0) == Sleep(*leasing.PAUSE)
+    assert flow.send(None) == SaveCheckpoint(KEY, FIRST, 1)
+    assert flow.send(True) == Now()
+    assert flow.send(15.0) == CheckLease(lease(), "m", ())
+
+
+def test_neither_answer() -> None:
+    """Where neither has an answer the save is sent again first."""
+    flow = at_the_second_read()
+    assert flow.send((UNKNOWN, UNKNOWN)) == SaveCheckpoint(KEY, FIRST, 1)
+    assert flow.send(True) == ReadBatch(SOURCE, FIRST, 3)
+    assert flow.send(documents(3)) == Now()
+
+
+@pytest.mark.parametrize("read", [documents(3), UNKNOWN])
+@pytest.mark.parametrize("saved", [False, UNKNOWN])
+def test_save_refused_beside_a_read(read: object, saved: object) -> None:
+    """That the checkpoint is another run's by now ends the pass, whatever was read, and however that is learnt."""
+    flow = at_the_second_read()
+    assert flow.send((read, saved)) == SaveCheckpoint(KEY, FIRST, 1)
     with pytest.raises(LeaseLostError) as caught:
-        flow.throw(lost.value)
+        flow.send(False)
     assert (caught.value.migration, caught.value.in_batches) == ("m", True)
 
 
@@ -277,14 +307,14 @@ def test_steps_of_transactions() -> None:
 
 def test_steps_in_a_transaction() -> None:
     """The batch is read in it and handed over; what the driver raises is never waited out there."""
-    flow = passes.batch(SOURCE, FRESH, 2, list)
+    flow = passes.batch(KEY, SOURCE, FRESH, 2, list)
     assert next(flow) == ReadBatch(SOURCE, FRESH, 3)
-    assert flow.send(documents(1, 2, 3)) == HandOver(documents(1, 2), list)
+    assert flow.send(documents(1, 2, 3)) == HandOver(documents(1, 2), list, "all 0 0")
     with pytest.raises(StopIteration) as end:
         flow.send(None)
     assert end.value.value == FIRST
 
-    flow = passes.batch(SOURCE, FRESH, 2, list)
+    flow = passes.batch(KEY, SOURCE, FRESH, 2, list)
     assert next(flow) == ReadBatch(SOURCE, FRESH, 3)
     with pytest.raises(StopIteration) as end:
         flow.send([])  # nothing to hand over
@@ -520,15 +550,74 @@ def test_lease_lost_at_each_check(mode: Mode) -> None:
 
 
 @each_mode
-def test_claim_refused(mode: Mode) -> None:
-    """What is a later run's already cannot be had: nothing is seen."""
+@pytest.mark.parametrize("is_new", [False, True])
+def test_claim_by_force(mode: Mode, is_new: bool) -> None:
+    """Where the lock was dropped its tokens began again: what bears a higher one than that of the holder of the lease
+    is no later run's, and the pass goes on from there.
+    """
     server, collection = Server(), Collection(MIXED)
-    server.progress[KEY] = Kept(Checkpoint((9,)), 7, "orders")
+    bound, later = ((9,), (b"y",)), 7
+    server.progress[KEY] = Kept(Checkpoint(bound[0], (3,), 2, 3), later, "orders")
+    passing = attempt(server)
+    if is_new:  # it came after this run had looked
+
+        class Late(Passing):
+            def perform(self, effect: PassEffect) -> object:
+                answer = super().perform(effect)
+                return {} if isinstance(effect, FindPasses) else answer
+
+        passing = Late(passing.world, passing.turn)
+
+    mode(passing, collection.source(), 2)
+
+    assert collection.ids_done == (MIXED if is_new else [3, 7])
+    claims = [effect for effect in passing.asked if isinstance(effect, ClaimCheckpoint)]
+    assert [claim.by_force for claim in claims] == [False, True]
+    assert (server.progress[KEY].token, server.progress[KEY].checkpoint.finished) == (1, True)
+
+
+@each_mode
+def test_no_claim_by_force_without_the_lease(mode: Mode) -> None:
+    """Where a later run has the checkpoint because it has the lease, nothing is taken from it, and nothing is seen."""
+
+    class Overtaken(Passing):
+        def perform(self, effect: PassEffect) -> object:
+            if isinstance(effect, ClaimCheckpoint):  # it was frozen just before
+                attempt(server).loop(other.source())
+            return super().perform(effect)
+
+    server, collection, other = Server(), Collection(MIXED), Collection(MIXED)
+    usual = attempt(server)
+    frozen = Overtaken(usual.world, usual.turn)
     with pytest.raises(LeaseLostError) as caught:
-        mode(attempt(server), collection.source(), 2)
+        mode(frozen, collection.source(), 2)
+
     assert (caught.value.migration, caught.value.in_batches) == ("m", True)
-    assert collection.done == []
-    assert server.progress[KEY].token == 7
+    assert (collection.done, other.ids_done) == ([], MIXED)
+    assert [effect.by_force for effect in frozen.asked if isinstance(effect, ClaimCheckpoint)] == [False]
+    assert server.progress[KEY].token == 2
+
+
+@each_mode
+def test_checkpoint_that_is_gone(mode: Mode) -> None:
+    """A checkpoint that was there and that somebody has removed by the time it is claimed ends the pass: nobody but a
+    run that holds the lease does that.
+    """
+
+    class Removed(Passing):
+        def perform(self, effect: PassEffect) -> object:
+            answer = super().perform(effect)
+            if isinstance(effect, FindPasses):
+                self.world.server.progress.clear()
+            return answer
+
+    server, collection = Server(), Collection(MIXED)
+    server.progress[KEY] = Kept(Checkpoint((9,)), 0, "orders")
+    usual = attempt(server)
+    with pytest.raises(LeaseLostError) as caught:
+        mode(Removed(usual.world, usual.turn), collection.source(), 2)
+    assert (caught.value.migration, caught.value.in_batches) == ("m", True)
+    assert (collection.done, server.progress) == ([], {})
 
 
 @each_mode

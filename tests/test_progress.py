@@ -14,6 +14,8 @@ from bson.min_key import MinKey
 
 from quaestor import PassStatus
 from quaestor.core.batches import Checkpoint, PassKey
+from quaestor.core.pass_effects import ClaimCheckpoint
+from quaestor.errors import InvalidOptionError
 from quaestor.runners import progress
 
 KEY = PassKey("a", undo=True, fingerprint="f", number=2)
@@ -71,19 +73,20 @@ def test_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def test_claim() -> None:
-    """A claim matches what is no later run's, and writes a checkpoint only where there is none."""
+    """A claim matches what is no later run's, unless by force, and writes a checkpoint where it is given one."""
     identity = {"migration": "a", "undo": True, "pass": "f", "number": 2}
 
-    found = progress.claim(KEY, "things", None, 7)
+    found = progress.claim(ClaimCheckpoint(KEY, "things", None, 7))
     assert found["filter"] == {"_id": identity, "token": {"$lte": 7}}
     assert (found["update"], found["upsert"]) == ({"$set": {"token": 7}}, False)
 
-    made = progress.claim(KEY, "things", Checkpoint((1,), total=4, collection_id=b"u" * 16), 7)
+    fresh = Checkpoint((1,), total=4, collection_id=b"u" * 16)
+    made = progress.claim(ClaimCheckpoint(KEY, "things", fresh, 7))
     assert made["filter"] == found["filter"]
     assert made["upsert"] is True
     assert made["update"] == {
-        "$set": {"token": 7},
-        "$setOnInsert": {
+        "$set": {
+            "token": 7,
             "collection": "things",
             "bounds": [1],
             "start": [],
@@ -95,6 +98,10 @@ def test_claim() -> None:
         },
         "$currentDate": {"updatedAt": True},
     }
+    assert "$setOnInsert" not in made["update"]
+    for claimed, checkpoint in ((found, None), (made, fresh)):
+        forced = progress.claim(ClaimCheckpoint(KEY, "things", checkpoint, 7, by_force=True))
+        assert forced == claimed | {"filter": {"_id": identity}}
     assert progress.owned(KEY, 7) == {"_id": identity, "token": 7}
 
 
@@ -108,8 +115,7 @@ def test_finished() -> None:
 
 
 def test_of_migration() -> None:
-    """What is forgotten is of a migration, its rollback or both, and never a later run's."""
-    assert progress.of_migration("a", None) == {"_id.migration": "a"}
+    """What is forgotten is of a migration or its rollback, and never a later run's."""
     assert progress.of_migration("a", undo=True) == {"_id.migration": "a", "_id.undo": True}
     assert progress.forgetting("a", 7, undo=False) == {"_id.migration": "a", "_id.undo": False, "token": {"$lte": 7}}
 
@@ -136,6 +142,8 @@ def test_statuses() -> None:
     documents = [document("a", 1, 5, 4), document("b", 0, 3, 1), document("a", 0, 2, 9)]
     assert progress.statuses(documents) == {"a": (status(2, 9), status(5, 4)), "b": (status(3, 1),)}
     assert progress.statuses([]) == {}
+    (passed,) = progress.statuses([document("a", 0, 1, 12)])["a"]
+    assert (passed.done, passed.total) == (12, 12)  # the total was an estimate
 
 
 def test_fingerprint() -> None:
@@ -161,18 +169,25 @@ def test_queries() -> None:
     assert progress.from_here({}, Checkpoint((MaxKey(),))) == {"_id": {"$eq": MaxKey()}}
     assert progress.of_other_types([]) == {}
     assert progress.of_other_types([MinKey(), 7]) == {
-        "$and": [{"_id": {"$not": {"$eq": MinKey()}}}, {"_id": {"$not": {"$lte": 7}}}]
+        "$and": [{"_id": {"$not": {"$eq": MinKey()}}}, {"_id": {"$not": {"$lte": 7}}}, {"_id": {"$not": {"$gte": 7}}}]
     }
     assert progress.sampled({"a": 1}, 10) == [{"$sample": {"size": 10}}, {"$match": {"a": 1}}, {"$count": "matching"}]
 
 
 def test_collection_id() -> None:
-    """By what the server knows a collection; a view, and what is not there, have no such thing."""
-
-    def listed(*infos: dict[str, Any]) -> dict[str, Any]:
-        return {"cursor": {"firstBatch": [{"name": "things", "info": info} for info in infos]}}
-
+    """By what the server knows a collection; what is not there has nothing, which is known too."""
     known = uuid.UUID(int=7)
-    assert progress.collection_id(listed({"uuid": Binary.from_uuid(known)})) == known.bytes
-    assert progress.collection_id(listed({"readOnly": True})) is None
-    assert progress.collection_id(listed()) is None
+    assert progress.collection_id(listed("collection", uuid=Binary.from_uuid(known))) == known.bytes
+    assert progress.collection_id({"cursor": {"firstBatch": []}}) == b""
+
+
+@pytest.mark.parametrize(("kind", "info"), [("view", {"readOnly": True}), ("timeseries", {"readOnly": False})])
+def test_no_collection(kind: str, info: dict[str, Any]) -> None:
+    """In a view, or a time series, an `_id` may come twice: a pass over one is refused, with its name and kind."""
+    with pytest.raises(InvalidOptionError, match=f"^'things' is a {kind}"):
+        progress.collection_id(listed(kind, **info))
+
+
+def listed(kind: str, **info: object) -> dict[str, Any]:
+    """A reply to listCollections."""
+    return {"cursor": {"firstBatch": [{"name": "things", "type": kind, "info": info}]}}

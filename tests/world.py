@@ -37,6 +37,7 @@ from quaestor.core.effects import (
 )
 from quaestor.core.events import Event
 from quaestor.core.lease import Lease, Lock, Terms
+from quaestor.core.pass_effects import ClaimCheckpoint
 from quaestor.core.plan import Change
 from quaestor.core.records import Records
 from quaestor.core.status import PassStatus
@@ -156,12 +157,16 @@ class Server:
             self.holder = None
             self.sessions -= set(sessions)
 
-    def claim(self, key: PassKey, name: str, fresh: Checkpoint | None, token: int) -> Checkpoint | None:
+    def claim(self, effect: ClaimCheckpoint) -> Checkpoint | None:
         """The checkpoint, which is this run's from now on."""
-        kept = self.progress.get(key, None if fresh is None else Kept(fresh, token, name))
-        if kept is None or kept.token > token:
+        kept = self.progress.get(effect.key)
+        if kept is not None and kept.token > effect.token and not effect.by_force:
             return None
-        self.progress[key] = replace(kept, token=token)
+        if effect.checkpoint is not None:
+            kept = Kept(effect.checkpoint, effect.token, effect.name)
+        if kept is None:
+            return None
+        self.progress[effect.key] = replace(kept, token=effect.token)
         return kept.checkpoint
 
     def save(self, key: PassKey, checkpoint: Checkpoint, token: int) -> bool:
@@ -178,7 +183,7 @@ class Server:
 
     def forget(self, effect: ForgetProgress) -> None:
         for key, kept in list(self.progress.items()):
-            if key.migration == effect.name and effect.undo in {None, key.undo} and kept.token <= effect.token:
+            if key.migration == effect.name and key.undo is effect.undo and kept.token <= effect.token:
                 del self.progress[key]
 
     def statuses(self, name: str) -> tuple[PassStatus, ...]:

@@ -54,11 +54,11 @@ from quaestor.errors import (
     UnknownRecordsError,
 )
 from quaestor.registry import MigrationRegistry
-from quaestor.runners.context import AsyncMigrationContext, MigrationContext
 from quaestor.runners.hooks import log_event
 
 if TYPE_CHECKING:
     from quaestor.runners.asynchronous import AsyncRunner
+    from quaestor.runners.context import AsyncMigrationContext, MigrationContext
     from quaestor.runners.sync import SyncRunner
 
 __all__ = [
@@ -118,8 +118,13 @@ __all__ = [
     "log_event",
 ]
 
-# Loaded when first asked for (PEP 562), for they load a driver and anyio.
-_LATE = {"AsyncRunner": "quaestor.runners.asynchronous", "SyncRunner": "quaestor.runners.sync"}
+# Loaded when first asked for (PEP 562): the runners load a driver and anyio, the contexts much that only a run needs.
+_LATE = {
+    "AsyncMigrationContext": "quaestor.runners.context",
+    "AsyncRunner": "quaestor.runners.asynchronous",
+    "MigrationContext": "quaestor.runners.context",
+    "SyncRunner": "quaestor.runners.sync",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -11,18 +11,17 @@ from quaestor.core.lease import DEFAULT_TTL
 from quaestor.core.migration import MigrationDefinition, checked_name, summary, wants_context
 from quaestor.core.plan import check_known
 from quaestor.errors import DuplicateMigrationError
-from quaestor.runners.context import AsyncMigrationContext, MigrationContext
 
-if TYPE_CHECKING:  # the registry loads no driver: the runners are imported when they are first used
+if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
     from quaestor.core.events import Hook
+    from quaestor.runners.context import AsyncMigrationContext, MigrationContext
     from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 
 # Any: the database of whichever driver
 F = TypeVar(
     "F",
-    bound=Callable[[Any], object]
-    | Callable[[Any, MigrationContext], object]
-    | Callable[[Any, AsyncMigrationContext], Awaitable[object]],
+    bound="Callable[[Any], object] | Callable[[Any, MigrationContext], object] "
+    "| Callable[[Any, AsyncMigrationContext], Awaitable[object]]",
 )
 
 

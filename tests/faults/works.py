@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -144,18 +145,13 @@ def changes(
     """
     call = ObjectId()
     ids = [document["_id"] for document in documents]
+    entry = {"ids": ids, "pid": os.getpid(), "at": time.monotonic_ns()}  # of a clock that all processes share
     # Sent once more, both are as they were: a call counts once, however often its writes had to be sent.
-    yield from _sent(
-        lambda: db[f"{prefix}log"].update_one({"_id": call}, {"$set": _entry(ids)}, upsert=True), transaction
-    )
+    yield from _sent(lambda: db[f"{prefix}log"].update_one({"_id": call}, {"$set": entry}, upsert=True), transaction)
     if meanwhile is not None:
         yield meanwhile
     marks = {"$addToSet": {f"{prefix}marks": call}}
     yield from _sent(lambda: db.things.update_many({"_id": {"$in": ids}}, marks), transaction)
-
-
-def _entry(ids: Sequence[object]) -> dict[str, object]:
-    return {"ids": ids, "pid": os.getpid()}
 
 
 def _sent(operation: Any, transaction: bool) -> Generator[Any, Any, None]:
@@ -195,7 +191,7 @@ def gone(db: Any, prefix: str = "") -> Gone:
     """What there is in a database that was `stocked`. The prefix is that of `changes`."""
     return Gone(
         records=sorted(record["name"] for record in db.app_migrations.find()),
-        log=[entry["ids"] for entry in db[f"{prefix}log"].find().sort("$natural", 1)],
+        log=[entry["ids"] for entry in db[f"{prefix}log"].find().sort("at", 1)],
         marks={thing["_id"]: len(thing.get(f"{prefix}marks", ())) for thing in db.things.find()},
         kept=db.app_migrations_progress.count_documents({}),
     )

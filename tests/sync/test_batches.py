@@ -2,7 +2,7 @@
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -1161,28 +1161,244 @@ def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transacti
 
 
 @real
+def test_inserted_as_it_begins(db: Any, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others insert while the pass asks where it ends is not a second end of its type: no document comes twice."""
+    inserts: list[list[Any]] = [[], ["zz", 60], ["zzz", 70, -1], ["zzzz", 80]]
+    asked = progress.of_other_types
+
+    def watched(bounds: Iterable[object]) -> dict[str, Any]:
+        others = tuple(bounds)
+        if inserted := inserts.pop(0):
+            other.things.insert_many([{"_id": one} for one in inserted])
+        return asked(others)
+
+    monkeypatch.setattr(progress, "of_other_types", watched)
+    registry = MigrationRegistry()
+    db.things.insert_many([{"_id": one} for one in (0, 1, 2, "a", "z")])
+    seen: list[Any] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.extend(numbers(batch))
+
+    registry.run_sync(db, "app")
+
+    assert seen == [-1, 0, 1, 2, 60, "a", "z"]
+    assert inserts == [["zzzz", 80]]  # it asked for strings, for numbers, and whether that was all
+
+
+@in_transactions
+@pytest.mark.parametrize(
+    ("projection", "words"),
+    [
+        ({"_id.b": 1}, "projection must keep `_id` as it is"),
+        ({"_id.b": 0}, "projection must keep `_id` as it is"),
+        (["a", "_id.b"], "projection must keep `_id` as it is"),
+        (b"a", "projection must be a dict or a list of fields, not b'a'."),
+        (["a", 1], r"projection must hold the names of fields \(str\): \['a', 1\]."),
+    ],
+    ids=str,
+)
+def test_refused_projections(db: Any, projection: Any, words: str, *, transaction: bool) -> None:
+    """A projection of a part of `_id`, or of what is no name of a field, is refused before anything is done."""
+    registry = MigrationRegistry()
+    db.things.insert_many([{"_id": {"a": 1, "b": number}} for number in range(3)])
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        with pytest.raises(InvalidOptionError, match=words):
+            context.batches(db.things, projection=projection)
+        with pytest.raises(InvalidOptionError, match=words):
+            context.for_each_batch(db.things, lambda batch: None, projection=projection, transaction=transaction)
+
+    registry.run_sync(db, "app")
+    assert "app_migrations_progress" not in db.list_collection_names()
+
+
+@real
 @pytest.mark.parametrize("transaction", [False, True])
-def test_view(db: Any, *, transaction: bool) -> None:
-    """A view can be gone over like a collection, though the server knows it by nothing but its name."""
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("view", {"viewOn": "things", "pipeline": []}), ("timeseries", {"timeseries": {"timeField": "at"}})],
+    ids=str,
+)
+def test_no_collection(db: Any, kind: str, options: dict[str, Any], *, transaction: bool) -> None:
+    """A view or a time series, in which an `_id` may come twice, is refused before its first batch."""
     registry = MigrationRegistry()
     fill(db.things, 6)
-    db.create_collection("seen_from_here", viewOn="things", pipeline=[{"$match": {"even": True}}])
+    db.create_collection("measured", **options)
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            raise Broken
+
+        context.for_each_batch(db.measured, body, size=2, transaction=transaction)
+
+    with pytest.raises(InvalidOptionError, match=f"'measured' is a {kind}: a pass needs a collection"):
+        registry.run_sync(db, "app")
+
+    assert kept(db) == []
+    assert db.app_migrations.count_documents({}) == 0
+
+
+@real
+def test_ids_that_are_read_alike(db: Any) -> None:
+    """Where two `_id`s are one when they were read, and the border of a batch is between them, the pass is refused:
+    it could not go on from there.
+    """
+    registry = MigrationRegistry()
+    db.things.insert_many([{"_id": DatetimeMS(one)} for one in (-(2**62), -(2**62) + 1, 0)])
+    clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
+    calls: list[int] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things.with_options(codec_options=clamped), size=1):
+            calls.append(len(batch))
+
+    with pytest.raises(InvalidOptionError, match="a pass cannot tell them apart"):
+        registry.run_sync(db, "app")
+    assert calls == []
+
+
+@real
+@pytest.mark.parametrize("began", [False, True])
+def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
+    """A loop that was made outside of a transactional body cannot be gone on with inside, begun or not."""
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    fill(db.others, 3)
+    refused: list[list[int]] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        batches = context.batches(db.others, size=1)
+        if began:
+            assert [numbers(next(batches)), numbers(next(batches))] == [[0], [1]]
+
+        def body(batch: list[dict[str, Any]]) -> None:
+            with pytest.raises(BatchesInTransactionError, match="'a' wants to go over a collection in batches"):
+                next(batches)
+            refused.append(numbers(batch))
+
+        context.for_each_batch(db.things, body)
+
+    assert registry.run_sync(db, "app") == ["a"]
+    assert refused == [[0, 1, 2]]
+    assert kept(db) == []
+
+
+@in_transactions
+def test_caught(db: Any, *, transaction: bool) -> None:
+    """A migration that catches the error of a body and goes over the collection again, in the same run, goes on with
+    that batch; and if it does so when that pass has ended, from the beginning.
+    """
+    registry = MigrationRegistry()
+    fill(db.things, 5)
     calls: list[list[int]] = []
+    told = Told()
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
         def body(batch: list[dict[str, Any]]) -> None:
             calls.append(numbers(batch))
-            if len(calls) == 2:
+            db.log.insert_one({"of": numbers(batch)})
+            if len(calls) in {2, 3}:
                 raise Broken
 
-        context.for_each_batch(db.seen_from_here, body, size=2, transaction=transaction)
+        for _ in range(2):
+            with pytest.raises(Broken):
+                context.for_each_batch(db.things, body, size=2, transaction=transaction)
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+        assert [(left["done"], left["finished"]) for left in kept(db)] == [(5, True)]
+        calls.extend([numbers(batch) for batch in context.batches(db.things, size=5)])
 
-    with pytest.raises(Broken):
-        registry.run_sync(db, "app")
-    registry.run_sync(db, "app")
+    assert registry.run_sync(db, "app", on_event=told) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [2, 3], [4], [0, 1, 2, 3, 4]]
+    twice = [] if transaction else [[2, 3]] * 2
+    assert sorted(entry["of"] for entry in db.log.find()) == sorted([[0, 1], [2, 3], [4], *twice])
+    assert [event.done for event in told if isinstance(event, PassStarted)] == [0, 2, 2, 0]
+    assert told.changes == 0
+    assert kept(db) == []
 
-    assert calls == [[0, 2], [4], [4]]
+
+@in_transactions
+@pytest.mark.parametrize("outer", ["loop", "body"])
+def test_pass_in_a_pass_after_failures(db: Any, outer: str, *, transaction: bool) -> None:
+    """A pass that is begun inside each batch of another one, always over the same, is known by that batch: after a
+    failure both go on where they were.
+    """
+    registry = MigrationRegistry()
+    fill(db.things, 3)
+    fill(db.others, 3)
+    seen: list[tuple[int, int]] = []
+    fails = [(0, 1), (1, 0), (1, 2), (2, 2), (9, 9)]
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def over_others(thing: list[dict[str, Any]]) -> None:
+            def body(batch: list[dict[str, Any]]) -> None:
+                seen.append((thing[0]["_id"], batch[0]["_id"]))
+                db.log.insert_one({"of": seen[-1]})
+                if seen[-1] == fails[0]:
+                    raise Broken
+
+            context.for_each_batch(db.others, body, size=1, transaction=transaction)
+
+        if outer == "body":
+            context.for_each_batch(db.things, over_others, size=1, transaction=False)
+        else:
+            for thing in context.batches(db.things, size=1):
+                over_others(thing)
+
+    while db.app_migrations.count_documents({}) == 0:
+        try:
+            registry.run_sync(db, "app", on_event=told)
+        except Broken:
+            fails.pop(0)
+
+    pairs = [(thing, one) for thing in range(3) for one in range(3)]
+    twice = [(0, 1), (1, 0), (1, 2), (2, 2)]
+    assert seen == sorted(pairs + twice)
+    assert sorted(tuple(entry["of"]) for entry in db.log.find()) == sorted(pairs + ([] if transaction else twice))
+    assert fails == [(9, 9)]
+    assert told.changes == 0
+    assert kept(db) == []
+
+
+@in_transactions
+def test_dropped_lock(db: Any, *, transaction: bool) -> None:
+    """Where the collection of the lock was dropped, and its tokens began again, the next run goes on all the same."""
+    registry = MigrationRegistry()
+    fill(db.things, 7)
+    calls: list[list[int]] = []
+    tokens: list[int] = []
+    told = Told()
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            (left,) = outside(lambda: kept(db))
+            tokens.append(left["token"])
+            if len(calls) in {2, 4}:
+                raise Broken
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    for _ in range(2):
+        with pytest.raises(Broken):
+            registry.run_sync(db, "app")
+    db.app_migrations_lock.drop()
+    assert registry.run_sync(db, "app", on_event=told) == ["a"]
+
+    assert calls == [[0, 1], [2, 3], [2, 3], [4, 5], [4, 5], [6]]
+    assert tokens == [1, 1, 2, 2, 1, 1]
+    assert told.changes == 0
+    assert kept(db) == []
 
 
 @real
