@@ -117,7 +117,7 @@ def test_killed_at_every_step(orders: Orders, things: Any, start: Start, way: Wa
         return None
 
     # Each command with one driver or another: it is the same core, and every kill waits for a lease to end.
-    tried = range(2 * (FIRST + DRIVERS.index(orders.driver)), len(steps) + 1, 2 * len(DRIVERS))
+    tried = range(2 * (FIRST + DRIVERS.index(orders.driver)), len(steps) + 1, 4 * len(DRIVERS))
     with ThreadPoolExecutor(4) as pool:
         wrong = [report for report in pool.map(killed_at, tried) if report is not None]
     assert not wrong, "\n\n".join(wrong)
