@@ -58,7 +58,8 @@ def test_projection(projection: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "projection", [{"_id": 0}, {"_id": False, "name": 1}, {"_id": "$name"}, {"_id": {"$add": [1]}}, {"_id.a": 1}, ["_id.a"]]
+    "projection",
+    [{"_id": 0}, {"_id": False, "name": 1}, {"_id": "$name"}, {"_id": {"$add": [1]}}, {"_id.a": 1}, ["_id.a"]],
 )
 def test_projection_without_id(projection: Any) -> None:
     """A pass knows by the `_id` where it is: a projection that drops it or puts something else there is refused."""

@@ -461,8 +461,8 @@ def test_steps_of_a_rollback() -> None:
 
 
 def test_steps_of_a_mark() -> None:
-    """The lease is checked before each record; what was kept of passes goes before and after. No function is called, and one fact
-    tells it in the end.
+    """The lease is checked before each record; what was kept of passes goes before and after. No function
+    is called, and one fact tells it in the end.
     """
     scope = Scope(definitions({"a": [], "b": ["a"]}), *WHERE, {"sync"}, TERMS)
     mine = lease()

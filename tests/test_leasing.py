@@ -58,7 +58,7 @@ OTHERS = lease("other")
 ERROR = ConnectionError("lost")
 LOST = Unknown(ERROR)
 AWAY = Unknown(ERROR, away=True)
-COMMITTED = Attempt(Ending.COMMITTED, 0.5)
+COMMITTED: Attempt[None] = Attempt(Ending.COMMITTED, 0.5)
 
 
 @dataclass
@@ -473,7 +473,7 @@ def test_lost_between_attempts() -> None:
 
 def test_commit_unknown() -> None:
     """A commit whose answer was lost is sent again until it is known; the time told is that of the attempt."""
-    unknown = Attempt(Ending.UNKNOWN, 0.75, ERROR)
+    unknown: Attempt[None] = Attempt(Ending.UNKNOWN, 0.75, ERROR)
     by_hand = hand(Transact=[unknown], CommitAgain=[unknown, Attempt(Ending.COMMITTED)])
 
     assert drive(run(transactional=True), by_hand.perform) == ["a"]
@@ -495,7 +495,7 @@ def test_commit_unknown_then_aborted() -> None:
 @pytest.mark.parametrize("found", [True, False])
 def test_commit_unknown_for_long(found: bool) -> None:
     """After two minutes the record tells; without one the driver's own error is given to the caller."""
-    unknown = Attempt(Ending.UNKNOWN, 0.75, ERROR)
+    unknown: Attempt[None] = Attempt(Ending.UNKNOWN, 0.75, ERROR)
     by_hand = hand(Transact=[unknown], CommitAgain=[unknown], FindRecord=[found])
 
     if found:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import ANY
 
@@ -134,33 +135,39 @@ SOURCE = Collection([1, 2, 3]).source()
 FRESH = Checkpoint((3,), total=3, collection_id=b"one")
 FIRST = replace(FRESH, start=(3,), batches=1, done=2)
 SECOND = replace(FRESH, bounds=(), batches=2, done=3)
-BEGINNING: list[tuple[object, PassEffect]] = [
-    (b"one", FindHighest(SOURCE, ())),
-    ((3,), FindHighest(SOURCE, (3,))),
-    ((), CountAll(SOURCE)),
-    (3, ClaimCheckpoint(KEY, "orders", FRESH, 1)),
-    (FRESH, Now()),
-    (10.0, started()),
-]
 
 
-def steps_of_batches(body: Callable[[list[Document]], object]) -> list[tuple[object, PassEffect]]:
+def beginning(sessions: tuple[bytes, ...] = ()) -> list[tuple[object, PassEffect]]:
     return [
-        *BEGINNING,
+        (b"one", FindHighest(SOURCE, ())),
+        ((3,), FindHighest(SOURCE, (3,))),
+        ((), CountAll(SOURCE)),
+        (3, Now()),
+        (10.0, CheckLease(lease(), "m", sessions)),
+        (True, Now()),
+        (10.0, ClaimCheckpoint(KEY, "orders", FRESH, 1)),
+        (FRESH, Now()),
+        (10.0, started()),
+    ]
+
+
+def steps_of_batches(body: Callable[[list[Document]], object], pause: float = 0.0) -> list[tuple[object, PassEffect]]:
+    return [
+        *beginning(),
         (None, ReadBatch(SOURCE, FRESH, 3)),
         (documents(1, 2, 3), Now()),
         (11.0, CheckLease(lease(), "m", ())),
         (True, Now()),
         (11.0, HandOver(documents(1, 2), body, "all 0 0")),
         (None, Now()),
-        (14.0, progressed(2, 0.5)),
+        (14.0, progressed(2, 2 / (4 + pause))),
         (None, ReadBeside(ReadBatch(SOURCE, FIRST, 3), SaveCheckpoint(KEY, FIRST, 1))),
         ((documents(3), True), Now()),
         (40.0, CheckLease(lease(), "m", ())),
         (True, Now()),
         (40.0, HandOver(documents(3), body, "all 0 1")),
         (None, Now()),
-        (40.0, progressed(3, 0.1, due=True)),
+        (40.0, progressed(3, 3 / (30 + pause), due=True)),
         (None, IdentifyCollection(SOURCE)),
         (b"one", SaveCheckpoint(KEY, replace(SECOND, finished=True), 1)),
     ]
@@ -172,8 +179,8 @@ def fed() -> Passes:
 
 
 def test_steps() -> None:
-    """See what was left, claim the checkpoint, read, check the lease, hand over; keep the checkpoint beside the read
-    of the next batch. In the end look whether it was one collection all along.
+    """See what was left, check the lease, claim the checkpoint; read, check the lease, hand over; keep the checkpoint
+    beside the read of the next batch. In the end look whether it was one collection all along.
     """
     flow = fed().over(SOURCE, Pace(2), list)
     follow(
@@ -185,7 +192,7 @@ def test_steps() -> None:
 def at_the_second_read() -> PassFlow[None]:
     """A pass that has just asked for its second batch, and for its checkpoint to be kept beside that."""
     flow = fed().over(SOURCE, Pace(2), list)
-    answers: list[object] = [None, {}, *(answer for answer, _ in steps_of_batches(list)[:14])]
+    answers: list[object] = [None, {}, *(answer for answer, _ in steps_of_batches(list)[:17])]
     *_, beside = [flow.send(answer) for answer in answers]
     assert beside == ReadBeside(ReadBatch(SOURCE, FIRST, 3), SaveCheckpoint(KEY, FIRST, 1))
     return flow
@@ -282,7 +289,7 @@ def test_steps_of_transactions() -> None:
             (10.0, CheckLease(lease(), "m", (b"s",))),
             (True, Now()),
             (10.0, IdentifyCollection(SOURCE)),
-            *BEGINNING,
+            *beginning((b"s",)),
             (None, Now()),
             (11.0, CheckLease(lease(), "m", (b"s",))),
             (True, Now()),
@@ -323,7 +330,7 @@ def test_steps_in_a_transaction() -> None:
 
 def test_steps_with_rests() -> None:
     """The lag is asked for before anything is done; the checkpoint is kept before a pause, and not once more after it.
-    After the last batch there is no pause.
+    After the last batch there is no pause, but the rate has one for each batch.
     """
     flow = fed().over(SOURCE, Pace(2, pause=0.5, max_lag=3), list)
     follow(
@@ -332,13 +339,14 @@ def test_steps_with_rests() -> None:
             (None, FindPasses("m", False)),
             ({}, ReadLag()),
             (99.0, IdentifyCollection(SOURCE)),
-            *steps_of_batches(list)[:13],
+            *steps_of_batches(list, 0.5)[:16],
             (None, SaveCheckpoint(KEY, FIRST, 1)),
             (True, Sleep(0.5, 0.5)),
             (None, Now()),
             (14.0, ReadLag()),
             (2.0, ReadBatch(SOURCE, FIRST, 3)),
-            *steps_of_batches(list)[14:],
+            (documents(3), Now()),
+            *steps_of_batches(list, 0.5)[18:],
         ],
     )
 
@@ -543,7 +551,8 @@ def test_lease_lost_at_each_check(mode: Mode) -> None:
         with pytest.raises(LeaseLostError) as caught:
             mode(losing, collection.source(), 2)
         assert (caught.value.migration, caught.value.in_batches) == ("m", True)
-        assert len(collection.done) == lost_at - 1 - (mode in TRANSACTIONAL and lost_at > 1)
+        before = 2 if mode in TRANSACTIONAL else 1  # that it has a session, and that it claims the checkpoint
+        assert len(collection.done) == max(0, lost_at - 1 - before)
 
         mode(attempt(server), collection.source(), 2)
         assert collection.ids_done == MIXED
@@ -915,7 +924,7 @@ def test_collection_replaced_before_it_goes_on(mode: Mode) -> None:
     """A pass that was cut off begins anew where its name stands for another collection; a finished one is done."""
     server, collection = Server(), Collection([1, 2, 3])
     cut_off(server, collection.source())
-    collection.identity = None
+    collection.identity = b"two"
 
     successor = attempt(server)
     mode(successor, collection.source(), 2)
@@ -927,6 +936,28 @@ def test_collection_replaced_before_it_goes_on(mode: Mode) -> None:
     mode(third, collection.source(), 2)
     assert len(collection.done) == 3
     assert third.world.events == []
+
+
+@each_mode
+def test_collection_that_the_server_does_not_tell(mode: Mode) -> None:
+    """What the server knows a collection by is compared only where it tells it, then and now; that a collection is not
+    there (any more) is told.
+    """
+    server, collection = Server(), Collection([1, 2, 3])
+    cut_off(server, collection.source())
+    collection.identity = None
+    successor = attempt(server)
+    mode(successor, collection.source(), 2)
+    assert collection.done == [[1, 2], [3]]
+    assert not told(successor, PassChanged)
+
+    def dropped(_: object) -> None:
+        other.identity = b""
+
+    server, other = Server(), Collection([1, 2, 3])
+    passing = attempt(server)
+    with pytest.raises(CollectionChangedError):
+        (passing.each if mode in TRANSACTIONAL else passing.loop)(other.source(), 2, dropped)
 
 
 def cut_off(server: Server, *sources: Source) -> Passing:
@@ -989,6 +1020,156 @@ def test_other_order() -> None:
     assert len(told(passing, PassChanged)) == 1
 
 
+def test_change_is_told_once() -> None:
+    """Of passes that change, and of those whose collection is another one, an attempt tells the first."""
+    server, one, two, three = Server(), Collection([1, 2, 3]), Collection([1, 2, 3]), Collection([1, 2, 3])
+    attempt(server).loop(three.source("three"), 2)
+    cut_off(server, one.source("one"))
+    three.identity = b"two"
+
+    passing = attempt(server)
+    for collection, fingerprint in ((two, "two"), (three, "three"), (two, "new"), (one, "new one")):
+        passing.loop(collection.source(fingerprint), 2)
+
+    assert told(passing, PassChanged) == [PassChanged(*WHERE, "orders")]
+
+
+# Passes inside others, and in one attempt again
+
+
+def nested(passing: Passing, mode: Mode, outer: Source, inner: Source, work: Callable[[], object] = int) -> None:
+    """A migration that goes over a collection at each batch of another one, and does something before that."""
+
+    def go_over_other(_: list[Document]) -> None:
+        work()
+        mode(passing, inner, 1)
+
+    passing.loop(outer, 1, go_over_other)
+
+
+@each_mode
+@pytest.mark.parametrize("after", [False, True])
+def test_crash_in_nested_passes(mode: Mode, after: bool) -> None:
+    """A pass that is begun inside a batch of another one is known by that batch: wherever a process dies, what was
+    finished in another batch, or this one's own, is not done again, and what was not is.
+    """
+    outer, inner = Collection([1, 2, 3]), Collection([7, 8])
+    whole = attempt(Server())
+    nested(whole, mode, outer.source("outer"), inner.source("inner"))
+    assert (outer.done, inner.done) == ([[1], [2], [3]], [[7], [8]] * 3)
+
+    for crash_at in range(whole.world.performed):
+        server, outer, inner = Server(), Collection([1, 2, 3]), Collection([7, 8])
+        with pytest.raises(Crash):
+            nested(crashing(server, crash_at, after=after), mode, outer.source("outer"), inner.source("inner"))
+        successor = attempt(server)
+        nested(successor, mode, outer.source("outer"), inner.source("inner"))
+
+        assert set(outer.ids_done) == {1, 2, 3}
+        assert len(outer.done) <= 4
+        assert [inner.ids_done.count(one) >= 3 for one in (7, 8)] == [True, True]
+        assert len(inner.done) <= (6 if mode in TRANSACTIONAL else 7)
+        assert not told(successor, PassChanged)
+        assert all(kept.checkpoint.finished for kept in server.progress.values())
+        assert len(server.progress) == 4
+
+
+def test_key_of_a_nested_pass() -> None:
+    """It says in which batch of which pass it was begun, however deep; two in one batch are told apart."""
+    server, collection = Server(), Collection([1, 2])
+    passing = attempt(server)
+
+    def deeper(batch: list[Document]) -> None:
+        if batch[0]["_id"] == 2:
+            passing.loop(collection.source("b"), 2, lambda _: passing.each(collection.source("c"), 2))
+            passing.loop(collection.source("b"), 2)
+
+    passing.loop(collection.source("a"), 1, deeper)
+    passing.loop(collection.source("b"), 1)
+
+    assert [(key.fingerprint, key.number) for key in server.progress] == [
+        ("a", 0),
+        ("b in a 0 1", 0),
+        ("c in b in a 0 1 0 0", 0),
+        ("b in a 0 1", 1),
+        ("b", 0),
+    ]
+
+
+@each_mode
+def test_again_in_one_attempt(mode: Mode) -> None:
+    """A migration that takes an error of its pass and goes over it again goes on from there, in this attempt and in
+    the next; a pass after that has a number of its own.
+    """
+
+    def again(passing: Passing, source: Source) -> None:
+        try:
+            go_over(passing)(source, 2, fail)
+        except ValueError:
+            mode(passing, source, 2)
+        mode(passing, source, 2)
+
+    def go_over(passing: Passing) -> Callable[[Source, int, Callable[[list[Document]], object]], None]:
+        return partial(passing.each, transaction=mode in TRANSACTIONAL)
+
+    def fail(batch: list[Document]) -> None:
+        if batch[0]["_id"] == 3:
+            raise ValueError
+
+    server, collection = Server(), Collection([1, 2, 3, 4, 5])
+    passing = attempt(server)
+    again(passing, collection.source())
+    assert collection.done == [[1, 2], [3, 4], [5], [1, 2], [3, 4], [5]]
+    assert [event.done for event in told(passing, PassStarted)] == [0, 2, 0]
+    assert [key.number for key in server.progress] == [0, 1]
+    assert not told(passing, PassChanged)
+
+    collection.done.clear()
+    successor = attempt(server)
+    again(successor, collection.source())
+    assert (collection.done, successor.world.events) == ([], [])
+
+
+def test_other_pass_after_an_error() -> None:
+    """A migration that takes an error and goes over something else instead has changed its pass."""
+    server, one, two = Server(), Collection([1, 2, 3]), Collection([4])
+    passing = attempt(server)
+    with pytest.raises(ZeroDivisionError):
+        passing.each(one.source("one"), 2, lambda _: 1 // 0)
+    passing.loop(two.source("two"), 2)
+    assert two.done == [[4]]
+    assert len(told(passing, PassChanged)) == 1
+
+
+@pytest.mark.xfail(raises=LeaseLostError, strict=True, reason="a pass without a checkpoint is taken for one to go on")
+@pytest.mark.parametrize("transactional", [False, True])
+def test_error_before_the_first_batch(transactional: bool) -> None:
+    """An error that comes before there is a checkpoint leaves nothing to go on from: the next pass begins anew."""
+    server, collection = Server(), Collection([1, 2, 3])
+    passing = attempt(server)
+    flow = passing.flow(collection.source(), Pace(2), transaction=transactional)
+    assert next(flow) == FindPasses("m", False)
+    flow.send({})
+    error = ConnectionError()
+    with pytest.raises(ConnectionError):
+        flow.throw(error)
+    passing.each(collection.source(), 2, transaction=transactional)
+    assert collection.done == [[1, 2], [3]]
+    assert not told(passing, PassChanged)
+
+
+def test_loop_left_and_begun_again() -> None:
+    """A loop that is left has had its number: another one over the same is another pass."""
+    server, collection = Server(), Collection([1, 2, 3])
+    passing = attempt(server)
+    flow = passing.passes.over(collection.source(), Pace(2))
+    assert drive(Loop(flow).next(), passing.perform) == documents(1, 2)
+    flow.close()
+    passing.loop(collection.source(), 2)
+    assert collection.done == [[1, 2], [3]]
+    assert [(key.number, kept.checkpoint.finished) for key, kept in server.progress.items()] == [(0, False), (1, True)]
+
+
 def test_rollback_keeps_its_own() -> None:
     """What the function of a migration has left is nothing to its rollback, and the other way round."""
     server, collection = Server(), Collection([1, 2, 3])
@@ -1001,6 +1182,46 @@ def test_rollback_keeps_its_own() -> None:
     assert [event.undo for event in told(undoing, PassStarted)] == [True]
     assert [event.undo for event in told(undoing, MigrationProgressed)] == [True, True]
     assert {key.undo: kept.checkpoint.finished for key, kept in server.progress.items()} == {False: False, True: True}
+
+
+def test_id_that_comes_twice() -> None:
+    """A pass whose next batch would begin at the `_id` with which the last one ended is refused before it is handed
+    over, and not gone over for ever.
+    """
+
+    class Twice(Passing):
+        def perform(self, effect: PassEffect) -> object:
+            answer = super().perform(effect)
+            return documents(1, 2, 2) if isinstance(effect, ReadBatch) else answer
+
+    usual, collection = attempt(Server()), Collection([1, 2])
+    for mode in PLAIN + TRANSACTIONAL:
+        with pytest.raises(InvalidOptionError, match="cannot tell them apart"):
+            mode(Twice(usual.world, usual.turn), collection.source(), 2)
+    assert collection.done == []
+
+
+@each_mode
+def test_insert_while_the_highest_are_looked_for(mode: Mode) -> None:
+    """What comes in above a bound between two looks is no second bound of its type: each document is seen once, and
+    what came in is beyond the end.
+    """
+
+    class Inserting(Passing):
+        def perform(self, effect: PassEffect) -> object:
+            answer = super().perform(effect)
+            if isinstance(effect, FindHighest):
+                collection.insert(100 + len(collection.documents), "z" * len(collection.documents))
+            return answer
+
+    usual, collection = attempt(Server()), Collection([1, 2, 3, "a", "b"])
+    mode(Inserting(usual.world, usual.turn), collection.source(), 2)
+    assert collection.ids_done[:3] == [1, 2, 3]
+    kinds = [order(one)[0] for one in collection.ids_done]
+    assert kinds == sorted(kinds)
+    assert len(set(collection.ids_done)) == len(collection.ids_done)
+    (kept,) = usual.world.server.progress.values()
+    assert (kept.checkpoint.bounds, kept.checkpoint.done) == ((), len(collection.ids_done))
 
 
 def test_ids_that_do_not_survive() -> None:
@@ -1029,6 +1250,9 @@ def total_of(*answers: object, **filter: int) -> tuple[int | None, list[PassEffe
     for answer in ({}, None, (1,), (), *answers):
         effect = flow.send(answer)
         asked.append(effect)
+    assert effect == Now()
+    for answer in (10.0, True, 10.0):
+        effect = flow.send(answer)
     assert isinstance(effect, ClaimCheckpoint)
     assert effect.checkpoint is not None
     return effect.checkpoint.total, asked[3:-1]

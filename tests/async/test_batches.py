@@ -810,7 +810,7 @@ async def test_client_that_reads_from_secondaries(
     assert seen == [[0, 1], [2, 3], [4]]
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
     saved = [command for command in commands.sent if command.get("update") == "app_migrations_progress"]
-    assert len(saved) == 4
+    assert len(saved) == (4 if transaction else 3)  # else the last one and the end of the pass are one
     within = [command for command in saved if command.get("autocommit") is False]
     assert len(within) == (3 if transaction else 0)
     assert {command["writeConcern"]["w"] for command in saved if command not in within} == {"majority"}
@@ -1296,16 +1296,14 @@ async def test_ids_that_are_read_alike(db: Any) -> None:
     registry = MigrationRegistry()
     await db.things.insert_many([{"_id": DatetimeMS(one)} for one in (-(2**62), -(2**62) + 1, 0)])
     clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
-    calls: list[int] = []
 
     @registry.register("a")
     async def a(db: Any, context: AsyncMigrationContext) -> None:
-        async for batch in context.batches(db.things.with_options(codec_options=clamped), size=1):
-            calls.append(len(batch))
+        async for _ in context.batches(db.things.with_options(codec_options=clamped), size=1):
+            raise Broken
 
     with pytest.raises(InvalidOptionError, match="a pass cannot tell them apart"):
         await registry.run(db, "app")
-    assert calls == []
 
 
 @real

@@ -184,15 +184,29 @@ async def test_events(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_commands(db: Any, driver: str, uri: str, name: str) -> None:
-    """A mark is two reads, a lease, and for each a check and a record; transactional ones need no transaction."""
+    """A mark is two reads, a lease, and for each a check and a record, with what is kept of its rollback removed before
+    and of itself behind; transactional ones need no transaction.
+    """
     commands = Commands()
 
     async with opened_async(driver, uri, name, event_listeners=[commands]) as watched:
         runner = AsyncRunner(registry(CHAIN, "async", [], transaction=True), watched, "app")
         await runner.mark_applied(["a", "b"])
-        assert commands.names == ["find", "findAndModify", "find", *["update", "insert"] * 2, "update"]
+        assert commands.names == [
+            "find",
+            "findAndModify",
+            "find",
+            *["delete", "update", "insert", "delete"] * 2,
+            "update",
+        ]
         commands.sent.clear()
         await runner.mark_pending(["a", "b"])
-        assert commands.names == ["find", "findAndModify", "find", *["update", "delete"] * 2, "update"]
+        assert commands.names == [
+            "find",
+            "findAndModify",
+            "find",
+            *["delete", "update", "delete", "delete"] * 2,
+            "update",
+        ]
 
     assert await recorded(db) == []

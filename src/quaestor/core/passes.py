@@ -138,7 +138,8 @@ class Passes:
                 yield from self._check()
                 kept, checkpoint = checkpoint, (yield from _handed_over(documents, key, checkpoint, pace.size, body))
             now = yield from Now()
-            rate = (checkpoint.done - first) / (now - began) if now > began else None
+            seconds = now - began + pace.pause  # as if it had paused after this batch as well
+            rate = (checkpoint.done - first) / seconds if seconds > 0 else None
             due = reminder.is_due(now)
             progress = (checkpoint.done, checkpoint.whole, rate)
             yield from Emit(MigrationProgressed(*self._place, *progress, due=due, undo=self._undo))

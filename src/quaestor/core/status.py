@@ -49,7 +49,8 @@ class MigrationStatus:
         description: What it does, in one line (str); may be empty.
         interrupted: Whether the last holder of the lease was killed or frozen in it (bool), so that it is half applied
             if it is pending, and half undone if it is applied: the next run, or rollback, of it does it again. What is
-            one transaction is never half done. It is told until somebody else takes the lease.
+            one transaction is never half done. It is told until somebody else takes the lease; of a rollback that went
+            over a collection in batches, and failed or was killed, until it is done.
         passes: How far its passes over collections are, in batches (tuple of PassStatus, the last one to go on last),
             from the first batch until it is recorded, or undone. Whether it is at work now, `Status.lease` says.
     """
@@ -98,7 +99,13 @@ def status(
 ) -> Status:
     """Lay records, lock and progress beside the migrations of the code, which are given in order."""
     known = {migration.name for migration in ordered}
-    interrupted = _interrupted(lock.ended, records.applied)
+    at_work = None if lock.holder is None else lock.holder.migration
+    interrupted = {_interrupted(lock.ended, records.applied)} | {
+        # What is kept of a rollback goes with the record.
+        name
+        for name, passes in progress.items()
+        if name in records.applied and name != at_work and any(one.undo for one in passes)
+    }
     migrations = [
         MigrationStatus(
             name=migration.name,
@@ -108,7 +115,7 @@ def status(
             transaction=migration.transaction,
             has_rollback=migration.rollback is not None,
             description=migration.description,
-            interrupted=migration.name == interrupted and not migration.transaction,
+            interrupted=migration.name in interrupted and not migration.transaction,
             passes=progress.get(migration.name, ()),
         )
         for migration in ordered

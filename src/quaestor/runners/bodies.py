@@ -39,6 +39,7 @@ def call(change: Change, db: Any, context: Context) -> None:
     """Call the `def` function of a change."""
     with _no_generator_exit():
         _refuse_unfinished(change.name, _called(change, db, context))
+        context.check_begun()
 
 
 async def call_async(change: Change, db: Any, context: Context) -> None:
@@ -47,6 +48,7 @@ async def call_async(change: Change, db: Any, context: Context) -> None:
     if inspect.isawaitable(result):  # a decorator may have decided that there is nothing to await
         result = await result
     _refuse_unfinished(change.name, result)
+    context.check_begun()
 
 
 def hand_over(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:

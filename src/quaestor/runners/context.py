@@ -2,15 +2,15 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from quaestor.core.batches import DEFAULT_SIZE, Document, Pace, Reminder, Source
 from quaestor.core.events import Event, MigrationProgressed, Place
-from quaestor.core.pass_effects import PassEffect
+from quaestor.core.pass_effects import PassEffect, PassFlow
 from quaestor.core.passes import Loop, Passes
-from quaestor.errors import InvalidOptionError
+from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
 from quaestor.runners.drive import drive, drive_async
 
 _where = ContextVar("_where", default="")
@@ -87,6 +87,7 @@ class _Context:
         self._now = now
         self._undo = undo
         self._reminder = Reminder(now())
+        self._unbegun = 0  # passes that were asked for
         self.name = place.name
         self.logger = logging.getLogger("quaestor.migration")
 
@@ -107,6 +108,19 @@ class _Context:
                 raise InvalidOptionError(f"progress() takes whole numbers (int), not {number!r:.40}.")
         due = self._reminder.is_due(self._now())
         self._tell(MigrationProgressed(*self._place, done, total, due=due, undo=self._undo))
+
+    def check_begun(self) -> None:
+        """Check, when the function has returned, that it began all passes that it asked for.
+
+        Raises:
+            UnfinishedMigrationError: It did not.
+        """
+        if self._unbegun:
+            raise UnfinishedMigrationError(
+                self.name,
+                "without going over batches that it asked for (its `context.batches` has no loop, or its "
+                "`context.for_each_batch` no `await`)",
+            )
 
 
 class MigrationContext(_Context):
@@ -170,6 +184,7 @@ class MigrationContext(_Context):
         pace = Pace(size, pause, max_lag)
         table = self._table()
         source = table.source(collection, filter, projection, transaction=False)
+        self._unbegun += 1
         return self._looped(Loop(self._passes.over(source, pace, within=_where.get())), table)
 
     def for_each_batch(
@@ -217,8 +232,8 @@ class MigrationContext(_Context):
         finally:
             table.close()
 
-    @staticmethod
-    def _looped(loop: Loop, table: SyncTable) -> Iterator[list[Document]]:
+    def _looped(self, loop: Loop, table: SyncTable) -> Iterator[list[Document]]:
+        self._unbegun -= 1
         try:
             while (documents := drive(loop.next(), table.perform)) is not None:
                 with within(loop.where):
@@ -263,9 +278,10 @@ class AsyncMigrationContext(_Context):
         pace = Pace(size, pause, max_lag)
         table = self._table()
         source = table.source(collection, filter, projection, transaction=False)
+        self._unbegun += 1
         return self._looped(Loop(self._passes.over(source, pace, within=_where.get())), table)
 
-    async def for_each_batch(
+    def for_each_batch(
         self,
         collection: AsyncCollection,
         body: Callable[[list[Document]], Awaitable[object]],
@@ -276,21 +292,25 @@ class AsyncMigrationContext(_Context):
         pause: float = 0.0,
         max_lag: float | None = None,
         transaction: bool = True,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """The same as `MigrationContext.for_each_batch`, with a body that is awaited."""
         pace = Pace(size, pause, max_lag)
         _check_body(body, transaction)
         table = self._table()
         source = table.source(collection, filter, projection, transaction=transaction)
+        self._unbegun += 1
+        flow = self._passes.over(source, pace, body, transaction=transaction, within=_where.get())
+        return self._given(flow, table)
+
+    async def _given(self, flow: PassFlow[None], table: AsyncTable) -> None:
+        self._unbegun -= 1
         try:
-            await drive_async(
-                self._passes.over(source, pace, body, transaction=transaction, within=_where.get()), table.perform
-            )
+            await drive_async(flow, table.perform)
         finally:
             table.close()
 
-    @staticmethod
-    async def _looped(loop: Loop, table: AsyncTable) -> AsyncIterator[list[Document]]:
+    async def _looped(self, loop: Loop, table: AsyncTable) -> AsyncIterator[list[Document]]:
+        self._unbegun -= 1
         try:
             while (documents := await drive_async(loop.next(), table.perform)) is not None:
                 with within(loop.where):
