@@ -1131,17 +1131,16 @@ def test_again_in_one_attempt(mode: Mode) -> None:
 
 
 def test_other_pass_after_an_error() -> None:
-    """A migration that takes an error and goes over something else instead has changed its pass."""
+    """A migration that takes an error may go over something else instead: nothing is said of an earlier attempt."""
     server, one, two = Server(), Collection([1, 2, 3]), Collection([4])
     passing = attempt(server)
     with pytest.raises(ZeroDivisionError):
         passing.each(one.source("one"), 2, lambda _: 1 // 0)
     passing.loop(two.source("two"), 2)
     assert two.done == [[4]]
-    assert len(told(passing, PassChanged)) == 1
+    assert not told(passing, PassChanged)
 
 
-@pytest.mark.xfail(raises=LeaseLostError, strict=True, reason="a pass without a checkpoint is taken for one to go on")
 @pytest.mark.parametrize("transactional", [False, True])
 def test_error_before_the_first_batch(transactional: bool) -> None:
     """An error that comes before there is a checkpoint leaves nothing to go on from: the next pass begins anew."""

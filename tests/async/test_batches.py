@@ -1289,24 +1289,6 @@ async def test_no_collection(db: Any, kind: str, options: dict[str, Any], *, tra
 
 
 @real
-async def test_ids_that_are_read_alike(db: Any) -> None:
-    """Where two `_id`s are one when they were read, and the border of a batch is between them, the pass is refused:
-    it could not go on from there.
-    """
-    registry = MigrationRegistry()
-    await db.things.insert_many([{"_id": DatetimeMS(one)} for one in (-(2**62), -(2**62) + 1, 0)])
-    clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
-
-    @registry.register("a")
-    async def a(db: Any, context: AsyncMigrationContext) -> None:
-        async for _ in context.batches(db.things.with_options(codec_options=clamped), size=1):
-            raise Broken
-
-    with pytest.raises(InvalidOptionError, match="a pass cannot tell them apart"):
-        await registry.run(db, "app")
-
-
-@real
 @pytest.mark.parametrize("began", [False, True])
 async def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
     """A loop that was made outside of a transactional body cannot be gone on with inside, begun or not."""

@@ -70,7 +70,7 @@ class Passes:
         self._place = place
         self._turn = turn
         self._undo = undo
-        self._left: dict[PassKey, bool] | None = None  # passes of earlier attempts that have not come again: finished?
+        self._left: dict[PassKey, bool] | None = None  # passes with checkpoints: finished, or come again?
         self._numbers: Counter[str] = Counter()  # of passes begun, by their fingerprints
         self._has_said = False
 
@@ -101,9 +101,7 @@ class Passes:
         except GeneratorExit:  # the loop was left
             raise
         except BaseException as error:
-            # A migration that takes an error and goes over it again goes on from there.
-            self._numbers[fingerprint] = key.number
-            left[key] = False
+            self._numbers[fingerprint] = key.number  # a migration that takes it, and goes over it again, goes on there
             if isinstance(error, LeaseLostError):
                 raise LeaseLostError(self._place.name, in_batches=True) from None
             raise
@@ -164,7 +162,7 @@ class Passes:
         yield from self._check()
 
     def _found(self) -> PassFlow[dict[PassKey, bool]]:
-        """The passes of earlier attempts that have not come again yet, and whether they are finished."""
+        """The passes that have checkpoints, and whether they are finished, or have come again."""
         if self._left is None:
             found = yield from self._settled(FindPasses(self._place.name, self._undo))
             self._left = dict(found) if self._left is None else self._left  # another pass may have come meanwhile
@@ -172,13 +170,14 @@ class Passes:
 
     def _start(self, key: PassKey, source: Source, left: dict[PassKey, bool]) -> PassFlow[Checkpoint]:
         """Take up what an earlier attempt has left of this pass, or begin it."""
-        is_new = left.pop(key, None) is None
+        is_new = key not in left
         # An attempt that stopped in another pass did not have this one, as far as can be told. (If that other one still
         # comes, it goes on all the same.)
         changed = is_new and not all(left.values()) and not self._has_said
         collection_id = yield from self._settled(IdentifyCollection(source))
         fresh = (yield from self._fresh(source, collection_id)) if is_new else None
         checkpoint = yield from self._claimed(key, source, fresh)
+        left[key] = True
         if not checkpoint.finished and not checkpoint.is_of(collection_id):
             changed = True
             checkpoint = yield from self._fresh(source, collection_id)

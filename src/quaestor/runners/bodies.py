@@ -10,8 +10,9 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
@@ -37,9 +38,8 @@ _CLOSING = 1.0  # seconds for telling the server that a client's sessions have e
 
 def call(change: Change, db: Any, context: Context) -> None:
     """Call the `def` function of a change."""
-    with _no_generator_exit():
-        _refuse_unfinished(change.name, _called(change, db, context))
-        context.check_begun()
+    _refuse_unfinished(change.name, _ended(partial(_called, change, db, context)))
+    context.check_begun()
 
 
 async def call_async(change: Change, db: Any, context: Context) -> None:
@@ -54,8 +54,7 @@ async def call_async(change: Change, db: Any, context: Context) -> None:
 def hand_over(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:
     """Call the body of a pass in a `def` function."""
     if body is not None:
-        with _no_generator_exit():
-            _refuse_unfinished(name, body(batch), _BY_BODY)
+        _refuse_unfinished(name, _ended(partial(body, batch)), _BY_BODY)
 
 
 async def hand_over_async(name: str, body: Callable[[list[Document]], object] | None, batch: list[Document]) -> None:
@@ -67,12 +66,10 @@ async def hand_over_async(name: str, body: Callable[[list[Document]], object] | 
         _refuse_unfinished(name, result, _BY_BODY)
 
 
-@contextlib.contextmanager
-def _no_generator_exit() -> Iterator[None]:
-    """To a flow it would mean that the run itself is thrown away (as PEP 479 does with StopIteration)."""
+def _ended(work: Callable[[], object]) -> object:
     try:
-        yield
-    except GeneratorExit as error:
+        return work()
+    except GeneratorExit as error:  # to a flow it would mean that the run itself is thrown away (as PEP 479 does)
         raise RuntimeError("The function raised GeneratorExit.") from error
 
 

@@ -1,10 +1,9 @@
 """What a migration is given beside the database, if it takes a second argument."""
 
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from quaestor.core.batches import DEFAULT_SIZE, Document, Pace, Reminder, Source
 from quaestor.core.events import Event, MigrationProgressed, Place
@@ -13,18 +12,41 @@ from quaestor.core.passes import Loop, Passes
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
 from quaestor.runners.drive import drive, drive_async
 
-_where = ContextVar("_where", default="")
+
+class within:  # noqa: N801 - it is used as a function is
+    """A batch that is worked on: the passes that are begun inside know where.
+
+    Args:
+        where: Where it is.
+
+    Attributes:
+        where: The same.
+        is_open: Whether it is still worked on. A mark, for loops need not end in the order in which they began, nor in
+            the context that they were left in.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.is_open = True
+
+    def __enter__(self) -> None:
+        _around.set((*_around.get(), self))
+
+    def __exit__(self, *_: object) -> None:
+        self.is_open = False
+        _around.set(tuple(one for one in _around.get() if one.is_open))
 
 
-@contextlib.contextmanager
-def within(where: str) -> Iterator[None]:
-    """Have the passes that are begun in this context know inside which batch of another one that is."""
-    outside = _where.get()
-    _where.set(where)
-    try:
-        yield
-    finally:
-        _where.set(outside)  # no reset(): a loop that was left may be closed in another context
+_around: ContextVar[tuple[within, ...]] = ContextVar("_around", default=())
+
+
+def forget_around() -> None:
+    """Begin in no batch: what holds the exception of an earlier run keeps its loop open."""
+    _around.set(())
+
+
+def _where() -> str:
+    return next((one.where for one in reversed(_around.get()) if one.is_open), "")
 
 
 class SyncCollection(Protocol):
@@ -185,7 +207,7 @@ class MigrationContext(_Context):
         table = self._table()
         source = table.source(collection, filter, projection, transaction=False)
         self._unbegun += 1
-        return self._looped(Loop(self._passes.over(source, pace, within=_where.get())), table)
+        return self._looped(Loop(self._passes.over(source, pace, within=_where())), table)
 
     def for_each_batch(
         self,
@@ -228,7 +250,7 @@ class MigrationContext(_Context):
         table = self._table()
         source = table.source(collection, filter, projection, transaction=transaction)
         try:
-            drive(self._passes.over(source, pace, body, transaction=transaction, within=_where.get()), table.perform)
+            drive(self._passes.over(source, pace, body, transaction=transaction, within=_where()), table.perform)
         finally:
             table.close()
 
@@ -279,7 +301,7 @@ class AsyncMigrationContext(_Context):
         table = self._table()
         source = table.source(collection, filter, projection, transaction=False)
         self._unbegun += 1
-        return self._looped(Loop(self._passes.over(source, pace, within=_where.get())), table)
+        return _AsyncBatches(Loop(self._passes.over(source, pace, within=_where())), table, self._begin)
 
     def for_each_batch(
         self,
@@ -299,7 +321,7 @@ class AsyncMigrationContext(_Context):
         table = self._table()
         source = table.source(collection, filter, projection, transaction=transaction)
         self._unbegun += 1
-        flow = self._passes.over(source, pace, body, transaction=transaction, within=_where.get())
+        flow = self._passes.over(source, pace, body, transaction=transaction, within=_where())
         return self._given(flow, table)
 
     async def _given(self, flow: PassFlow[None], table: AsyncTable) -> None:
@@ -309,14 +331,41 @@ class AsyncMigrationContext(_Context):
         finally:
             table.close()
 
-    async def _looped(self, loop: Loop, table: AsyncTable) -> AsyncIterator[list[Document]]:
+    def _begin(self) -> None:
         self._unbegun -= 1
-        try:
-            while (documents := await drive_async(loop.next(), table.perform)) is not None:
-                with within(loop.where):
-                    yield documents
-        finally:
-            table.close()
+
+
+class _AsyncBatches:
+    """No asynchronous generator: that one was left the event loop would tell it later, when another pass has begun."""
+
+    def __init__(self, loop: Loop, table: AsyncTable, begin: Callable[[], None]) -> None:
+        self._loop = loop
+        self._table = table
+        self._begin: Callable[[], None] | None = begin
+        self._batch: within | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Document]:
+        if self._begin is not None:
+            self._begin()
+            self._begin = None
+        self._leave()
+        documents = await drive_async(self._loop.next(), self._table.perform)
+        if documents is None:
+            raise StopAsyncIteration
+        self._batch = within(self._loop.where)
+        self._batch.__enter__()
+        return documents
+
+    def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._batch is not None:
+            self._batch.__exit__()
+            self._batch = None
 
 
 def _check_body(body: object, transaction: object) -> None:

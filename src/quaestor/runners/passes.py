@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, assert_never
 
 import pymongo
+from bson.codec_options import DatetimeConversion
 from pymongo.errors import PyMongoError
 
 from quaestor.core import effects, pass_effects, passes
@@ -18,7 +19,7 @@ from quaestor.core.migration import Colour
 from quaestor.core.pass_effects import PassEffect
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 from quaestor.runners import bodies, databases, faults, interrupts, progress, transactions
-from quaestor.runners.context import AsyncMigrationContext, MigrationContext, within
+from quaestor.runners.context import AsyncMigrationContext, MigrationContext, forget_around, within
 from quaestor.runners.drive import drive, drive_async
 from quaestor.runners.setup import Setup, now
 from quaestor.runners.transactions import Session, awaited
@@ -67,6 +68,15 @@ class _Table:
             )
         collection = databases.on_primary(collection)
         options = databases.codec_options(collection)
+        if options.datetime_conversion is DatetimeConversion.DATETIME_CLAMP or options.unicode_decode_error_handler in {
+            "ignore",
+            "replace",
+        }:
+            raise InvalidOptionError(
+                f"The `_id`s of {collection.name!r} do not survive the codec options of this collection, which change "
+                "what they cannot decode, and a pass knows by them where it is: use others, by "
+                "`with_options(codec_options=...)`."
+            )
         self._kept = databases.progress_collection(self._db, self._setup.prefix, options)
         database, where = collection.database.name, deepcopy(filter or {})  # what a caller changes later is not ours
         return Source(
@@ -129,6 +139,7 @@ def arguments(
     change, place = effect.change, effect.place
     undo = not change.applies
     known = (setup, terms, sessions, place.name)
+    forget_around()
     passes_of_it = passes.Passes(place, effect.turn, undo=undo)
     context: bodies.Context
     match change.colour:

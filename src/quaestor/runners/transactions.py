@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -98,8 +98,12 @@ def attempt(session: Session, execute: Callable[[], R], record: Callable[[R], bo
                 session.is_open = True
                 session.driver.start_transaction(*_CONCERNS)
             case Step.EXECUTE:
-                with _within(), session.driver.bind(end_session=False):
-                    done.append(execute())
+                outside = _transacting.set(True)
+                try:
+                    with session.driver.bind(end_session=False):
+                        done.append(execute())
+                finally:
+                    _transacting.reset(outside)
             case Step.RECORD:
                 return record(done[0])
             case Step.COMMIT:
@@ -130,9 +134,12 @@ async def attempt_async(
                 session.is_open = True
                 await awaited(session.driver.start_transaction(*_CONCERNS))
             case Step.EXECUTE:
-                with _within():
+                outside = _transacting.set(True)
+                try:
                     async with _bound(session.driver):
                         done.append(await execute())
+                finally:
+                    _transacting.reset(outside)
             case Step.RECORD:
                 return await record(done[0])
             case Step.COMMIT:
@@ -212,15 +219,6 @@ async def commit_again_async(session: Session) -> Attempt[Any]:
 def is_within() -> bool:
     """Whether this is called from a function that is done in a transaction of ours."""
     return _transacting.get()
-
-
-@contextlib.contextmanager
-def _within() -> Iterator[None]:
-    token = _transacting.set(True)
-    try:
-        yield
-    finally:
-        _transacting.reset(token)
 
 
 def _commit(session: Session) -> None:
