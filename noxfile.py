@@ -52,7 +52,8 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    session.run("pytest", "--cov", "--cov-report=")
+    # Two at a time, each with a server of its own: most of them wait for one.
+    session.run("pytest", "--numprocesses=2", "--cov", "--cov-report=")
     session.run("coverage", "report", "--include=*/quaestor/core/*", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=95")
 

@@ -42,7 +42,7 @@ PLACE = (*WHERE, "a", 1, 2)
             logging.INFO,
             "'a' goes on over 'users', after 1,000 of 12,345 documents",
         ),
-        (PassChanged(*PLACE, "users"), logging.WARNING, "'a' begins anew over 'users': the earlier attempt was in a"),
+        (PassChanged(*PLACE, "users"), logging.WARNING, "'a' begins anew over 'users': an earlier attempt was in a"),
         (
             ReplicasAwaited(*PLACE, 12.4, 61.2),
             logging.INFO,
