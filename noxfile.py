@@ -91,7 +91,7 @@ COMBINATIONS = [
 def matrix(session: nox.Session, drivers: str) -> None:
     """The tests that touch a database, on every Python with every driver; the command line with the newest."""
     session.install(".", *DRIVERS[drivers])
-    session.run("pytest", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
+    session.run("pytest", "--numprocesses=2", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
     if drivers == "pymongo" and session.python != PYTHONS[0]:  # there `nox -s tests` has all of it
         session.run("pytest", "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
 

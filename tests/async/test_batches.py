@@ -587,8 +587,7 @@ async def test_refused_arguments(db: Any, options: dict[str, Any], words: str) -
 
 async def test_refused_collections(db: Any) -> None:
     """What is no collection, or one of the other colour, is refused; so are a body and a choice that are none."""
-    import mongomock
-
+    synchronous: MongoClient[Any] = MongoClient(connect=False)
     registry = MigrationRegistry()
 
     @registry.register("a")
@@ -597,7 +596,7 @@ async def test_refused_collections(db: Any) -> None:
             (db, type(db).__name__),
             ("things", "str"),
             (None, "None"),
-            (mongomock.MongoClient().app.things, "Collection"),
+            (synchronous.app.things, "Collection"),
         ):
             with pytest.raises(InvalidOptionError) as refused:
                 context.batches(collection)

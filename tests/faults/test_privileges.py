@@ -19,7 +19,7 @@ RIGHTS: dict[str, list[str]] = {
 }
 """All that a run needs by itself, by collection; what its migrations do comes to that."""
 
-TO_CORRECT = {"app_migrations": ["remove"]}
+TO_CORRECT = {"app_migrations": [*RIGHTS["app_migrations"], "remove"], "app_migrations_progress": ["remove"]}
 """What a rollback, or the removal of a record, needs beside that."""
 
 EFFECTS = {"effects": ["find", "insert", "update"]}
@@ -104,8 +104,7 @@ def test_nothing_to_do(app: Application, driver: str, name: str, new_user: NewUs
 
 def test_enough_to_correct(driver: str, name: str, db: Any, new_user: NewUser) -> None:
     """With these rights migrations of all kinds are undone, and records corrected."""
-    rights = RIGHTS | EFFECTS | {"app_migrations": RIGHTS["app_migrations"] + TO_CORRECT["app_migrations"]}
-    app = application(driver, new_user(rights), name)
+    app = application(driver, new_user(RIGHTS | EFFECTS | TO_CORRECT), name)
     app.leaves_effects("a")
     app.leaves_effects("b", transaction=True)
     assert app.run() == ["a", "b"]
@@ -138,11 +137,12 @@ def test_no_right_to_remove(app: Application, db: Any, call: str, effects: list[
 
 
 def test_reader(driver: str, name: str, db: Any, app: Application, new_user: NewUser) -> None:
-    """To read both collections is enough for a status, to read the records for a plan; nothing else is done then."""
+    """To read the collections is enough for a status, to read the records for a plan; nothing else is done then."""
     app.leaves_effects("a")
     assert app.run() == ["a"]
     lock = db.app_migrations_lock.find_one()
-    reader = application(driver, new_user({"app_migrations": ["find"], "app_migrations_lock": ["find"]}), name)
+    collections = ("app_migrations", "app_migrations_lock", "app_migrations_progress")
+    reader = application(driver, new_user({collection: ["find"] for collection in collections}), name)
     of_records = application(driver, new_user({"app_migrations": ["find"]}), name)
     for one in (reader, of_records):
         one.leaves_effects("a", "b")
