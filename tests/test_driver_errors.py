@@ -6,6 +6,7 @@ import pymongo
 import pytest
 from pymongo.errors import (
     AutoReconnect,
+    ConfigurationError,
     DuplicateKeyError,
     InvalidOperation,
     OperationFailure,
@@ -135,6 +136,7 @@ def test_deadline_of_the_caller() -> None:
         (labelled("TransientTransactionError", code=251), Ending.EXPIRED),
         (OperationFailure("exceeded transactionLifetimeLimitSeconds", 290), Ending.EXPIRED),
         (labelled("UnknownTransactionCommitResult", code=64), Ending.UNKNOWN),
+        (ConfigurationError("Sessions are not supported by this MongoDB deployment"), Ending.ABORTED),
     ],
 )
 def test_ending(error: PyMongoError, ending: Ending) -> None:

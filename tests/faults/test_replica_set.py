@@ -10,10 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pymongo.errors import ConfigurationError
 
+from quaestor.core.transaction import Ending
+from quaestor.runners import faults
 from tests.faults.applications import DRIVERS
 from tests.faults.instance import Instance, Orders, migrated
 from tests.faults.works import NAMES, WORKS, left, once, prepared, undone
+from tools.mongod import REPLICA_SET, client_to, started
 from tools.replica_set import ReplicaSet, replica_set
 
 FAULTS: dict[str, Callable[[ReplicaSet], object]] = {
@@ -146,3 +150,18 @@ def test_waiting(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: st
     assert outcomes(holders) == dict.fromkeys(DRIVERS, NAMES)
     assert outcomes(waiters) == {driver: [] for driver in DRIVERS}
     assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, once(WORKS))
+
+
+def test_connected_during_a_step_down() -> None:
+    """A connection to a member that is neither primary nor secondary has no sessions, in the driver's own words: they
+    mean that the transaction is begun again, not that the deployment has none.
+    """
+    with (
+        started("--replSet", REPLICA_SET) as (member,),  # never initiated: it stays neither, for as long as we look
+        client_to(f"mongodb://{member.host}/", member.host) as client,
+        client.start_session() as session,
+        pytest.raises(ConfigurationError) as caught,
+    ):
+        client.admin.command("ping", session=session)
+
+    assert faults.ending(caught.value) is Ending.ABORTED

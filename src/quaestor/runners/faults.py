@@ -4,6 +4,7 @@ from typing import Any
 
 from pymongo import _csot  # private: the driver has no other word for what is left of a `pymongo.timeout`
 from pymongo.errors import (
+    ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
     InvalidOperation,
@@ -115,6 +116,10 @@ def ending(error: PyMongoError) -> Ending:
         raise error
     if error.has_error_label("UnknownTransactionCommitResult"):
         return Ending.UNKNOWN
+    # A connection that was made while its server stepped down, and was neither primary nor secondary, is held by the
+    # driver to have no sessions. It is another one next time; a deployment without them was refused before the run.
+    if isinstance(error, ConfigurationError) and "Sessions are not supported" in str(error):
+        return Ending.ABORTED
     if error.has_error_label("TransientTransactionError"):
         return Ending.ABORTED
     raise error
