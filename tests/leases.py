@@ -16,8 +16,9 @@ HELD: dict[str, Any] = {
     "since": datetime(2026, 1, 1),  # noqa: DTZ001 - as the driver gives it back
     "expiresAt": datetime(2126, 1, 1),  # noqa: DTZ001
     "work": "run",
-    "migration": "x",
+    "migrations": ["x"],
     "recording": None,
+    "upcoming": [],
     "sessions": [],
     "previous": None,
 }
@@ -27,12 +28,13 @@ HELD: dict[str, Any] = {
 def lock_document(
     seen: Mapping[str, Any],
     *,
-    migration: str,
+    migrations: list[str],
     renewed: datetime | None = None,
     sessions: object = ANY,
     recording: str | None = None,
+    upcoming: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The document of a lease that this process holds, first seen as `seen`, in a migration."""
+    """The document of a lease that this process holds, first seen as `seen`, in these migrations."""
     return {
         "_id": "lease",
         "owner": seen["owner"],
@@ -42,8 +44,9 @@ def lock_document(
         "since": seen["since"],
         "expiresAt": seen["expiresAt"] if renewed is None else renewed,
         "work": "run",
-        "migration": migration,
+        "migrations": migrations,
         "recording": recording,
+        "upcoming": upcoming or [],
         "sessions": sessions,
         "previous": None,
     }

@@ -146,27 +146,36 @@ class Interruption:
 
 
 INTERRUPTIONS = [
-    Interruption("run, in the first function", {"work": "run", "migration": "a", "recording": None}, "", ["a"]),
-    Interruption("run, before a record", {"work": "run", "migration": "b", "recording": "a"}, "", ["a"]),
-    Interruption("run, in the second function", {"work": "run", "migration": "b", "recording": "a"}, "a", ["b"]),
-    Interruption("run, before the last record", {"work": "run", "migration": None, "recording": "b"}, "a", ["b"]),
-    Interruption("run, after the last record", {"work": "run", "migration": None, "recording": "b"}, "ab", []),
+    Interruption("run, in the first function", {"work": "run", "migrations": ["a"], "recording": None}, "", ["a"]),
+    Interruption("run, before a record",
+                 {"work": "run", "migrations": ["b"], "recording": "a", "upcoming": ["b"]}, "", ["a"]),
+    Interruption("run, in the second function",
+                 {"work": "run", "migrations": ["b"], "recording": "a", "upcoming": ["b"]}, "a", ["b"]),
+    Interruption("run, before the last record", {"work": "run", "migrations": [], "recording": "b"}, "a", ["b"]),
+    Interruption("run, after the last record", {"work": "run", "migrations": [], "recording": "b"}, "ab", []),
     Interruption("rollback, in the first function",
-                 {"work": "rollback", "migration": "b", "recording": None}, "ab", ["b"]),
+                 {"work": "rollback", "migrations": ["b"], "recording": None}, "ab", ["b"]),
     Interruption("rollback, before a record goes",
-                 {"work": "rollback", "migration": "a", "recording": "b"}, "ab", ["b"]),
+                 {"work": "rollback", "migrations": ["a"], "recording": "b", "upcoming": ["a"]}, "ab", ["b"]),
     Interruption("rollback, in the second function",
-                 {"work": "rollback", "migration": "a", "recording": "b"}, "a", ["a"]),
-    Interruption("rollback, after the last", {"work": "rollback", "migration": None, "recording": "a"}, "", []),
-    Interruption("mark applied", {"work": "mark", "migration": "a", "recording": None}, "", []),
-    Interruption("mark pending", {"work": "mark", "migration": "b", "recording": None}, "a", []),
-    Interruption("one that is not in the code", {"work": "run", "migration": "z", "recording": None}, "", []),
+                 {"work": "rollback", "migrations": ["a"], "recording": "b", "upcoming": ["a"]}, "a", ["a"]),
+    Interruption("rollback, after the last", {"work": "rollback", "migrations": [], "recording": "a"}, "", []),
+    Interruption("mark applied", {"work": "mark", "migrations": ["a"], "recording": None}, "", []),
+    Interruption("mark pending", {"work": "mark", "migrations": ["b"], "recording": None}, "a", []),
+    Interruption("one that is not in the code", {"work": "run", "migrations": ["z"], "recording": None}, "", []),
+    Interruption("run, in three functions", {"work": "run", "migrations": ["a", "b", "c"]}, "", ["a", "b", "c"]),
+    Interruption("run, in two and before the record of a third",
+                 {"work": "run", "migrations": ["b", "c"], "recording": "a", "upcoming": ["c"]}, "", ["a", "b"]),
+    Interruption("run, in two, after the record of a third",
+                 {"work": "run", "migrations": ["b", "c"], "recording": "a", "upcoming": ["c"]}, "a", ["b", "c"]),
+    Interruption("run, in two of which one is recorded",
+                 {"work": "run", "migrations": ["b", "c"], "recording": "a", "upcoming": ["c"]}, "ab", ["c"]),
 ]  # fmt: skip
 
 
 def lock_of(**fields: object) -> dict[str, Any]:
     """The document of a lease that another instance holds for a hundred years."""
-    return HELD | {"work": "run", "recording": None} | fields
+    return HELD | fields
 
 
 def ended_lock(**fields: object) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Passing:
         self._is_committed = False
         self._commands = 0
         self._where = ""
+        self.session: bytes | None = None
 
     def loop(
         self, source: Source, size: int = 2, work: Callable[[list[Document]], object] = list, pace: Pace | None = None
@@ -229,8 +230,8 @@ class Passing:
                 with self._inside(where):
                     return body(documents)
             case TakeSession():
-                self.world.session = self.world.terms.owner.encode()
-                return (self.world.session,)
+                self.session = self.session or self.world.take_session()
+                return tuple(self.world.sessions)
             case TransactBatch():
                 return self._attempt(effect)
             case CommitBatchAgain():
@@ -253,12 +254,14 @@ class Passing:
         staged: list[tuple[Collection, list[object]]] = []
         done: list[Checkpoint] = []
         unknown: list[Ending] = []
+        session = self.session
+        assert session is not None, "a transaction without a session"
 
         def perform(step: Step) -> object:
             match step:
                 case Step.BEGIN:
                     self._is_committed = False
-                    self.world.is_open = True
+                    self.world.open.add(session)
                 case Step.EXECUTE:
                     self._staged = staged
                     try:
@@ -269,7 +272,7 @@ class Passing:
                     return server.checkpoint(key, token) is not None
                 case Step.COMMIT:
                     ending = self._ending()
-                    if self.world.session in server.ended:
+                    if session in server.ended:
                         ending = Ending.EXPIRED
                     if ending is None or (ending is Ending.UNKNOWN and self.is_done_unknown):
                         # Of two that write the same document one goes: so nobody has claimed it meanwhile.
@@ -277,7 +280,7 @@ class Passing:
                         for collection, batch in staged:
                             collection.done.append(batch)
                         self._is_committed = True
-                        self.world.is_open = False
+                        self.world.open.discard(session)
                     if ending is not None:
                         unknown.append(ending)
                 case Step.ABORT:
@@ -292,9 +295,9 @@ class Passing:
 
 def begun(world: World, **options: Any) -> Passing:
     """A migration in a run that takes the lease now."""
-    lease = world.server.acquire(world.terms, AcquireLease("run", "m", ()))
+    lease = world.server.acquire(world.terms, AcquireLease("run", ("m",), ()))
     assert lease.owner == world.terms.owner, "another holds the lease"
-    return Passing(world, Turn(lease, world.terms.ttl, world.server.now, ()), **options)
+    return Passing(world, Turn(lease, world.terms.ttl, world.server.now), **options)
 
 
 @dataclass
@@ -304,4 +307,7 @@ class PassingWorld(World):
     def execute(self, effect: Execute | Transact) -> None:
         passing = Passing(self, effect.turn, undo=not effect.change.applies)
         passing.passes = Passes(effect.place, effect.turn, undo=passing.undo)
-        effect.change.function(self, *([passing] if effect.change.wants_context else []))
+        try:
+            effect.change.function(self, *([passing] if effect.change.wants_context else []))
+        finally:
+            self.in_use.discard(passing.session or b"")

@@ -11,11 +11,13 @@ from typing import get_args
 import pytest
 
 import quaestor
-from quaestor.core import effects, pass_effects
+from quaestor.core import effects, many, pass_effects
 
 ROOT = Path(__file__).parent.parent
 CORE = Path(effects.__file__).parent
-EFFECTS = {cls.__name__ for cls in get_args(effects.Effect) + get_args(pass_effects.PassEffect)}
+# That of branches holds that of a run.
+VOCABULARIES = (get_args(effects.BranchFlow)[0], get_args(many.ManyFlow)[0], pass_effects.PassEffect)
+EFFECTS = {cls.__name__ for vocabulary in VOCABULARIES for cls in get_args(vocabulary)}
 
 
 def trees(folder: Path) -> Iterator[tuple[str, ast.Module]]:

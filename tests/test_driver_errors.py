@@ -61,12 +61,12 @@ def test_duplicate() -> None:
     """A record that is there is an answer; a lock that two make at once is asked for again; all else is raised."""
     error = DuplicateKeyError("there", 11000)
     assert faults.answer(Record("a"), error) is False
-    assert faults.answer(AcquireLease("run", "a", ()), error) == Unknown(error)
+    assert faults.answer(AcquireLease("run", ("a",), ()), error) == Unknown(error)
     with pytest.raises(DuplicateKeyError):
         faults.answer(ReadRecords(), error)
 
 
-@pytest.mark.parametrize("command", [Record("a"), ReadRecords(), AcquireLease("run", "a", ())])
+@pytest.mark.parametrize("command", [Record("a"), ReadRecords(), AcquireLease("run", ("a",), ())])
 def test_refused(command: Command[Any]) -> None:
     """What the server refuses is for the caller."""
     error = OperationFailure("not authorized", 13)

@@ -8,17 +8,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from quaestor.core import flows
 from quaestor.core.effects import (
+    BranchFlow,
     CheckLease,
     Command,
     CommitAgain,
     Effect,
     Emit,
     Execute,
+    Finished,
     KeepLease,
+    NextFinished,
     Now,
     Record,
     ReleaseLease,
+    SideBySide,
     Sleep,
+    Start,
     Transact,
     Unknown,
     Unrecord,
@@ -50,37 +55,60 @@ MIGRATIONS = {
 
 
 @dataclass
+class Request:
+    """An effect that is asked for and is not performed yet, or whose answer is on its way back.
+
+    Attributes:
+        effect: The effect.
+        wakes_at: Before that it does not come to its end.
+        answer: What the server has answered, if it has.
+    """
+
+    effect: Effect
+    wakes_at: float
+    answer: list[object] = field(default_factory=list)
+
+
+@dataclass
 class Process:
-    """A run, or a rollback, that has asked for an effect which is not performed yet: a request under way, or a function
-    that runs.
+    """A run, or a rollback, that has asked for effects which are not performed yet: a request under way, or functions
+    that run.
 
     Attributes:
         world: Its view of the server.
         undoes: What a rollback undoes; None: it is a run.
-        answer: What the server has answered to it, where that is on its way back: an effect that is performed.
+        concurrency: How many migrations it runs at once, at most.
+        requests: What is under way: side by side by its key; None: what the flow itself waits for.
         disturbed: Whether it was frozen, interrupted, or had its lease broken.
         unlocked: Whether it had its lease broken.
         unanswered: How many answers it has lost.
-        committed: Whether its last commit came to the server.
+        committed: The lanes whose last commit came to the server.
         checked: Whether it has checked the lease since its last function ended.
+        is_ended: Whether it has come to its end, or was killed.
         error: What it ended with, if it failed.
     """
 
     world: World
     undoes: str | None = None
-    answer: list[object] = field(default_factory=list)
+    concurrency: int = 1
+    requests: dict[int | None, Request] = field(default_factory=dict)
     disturbed: bool = False
     unlocked: bool = False
     unanswered: int = 0
-    committed: bool = False
+    committed: set[int] = field(default_factory=set)
     checked: bool = False
+    is_ended: bool = False
     error: BaseException | None = None
-    pending: Effect | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.wakes_at = 0.0
+        self.branches: BranchFlow[None] | None = None
+        self.finished: list[Finished] = []
+        self.interruption: KeyboardInterrupt | None = None
         scope = Scope(MIGRATIONS, "shop", "app", {"sync"}, self.world.terms)
-        self.flow = flows.run(scope) if self.undoes is None else flows.rollback(scope, [self.undoes])
+        if self.undoes is None:
+            self.flow = flows.run(scope, concurrency=self.concurrency)
+        else:
+            self.flow = flows.rollback(scope, [self.undoes])
         self._ask(None)
 
     @property
@@ -88,52 +116,86 @@ class Process:
         return self.world.server
 
     @property
-    def can_step(self) -> bool:
-        return self.pending is not None and self.wakes_at <= self.server.now
+    def ready(self) -> list[int | None]:
+        """What can come to its end: first the command that the flow waits for, for functions take longer."""
+        ready = [key for key, request in self.requests.items() if request.wakes_at <= self.server.now]
+        return sorted(ready, key=lambda key: -1 if key is None else key)
 
-    def step(self, fault: str) -> None:
-        """The pending effect comes to its end, and the run goes on to the next one that takes time."""
-        self.is_answered(fault)
-        self._ask(self.answer.pop())
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for any of those side by side."""
+        return self.branches is not None and None not in self.requests
 
-    def is_answered(self, fault: str) -> None:
-        """The pending effect is performed, and the run does not know it yet."""
-        assert self.pending is not None
-        if not self.answer:
-            self.answer.append(self._outcome(self.pending, fault))
+    def step(self, fault: str, number: int = 0) -> None:
+        """One of the effects under way comes to its end, and the run goes on to the next one that takes time."""
+        key = self.is_answered(fault, number)
+        answer = self.requests.pop(key).answer.pop()
+        if key is None:
+            self._ask(answer)
+            return
+        self.finished.append(Finished(key, answer))
+        if self.is_waiting:
+            self._ask(self._finished())
+
+    def is_answered(self, fault: str, number: int = 0) -> int | None:
+        """One of the effects under way is performed, and the run does not know it yet."""
+        key = self.ready[number % len(self.ready)]
+        request = self.requests[key]
+        if not request.answer:
+            request.answer.append(self._outcome(request.effect, fault))
+        return key
 
     def interrupt(self) -> None:
-        """Ctrl-C, while the pending effect is under way."""
+        """Ctrl-C, while effects are under way."""
         self.disturbed = True
-        if isinstance(self.pending, ReleaseLease):  # that comes to its end first
+        if self.branches is not None:  # it is told when it waits for any
+            self.interruption = KeyboardInterrupt()
+            if self.is_waiting:
+                self._ask(None, self._interruption())
+            return
+        if isinstance(self.requests[None].effect, ReleaseLease):  # that comes to its end first
             self.is_answered("none")
-        self.answer.clear()
+        self.requests.clear()
         self._ask(None, KeyboardInterrupt())
+
+    def kill(self) -> None:
+        """The process is gone."""
+        self.is_ended = True
+        self.requests.clear()
+        self.flow.close()
+
+    def _interruption(self) -> KeyboardInterrupt | None:
+        error, self.interruption = self.interruption, None
+        return error
+
+    def _finished(self) -> Finished:
+        self.checked = False  # whatever ended, a record needs another look
+        return self.finished.pop(0)
 
     def _outcome(self, effect: Effect, fault: str) -> object:
         match effect:
             case Sleep():
                 return None
-            case Transact():
-                self.committed = fault in {"none", "answer lost"} and self.world.session not in self.server.ended
-                if not self.committed:
-                    self.server.ended.discard(self.world.session or b"")
+            case Transact(lane=lane):
+                self.committed.discard(lane)
+                session = self.world.lanes[lane]
+                if fault not in {"none", "answer lost"} or session in self.server.ended:
+                    self.server.ended.discard(session)
                     ended = {"none": Ending.EXPIRED, "request lost": Ending.ABORTED, "answer lost": Ending.UNKNOWN}
                     return Attempt(ended[fault], 0.5, ConnectionError())
                 attempt = self.world.perform(effect)
                 assert isinstance(attempt, Attempt)
-                self.committed = attempt.ending is Ending.COMMITTED
-                return (
-                    attempt
-                    if fault == "none" or not self.committed
-                    else Attempt(Ending.UNKNOWN, 0.5, ConnectionError())
-                )
-            case CommitAgain():
+                if attempt.ending is not Ending.COMMITTED:
+                    return attempt
+                self.committed.add(lane)
+                return attempt if fault == "none" else Attempt(Ending.UNKNOWN, 0.5, ConnectionError())
+            case CommitAgain(lane=lane):
                 if fault != "none":
                     return Attempt(Ending.UNKNOWN, 0, ConnectionError())
-                return Attempt(Ending.COMMITTED if self.committed else Ending.EXPIRED, 0)
+                return Attempt(Ending.COMMITTED if lane in self.committed else Ending.EXPIRED, 0)
             case Execute():
-                self.checked = False
+                if self.branches is None:
+                    self.checked = False
                 return self.world.perform(effect)
             case Command():
                 if fault == "request lost":
@@ -154,26 +216,57 @@ class Process:
 
     def _ask(self, answer: object, thrown: BaseException | None = None) -> None:
         """Give the flow its answer, and perform what takes no time."""
-        try:
-            self.pending = self.flow.send(answer) if thrown is None else self.flow.throw(thrown)
-            while isinstance(self.pending, (Now, Emit, KeepLease)):
-                self.pending = self.flow.send(self.world.perform(self.pending))
-        except BaseException as error:  # noqa: BLE001 - it is looked at by the invariants
-            self.pending = None
-            if not isinstance(error, StopIteration):
-                self.error = error
-            holder = self.server.holder
-            assert holder is None or holder.owner != self.world.terms.owner, "a run has ended and keeps its lease"
-        if isinstance(self.pending, Sleep):
-            self.wakes_at = self.server.now + self.pending.longest
-        if isinstance(self.pending, (Record, Unrecord)):
+        while True:
+            flow = self.branches or self.flow
+            try:
+                effect = flow.send(answer) if thrown is None else flow.throw(thrown)
+            except BaseException as error:  # noqa: BLE001 - it is looked at by the invariants
+                answer, thrown = None, None if isinstance(error, StopIteration) else error
+                if self.branches is not None:
+                    assert not self.requests, "branches have ended, and functions go on"
+                    self.branches = None
+                    continue
+                self._end(thrown)
+                return
+            answer = thrown = None
+            match effect:
+                case Now() | Emit() | KeepLease():
+                    answer = self.world.perform(effect)
+                case SideBySide():
+                    self.branches = effect.flow
+                case Start():
+                    self._request(effect.key, effect.effect)
+                case NextFinished() if self.interruption is not None:
+                    thrown = self._interruption()
+                case NextFinished() if self.finished:
+                    answer = self._finished()
+                case NextFinished():
+                    return
+                case _:
+                    self._request(None, effect)
+                    return
+
+    def _end(self, error: BaseException | None) -> None:
+        self.is_ended, self.error = True, error
+        holder = self.server.holder
+        assert holder is None or holder.owner != self.world.terms.owner, "a run has ended and keeps its lease"
+
+    def _request(self, key: int | None, effect: Effect) -> None:
+        longest = effect.longest if isinstance(effect, Sleep) else 0.0
+        self.requests[key] = Request(effect, self.server.now + longest)
+        if isinstance(effect, (Record, Unrecord)):
             assert self.checked, "a record is about to be changed without a look at the lease"
-        if isinstance(self.pending, Transact):
-            self.world.is_open = True
-        if isinstance(self.pending, (Execute, Transact, Record, Unrecord)):
+        if isinstance(effect, Transact):
+            self.world.open.add(self.world.lanes[effect.lane])
+        if isinstance(effect, (Execute, Transact, Record, Unrecord)):
             held = self.world.kept
             assert held is not None
-            assert self.unlocked or self.server.is_held(held), f"without the lease: {self.pending}"
+            assert self.unlocked or self.server.is_held(held), f"without the lease: {effect}"
+
+
+def own(error: BaseException) -> tuple[BaseException, ...]:
+    """What it is, or is made of."""
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
 
 
 class Instances(RuleBasedStateMachine):
@@ -187,51 +280,52 @@ class Instances(RuleBasedStateMachine):
 
     @property
     def alive(self) -> list[Process]:
-        return [process for process in self.processes if process.pending is not None]
+        return [process for process in self.processes if not process.is_ended]
 
-    def start(self, undoes: str | None = None) -> Process:
-        process = Process(PassingWorld(self.server, Terms(f"run {len(self.processes)}", TTL)), undoes)
+    def start(self, undoes: str | None = None, concurrency: int = 1) -> Process:
+        process = Process(PassingWorld(self.server, Terms(f"run {len(self.processes)}", TTL)), undoes, concurrency)
         self.processes.append(process)
         return process
 
     @precondition(lambda self: len(self.alive) < 3)
-    @rule()
-    def starts(self) -> None:
-        self.start()
+    @rule(concurrency=st.integers(1, 3))
+    def starts(self, concurrency: int) -> None:
+        self.start(concurrency=concurrency)
 
     @precondition(lambda self: len(self.alive) < 3)
     @rule(name=st.sampled_from(sorted(NEEDS)))
     def undoes(self, name: str) -> None:
         self.start(name)
 
-    @precondition(lambda self: any(process.can_step for process in self.alive))
+    @precondition(lambda self: any(process.ready for process in self.alive))
     @rule(
         data=st.data(),
         fault=FAULTS,
         steps=st.integers(min_value=1, max_value=8),
+        number=st.integers(0, 2),
     )
-    def steps(self, data: st.DataObject, fault: str, steps: int) -> None:
-        process = data.draw(st.sampled_from([process for process in self.alive if process.can_step]))
-        process.step(fault)
+    def steps(self, data: st.DataObject, fault: str, steps: int, number: int) -> None:
+        process = data.draw(st.sampled_from([process for process in self.alive if process.ready]))
+        process.step(fault, number)
         for _ in range(steps - 1):
-            if process.can_step:
-                process.step("none")
+            if process.ready:
+                process.step("none", number)
 
-    @precondition(lambda self: any(process.can_step for process in self.alive))
-    @rule(data=st.data(), answered=st.booleans())
-    def is_frozen(self, data: st.DataObject, answered: bool) -> None:
+    @precondition(lambda self: any(process.ready for process in self.alive))
+    @rule(data=st.data(), answered=st.booleans(), number=st.integers(0, 2))
+    def is_frozen(self, data: st.DataObject, answered: bool, number: int) -> None:
         """One is frozen past its lease, before the server gets its request or before it gets the answer; the others
         go on, and it wakes.
         """
-        process = data.draw(st.sampled_from([process for process in self.alive if process.can_step]))
+        process = data.draw(st.sampled_from([process for process in self.alive if process.ready]))
         if answered:
-            process.is_answered("none")
+            process.is_answered("none", number)
         self.pass_time(31, [process])
         for other in self.alive:
             for _ in range(data.draw(st.integers(0, 12), "steps of another")):
-                if other is not process and other.can_step:
+                if other is not process and other.ready:
                     other.step("none")
-        process.step("none")
+        process.step("none", number)
 
     @rule(data=st.data(), seconds=st.sampled_from([0.1, 1.0, 29.0]))
     def time_goes_by(self, data: st.DataObject, seconds: float) -> None:
@@ -254,9 +348,7 @@ class Instances(RuleBasedStateMachine):
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def is_killed(self, data: st.DataObject) -> None:
-        process = data.draw(st.sampled_from(self.alive))
-        process.pending = None
-        process.flow.close()
+        data.draw(st.sampled_from(self.alive)).kill()
         self.disturbances += 1
 
     @precondition(lambda self: self.alive)
@@ -288,14 +380,14 @@ class Instances(RuleBasedStateMachine):
     @invariant()
     def what_the_dead_left_open_is_known(self) -> None:
         for process in self.processes:
-            if process.pending is None and process.world.is_open:
-                assert self.server.sessions | self.server.ended_once >= {process.world.session}
+            if process.is_ended:
+                assert self.server.sessions | self.server.ended_once >= process.world.open
 
     @invariant()
     def no_error_without_a_cause(self) -> None:
         for process in self.processes:
             if process.error is not None and not process.disturbed:
-                assert isinstance(process.error, ConnectionError)
+                assert all(isinstance(error, ConnectionError) for error in own(process.error))
                 assert process.unanswered
 
     def teardown(self) -> None:
@@ -303,7 +395,7 @@ class Instances(RuleBasedStateMachine):
         if not hasattr(self, "server"):
             return
         self.come_to_an_end()
-        last = self.start()
+        last = self.start(concurrency=3)
         self.come_to_an_end()
         assert last.error is None
         assert self.server.records == NEEDS.keys()
@@ -318,7 +410,7 @@ class Instances(RuleBasedStateMachine):
     def come_to_an_end(self) -> None:
         for _ in range(1_000):
             for process in self.alive:
-                while process.can_step:
+                while process.ready:
                     process.step("none")
             self.pass_time(1, [])
         assert not self.alive

@@ -120,6 +120,16 @@ def renewed(looks: int) -> list[Lease]:
     return [replace(OTHERS, expires_at=OTHERS.expires_at + timedelta(seconds=look)) for look in range(looks)]
 
 
+def test_holder_in_words() -> None:
+    """For people: where, since when, and in which migrations, as far as it has said."""
+    since = "host (process 7), since 2026-01-01 00:00:00 UTC"
+    assert str(lease()) == f"{since}, in migration 'a'"
+    assert str(lease(migrations=())) == since
+    assert str(lease(migrations=("a", "b"))) == f"{since}, in migrations 'a', 'b'"
+    assert str(replace(lease(migrations=("a", "b")), work="rollback")) == f"{since}, undoing migrations 'a', 'b'"
+    assert str(replace(lease(), work="mark")) == f"{since}, marking migration 'a'"
+
+
 # Waiting
 
 
@@ -357,7 +367,7 @@ def test_sessions_of_the_dead_are_ended() -> None:
 
     assert EndSessions((b"dead",)) in by_hand.asked
     checks = [effect for effect in by_hand.asked if isinstance(effect, CheckLease)]
-    assert [(check.migration, check.sessions) for check in checks] == [("a", (b"own",))]
+    assert checks == [CheckLease(lease(sessions=(b"dead", b"own")), sessions=(b"own",), ended=(b"dead",))]
     assert by_hand.kinds().index("EndSessions") < by_hand.kinds().index("Transact")
 
 
@@ -400,7 +410,7 @@ def test_session_that_is_new() -> None:
     by_hand = hand(OpenSessions=[(b"own",)])
     drive(run(transactional=True), by_hand.perform)
     checks = [effect for effect in by_hand.asked if isinstance(effect, CheckLease)]
-    assert [(check.migration, check.sessions) for check in checks] == [("a", (b"own",))]
+    assert checks == [CheckLease(lease(), sessions=(b"own",))]
     assert by_hand.kinds().index("CheckLease") < by_hand.kinds().index("Transact")
 
 
@@ -551,4 +561,4 @@ def test_kept_from_the_start() -> None:
     """The lease is kept from the moment it is taken."""
     by_hand = hand()
     drive(run(), by_hand.perform)
-    assert by_hand.asked[by_hand.asked.index(AcquireLease("run", "a", ())) + 1] == KeepLease(lease())
+    assert by_hand.asked[by_hand.asked.index(AcquireLease("run", ("a",), ())) + 1] == KeepLease(lease())

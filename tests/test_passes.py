@@ -137,13 +137,13 @@ FIRST = replace(FRESH, start=(3,), batches=1, done=2)
 SECOND = replace(FRESH, bounds=(), batches=2, done=3)
 
 
-def beginning(sessions: tuple[bytes, ...] = ()) -> list[tuple[object, PassEffect]]:
+def beginning() -> list[tuple[object, PassEffect]]:
     return [
         (b"one", FindHighest(SOURCE, ())),
         ((3,), FindHighest(SOURCE, (3,))),
         ((), CountAll(SOURCE)),
         (3, Now()),
-        (10.0, CheckLease(lease(), "m", sessions)),
+        (10.0, CheckLease(lease())),
         (True, Now()),
         (10.0, ClaimCheckpoint(KEY, "orders", FRESH, 1)),
         (FRESH, Now()),
@@ -156,14 +156,14 @@ def steps_of_batches(body: Callable[[list[Document]], object], pause: float = 0.
         *beginning(),
         (None, ReadBatch(SOURCE, FRESH, 3)),
         (documents(1, 2, 3), Now()),
-        (11.0, CheckLease(lease(), "m", ())),
+        (11.0, CheckLease(lease())),
         (True, Now()),
         (11.0, HandOver(documents(1, 2), body, "all 0 0")),
         (None, Now()),
         (14.0, progressed(2, 2 / (4 + pause))),
         (None, ReadBeside(ReadBatch(SOURCE, FIRST, 3), SaveCheckpoint(KEY, FIRST, 1))),
         ((documents(3), True), Now()),
-        (40.0, CheckLease(lease(), "m", ())),
+        (40.0, CheckLease(lease())),
         (True, Now()),
         (40.0, HandOver(documents(3), body, "all 0 1")),
         (None, Now()),
@@ -175,7 +175,7 @@ def steps_of_batches(body: Callable[[list[Document]], object], pause: float = 0.
 
 def fed() -> Passes:
     """The passes of a migration whose run has just taken its lease."""
-    return Passes(WHERE, Turn(lease(), TTL, 10.0, ()), undo=False)
+    return Passes(WHERE, Turn(lease(), TTL, 10.0), undo=False)
 
 
 def test_steps() -> None:
@@ -218,7 +218,7 @@ def test_save_without_answer() -> None:
     assert flow.send(15.0) == Sleep(*leasing.PAUSE)
     assert flow.send(None) == SaveCheckpoint(KEY, FIRST, 1)
     assert flow.send(True) == Now()
-    assert flow.send(15.0) == CheckLease(lease(), "m", ())
+    assert flow.send(15.0) == CheckLease(lease())
 
 
 def test_neither_answer() -> None:
@@ -286,12 +286,12 @@ def test_steps_of_transactions() -> None:
             ({}, AskForTransactions()),
             (True, TakeSession()),
             ((b"s",), Now()),
-            (10.0, CheckLease(lease(), "m", (b"s",))),
+            (10.0, CheckLease(lease(), sessions=(b"s",))),
             (True, Now()),
             (10.0, IdentifyCollection(SOURCE)),
-            *beginning((b"s",)),
+            *beginning(),
             (None, Now()),
-            (11.0, CheckLease(lease(), "m", (b"s",))),
+            (11.0, CheckLease(lease())),
             (True, Now()),
             (11.0, Now()),
             (11.0, Now()),
@@ -299,7 +299,7 @@ def test_steps_of_transactions() -> None:
             (done["first"], Now()),
             (14.0, progressed(2, 0.5)),
             (None, Now()),
-            (15.0, CheckLease(lease(), "m", (b"s",))),
+            (15.0, CheckLease(lease())),
             (True, Now()),
             (15.0, Now()),
             (15.0, Now()),

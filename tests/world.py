@@ -1,6 +1,10 @@
-"""A server and its clock in memory, and runs against it whose processes can crash at any effect."""
+"""A server and its clock in memory, and runs against it whose processes can crash at any effect.
 
-from collections.abc import Callable
+What runs side by side is under way from when it is begun, and ends when the test says so: `Choices` goes through every
+order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,6 +15,7 @@ from quaestor.core.batches import Checkpoint, PassKey
 from quaestor.core.effects import (
     AcquireLease,
     AskForTransactions,
+    BranchFlow,
     BreakLease,
     CheckLease,
     CommitAgain,
@@ -19,10 +24,12 @@ from quaestor.core.effects import (
     EndSessions,
     Execute,
     FindRecord,
+    Finished,
     Flow,
     ForgetProgress,
     FreeLease,
     KeepLease,
+    NextFinished,
     Now,
     OpenSessions,
     ReadLock,
@@ -31,7 +38,9 @@ from quaestor.core.effects import (
     Record,
     ReleaseLease,
     RenewLease,
+    SideBySide,
     Sleep,
+    Start,
     Transact,
     Unrecord,
 )
@@ -49,6 +58,11 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 class Crash(BaseException):
     """The process dies here."""
+
+
+def crash() -> None:
+    """Die."""
+    raise Crash
 
 
 @dataclass(frozen=True)
@@ -133,10 +147,21 @@ class Server:
             self.token += 1
             self.sessions |= set(effect.sessions)
             sessions = tuple(sorted(self.sessions))
-            taken = lease(terms.owner, self.token, effect.migration, sessions, self.previous)
+            taken = lease(terms.owner, self.token, effect.migrations, sessions, self.previous)
             self.holder = replace(taken, work=effect.work)
             self.ends_at = self.now + terms.ttl
         return self.holder
+
+    def check(self, effect: CheckLease, ttl: float) -> bool:
+        """Whether it is held; then it is renewed, and the lock says what it is to say."""
+        if not self.renew(effect.lease, ttl):
+            return False
+        self.sessions = (self.sessions - set(effect.ended)) | set(effect.sessions)
+        if self.holder is not None and (where := effect.whereabouts) is not None:
+            self.holder = replace(
+                self.holder, migrations=where.migrations, recording=where.recording, upcoming=where.upcoming
+            )
+        return True
 
     def renew(self, held: Lease, ttl: float) -> bool:
         if not self.is_held(held):
@@ -199,12 +224,25 @@ class Server:
 def lease(
     owner: str = "me",
     token: int = 1,
-    migration: str | None = "a",
+    migrations: tuple[str, ...] = ("a",),
     sessions: tuple[bytes, ...] = (),
     previous: str | None = None,
 ) -> Lease:
     """A lease of an imagined process."""
-    return Lease(owner, token, "host", 7, LONG_AGO, LONG_AGO, migration, sessions, previous)
+    return Lease(owner, token, "host", 7, LONG_AGO, LONG_AGO, migrations, sessions, previous)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is under way side by side with others.
+
+    Attributes:
+        start: What was asked for.
+        work: Does it, at its end.
+    """
+
+    start: Start[Effect]
+    work: Callable[[], object]
 
 
 @dataclass
@@ -218,10 +256,20 @@ class World:
         crash_at: The number of the effect (from 0) at which to crash, or None.
         crash_after: Whether that effect is performed before the crash.
         performed: How many effects were.
-        session: The session of the run, once it has one.
-        is_open: Whether a transaction was begun in it and not committed.
+        strike: What happens there; else the process dies.
+        sessions: The sessions of the run.
+        lanes: Those of them that its lanes have.
+        in_use: Those that a lane or a migration has.
+        open: Those in which a transaction was begun and not committed.
         kept: The lease that is being kept, or None.
         kept_once: Whether one ever was.
+        choose: Which of those under way side by side ends next, of their keys.
+        is_early: Whether what they do is there as soon as they are begun; else only when they end.
+        interrupt_at: The number of the wait (from 0) for one of them that is interrupted by Ctrl-C, or None.
+        cancelled: Whose functions end early then; all others go on to their end.
+        under_way: What is, by its keys.
+        most_at_once: How many were under way at once.
+        waits: How often was waited for one.
     """
 
     server: Server = field(default_factory=Server)
@@ -230,24 +278,46 @@ class World:
     crash_at: int | None = None
     crash_after: bool = False
     performed: int = 0
+    strike: Callable[[], object] = crash
     kept: Lease | None = None
     kept_once: bool = False
-    session: bytes | None = None
-    is_open: bool = False
+    sessions: list[bytes] = field(default_factory=list)
+    lanes: list[bytes] = field(default_factory=list)
+    in_use: set[bytes] = field(default_factory=set)
+    open: set[bytes] = field(default_factory=set)
+    choose: Callable[[Sequence[int]], int] = min
+    is_early: bool = False
+    interrupt_at: int | None = None
+    cancelled: frozenset[str] = frozenset()
+    under_way: dict[int, Begun] = field(default_factory=dict)
+    most_at_once: int = 0
+    waits: int = 0
 
     def perform(self, effect: Effect) -> object:
+        if isinstance(effect, SideBySide):  # what it consists of is counted
+            return self.answer(effect)
         return self.counted(partial(self.answer, effect))
 
     def counted(self, step: Callable[[], object]) -> object:
         """Do something at which the process may crash."""
-        crashes = self.performed == self.crash_at
+        is_struck = self.performed == self.crash_at
         self.performed += 1
-        if crashes and not self.crash_after:
-            raise Crash
+        if is_struck and not self.crash_after:
+            self.strike()
         answer = step()
-        if crashes:
-            raise Crash
+        if is_struck and self.crash_after:
+            self.strike()
         return answer
+
+    def take_session(self) -> bytes:
+        """A session that nobody uses."""
+        free = [session for session in self.sessions if session not in self.in_use]
+        if not free:
+            number = f" {len(self.sessions)}" if self.sessions else ""
+            free = [f"{self.terms.owner}{number}".encode()]
+            self.sessions += free
+        self.in_use.add(free[0])
+        return free[0]
 
     def execute(self, effect: Execute | Transact) -> None:
         """Call the function of a change."""
@@ -271,11 +341,8 @@ class World:
                 return server.acquire(self.terms, effect)
             case RenewLease(held):
                 return server.renew(held, self.terms.ttl)
-            case CheckLease(held, migration, sessions, recording):
-                if renewed := server.renew(held, self.terms.ttl):
-                    server.sessions = frozenset(sessions)
-                    server.holder = replace(held, migration=migration, recording=recording)
-                return renewed
+            case CheckLease():
+                return server.check(effect, self.terms.ttl)
             case BreakLease():
                 held = server.holder if server.holder is not None and server.ends_at > server.now else None
                 server.ends_at = server.now
@@ -288,13 +355,13 @@ class World:
                 return None
             case ReleaseLease():
                 self.kept = None
-                own = () if self.session is None else (self.session,)
-                return drive(leasing.give_back(own, own if self.is_open else ()), self.answer)
+                return drive(leasing.give_back(tuple(self.sessions), tuple(self.open)), self.answer)
             case AskForTransactions():
                 return True
-            case OpenSessions():
-                self.session = self.terms.owner.encode()
-                return (self.session,)
+            case OpenSessions(_, lanes):
+                while len(self.lanes) < lanes:
+                    self.lanes.append(self.take_session())
+                return tuple(self.sessions)
             case EndSessions(sessions):
                 server.ended |= set(sessions)
                 server.ended_once |= set(sessions)
@@ -308,6 +375,10 @@ class World:
                 self.execute(effect)
                 server.do(change)
                 return 0.5
+            case Transact(lane=lane) if self.lanes[lane] in server.ended:
+                server.ended.discard(self.lanes[lane])
+                self.open.discard(self.lanes[lane])
+                return Attempt(Ending.EXPIRED, 0.5, ConnectionError())
             case Transact():
                 return Attempt(drive(transaction.attempt(), lambda step: self._step(step, effect)), 0.5)
             case CommitAgain():
@@ -320,8 +391,62 @@ class World:
             case Emit(event):
                 self.events.append(event)
                 return None
+            case SideBySide(flow):
+                self.side_by_side(flow)
+                return None
             case _:
                 assert_never(effect)
+
+    def side_by_side(self, flow: BranchFlow[None]) -> None:
+        """Perform a flow of branches. A crash is the end of the process, and nothing for the flow."""
+        go_on: Callable[[], Effect | Start[Effect] | NextFinished] = partial(next, flow)
+        while True:
+            try:
+                effect = go_on()
+            except StopIteration:
+                return
+            try:
+                go_on = partial(flow.send, self._branch(effect))
+            except Crash:
+                flow.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the flow's
+                go_on = partial(flow.throw, error)
+
+    def _branch(self, effect: Effect | Start[Effect] | NextFinished) -> object:
+        match effect:
+            case Start():
+                return self.counted(partial(self._start, effect))
+            case NextFinished():
+                is_interrupted = self.waits == self.interrupt_at
+                self.waits += 1
+                if is_interrupted:
+                    raise self._interrupted()
+                key = self.choose(sorted(self.under_way))
+                return _finished(key, self.under_way.pop(key).work)
+            case _:
+                return self.perform(effect)
+
+    def _interrupted(self) -> KeyboardInterrupt:
+        error = KeyboardInterrupt()
+        for key, begun in self.under_way.items():
+            if begun.start.is_told and name_of(begun.start) in self.cancelled:
+                self.under_way[key] = replace(begun, work=partial(raised, error))
+        return error
+
+    def _start(self, start: Start[Effect]) -> None:
+        assert start.key not in self.under_way, "two at once that have one key"
+        effect = start.effect
+        if isinstance(effect, Transact):
+            session = self.lanes[effect.lane]
+            self.server.ended.discard(session)
+            self.open.add(session)
+        work: Callable[[], object] = partial(self.perform, effect)
+        if self.is_early and isinstance(effect, Execute | Transact):
+            done = _finished(start.key, work)
+            work = partial(raised, done.error) if done.error is not None else lambda: done.answer
+        self.under_way[start.key] = Begun(start, work)
+        self.most_at_once = max(self.most_at_once, len(self.under_way))
 
     def _step(self, step: Step, effect: Transact) -> object:
         change = effect.change
@@ -338,14 +463,70 @@ class World:
                 else:
                     self.server.unrecord(change.name, change.recorded_at)
                 self.server.do(change)
-                self.is_open = False
+                self.open.discard(self.lanes[effect.lane])
             case Step.BEGIN:
-                self.is_open = True
+                self.open.add(self.lanes[effect.lane])
             case Step.ABORT:
                 pass
             case _:
                 assert_never(step)
         return None
+
+
+def raised(error: BaseException) -> None:
+    """Raise it."""
+    raise error
+
+
+def name_of(start: Start[Effect]) -> str | None:
+    """The migration that is begun, if it is one."""
+    return start.effect.change.name if isinstance(start.effect, Execute | Transact) else None
+
+
+def _finished(key: int, work: Callable[[], object]) -> Finished:
+    try:
+        return Finished(key, work())
+    except Crash:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is the branch's
+        return Finished(key, error=error)
+
+
+class Choices:
+    """Chooses what ends next, one order after the other until there is no other one.
+
+    Attributes:
+        taken: The choices of this order, each as its number and the number of those that there were.
+    """
+
+    def __init__(self, chosen: Sequence[int] = ()) -> None:
+        self._chosen = chosen
+        self.taken: list[tuple[int, int]] = []
+
+    def __call__(self, keys: Sequence[int]) -> int:
+        step = len(self.taken)
+        number = min(self._chosen[step], len(keys) - 1) if step < len(self._chosen) else 0
+        self.taken.append((number, len(keys)))
+        return keys[number]
+
+    def again(self) -> "Choices":
+        """The same order once more, as far as there is the same to choose from."""
+        return Choices([number for number, _ in self.taken])
+
+    @staticmethod
+    def all() -> "Iterator[Choices]":
+        """Every order: each is to be gone through before the next one is asked for."""
+        chosen: list[int] = []
+        while True:
+            choices = Choices(chosen)
+            yield choices
+            taken = choices.taken
+            while taken and taken[-1][0] + 1 == taken[-1][1]:
+                taken.pop()
+            if not taken:
+                return
+            chosen = [number for number, _ in taken]
+            chosen[-1] += 1
 
 
 def killed(flow: Flow[list[str]], perform: Callable[[Effect], object]) -> None:

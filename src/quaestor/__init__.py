@@ -57,6 +57,7 @@ from quaestor.registry import MigrationRegistry
 from quaestor.runners.hooks import log_event
 
 if TYPE_CHECKING:
+    from quaestor.core.many import DatabaseResult
     from quaestor.runners.asynchronous import AsyncRunner
     from quaestor.runners.context import AsyncMigrationContext, MigrationContext
     from quaestor.runners.sync import SyncRunner
@@ -67,6 +68,7 @@ __all__ = [
     "BatchesInTransactionError",
     "CircularDependencyError",
     "CollectionChangedError",
+    "DatabaseResult",
     "DependencyConflictError",
     "DuplicateMigrationError",
     "Event",
@@ -122,6 +124,7 @@ __all__ = [
 _LATE = {
     "AsyncMigrationContext": "quaestor.runners.context",
     "AsyncRunner": "quaestor.runners.asynchronous",
+    "DatabaseResult": "quaestor.core.many",
     "MigrationContext": "quaestor.runners.context",
     "SyncRunner": "quaestor.runners.sync",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from quaestor.errors import DuplicateMigrationError
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
     from quaestor.core.events import Hook
+    from quaestor.core.many import DatabaseResult
     from quaestor.runners.context import AsyncMigrationContext, MigrationContext
     from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 
@@ -149,6 +150,7 @@ class MigrationRegistry:
         lease_timeout: float | None = None,
         targets: Collection[str] | None = None,
         strict: bool = False,
+        concurrency: int = 1,
     ) -> list[str]:
         """Apply all that is pending, dependencies first; of those that are ready, the alphabetically first.
 
@@ -167,6 +169,11 @@ class MigrationRegistry:
             targets: Apply these (list of str) and what they need, and nothing else; None: all that is pending.
             strict: Whether to refuse a database that has migrations recorded which are not registered (bool): an older
                 release on a newer database. Else that is said in a warning.
+            concurrency: How many migrations may run at the same time (int, from 1 to 100) that do not need each other:
+                each begins when what it needs is recorded and fewer than that are running, `def` functions in a thread
+                of their own, `async def` functions in a task. 1: one after the other. After a failure, an interruption
+                or a cancellation nothing more begins; what is running comes to its end, and is recorded if it does well
+                (on Ctrl-C and cancellation `async def` functions are cancelled, and passes end after their batch).
 
         Returns:
             The names applied by this call, in order.
@@ -184,6 +191,7 @@ class MigrationRegistry:
             TransactionFailedError: The server aborted a migration's transaction again and again.
             UnfinishedMigrationError: A function returned a generator, or a `def` function an awaitable.
             Exception: What a migration or the driver raised, as it is. A migration's carries a note with its name.
+            ExceptionGroup: `concurrency` is more than 1, and so are the failures: all of these.
         """
         from quaestor.runners.asynchronous import AsyncRunner
 
@@ -195,7 +203,7 @@ class MigrationRegistry:
             on_event=on_event,
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
-        ).run(targets, strict=strict)
+        ).run(targets, strict=strict, concurrency=concurrency)
 
     def run_sync(
         self,
@@ -208,6 +216,7 @@ class MigrationRegistry:
         lease_timeout: float | None = None,
         targets: Collection[str] | None = None,
         strict: bool = False,
+        concurrency: int = 1,
     ) -> list[str]:
         """The same as `run`, with plain calls, for PyMongo's `Database` and mongomock's.
 
@@ -222,6 +231,7 @@ class MigrationRegistry:
             lease_timeout: As for `run`.
             targets: As for `run`.
             strict: As for `run`.
+            concurrency: As for `run`. `async def` functions run in tasks of one event loop.
 
         Returns:
             The names applied by this call, in order.
@@ -240,7 +250,90 @@ class MigrationRegistry:
             on_event=on_event,
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
-        ).run(targets, strict=strict)
+        ).run(targets, strict=strict, concurrency=concurrency)
+
+    async def run_many(
+        self,
+        databases: Iterable[AsyncDatabase],
+        prefix: str,
+        *,
+        sync_db: Callable[[str], SyncDatabase] | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+        targets: Collection[str] | None = None,
+        strict: bool = False,
+        concurrency: int = 8,
+    ) -> list[DatabaseResult]:
+        """Apply all that is pending in many databases: one for each tenant, say. Each has a lease and records of its
+        own; where one fails the others go on.
+
+        Args:
+            databases: The databases (list of what `run` takes), of one client or of several.
+            prefix: As for `run`.
+            sync_db: Gives the same database for `def` migrations by its name (function), such as
+                `sync_client.get_database`; or None. With Motor it is not needed.
+            on_event: As for `run`; an event says of which database it is.
+            lease_ttl: As for `run`.
+            lease_timeout: As for `run`.
+            targets: As for `run`.
+            strict: As for `run`.
+            concurrency: How many databases are migrated at the same time (int, from 1 to 100). In each of them one
+                migration runs after the other.
+
+        Returns:
+            One result for each, in the order given, with `.database` (its name), `.applied` (names) and `.error` (None,
+            or what `run` would have raised).
+
+        Raises:
+            MissingDependencyError, CircularDependencyError: The graph is not sound; nothing was sent to a server.
+            InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument cannot be used; likewise.
+            UnknownMigrationError: A target is not registered; likewise.
+            BaseException: A cancellation, likewise Ctrl-C: no other database is begun then, and in those under way the
+                run is cancelled, or ends after the migration that it is in.
+        """
+        from quaestor.runners.many import Options, run_many_async
+
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
+        return await run_many_async(self, databases, sync_db, options)
+
+    def run_many_sync(
+        self,
+        databases: Iterable[SyncDatabase],
+        prefix: str,
+        *,
+        async_db: Callable[[str], AsyncDatabase] | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+        targets: Collection[str] | None = None,
+        strict: bool = False,
+        concurrency: int = 8,
+    ) -> list[DatabaseResult]:
+        """The same as `run_many`, with plain calls, for PyMongo's `Database` and mongomock's.
+
+        Args:
+            databases: The databases (list of what `run_sync` takes). They are migrated in threads.
+            prefix: As for `run_many`.
+            async_db: Gives the same database for `async def` migrations by its name (function), with a client of its
+                own for each, such as `lambda name: AsyncMongoClient(uri)[name]`; or None. See `run_sync`.
+            on_event: As for `run_many`.
+            lease_ttl: As for `run_many`.
+            lease_timeout: As for `run_many`.
+            targets: As for `run_many`.
+            strict: As for `run_many`.
+            concurrency: As for `run_many`.
+
+        Returns:
+            One result for each, in the order given.
+
+        Raises:
+            Exception: As `run_many`.
+        """
+        from quaestor.runners.many import Options, run_many
+
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
+        return run_many(self, databases, async_db, options)
 
 
 def _origin(registered: Callable[..., object]) -> str:

@@ -50,8 +50,8 @@ async def test_lock_document(db: Any) -> None:
     await registry.run(db, "app", lease_ttl=20)
 
     first, second = seen
-    assert first == lock_document(first, migration="a")
-    assert second == lock_document(first, migration="b", renewed=second["expiresAt"], recording="a")
+    assert first == lock_document(first, migrations=["a"])
+    assert second == lock_document(first, migrations=["b"], renewed=second["expiresAt"], recording="a", upcoming=["b"])
     assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
     assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
     assert await lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
@@ -265,7 +265,7 @@ async def test_unlock(db: Any) -> None:
 
     with pytest.raises(LeaseLostError):
         await registry.run(db, "app")
-    assert unlocked[0].migration == "a"
+    assert unlocked[0].migrations == ("a",)
     assert unlocked[0].token == 1
     assert await AsyncRunner(registry, db, "app").unlock() is None
     assert await registry.run(db, "app", lease_timeout=0) == ["a"]

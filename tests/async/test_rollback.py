@@ -247,7 +247,7 @@ async def test_lease(db: Any) -> None:
 
     await db.app_migrations_lock.delete_many({})
     await runner.rollback(["a"])
-    assert (seen[0]["work"], seen[0]["migration"]) == ("rollback", "a")
+    assert (seen[0]["work"], seen[0]["migrations"]) == ("rollback", ["a"])
 
 
 async def test_waits_for_a_run(db: Any) -> None:
@@ -290,7 +290,7 @@ async def unlock(db: Any) -> None:
     """Somebody frees it."""
     lease = await AsyncRunner(MigrationRegistry(), db, "app").unlock()
     assert lease is not None
-    assert (lease.work, lease.migration) == ("rollback", "b")
+    assert (lease.work, lease.migrations) == ("rollback", ("b",))
 
 
 @pytest.mark.parametrize("lose", [take, unlock])

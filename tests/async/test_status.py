@@ -153,7 +153,8 @@ async def test_lease(db: Any, work: str) -> None:
         await runner.rollback(["a", "b"])
 
     leases = [status.lease for status in seen]
-    assert [lease and lease.migration for lease in leases] == {"run": ["a", "b"], "rollback": ["b", "a"]}[work]
+    order = {"run": [("a",), ("b",)], "rollback": [("b",), ("a",)]}[work]
+    assert [lease and lease.migrations for lease in leases] == order
     assert {(lease.work, lease.host, lease.pid) for lease in leases} == {(work, socket.gethostname(), os.getpid())}
     assert leases[0].since == leases[1].since
     assert leases[0].since.utcoffset() == timedelta(0)
@@ -165,7 +166,7 @@ async def test_lease(db: Any, work: str) -> None:
 
 async def test_lease_of_another(db: Any) -> None:
     """The lease of another instance is shown, and left as it is; once it is unlocked there is none."""
-    held = lock_of(work="rollback", migration="a")
+    held = lock_of(work="rollback", migrations=["a"])
     await db.app_migrations_lock.insert_one(held)
     runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
 
@@ -195,7 +196,7 @@ async def test_interrupted(db: Any, interruption: Interruption) -> None:
 @pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
 async def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
     """Of a migration in a transaction nothing is left half done."""
-    await db.app_migrations_lock.insert_one(ended_lock(work=work, migration="a"))
+    await db.app_migrations_lock.insert_one(ended_lock(work=work, migrations=["a"]))
     if recorded:
         await db.app_migrations.insert_many(records(recorded))
 
@@ -206,7 +207,7 @@ async def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: st
 
 async def test_held_is_not_interrupted(db: Any) -> None:
     """While the lease lasts, nothing is interrupted."""
-    await db.app_migrations_lock.insert_one(lock_of(migration="a"))
+    await db.app_migrations_lock.insert_one(lock_of(migrations=["a"]))
 
     status = await AsyncRunner(registry(CHAIN, "async", []), db, "app").status()
 

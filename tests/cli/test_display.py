@@ -43,7 +43,7 @@ from tests.cli.terminal import Display
 
 PLACE = ("shop", "app")
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
-HOLDER = Lease("run-1", 7, "web-1", 4242, NOON, NOON + timedelta(seconds=30), "b", (b"\x00\xff",))
+HOLDER = Lease("run-1", 7, "web-1", 4242, NOON, NOON + timedelta(seconds=30), ("b",), (b"\x00\xff",))
 ERROR = ValueError("no login\nas ada:hunter2")
 EVENTS: list[Event] = [
     RunStarted(*PLACE, ("a", "b")),

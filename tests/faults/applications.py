@@ -76,9 +76,11 @@ class Application:
         self.events: list[Event] = []
         self.when: dict[type[Event], Callable[[Any], object]] = {}
 
-    def migration(self, name: str, *, transaction: bool = False) -> Callable[[Body], Body]:
+    def migration(
+        self, name: str, depends_on: Sequence[str] = (), *, transaction: bool = False
+    ) -> Callable[[Body], Body]:
         """Register a body."""
-        return self._registering(name, self.registry.register(name, transaction=transaction))
+        return self._registering(name, self.registry.register(name, depends_on, transaction=transaction))
 
     def rollback_of(self, name: str) -> Callable[[Body], Body]:
         """Register the body that undoes a migration."""
@@ -149,9 +151,9 @@ class Application:
             self.migration(name, transaction=transaction)(partial(effect, name))
             self.rollback_of(name)(partial(effect, f"undo {name}"))
 
-    def run(self, **options: Any) -> list[str]:
-        """Run the migrations."""
-        names: list[str] = self.call("run", **options)
+    def run(self, *, concurrency: int = 1, **options: Any) -> list[str]:
+        """Run the migrations, so many of them at once."""
+        names: list[str] = self._called(lambda runner: runner.run(concurrency=concurrency), options)
         return names
 
     def unlock(self) -> Lease | None:
@@ -161,14 +163,16 @@ class Application:
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call this method of a runner that has these options."""
+        return self._called(lambda runner: getattr(runner, method)(*arguments), options)
+
+    def _called(self, method: Callable[[Any], Any], options: Mapping[str, Any]) -> Any:
         if self._colour == "sync":
             with self._opened() as db:
-                return getattr(SyncRunner(self.registry, db, "app", on_event=self._tell, **options), method)(*arguments)
+                return method(SyncRunner(self.registry, db, "app", on_event=self._tell, **options))
 
         async def call() -> Any:
             async with self._opened() as db:
-                runner = AsyncRunner(self.registry, db, "app", on_event=self._tell, **options)
-                return await getattr(runner, method)(*arguments)
+                return await method(AsyncRunner(self.registry, db, "app", on_event=self._tell, **options))
 
         return asyncio.run(call())
 
@@ -249,8 +253,9 @@ def hold(db: Any, *, seconds: float, sessions: Sequence[Mapping[str, Binary]] = 
             "host": "elsewhere",
             "pid": 4321,
             "work": "run",
-            "migration": "a",
+            "migrations": ["a"],
             "recording": None,
+            "upcoming": [],
             "since": now - timedelta(minutes=1),
             "expiresAt": now + timedelta(seconds=seconds),
             "sessions": list(sessions),

@@ -4,7 +4,8 @@ As a program (`python -m tests.faults.instance ORDERS`, JSON) it says `ready`, w
 ended. What it says are lines of JSON: the events under the names of their classes, and
 
     step      it is before, or after, a command of its own (if `traced`)
-    stopped   it is at the step `stopped_at`, or in a migration that is `held`, and waits for a line
+    stopped   it is at the step `stopped_at`, or in a migration that is `held`, and waits for a line: an empty one, or
+              one that names the step, or the migration
     dies      it is at the step number `dies_at`, and ends itself by SIGKILL
     returned, raised
 
@@ -24,6 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -73,6 +75,7 @@ class Orders:
         stopped_at: The step before which, or after which, it stops when it comes there first.
         passed: How often it comes there before that, and goes on.
         dies_at: The number of the step at which it dies, from 1.
+        concurrency: As for `run`; 1 for all other calls.
     """
 
     driver: str
@@ -85,6 +88,7 @@ class Orders:
     stopped_at: str | None = None
     passed: int = 0
     dies_at: int | None = None
+    concurrency: int = 1
 
 
 class Instance:
@@ -131,10 +135,10 @@ class Instance:
             assert pipe is not None
             pipe.close()
 
-    def go(self) -> None:
-        """Send it the line that it waits for."""
+    def go(self, where: str = "") -> None:
+        """Send it the line that it waits for: there, or, if it is not said where, at the first place where it does."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{where}\n")
         self.process.stdin.flush()
 
     def until(self, *kinds: str) -> Line:
@@ -184,13 +188,67 @@ Start: TypeAlias = Callable[..., Instance]
 """Starts an instance that follows these orders, and waits until it is ready."""
 
 
+_speaking = threading.Lock()
+
+
 def _say(kind: str, **details: object) -> None:
-    print(json.dumps({"is": kind, "at": time.monotonic(), **details}), flush=True)
+    with _speaking:  # several threads may have something to say
+        print(json.dumps({"is": kind, "at": time.monotonic(), **details}), flush=True)
+
+
+class _Gates:
+    """Where this process waits for lines, at several places at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[str, Future[None]]] = []
+        self._early: list[str] = []
+
+    def at(self, where: str) -> Future[None]:
+        """Done when the line for this place comes."""
+        future = Future[None]()
+        with self._lock:
+            early = next((line for line in self._early if line in {"", where}), None)
+            if early is None:
+                self._waiting.append((where, future))
+            else:
+                self._early.remove(early)
+                future.set_result(None)
+        return future
+
+    def listen(self) -> None:
+        """Read the lines, to the end of this process."""
+        with open(0, "rb", buffering=0, closefd=False) as lines:  # it holds no lock while it waits, also at the end
+            for line in lines:
+                self._open(line.decode().strip())
+
+    def _open(self, line: str) -> None:
+        with self._lock:
+            for gate in self._waiting:
+                where, future = gate
+                if line in {"", where}:
+                    self._waiting.remove(gate)
+                    if future.set_running_or_notify_cancel():
+                        future.set_result(None)
+                        return
+                    break  # whoever waited there was cancelled
+            else:
+                self._early.append(line)
+                return
+        self._open(line)
+
+
+_GATES = _Gates()
 
 
 def _stop(where: str) -> None:
     _say("stopped", where=where)
-    sys.stdin.readline()
+    _GATES.at(where).result()
+
+
+async def _stop_async(where: str) -> None:
+    _say("stopped", where=where)
+    await asyncio.wrap_future(_GATES.at(where))
 
 
 class _Steps(CommandListener):
@@ -278,6 +336,15 @@ def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object
         time.sleep(work.seconds)
         if work.held:
             _stop(work.name)
+        if work.fails:
+            raise ValueError(work.name)
+
+    async def pause_async() -> None:
+        await asyncio.sleep(work.seconds)
+        if work.held:
+            await _stop_async(work.name)
+        if work.fails:
+            raise ValueError(work.name)
 
     # Drivers repeat a write once. What a function raises is the caller's, so here it does not give up; in a transaction
     # that is the library's affair.
@@ -305,10 +372,10 @@ def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object
 
     async def body_async(db: Any) -> None:
         await write_async(db, begun)
-        await asyncio.to_thread(pause)
+        await pause_async()
         await write_async(db, ended)
 
-    return body if driver == "pymongo" else body_async
+    return body if (driver == "pymongo") != work.crossed else body_async
 
 
 def _pass(work: Work, driver: str, prefix: str) -> Callable[..., object]:
@@ -372,17 +439,26 @@ def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], li
     settings: dict[str, Any] = {"on_event": on_event, "lease_ttl": orders.lease_ttl}
     options: dict[str, Any] = {"event_listeners": [_Steps(orders)], "heartbeatFrequencyMS": 500}
 
+    more = {"run": {"concurrency": orders.concurrency}}
+    crossed = any(work.crossed for work in orders.works)
+
     def call() -> list[str]:
         with MongoClient[Any](orders.uri, **options) as client:
-            runner = SyncRunner(registry, client[orders.database], "app", **settings)
-            return [getattr(runner, method)(*arguments) for method, *arguments in orders.calls][-1]
+            # The runner closes that client.
+            other = AsyncMongoClient[Any](orders.uri)[orders.database] if crossed else None
+            runner = SyncRunner(registry, client[orders.database], "app", async_db=other, **settings)
+            return [getattr(runner, method)(*rest, **more.get(method, {})) for method, *rest in orders.calls][-1]
 
     async def call_async(driver: Callable[..., Any]) -> list[str]:
         client = driver(orders.uri, **options)
+        other = MongoClient[Any](orders.uri) if crossed and driver is AsyncMongoClient else None
         try:
-            runner = AsyncRunner(registry, client[orders.database], "app", **settings)
-            return [await getattr(runner, method)(*arguments) for method, *arguments in orders.calls][-1]
+            sync_db = None if other is None else other[orders.database]
+            runner = AsyncRunner(registry, client[orders.database], "app", sync_db=sync_db, **settings)
+            return [await getattr(runner, method)(*rest, **more.get(method, {})) for method, *rest in orders.calls][-1]
         finally:
+            if other is not None:
+                other.close()
             if (closing := client.close()) is not None:  # Motor's is no coroutine
                 await closing
 
@@ -406,13 +482,20 @@ def migrated(orders: Orders) -> None:
 
 def _main(orders: Orders) -> int:
     call = caller(orders, _tell)
+    # As the command line does it; and who starts this process may ignore Ctrl-C, and that is inherited.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_GATES.listen, daemon=True).start()
+    begun = _GATES.at("")
     _say("ready", clock=time.time())
-    sys.stdin.readline()
+    begun.result()
     try:
         names = call()
-    except Exception as error:  # noqa: BLE001 - it is told to whoever started this process
+    except BaseException as error:  # noqa: BLE001 - it is told to whoever started this process
         in_batches = getattr(error, "in_batches", False)
-        _say("raised", type=type(error).__name__, in_batches=in_batches, traceback=traceback.format_exc())
+        each = error.exceptions if isinstance(error, BaseExceptionGroup) else [error]
+        kinds = [type(one).__name__ for one in each]
+        _say("raised", type=type(error).__name__, each=kinds, in_batches=in_batches, traceback=traceback.format_exc())
         return 1
     _say("returned", names=names)
     return 0

@@ -68,7 +68,7 @@ def test_unlocked(app: Application, other: Application, db: Any) -> None:
         app.run()
 
     assert caught.value.migration == "a"
-    assert [lease and lease.migration for lease in freed] == ["a"]
+    assert [lease and lease.migrations for lease in freed] == [("a",)]
     assert state(db) == State([], ["a"])
     assert other.unlock() is None
     assert app.run() == ["a"]
@@ -129,7 +129,7 @@ def test_awaited(app: Application, other: Application, db: Any, uri: str, name: 
         assert found[0].result(timeout=30) == []
 
     assert struck is None or struck.hits == 2
-    assert other.told(LeaseAwaited)[0].holder.migration == "a"
+    assert other.told(LeaseAwaited)[0].holder.migrations == ("a",)
     assert other.bodies == []
     assert state(db) == State(["a"], ["a"])
 

@@ -31,6 +31,8 @@ class Work:
         seconds: How long it works.
         held: It waits for a line between the two changes, after having said `stopped`.
         way: It is a pass, gone this way; with each batch it works for so long, or waits, between log and change.
+        crossed: Its functions are of the other colour than the driver: `def` for an asynchronous one.
+        fails: It raises a ValueError instead of changing its document once more.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Work:
     seconds: float = 0
     held: bool = False
     way: Way | None = None
+    crossed: bool = False
+    fails: bool = False
 
 
 PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")

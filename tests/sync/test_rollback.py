@@ -239,7 +239,7 @@ def test_lease(db: Any) -> None:
 
     db.app_migrations_lock.delete_many({})
     runner.rollback(["a"])
-    assert (seen[0]["work"], seen[0]["migration"]) == ("rollback", "a")
+    assert (seen[0]["work"], seen[0]["migrations"]) == ("rollback", ["a"])
 
 
 def test_waits_for_a_run(db: Any) -> None:
@@ -280,7 +280,7 @@ def unlock(db: Any) -> None:
     """Somebody frees it."""
     lease = SyncRunner(MigrationRegistry(), db, "app").unlock()
     assert lease is not None
-    assert (lease.work, lease.migration) == ("rollback", "b")
+    assert (lease.work, lease.migrations) == ("rollback", ("b",))
 
 
 @pytest.mark.parametrize("lose", [take, unlock])

@@ -146,7 +146,8 @@ def test_lease(db: Any, work: str) -> None:
         runner.rollback(["a", "b"])
 
     leases = [status.lease for status in seen]
-    assert [lease and lease.migration for lease in leases] == {"run": ["a", "b"], "rollback": ["b", "a"]}[work]
+    order = {"run": [("a",), ("b",)], "rollback": [("b",), ("a",)]}[work]
+    assert [lease and lease.migrations for lease in leases] == order
     assert {(lease.work, lease.host, lease.pid) for lease in leases} == {(work, socket.gethostname(), os.getpid())}
     assert leases[0].since == leases[1].since
     assert leases[0].since.utcoffset() == timedelta(0)
@@ -158,7 +159,7 @@ def test_lease(db: Any, work: str) -> None:
 
 def test_lease_of_another(db: Any) -> None:
     """The lease of another instance is shown, and left as it is; once it is unlocked there is none."""
-    held = lock_of(work="rollback", migration="a")
+    held = lock_of(work="rollback", migrations=["a"])
     db.app_migrations_lock.insert_one(held)
     runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
 
@@ -188,7 +189,7 @@ def test_interrupted(db: Any, interruption: Interruption) -> None:
 @pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
 def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
     """Of a migration in a transaction nothing is left half done."""
-    db.app_migrations_lock.insert_one(ended_lock(work=work, migration="a"))
+    db.app_migrations_lock.insert_one(ended_lock(work=work, migrations=["a"]))
     if recorded:
         db.app_migrations.insert_many(records(recorded))
 
@@ -199,7 +200,7 @@ def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> 
 
 def test_held_is_not_interrupted(db: Any) -> None:
     """While the lease lasts, nothing is interrupted."""
-    db.app_migrations_lock.insert_one(lock_of(migration="a"))
+    db.app_migrations_lock.insert_one(lock_of(migrations=["a"]))
 
     status = SyncRunner(registry(CHAIN, "sync", []), db, "app").status()
 

@@ -14,6 +14,7 @@ from quaestor import (
     AsyncRunner,
     BatchesInTransactionError,
     CollectionChangedError,
+    DatabaseResult,
     DependencyConflictError,
     Event,
     IrreversibleMigrationError,
@@ -199,6 +200,12 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await runner.mark_applied(["a"]), list[str])
     assert_type(await runner.mark_pending(["a"]), list[str])
     assert_type(await runner.unlock(), Lease | None)
+    assert_type(await registry.run(db, "app", concurrency=4), list[str])
+    assert_type(await runner.run(concurrency=4), list[str])
+    assert_type(await registry.run_many([db, db], "app"), list[DatabaseResult])
+    assert_type(await registry.run_many((motor for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
+    await registry.run_many([db], "app", sync_db=old.client.get_database, on_event=hook, targets={"a"}, concurrency=2)
+    await registry.run_many([db], "app", sync_db=None, lease_ttl=10, lease_timeout=0.5)
 
 
 def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: MockDatabase[Any]) -> None:
@@ -218,6 +225,27 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(runner.mark_applied(["a"]), list[str])
     assert_type(runner.mark_pending(["a"]), list[str])
     assert_type(runner.unlock(), Lease | None)
+    assert_type(registry.run_sync(db, "app", concurrency=4), list[str])
+    assert_type(runner.run(["a"], concurrency=4), list[str])
+    assert_type(registry.run_many_sync([db, db], "app"), list[DatabaseResult])
+    assert_type(registry.run_many_sync((mock for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
+    registry.run_many_sync([db], "app", async_db=lambda name: new.client[name], on_event=hook, targets=["a"])
+    registry.run_many_sync([db], "app", async_db=None, lease_ttl=10, lease_timeout=None, concurrency=2)
+    for result in registry.run_many_sync([db], "app"):
+        results(result)
+
+
+def results(result: DatabaseResult) -> None:
+    assert_type(result.database, str)
+    assert_type(result.applied, list[str])
+    assert_type(result.error, BaseException | None)
+
+
+def lease(held: Lease) -> None:
+    assert_type((held.owner, held.host, held.pid), tuple[str, str, int])
+    assert_type(held.migrations, tuple[str, ...])
+    assert_type(held.upcoming, tuple[str, ...])
+    assert_type(held.recording, str | None)
 
 
 def errors(runner: SyncRunner) -> None:
@@ -290,6 +318,17 @@ async def mistakes(db: Database[Document], new: AsyncDatabase[Document]) -> None
     SyncRunner(registry, db, "app").status().names("done")  # type: ignore[arg-type]  # no state is called so
     registry.migrations["a"].depends_on.append("b")  # type: ignore[attr-defined]  # read-only
     registry.migrations.clear()  # type: ignore[attr-defined]  # likewise
+
+
+async def mistakes_with_many(db: Database[Document], new: AsyncDatabase[Document], result: DatabaseResult) -> None:
+    await registry.run(new, "app", concurrency="4")  # type: ignore[arg-type]  # not a number
+    await registry.run_many([db], "app")  # type: ignore[list-item]  # synchronous databases in the asynchronous call
+    registry.run_many_sync([new], "app")  # type: ignore[list-item]  # and the reverse
+    registry.run_many_sync(db, "app")  # type: ignore[arg-type]  # one database, not a list
+    registry.run_many_sync([db], "app", async_db=new)  # type: ignore[arg-type]  # a database, not what gives it
+    await registry.run_many([new], "app", sync_db=lambda name: new)  # type: ignore[arg-type, return-value]  # wrong colour
+    await registry.run_many([new], "app", on_event=awaited)  # type: ignore[arg-type]  # a hook is not awaited
+    result.error = None  # type: ignore[misc]  # read-only
 
 
 async def mistakes_in_passes(

@@ -46,7 +46,7 @@ def mark(migration: MigrationStatus, status: Status) -> Mark:
     """The mark of a migration; that it runs counts for more than that it was interrupted, and that for more than its
     state.
     """
-    if status.lease is not None and status.lease.migration == migration.name:
+    if status.lease is not None and migration.name in status.lease.migrations:
         return MARKS["running"]
     return MARKS["interrupted" if migration.interrupted else migration.state]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from quaestor.core.events import Event, Place
-from quaestor.core.lease import Lease, Lock, Turn, Work
+from quaestor.core.lease import Lease, Lock, Turn, Whereabouts, Work
 from quaestor.core.migration import Colour
 from quaestor.core.plan import Change
 from quaestor.core.records import Records
@@ -124,12 +124,12 @@ class AcquireLease(Command[Lease]):
 
     Attributes:
         work: What it is for.
-        migration: The one that will be first.
+        migrations: Those that will be first.
         sessions: The ids of the sessions for this run's transactions.
     """
 
     work: Work
-    migration: str
+    migrations: tuple[str, ...]
     sessions: tuple[bytes, ...]
 
 
@@ -145,15 +145,15 @@ class CheckLease(Command[bool]):
     """Renew the lease and say in it where the run is. False: it was lost.
 
     Attributes:
-        migration: The one that comes next; None after the last.
-        sessions: The ids of the sessions in which transactions may be open from now on.
-        recording: The one whose function has ended, and whose record comes now; None if there is none.
+        whereabouts: Where; None: as it was said before.
+        sessions: The ids of sessions in which transactions may be open from now on, beside those that were named.
+        ended: The ids of those in which none is open any more.
     """
 
     lease: Lease
-    migration: str | None
-    sessions: tuple[bytes, ...]
-    recording: str | None = None
+    whereabouts: Whereabouts | None = None
+    sessions: tuple[bytes, ...] = ()
+    ended: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +190,15 @@ class AskForTransactions(Ask[bool]):
 
 @dataclass(frozen=True, slots=True)
 class OpenSessions(Command[tuple[bytes, ...]]):
-    """Have a session for transactions in the databases of these colours. Answers the ids of all that are open."""
+    """Have sessions for transactions in the databases of these colours. Answers the ids of all that are open.
+
+    Attributes:
+        colours: The colours.
+        lanes: How many for each, at least.
+    """
 
     colours: frozenset[Colour]
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +225,74 @@ class Execute(Ask[float]):
 
 @dataclass(frozen=True, slots=True)
 class Transact(Ask[Attempt[None]]):
-    """Perform the flow `transaction.attempt`: the function and its record in one transaction. As `Execute`."""
+    """Perform the flow `transaction.attempt`: the function and its record in one transaction. As `Execute`.
+
+    Attributes:
+        lane: Of the sessions of the change's colour, the one to use.
+    """
 
     change: Change
     place: Place
     turn: Turn
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CommitAgain(Ask[Attempt[None]]):
-    """Send the commit of the last attempt once more, for its outcome is unknown."""
+    """Send the commit of the last attempt once more, for its outcome is unknown. As `Transact`."""
 
     change: Change
+    lane: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide(Ask[None]):
+    """Perform a flow of branches where no interruption reaches it: its `NextFinished` raises that, and only when the
+    flow has ended does it go on to the one who asks for this. What ends the event loop itself reaches all the same.
+
+    Attributes:
+        flow: The flow (`side_by_side.side_by_side`).
+    """
+
+    flow: "BranchFlow[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Ask[None], Generic[E_co]):
+    """Begin to perform an effect beside all that is under way. Answered at once.
+
+    Attributes:
+        key: By what it is known when it has ended; nothing else under way has it.
+        effect: What is begun.
+        is_told: Whether it is told of an interruption, and may end early.
+    """
+
+    key: int
+    effect: E_co
+    is_told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What was started has ended.
+
+    Attributes:
+        key: Which.
+        answer: That of its effect.
+        error: What it raised instead, if it did.
+    """
+
+    key: int
+    answer: object = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NextFinished(Ask[Finished]):
+    """Wait until any of those that were started has ended; of several, the one that has first.
+
+    It raises what interrupts the run, once.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +336,7 @@ Effect: TypeAlias = (
     | Execute
     | Transact
     | CommitAgain
+    | SideBySide
     | Now
     | Sleep
     | Emit
@@ -285,3 +348,6 @@ Flow: TypeAlias = Generator[Effect, object, R]
 
 Its send type is object, not Any: a type checker then finds an effect that is yielded without `from`.
 """
+
+BranchFlow: TypeAlias = Generator[Effect | Start[Effect] | NextFinished, object, R]
+"""A flow of branches."""

@@ -228,7 +228,7 @@ class MigrationFailed(_MigrationFact):
 
     Attributes:
         error: The exception (BaseException), which goes on to the caller. (Of a StopIteration it is the RuntimeError
-            that Python makes of it; the caller of a synchronous run gets the StopIteration.)
+            that Python makes of it; the caller of a synchronous run of one at a time gets the StopIteration.)
     """
 
     error: BaseException
@@ -304,4 +304,5 @@ Event: TypeAlias = (
 """Any of the facts."""
 
 Hook: TypeAlias = Callable[[Event], None]
-"""What `on_event` takes: a plain function, called between two steps of a run. An Exception of its own is logged."""
+"""What `on_event` takes: a plain function, called between two steps of a run, with one event at a time; where several
+migrations or databases are under way at once, from other threads as well. An Exception of its own is logged."""

@@ -32,6 +32,7 @@ from quaestor.core.effects import (
     ReadRecords,
     Record,
     ReleaseLease,
+    SideBySide,
     Sleep,
     Transact,
     Unknown,
@@ -53,12 +54,14 @@ from quaestor.core.events import (
     RunFinished,
     RunStarted,
 )
-from quaestor.core.lease import Lease, Terms, Turn, Work
+from quaestor.core.lease import Lease, Terms, Turn, Whereabouts, Work
 from quaestor.core.leasing import settled
 from quaestor.core.migration import Colour
 from quaestor.core.plan import Change, PlannedMigration, RecordChange
 from quaestor.core.records import Records
 from quaestor.core.rehearsal import rehearsed
+from quaestor.core.schedule import Begun, Schedule
+from quaestor.core.side_by_side import one_by_one, side_by_side
 from quaestor.core.status import Status
 from quaestor.core.transacting import transacted
 from quaestor.errors import LeaseLostError, TransactionsUnsupportedError
@@ -70,6 +73,29 @@ _Planner: TypeAlias = Callable[[Records], plan.Plan]
 
 _Announcement: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
 """Makes a fact about a whole plan: of database, prefix, names."""
+
+
+_Where: TypeAlias = Callable[[], Whereabouts]
+"""Where the run is, as things stand when it is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is done under the lease.
+
+    Attributes:
+        work: What the lease is for.
+        planned: Makes the plan.
+        finished: Tells that it is carried out.
+        started: Tells that it begins, where that is told.
+        lanes: How many changes may be under way at once.
+    """
+
+    work: Work
+    planned: _Planner
+    finished: _Announcement
+    started: _Announcement | None = None
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +117,11 @@ class Scope:
     terms: Terms
 
 
-def run(scope: Scope, targets: Collection[str] | None = None, *, strict: bool = False) -> Flow[list[str]]:
-    """Apply what is pending, as the only instance that does: all of it, or only the targets and what they need.
+def run(
+    scope: Scope, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
+) -> Flow[list[str]]:
+    """Apply what is pending, as the only instance that does: all of it, or only the targets and what they need; as many
+    at once as `concurrency` allows.
 
     Returns:
         The names applied, in order.
@@ -109,7 +138,7 @@ def run(scope: Scope, targets: Collection[str] | None = None, *, strict: bool = 
         sorter = sorters.pop() if sorters else plan.validated(scope.definitions)
         return plan.pending(scope.definitions, sorter, records, wanted)
 
-    return (yield from _work("run", scope, planned, RunStarted, RunFinished))
+    return (yield from _work(scope, _Job("run", planned, RunFinished, RunStarted, lanes=concurrency)))
 
 
 def rollback(scope: Scope, targets: Collection[str]) -> Flow[list[str]]:
@@ -125,7 +154,7 @@ def rollback(scope: Scope, targets: Collection[str]) -> Flow[list[str]]:
     def planned(records: Records) -> plan.Plan:
         return plan.rollback(scope.definitions, records, names)
 
-    return (yield from _work("rollback", scope, planned, RollbackStarted, RollbackFinished))
+    return (yield from _work(scope, _Job("rollback", planned, RollbackFinished, RollbackStarted)))
 
 
 def mark_applied(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
@@ -137,7 +166,7 @@ def mark_applied(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
     def planned(records: Records) -> plan.Plan:
         return plan.mark_applied(scope.definitions, records, marked)
 
-    return (yield from _work("mark", scope, planned, None, partial(RecordsMarked, applied=True)))
+    return (yield from _work(scope, _Job("mark", planned, partial(RecordsMarked, applied=True))))
 
 
 def mark_pending(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
@@ -149,7 +178,7 @@ def mark_pending(scope: Scope, names: Collection[str]) -> Flow[list[str]]:
         plan.check_known(marked, scope.definitions.keys() | records.applied.keys())
         return plan.mark_pending(scope.definitions, records, marked)
 
-    return (yield from _work("mark", scope, planned, None, partial(RecordsMarked, applied=False)))
+    return (yield from _work(scope, _Job("mark", planned, partial(RecordsMarked, applied=False))))
 
 
 def plan_run(
@@ -183,47 +212,50 @@ def unlock(_: Scope) -> Flow[Lease | None]:
     return (yield from settled(BreakLease(), rules.PATIENCE, awaiting_server=False))
 
 
-def _work(
-    work: Work, scope: Scope, planned: _Planner, started: _Announcement | None, finished: _Announcement
-) -> Flow[list[str]]:
+def _work(scope: Scope, job: _Job) -> Flow[list[str]]:
     """Carry out a plan, as the only instance that does. Returns the names in it, in order."""
     records = yield from _read(scope)
-    if work != "mark" and (unknown := plan.unknown_records(scope.definitions, records)):
+    if job.work != "mark" and (unknown := plan.unknown_records(scope.definitions, records)):
         yield from Emit(RecordsUnknown(scope.database, scope.prefix, tuple(unknown)))
-    todo = planned(records)
+    todo = job.planned(records)
     names: tuple[str, ...] = ()
     if todo:
-        sessions = yield from _prepared(todo, records, scope.colours)
-        names = yield from _under_the_lease(work, scope, planned, started, (todo, records, sessions))
-    elif started is not None:
-        yield from Emit(started(scope.database, scope.prefix, ()))
-    yield from Emit(finished(scope.database, scope.prefix, names))
+        sessions = yield from _prepared(todo, records, scope.colours, job.lanes)
+        names = yield from _under_the_lease(scope, job, todo, records, sessions)
+    elif job.started is not None:
+        yield from Emit(job.started(scope.database, scope.prefix, ()))
+    yield from Emit(job.finished(scope.database, scope.prefix, names))
     return list(names)
 
 
 def _under_the_lease(
-    work: Work,
-    scope: Scope,
-    planned: _Planner,
-    started: _Announcement | None,
-    before: tuple[plan.Plan, Records, tuple[bytes, ...]],
+    scope: Scope, job: _Job, todo: plan.Plan, records: Records, sessions: tuple[bytes, ...]
 ) -> Flow[tuple[str, ...]]:
-    """Take the lease, plan again if the records have changed since `before`, and carry it out. Returns the names."""
+    """Take the lease, plan again if the records have changed since, and carry it out. Returns the names."""
     database, prefix, terms = scope.database, scope.prefix, scope.terms
-    todo, records, sessions = before
+    schedule = _schedule(scope, job, todo)
+    first = schedule.whereabouts().migrations
     try:
-        turn = yield from leasing.take(terms, database, prefix, work=work, first=todo[0].name, sessions=sessions)
+        turn = yield from leasing.take(terms, database, prefix, work=job.work, first=first, sessions=sessions)
         again = yield from settled(ReadRecords(), rules.patience(terms.ttl))
         if again != records:  # another instance has been at work
-            todo = planned(again)
-            sessions = (yield from _prepared(todo, again, scope.colours)) or sessions  # none needed: some may be open
+            todo = job.planned(again)
+            schedule = _schedule(scope, job, todo)
+            prepared = yield from _prepared(todo, again, scope.colours, job.lanes)
+            sessions = prepared or sessions  # none needed: some may be open
         names = tuple(change.name for change in todo)
-        yield from leasing.end_sessions_of_others(turn, sessions, database, prefix, names[0] if names else None)
-        if started is not None:
-            yield from Emit(started(database, prefix, names))
-        for position, change in enumerate(todo, start=1):
-            upcoming = names[position] if position < len(names) else None
-            yield from _carry_out(change, Place(database, prefix, change.name, position, len(todo)), turn, upcoming)
+        yield from leasing.end_sessions_of_others(turn, sessions, database, prefix)
+        if job.started is not None:
+            yield from Emit(job.started(database, prefix, names))
+
+        def carry_out(begun: Begun) -> Flow[None]:
+            place = Place(database, prefix, begun.change.name, begun.position, len(names))
+            return _carry_out(begun, place, turn, schedule)
+
+        if job.lanes == 1:
+            yield from one_by_one(schedule, carry_out)
+        else:
+            yield from SideBySide(side_by_side(schedule, carry_out))
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
         raise
     except BaseException:
@@ -231,6 +263,12 @@ def _under_the_lease(
         raise
     yield from _release(scope)
     return names
+
+
+def _schedule(scope: Scope, job: _Job, todo: plan.Plan) -> Schedule:
+    # One after the other the order of the plan is enough, and that of a rollback is the other way round.
+    needs = {} if job.lanes == 1 else {change.name: scope.definitions[change.name].depends_on for change in todo}
+    return Schedule(todo, needs, job.lanes)
 
 
 def _read(scope: Scope) -> Flow[Records]:
@@ -255,7 +293,7 @@ def _release(scope: Scope) -> Flow[None]:
         yield from Emit(LeaseNotReleased(scope.database, scope.prefix, scope.terms.ttl, failure))
 
 
-def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) -> Flow[tuple[bytes, ...]]:
+def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour], lanes: int) -> Flow[tuple[bytes, ...]]:
     """Check that the plan can be carried out. Returns the ids of the sessions for its transactions."""
     plan.check_databases(todo, colours)
     plan.check_records(todo, records)
@@ -265,28 +303,33 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour]) ->
     if not (yield from AskForTransactions()):
         raise TransactionsUnsupportedError([change.name for change in transactional])
     colours_needed = frozenset(change.colour for change in transactional)
-    return (yield from settled(OpenSessions(colours_needed), rules.PATIENCE))
+    return (yield from settled(OpenSessions(colours_needed, min(lanes, len(todo))), rules.PATIENCE))
 
 
-def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | None) -> Flow[None]:
+def _carry_out(begun: Begun, place: Place, turn: Turn, schedule: Schedule) -> Flow[None]:
+    change = begun.change
     if not isinstance(change, Change):
         yield from _forget(change.name, turn, undo=change.applies)
-        yield from leasing.check(turn, change.name)
-        yield from _settle(change, turn)
+        where = partial(Whereabouts, (change.name,))
+        yield from leasing.check(turn, where)
+        yield from _settle(change, turn, where)
         yield from _forget(change.name, turn, undo=not change.applies)
         return
     undo = not change.applies
+    where = partial(schedule.whereabouts, change.name)
     yield from Emit(MigrationStarted(*place, undo=undo))
     try:
+        if change.name not in turn.named:  # what the lock says of the next ones was overtaken by events
+            yield from leasing.check(turn, schedule.whereabouts)
         if change.keeps_progress:  # that of its opposite was of use only until the record was as it is
             yield from _forget(change.name, turn, undo=not undo)
         if change.transaction:
-            seconds = yield from _transact(change, place, turn)
+            seconds = yield from _transact(change, place, turn, begun.lane)
         else:
-            yield from leasing.check_if_old(turn, change.name)
+            yield from leasing.check_if_old(turn)
             seconds = yield from Execute(change, place, turn)
-            yield from leasing.check(turn, upcoming, ended=change.name)
-            yield from _settle(change, turn)
+            yield from leasing.check(turn, where)
+            yield from _settle(change, turn, where)
     except GeneratorExit:  # the flow itself is thrown away: there is nobody left to ask
         raise
     except BaseException as error:
@@ -298,16 +341,16 @@ def _carry_out(change: RecordChange, place: Place, turn: Turn, upcoming: str | N
     yield from Emit(fact(*place, seconds, undo=undo))
     if change.keeps_progress:
         yield from _forget(change.name, turn, undo=undo)
-    if change.transaction and upcoming is not None:  # else the check before the record was the last
-        yield from leasing.check(turn, upcoming)
+    if change.transaction and where().migrations:  # after any other, the check before the record has said it
+        yield from leasing.check(turn, lambda: Whereabouts(where().migrations))
 
 
-def _settle(change: RecordChange, turn: Turn) -> Flow[None]:
+def _settle(change: RecordChange, turn: Turn, where: _Where) -> Flow[None]:
     """Write or remove the record, once, whatever happens to the connection."""
     if change.applies:
-        yield from _record(change.name, turn)
+        yield from _record(change.name, turn, where)
     else:
-        yield from _unrecord(change, turn)
+        yield from _unrecord(change, turn, where)
 
 
 def _forget(name: str, turn: Turn, *, undo: bool) -> Flow[None]:
@@ -315,7 +358,7 @@ def _forget(name: str, turn: Turn, *, undo: bool) -> Flow[None]:
     yield from settled(ForgetProgress(name, turn.lease.token, undo), rules.patience(turn.ttl))
 
 
-def _record(name: str, turn: Turn) -> Flow[None]:
+def _record(name: str, turn: Turn, where: _Where) -> Flow[None]:
     written = yield from Record(name)
     if written is True:
         return
@@ -327,14 +370,14 @@ def _record(name: str, turn: Turn) -> Flow[None]:
         if isinstance(written, Unknown) and (yield from Now()) - began >= rules.patience(turn.ttl):
             raise written.error
         yield from Sleep(*leasing.PAUSE)
-        yield from leasing.check(turn, name, ended=name)
+        yield from leasing.check(turn, where)
         written = yield from Record(name)
         if written is True:
             return
-    yield from leasing.check(turn, name, ended=name)  # what was found may be that of another, if this one was frozen
+    yield from leasing.check(turn, where)  # what was found may be that of another, if this one was frozen
 
 
-def _unrecord(change: RecordChange, turn: Turn) -> Flow[None]:
+def _unrecord(change: RecordChange, turn: Turn, where: _Where) -> Flow[None]:
     began: float | None = None
     while (removed := (yield from Unrecord(change.name, change.recorded_at))) is not True:
         if isinstance(removed, Unknown):
@@ -343,19 +386,21 @@ def _unrecord(change: RecordChange, turn: Turn) -> Flow[None]:
             if now - began >= rules.patience(turn.ttl):
                 raise removed.error
             yield from Sleep(*leasing.PAUSE)
-        yield from leasing.check(turn, change.name, ended=change.name)
+        yield from leasing.check(turn, where)
         if removed is False:  # an earlier attempt of this run has removed it, for nobody else holds the lease
             return
 
 
-def _transact(change: Change, place: Place, turn: Turn) -> Flow[float]:
+def _transact(change: Change, place: Place, turn: Turn, lane: int) -> Flow[float]:
     """Do the function and the record in one transaction, as often as it takes. Returns how long the last one took."""
 
     def found() -> Flow[bool]:
         return (yield from settled(FindRecord(change.name), rules.patience(turn.ttl))) is change.applies
 
     undo = not change.applies
-    attempt = yield from transacted(Transact(change, place, turn), CommitAgain(change), found, place, turn, undo=undo)
+    attempt = yield from transacted(
+        Transact(change, place, turn, lane), CommitAgain(change, lane), found, place, turn, undo=undo
+    )
     return attempt.seconds
 
 

@@ -45,7 +45,7 @@ class Lease:
         pid: Its process there (int).
         since: When it took the lease (datetime, aware, UTC, by the server's clock).
         expires_at: When the lease ends unless it is renewed (datetime, likewise).
-        migration: The migration it is in (str), as far as it has said; None before the first and after the last.
+        migrations: The migrations it is in (tuple of str), as far as it has said; empty after the last.
         sessions: The server's sessions in which transactions of this or an ended holder may be open (tuple of bytes:
             their ids, as `runners/documents.py` makes them).
         previous: The last owner that never released it (str), and so was killed, or frozen and able to wake; None if
@@ -53,6 +53,7 @@ class Lease:
         work: What it is held for: "run", "rollback" or "mark".
         recording: The migration (str) whose function has ended, and whose record was next to be written or removed when
             the run last said where it is; None if there was none.
+        upcoming: Those of `migrations` (tuple of str) that begin when that is done.
     """
 
     owner: str
@@ -61,16 +62,27 @@ class Lease:
     pid: int
     since: datetime
     expires_at: datetime
-    migration: str | None
+    migrations: tuple[str, ...]
     sessions: tuple[bytes, ...] = ()
     previous: str | None = None
     work: Work = "run"
     recording: str | None = None
+    upcoming: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         doing = {"run": "in", "rollback": "undoing", "mark": "marking"}[self.work]
-        where = "" if self.migration is None else f", {doing} migration {self.migration!r}"
+        several = "s" if len(self.migrations) > 1 else ""
+        where = f", {doing} migration{several} {', '.join(map(repr, self.migrations))}" if self.migrations else ""
         return f"{self.host} (process {self.pid}), since {self.since:%Y-%m-%d %H:%M:%S} UTC{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a run is, for the lock document to say. The fields are those of `Lease`."""
+
+    migrations: tuple[str, ...]
+    recording: str | None = None
+    upcoming: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +121,13 @@ class Turn:
         lease: The lease as it was taken.
         ttl: How long it lasts without being renewed (float, seconds).
         checked_at: When the server was last asked whether it is held (float, seconds of the run's clock).
-        sessions: The ids of the sessions in which transactions may be open.
+        named: The migrations that the lock says the run is in, or comes to next (tuple of str).
     """
 
     lease: Lease
     ttl: float
     checked_at: float
-    sessions: tuple[bytes, ...]
+    named: tuple[str, ...] = ()
 
     def is_old(self, now: float) -> bool:
         """Whether the last check is so old that the process may have been frozen since."""

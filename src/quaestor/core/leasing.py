@@ -1,7 +1,8 @@
 """The flows of the lease: take it, keep it, check it; and the patience that all commands of ours share."""
 
-from collections.abc import Generator
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 from quaestor.core import lease as rules
 from quaestor.core.effects import (
@@ -19,7 +20,7 @@ from quaestor.core.effects import (
     Unknown,
 )
 from quaestor.core.events import LeaseAwaited, SessionsNotEnded
-from quaestor.core.lease import Lease, Terms, Turn, Work
+from quaestor.core.lease import Lease, Terms, Turn, Whereabouts, Work
 from quaestor.errors import LeaseLostError, LeaseTimeoutError
 
 E = TypeVar("E")
@@ -55,13 +56,20 @@ def settled(
     return answer
 
 
-def check(turn: Turn, migration: str | None, ended: str | None = None) -> Checking:
+def check(
+    turn: Turn,
+    whereabouts: Callable[[], Whereabouts] | None = None,
+    *,
+    sessions: tuple[bytes, ...] = (),
+    ended: tuple[bytes, ...] = (),
+) -> Checking:
     """Check on the server that the lease is held, and renew it.
 
     Args:
-        turn: Keeps when that was.
-        migration: The one that the lock is to name from now on.
-        ended: The one whose function has just ended and is not recorded yet.
+        turn: Keeps when that was, and what was said.
+        whereabouts: Tells where the run is; None: the lock goes on saying what it says.
+        sessions: The ids of sessions that the lock is to name as well.
+        ended: Those that it need not name any more.
 
     Raises:
         LeaseLostError: It is not.
@@ -69,23 +77,41 @@ def check(turn: Turn, migration: str | None, ended: str | None = None) -> Checki
     while True:
         asked_at = yield from Now()
         patience = rules.patience(turn.ttl)
-        if not (yield from settled(CheckLease(turn.lease, migration, turn.sessions, ended), patience)):
-            raise LeaseLostError(ended)
+        asking = _CheckLease(turn.lease, whereabouts, sessions, ended)
+        is_held = yield from settled(asking, patience)
+        if not is_held:
+            raise LeaseLostError(None if asking.said is None else asking.said.recording)
         turn.checked_at = asked_at
+        turn.named = turn.named if asking.said is None else asking.said.migrations
         if not turn.is_old((yield from Now())):  # else the answer came so late that the process may have been frozen
             return
 
 
-def check_if_old(turn: Turn, migration: str) -> Checking:
+@dataclass
+class _CheckLease:
+    """`CheckLease`, made anew whenever it is sent: while one was lost, others may have gone on."""
+
+    lease: Lease
+    whereabouts: Callable[[], Whereabouts] | None
+    sessions: tuple[bytes, ...]
+    ended: tuple[bytes, ...]
+    said: Whereabouts | None = None
+
+    def __iter__(self) -> Generator[CheckLease, Any, bool | Unknown]:  # Any: as of an effect
+        self.said = None if self.whereabouts is None else self.whereabouts()
+        return (yield from CheckLease(self.lease, self.said, self.sessions, self.ended))
+
+
+def check_if_old(turn: Turn) -> Checking:
     """Check if the last check is so old that the process may have been frozen since. In a run that was not, the check
     before a record serves for the start of the next migration as well.
     """
     if turn.is_old((yield from Now())):
-        yield from check(turn, migration)
+        yield from check(turn)
 
 
 def take(
-    terms: Terms, database: str, prefix: str, *, work: Work, first: str, sessions: tuple[bytes, ...]
+    terms: Terms, database: str, prefix: str, *, work: Work, first: tuple[str, ...], sessions: tuple[bytes, ...]
 ) -> Flow[Turn]:
     """Take the lease, waiting for whoever holds it, and begin to keep it.
 
@@ -94,7 +120,7 @@ def take(
         database: The name of the database, for the event.
         prefix: The prefix of the run, for the event.
         work: What for.
-        first: The migration that will be first.
+        first: The migrations that will be first.
         sessions: The ids of the sessions for this run's transactions.
 
     Raises:
@@ -108,7 +134,7 @@ def take(
         lease = yield from settled(AcquireLease(work, first, sessions), rules.PATIENCE)
         if lease.owner == terms.owner:
             yield from KeepLease(lease)
-            return Turn(lease, terms.ttl, asked_at, lease.sessions)
+            return Turn(lease, terms.ttl, asked_at, first)
         now = yield from Now()
         left = float("inf") if terms.timeout is None else began + terms.timeout - now
         if left <= 0:
@@ -127,21 +153,18 @@ def take(
         asked_at = yield from Now()
 
 
-def end_sessions_of_others(
-    turn: Turn, own: tuple[bytes, ...], database: str, prefix: str, first: str | None
-) -> Flow[None]:
+def end_sessions_of_others(turn: Turn, own: tuple[bytes, ...], database: str, prefix: str) -> Flow[None]:
     """End the transactions that a killed or frozen holder left open, for they block what they touched.
 
     Where the right to do that is missing the migrations wait for the server to end them.
     """
     named = turn.lease.sessions
-    turn.sessions = own
     if others := tuple(session for session in named if session not in own):
         refusal = yield from settled(EndSessions(others), rules.patience(turn.ttl))
         if refusal is not None:
             yield from Emit(SessionsNotEnded(database, prefix, refusal))
     if set(own) != set(named):
-        yield from check(turn, first)
+        yield from check(turn, sessions=own, ended=others)
 
 
 def give_back(own: tuple[bytes, ...], left_open: tuple[bytes, ...]) -> Flow[Exception | None]:

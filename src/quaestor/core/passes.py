@@ -158,8 +158,7 @@ class Passes:
             raise TransactionsUnsupportedError([self._place.name], in_batches=True)
         # Named in the lock before anything is done in it: a successor can end what it leaves open.
         sessions = yield from self._settled(TakeSession())
-        self._turn.sessions = tuple({*self._turn.sessions, *sessions})
-        yield from self._check()
+        yield from leasing.check(self._turn, sessions=sessions)
 
     def _found(self) -> PassFlow[dict[PassKey, bool]]:
         """The passes that have checkpoints, and whether they are finished, or have come again."""
@@ -252,7 +251,7 @@ class Passes:
             raise LeaseLostError(self._place.name)
 
     def _check(self) -> Checking:
-        return leasing.check(self._turn, self._place.name)
+        return leasing.check(self._turn)
 
     def _read(
         self, key: PassKey, source: Source, checkpoint: Checkpoint, size: int, *, is_kept: bool
@@ -284,7 +283,7 @@ class Passes:
                 reminder = reminder or Reminder(now)
                 yield from Emit(ReplicasAwaited(*self._place, lag, now - began, undo=self._undo))
             yield from Sleep(*LOOKED_EVERY)
-            yield from leasing.check_if_old(self._turn, self._place.name)
+            yield from leasing.check_if_old(self._turn)
 
 
 def batch(key: PassKey, source: Source, checkpoint: Checkpoint, size: int, body: Body) -> PassFlow[Checkpoint]:

@@ -28,6 +28,7 @@ from quaestor.core.effects import (
     Record,
     ReleaseLease,
     RenewLease,
+    SideBySide,
     Sleep,
     Transact,
     Unrecord,
@@ -66,12 +67,12 @@ def rehearsed(flow: Flow[R], terms: Terms) -> Flow[R]:
             go_on = partial(flow.send, answer)
 
 
-def _rehearse(effect: Effect, terms: Terms) -> Flow[object]:  # noqa: PLR0911 - it is one table
+def _rehearse(effect: Effect, terms: Terms) -> Flow[object]:  # noqa: C901, PLR0911 - it is one table
     match effect:
         case ReadRecords() | AskForTransactions() | Now() | Sleep():  # the last two between attempts at the read
             return (yield from effect)
         case AcquireLease():
-            return Lease(terms.owner, 0, "", 0, _NEVER, _NEVER, effect.migration)
+            return Lease(terms.owner, 0, "", 0, _NEVER, _NEVER, effect.migrations)
         case RenewLease() | CheckLease() | Record() | Unrecord() | FindRecord():
             return True
         case OpenSessions():
@@ -84,7 +85,9 @@ def _rehearse(effect: Effect, terms: Terms) -> Flow[object]:  # noqa: PLR0911 - 
             return 0.0
         case Transact() | CommitAgain():
             return Attempt(Ending.COMMITTED)
-        case ForgetProgress() | BreakLease() | EndSessions() | FreeLease() | KeepLease() | ReleaseLease() | Emit():
+        case ForgetProgress() | BreakLease() | EndSessions() | FreeLease() | KeepLease() | ReleaseLease():
+            return None
+        case SideBySide() | Emit():
             return None
         case _:
             assert_never(effect)

@@ -75,7 +75,7 @@ class Status:
         prefix: The prefix (str).
         migrations: Those of the code in the order of a plan for all of them, then the unknown ones alphabetically
             (tuple of MigrationStatus).
-        lease: Who is at work, since when, in which migration (Lease); None if nobody is.
+        lease: Who is at work, since when, in which migrations (Lease); None if nobody is.
     """
 
     database: str
@@ -99,12 +99,12 @@ def status(
 ) -> Status:
     """Lay records, lock and progress beside the migrations of the code, which are given in order."""
     known = {migration.name for migration in ordered}
-    at_work = None if lock.holder is None else lock.holder.migration
-    interrupted = {_interrupted(lock.ended, records.applied)} | {
+    at_work = () if lock.holder is None else lock.holder.migrations
+    interrupted = _interrupted(lock.ended, records.applied) | {
         # What is kept of a rollback goes with the record.
         name
         for name, passes in progress.items()
-        if name in records.applied and name != at_work and any(one.undo for one in passes)
+        if name in records.applied and name not in at_work and any(one.undo for one in passes)
     }
     migrations = [
         MigrationStatus(
@@ -126,14 +126,13 @@ def status(
     return Status(database, prefix, (*migrations, *unknown), lock.holder)
 
 
-def _interrupted(ended: Lease | None, applied: Mapping[str, object]) -> str | None:
-    """The migration that a holder who never released the lease was in. Whoever checks the lease between a function and
-    its record names both that migration and the next.
+def _interrupted(ended: Lease | None, applied: Mapping[str, object]) -> set[str]:
+    """The migrations that a holder who never released the lease was in. Whoever checks the lease between a function and
+    its record names that migration, and those that begin after it.
     """
     if ended is None or ended.work == "mark":
-        return None
+        return set()
     undone = ended.work == "rollback"
-    for name in (ended.recording, ended.migration):
-        if name is not None and (name in applied) == undone:
-            return name
-    return None
+    named = {*ended.migrations, ended.recording} - {None}
+    begun = {name for name in named if name is not None and (name in applied) == undone}
+    return begun if ended.recording not in begun else begun.difference(ended.upcoming)

@@ -46,11 +46,11 @@ def transacted(
     attempts = 0
     while True:
         attempts += 1
-        yield from leasing.check_if_old(turn, place.name)
+        yield from leasing.check_if_old(turn)
         attempt = yield from _committed(attempting, committing_again)
         if attempt.ending is Ending.COMMITTED:
             return attempt
-        yield from leasing.check(turn, place.name)
+        yield from leasing.check(turn)
         # It may be there all the same: the answer was lost, or a frozen holder has woken.
         if (yield from is_there()):
             return attempt

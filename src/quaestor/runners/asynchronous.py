@@ -1,6 +1,7 @@
 """The runner of asynchronous applications: PyMongo's async client and Motor."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing
@@ -21,11 +22,12 @@ from quaestor.core.migration import Colour
 from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import Status
 from quaestor.runners import bodies, databases, documents, faults, passes, progress, transactions
+from quaestor.runners.branches import Tasks
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive_async
 from quaestor.runners.interrupts import insist_async
 from quaestor.runners.keeper import TaskKeeper
-from quaestor.runners.setup import Registry, Setup, now
+from quaestor.runners.setup import Registry, Setup, check_concurrency, now
 from quaestor.runners.transactions import Session, awaited
 
 P = ParamSpec("P")
@@ -73,9 +75,12 @@ class AsyncRunner:
             lease_timeout=lease_timeout,
         )
 
-    async def run(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[str]:
+    async def run(
+        self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
+    ) -> list[str]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run` does."""
-        return await self._performed(flows.run, targets, strict=strict)
+        check_concurrency(concurrency)
+        return await self._performed(flows.run, targets, strict=strict, concurrency=concurrency)
 
     async def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
         """What `run` would do, in order, and why. One read; nothing is written, and no lease is taken.
@@ -184,7 +189,9 @@ class _Table:
     def __init__(self, setup: Setup, terms: Terms) -> None:
         self._setup = setup
         self._terms = terms
-        self._sessions: list[Session] = []
+        self._sessions: list[Session] = []  # all: of migrations and of passes
+        self._lanes: dict[tuple[Colour, int], Session] = {}
+        self._is_side_by_side = False
         self._keeper: TaskKeeper | None = None
 
     def close(self) -> None:
@@ -244,8 +251,8 @@ class _Table:
                 return await insist_async(self._release())
             case effects.AskForTransactions():
                 return databases.has_transactions(setup.db)
-            case effects.OpenSessions(colours):
-                return await self._open_sessions(colours)
+            case effects.OpenSessions(colours, lanes):
+                return await self._open_sessions(colours, lanes)
             case effects.EndSessions(sessions):
                 await setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
@@ -254,17 +261,21 @@ class _Table:
                 started = perf_counter()
                 await self._call(change.colour, bodies.call, bodies.call_async, change, *arguments)
                 return perf_counter() - started
-            case effects.Transact(change):
+            case effects.Transact(change, lane=lane):
                 arguments = passes.arguments(setup, terms, self._sessions, effect)
-                attempt = (change, arguments, setup.prefix, self._session(change.colour))
+                attempt = (change, arguments, setup.prefix, self._lanes[change.colour, lane])
                 return await self._call(
                     change.colour, transactions.carried_out, transactions.carried_out_async, *attempt
                 )
-            case effects.CommitAgain(change):
-                session = self._session(change.colour)
+            case effects.CommitAgain(change, lane):
+                session = self._lanes[change.colour, lane]
                 return await self._call(
                     change.colour, transactions.commit_again, transactions.commit_again_async, session
                 )
+            case effects.SideBySide(flow):
+                self._is_side_by_side = True
+                await Tasks(self.perform).drive(flow)
+                return None
             case effects.Now():
                 return now()
             case effects.Sleep(shortest, longest):
@@ -281,21 +292,21 @@ class _Table:
         """Call the one of two functions that is of this colour."""
         match colour:
             case "sync":
-                return await bodies.call_in_thread(partial(plain, *args))
+                return await bodies.call_in_thread(partial(plain, *args), to_its_end=self._is_side_by_side)
             case "async":
                 return await asynchronous(*args)
             case _:
                 assert_never(colour)
 
-    async def _open_sessions(self, colours: frozenset[Colour]) -> tuple[bytes, ...]:
-        for colour in colours - {session.colour for session in self._sessions}:
-            db = self._setup.databases[colour]
-            session = await self._call(colour, transactions.open_session, transactions.open_session_async, db)
-            self._sessions.append(session)
+    async def _open_sessions(self, colours: frozenset[Colour], lanes: int) -> tuple[bytes, ...]:
+        for colour, lane in itertools.product(colours, range(lanes)):
+            if (colour, lane) not in self._lanes:
+                db = self._setup.databases[colour]
+                session = await self._call(colour, transactions.open_session, transactions.open_session_async, db)
+                session.in_use.acquire()
+                self._lanes[colour, lane] = session
+                self._sessions.append(session)
         return tuple(session.id for session in self._sessions)
-
-    def _session(self, colour: Colour) -> Session:
-        return next(session for session in self._sessions if session.colour == colour)
 
     async def _release(self) -> Exception | None:
         if self._keeper is not None:

@@ -10,10 +10,10 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 import pymongo
@@ -31,9 +31,56 @@ T = TypeVar("T")
 Context: TypeAlias = MigrationContext | AsyncMigrationContext
 """What a function gets beside its database."""
 
+Outcome: TypeAlias = tuple[T, None] | tuple[None, BaseException]
+"""What came of a call: what it returned, or what it raised. As a value, for a SystemExit, say, that is raised in a task
+ends the loop.
+"""
+
 _BY_BODY = " from the body of for_each_batch"
-_cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("_cancelled", default=None)
+_cancellation: contextvars.ContextVar["Cancellation | None"] = contextvars.ContextVar("_cancellation", default=None)
 _CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
+
+
+class Cancellation:
+    """Tells functions in threads, which nothing can stop, that the run is interrupted: some can end early."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._error: BaseException = asyncio.CancelledError()
+        self._ends: set[Callable[[], object]] = set()
+
+    def tell(self) -> None:
+        """Have the functions told that are called in this context."""
+        _cancellation.set(self)
+
+    def cancel(self, error: BaseException) -> None:
+        """Say so. What they raise is of the same kind as this."""
+        self._error = error
+        self._event.set()
+        for end in list(self._ends):
+            end()
+
+    @contextlib.contextmanager
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
+        """Have this called when the run is interrupted."""
+        self._ends.add(end)
+        try:
+            yield
+        finally:
+            self._ends.discard(end)
+
+    def is_told(self) -> bool:
+        """Whether the run is interrupted."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, or until the run is interrupted."""
+        self._event.wait(seconds)
+
+    def check(self) -> None:
+        """End the function that this is called from, if the run is interrupted."""
+        if self.is_told():
+            raise type(self._error)(*self._error.args)
 
 
 def call(change: Change, db: Any, context: Context) -> None:
@@ -74,58 +121,113 @@ def _ended(work: Callable[[], object]) -> object:
 
 
 def end_if_cancelled() -> None:
-    """End the function that this is called from if it runs in a thread whose run is cancelled.
+    """End the function that this is called from if it runs in a thread whose run is interrupted.
 
     Raises:
-        asyncio.CancelledError: It is.
+        BaseException: It is: what has interrupted it (asyncio.CancelledError, KeyboardInterrupt, ...).
     """
-    cancelled = _cancelled.get()
-    if cancelled is not None and cancelled.is_set():
-        raise asyncio.CancelledError
+    cancellation = _cancellation.get()
+    if cancellation is not None:
+        cancellation.check()
 
 
 def sleep(seconds: float) -> None:
-    """Wait, or until the run is cancelled, likewise."""
-    cancelled = _cancelled.get()
-    if cancelled is None:
+    """Wait, or until the run is interrupted, likewise."""
+    cancellation = _cancellation.get()
+    if cancellation is None:
         time.sleep(seconds)
     else:
-        cancelled.wait(seconds)
-        end_if_cancelled()
+        cancellation.wait(seconds)
+        cancellation.check()
 
 
-async def call_in_thread(work: Callable[[], T]) -> T:
+def outcome(work: Callable[[], T]) -> Outcome[T]:
+    """Call a function; what it raises is for whoever called this to raise."""
+    try:
+        return work(), None
+    except BaseException as error:  # noqa: BLE001 - as it says
+        return None, error
+
+
+async def outcome_async(work: Awaitable[T]) -> Outcome[T]:
+    """The same for what is awaited."""
+    try:
+        return await work, None
+    except BaseException as error:  # noqa: BLE001 - as above
+        return None, error
+
+
+def result_of(outcome: Outcome[T]) -> T:
+    """Return, or raise, what came of a call."""
+    result, error = outcome
+    if error is not None:
+        raise error
+    return cast("T", result)
+
+
+async def call_in_thread(work: Callable[[], T], *, to_its_end: bool = False) -> T:
     """Call a plain function from an event loop, in a worker thread, the loop staying free.
 
     A thread cannot be stopped. Where the function goes over a collection in batches it ends between two of them.
-    """
-    cancellation = threading.Event()
 
-    def outcome() -> tuple[T, None] | tuple[None, BaseException]:
-        # The exception as a value: a SystemExit, say, that is raised in a task ends the loop.
-        _cancelled.set(cancellation)
-        try:
-            return work(), None
-        except BaseException as error:  # noqa: BLE001 - it is raised below
-            return None, error
+    Args:
+        work: The function.
+        to_its_end: Whether what it returns, or raises, counts for more than that this was cancelled meanwhile.
+    """
+    cancellation = Cancellation()
+
+    def called() -> Outcome[T]:
+        cancellation.tell()
+        return outcome(work)
 
     # A thread of its own, so that the function begins at once, however busy the application's worker threads are; and a
     # future, not a task, for the end of an event loop cancels all its tasks, and nobody would wait for the thread.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
     try:
-        loop = asyncio.get_running_loop()
-        thread = loop.run_in_executor(executor, contextvars.copy_context().run, outcome)
+        thread = executor.submit(contextvars.copy_context().run, called)
+        future = asyncio.wrap_future(thread)
         try:
-            result, error = await asyncio.shield(thread)
+            await asyncio.shield(future)
         except asyncio.CancelledError as cancelled:
-            cancellation.set()
-            await ended(thread)
-            raise cancelled from thread.result()[1]
+            cancellation.cancel(cancelled)
+            await ended(future)
+            if not to_its_end:
+                raise cancelled from thread.result()[1]
+        finally:
+            insist(partial(wait, [thread]))  # where it still runs, Ctrl-C has come through the event loop
     finally:
-        insist(executor.shutdown)  # where the thread still runs, Ctrl-C has come through the event loop
-    if error is not None:
-        raise error
-    return cast("T", result)
+        executor.shutdown()
+    return result_of(thread.result())
+
+
+class _Called(Generic[T]):
+    """An asynchronous function that is called in the loop of a portal."""
+
+    def __init__(self, work: Callable[[], Awaitable[T]], cancellation: Cancellation) -> None:
+        self._work = work
+        self._cancellation = cancellation
+        self._task: asyncio.Task[Any] | None = None
+        self._done = threading.Event()
+
+    async def run(self) -> Outcome[T]:
+        """Call it. As a value: a SystemExit that is raised in a portal ends the portal."""
+        self._task = asyncio.current_task()
+        if self._cancellation.is_told():
+            self.cancel()
+        try:
+            return await outcome_async(self._work())
+        finally:
+            self._done.set()
+
+    def cancel(self) -> None:
+        """Cancel it, in the loop, if it has begun."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def wait(self) -> None:
+        """Wait for its end, if it has begun."""
+        if self._task is not None:
+            self._done.wait()
 
 
 class Portal:
@@ -142,43 +244,32 @@ class Portal:
         self._opened: Future[BlockingPortal] = Future()
         # anyio's start_blocking_portal() would wait for ever when Ctrl-C meets it while the loop starts.
         self._thread = threading.Thread(target=self._serve, name="quaestor", daemon=True)
+        self._starting = threading.Lock()  # several functions may be called at once, from threads
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Call an asynchronous function in the loop of the portal."""
-        task: asyncio.Task[Any] | None = None
-        done = threading.Event()
-
-        async def outcome() -> tuple[T, None] | tuple[None, BaseException]:
-            # The exception as a value, as above: a SystemExit that is raised in a portal ends the portal.
-            nonlocal task
-            task = asyncio.current_task()
-            try:
-                return await work(), None
-            except BaseException as error:  # noqa: BLE001 - it is raised below
-                return None, error
-            finally:
-                done.set()
+        cancellation = _cancellation.get() or Cancellation()
+        called = _Called(work, cancellation)
 
         def cancel() -> None:
-            if task is not None:
-                task.cancel()
+            with contextlib.suppress(RuntimeError):  # a function may have ended the loop itself
+                portal.call(called.cancel)  # it was sent to the loop first: it has begun by now, if it was sent at all
 
         def end() -> None:
-            portal.call(cancel)  # `outcome` was sent to the loop first: it has begun by now, if it was sent at all
-            if task is not None:
-                done.wait()
+            portal.call(called.cancel)
+            called.wait()
 
-        if self._thread.ident is None:
-            self._thread.start()
+        with self._starting:
+            if self._thread.ident is None:
+                self._thread.start()
         portal = self._opened.result()
         try:
-            result, error = portal.call(outcome)
+            with cancellation.ending(cancel):
+                outcome = portal.call(called.run)
         except BaseException:  # Ctrl-C, at any time
             insist(end)
             raise
-        if error is not None:
-            raise error
-        return cast("T", result)
+        return result_of(outcome)
 
     def close(self) -> None:
         """End the loop. No function is running in it any more."""

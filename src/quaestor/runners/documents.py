@@ -5,8 +5,8 @@ is impossible without an index of our own. Records of mongo-quaestor 0.1.0 have 
 so what is applied is read from `name` alone.
 
 The lease is one document in a collection of its own: `{_id: "lease", owner, token, expiresAt, sessions, previous}` and,
-for people, `host, pid, since, work, migration, recording`. While nobody holds it `token`, `sessions` and `previous` are
-all there is.
+for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it `token`, `sessions` and
+`previous` are all there is.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from bson.binary import UUID_SUBTYPE, Binary
 
-from quaestor.core.lease import Lease, Lock
+from quaestor.core.lease import Lease, Lock, Whereabouts
 from quaestor.core.records import Records
 
 PROJECTION = {"name": 1, "appliedAt": 1}
@@ -87,7 +87,7 @@ def acquisition(clock: Clock, ttl: float, holder: Mapping[str, object], sessions
     Args:
         clock: Whose time it is.
         ttl: How long the lease is to last, in seconds.
-        holder: The fields of the document that say who takes it: owner, host, pid, work, migration, recording.
+        holder: The fields of the document that say who takes it: all of it that is for people, and the owner.
         sessions: The ids of the sessions for transactions.
     """
     free = {"$lte": [{"$ifNull": ["$expiresAt", datetime(1970, 1, 1, tzinfo=UTC)]}, clock(0)]}
@@ -110,23 +110,36 @@ def renewal(clock: Clock, ttl: float, lease: Lease, changes: Mapping[str, object
         clock: Whose time it is.
         ttl: How long the lease is to last from now on, in seconds.
         lease: As it was taken.
-        changes: Other fields of the document to set.
+        changes: Other fields of the document to set, as expressions for the server.
     """
     held = {"_id": LEASE, "owner": lease.owner, "token": lease.token, "$expr": {"$gt": ["$expiresAt", clock(0)]}}
-    said = {field: {"$literal": value} for field, value in (changes or {}).items()}
-    return {"filter": held, "update": [{"$set": {"expiresAt": clock(ttl)} | said}]}
+    return {"filter": held, "update": [{"$set": {"expiresAt": clock(ttl), **(changes or {})}}]}
 
 
-def whereabouts(migration: str | None, sessions: Iterable[bytes], recording: str | None) -> dict[str, object]:
-    """The fields of the lease's document that say where a run is."""
-    return {"migration": migration, "sessions": lsids(sessions), "recording": recording}
+def whereabouts(where: Whereabouts | None) -> dict[str, object]:
+    """The fields of the lease's document that say where a run is, if that is to be said."""
+    if where is None:
+        return {}
+    said = {"migrations": list(where.migrations), "recording": where.recording, "upcoming": list(where.upcoming)}
+    return {field: {"$literal": value} for field, value in said.items()}
+
+
+def sessions(named: Iterable[bytes], ended: Iterable[bytes]) -> dict[str, object]:
+    """The field that names sessions, with more of them, and without others, if there are any. Not as a whole: passes
+    that are under way at once add theirs.
+    """
+    if not (named or ended):
+        return {}
+    return {"sessions": {"$setUnion": [{"$setDifference": ["$sessions", lsids(ended)]}, lsids(named)]}}
 
 
 def release(owner: str, sessions: Iterable[bytes]) -> dict[str, Any]:
     """The arguments of the update_one that frees the lease of this owner. The token stays, and will rise; so do the
     sessions of others that nobody has ended yet.
     """
-    freed = dict.fromkeys(("owner", "host", "pid", "work", "migration", "recording", "since", "expiresAt"), "")
+    freed = dict.fromkeys(
+        ("owner", "host", "pid", "work", "migrations", "recording", "upcoming", "since", "expiresAt"), ""
+    )
     update = {"$unset": freed, "$pullAll": {"sessions": lsids(sessions)}}
     return {"filter": {"_id": LEASE, "owner": owner}, "update": update}
 
@@ -163,11 +176,12 @@ def lease(document: Mapping[str, Any]) -> Lease:
         pid=document["pid"],
         since=_aware(document["since"]),
         expires_at=_aware(document["expiresAt"]),
-        migration=document["migration"],
+        migrations=tuple(document["migrations"]),
         sessions=tuple(bytes(lsid["id"]) + bytes(lsid["uid"]) for lsid in document["sessions"]),
         previous=document["previous"],
         work=document["work"],
         recording=document["recording"],
+        upcoming=tuple(document["upcoming"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -130,9 +131,13 @@ def guarded(hook: Hook | None) -> Callable[[Event], None]:
             f"not {listener!r}."
         )
 
+    # Functions that run side by side tell how far they are. (One that tells something from a hook is told at once.)
+    telling = threading.RLock()
+
     def tell(event: Event) -> None:
         try:
-            listener(event)
+            with telling:
+                listener(event)
         except Exception:
             with contextlib.suppress(Exception):  # the handlers of a log can fail as well
                 logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
@@ -27,6 +28,56 @@ def insist(step: Callable[[], T]) -> T:
     if interrupt is not None:
         raise interrupt
     return result
+
+
+def apart(work: Callable[[], T], interrupted: Callable[[BaseException], object]) -> T:
+    """Call a function in a thread of its own, which no Ctrl-C reaches, and wait for its end.
+
+    Args:
+        work: The function.
+        interrupted: Told what interrupts this wait, if anything does (it may be told twice). It goes its way when the
+            function has ended.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+    done = threading.Event()
+    lock = threading.Lock()
+    state = "new"
+
+    def called() -> None:
+        nonlocal state
+        with lock:
+            if state == "abandoned":
+                return
+            state = "begun"
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            failures.append(error)
+        finally:
+            done.set()
+
+    def tell(error: BaseException) -> None:
+        nonlocal state
+        with lock:
+            if state != "begun":  # Ctrl-C may come before the thread does
+                state = "abandoned"
+                done.set()
+                return
+        interrupted(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(called,), name="quaestor")
+    try:
+        thread.start()
+        done.wait()
+    except BaseException as error:
+        insist(partial(tell, error))
+        raise
+    finally:
+        insist(done.wait)  # not thread.join: an interrupted one says, before Python 3.13, that the thread has ended
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 async def insist_async(step: Coroutine[Any, Any, T]) -> T:

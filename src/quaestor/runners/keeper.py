@@ -26,18 +26,20 @@ class ThreadKeeper:
     def __init__(self, flow: Flow[None], perform: Callable[[Effect], object]) -> None:
         self._flow = flow
         self._performed = perform
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="quaestor-lease", daemon=True)
-        self._thread.start()
+        self._stopped, self._ended = threading.Event(), threading.Event()
+        threading.Thread(target=self._keep, name="quaestor-lease", daemon=True).start()
 
     def stop(self) -> None:
         """End the thread; a renewal that is under way is waited for."""
         self._stopped.set()
-        insist(self._thread.join)
+        insist(self._ended.wait)  # not thread.join: see `interrupts.apart`
 
     def _keep(self) -> None:
-        with contextlib.suppress(_Stopped):
-            drive(self._flow, self._perform)
+        try:
+            with contextlib.suppress(_Stopped):
+                drive(self._flow, self._perform)
+        finally:
+            self._ended.set()
 
     def _perform(self, effect: Effect) -> object:
         if not isinstance(effect, Sleep):

@@ -31,6 +31,7 @@ from quaestor.errors import InvalidOptionError
 from quaestor.runners import databases, documents, hooks
 
 _AGES = 1e9  # seconds: thirty years
+_MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 
 
 class Registry(Protocol):
@@ -80,8 +81,9 @@ class Setup:
         self.progress = databases.progress_collection(db, self.prefix)
         self.clock = documents.own_clock if databases.is_mock(db) else documents.server_clock
         self.tell = hooks.guarded(on_event)
-        self._ttl = _checked_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
-        self._timeout = None if lease_timeout is None else _checked_seconds("lease_timeout", lease_timeout, 0, _AGES)
+        check_terms(lease_ttl, lease_timeout)
+        self._ttl = float(lease_ttl)
+        self._timeout = None if lease_timeout is None else float(lease_timeout)
         self._registry = registry
 
     def terms(self) -> Terms:
@@ -100,8 +102,9 @@ class Setup:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "work": effect.work,
-            "migration": effect.migration,
+            "migrations": list(effect.migrations),
             "recording": None,
+            "upcoming": [],
         }
         return documents.acquisition(self.clock, terms.ttl, holder, effect.sessions)
 
@@ -111,8 +114,8 @@ class Setup:
 
     def check(self, terms: Terms, effect: CheckLease) -> dict[str, Any]:
         """The arguments of the update_one that renews it and says where the run is."""
-        whereabouts = documents.whereabouts(effect.migration, effect.sessions, effect.recording)
-        return documents.renewal(self.clock, terms.ttl, effect.lease, whereabouts)
+        changes = documents.whereabouts(effect.whereabouts) | documents.sessions(effect.sessions, effect.ended)
+        return documents.renewal(self.clock, terms.ttl, effect.lease, changes)
 
     def allowance(self, terms: Terms, command: Command[Any]) -> float | None:
         """How long a command may take, in seconds, with the driver's repetitions; None: as long as the driver takes."""
@@ -127,6 +130,16 @@ class Setup:
                 return PATIENCE
 
 
+def check_concurrency(value: object) -> None:
+    """Check a number of things to do at once.
+
+    Raises:
+        InvalidOptionError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_AT_ONCE:
+        raise InvalidOptionError(f"concurrency must be a whole number, from 1 to {_MOST_AT_ONCE}, not {value!r:.40}.")
+
+
 def now() -> float:
     """The time of a clock that never goes back and goes on while the process is frozen, in seconds."""
     if hasattr(time, "CLOCK_BOOTTIME"):  # on Linux: it goes on while the machine sleeps
@@ -134,9 +147,19 @@ def now() -> float:
     return time.monotonic()
 
 
-def _checked_seconds(option: str, value: object, least: float, most: float) -> float:
+def check_terms(lease_ttl: object, lease_timeout: object) -> None:
+    """Check for how long a lease lasts, and how long to wait for one.
+
+    Raises:
+        InvalidOptionError: They cannot be used.
+    """
+    _check_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
+    if lease_timeout is not None:
+        _check_seconds("lease_timeout", lease_timeout, 0, _AGES)
+
+
+def _check_seconds(option: str, value: object, least: float, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InvalidOptionError(
             f"{option} must be a number of seconds, from {least:g} to {most:g}, not {value!r:.40}."
         )
-    return float(value)

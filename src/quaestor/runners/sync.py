@@ -1,8 +1,8 @@
 """The runner of synchronous applications: PyMongo and mongomock."""
 
 import contextvars
+import itertools
 import random
-import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing
 from datetime import UTC, datetime
@@ -22,11 +22,12 @@ from quaestor.core.migration import Colour
 from quaestor.core.plan import PlannedMigration
 from quaestor.core.status import Status
 from quaestor.runners import bodies, databases, documents, faults, passes, progress, transactions
+from quaestor.runners.branches import Threads
 from quaestor.runners.databases import AsyncDatabase, SyncDatabase
 from quaestor.runners.drive import drive
 from quaestor.runners.interrupts import insist
 from quaestor.runners.keeper import ThreadKeeper
-from quaestor.runners.setup import Registry, Setup, now
+from quaestor.runners.setup import Registry, Setup, check_concurrency, now
 from quaestor.runners.transactions import Session
 
 P = ParamSpec("P")
@@ -74,9 +75,10 @@ class SyncRunner:
             lease_timeout=lease_timeout,
         )
 
-    def run(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[str]:
+    def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
-        return self._performed(flows.run, targets, strict=strict)
+        check_concurrency(concurrency)
+        return self._performed(flows.run, targets, strict=strict, concurrency=concurrency)
 
     def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
         """What `run` would do, in order, and why. One read; nothing is written, and no lease is taken.
@@ -185,7 +187,8 @@ class _Table:
     def __init__(self, setup: Setup, terms: Terms) -> None:
         self._setup = setup
         self._terms = terms
-        self._sessions: list[Session] = []
+        self._sessions: list[Session] = []  # all: of migrations and of passes
+        self._lanes: dict[tuple[Colour, int], Session] = {}
         self._keeper: ThreadKeeper | None = None
         self._portal = bodies.Portal(setup.databases.get("async"))
 
@@ -245,27 +248,32 @@ class _Table:
                 return insist(partial(contextvars.Context().run, self._release))
             case effects.AskForTransactions():
                 return databases.has_transactions(setup.db)
-            case effects.OpenSessions(colours):
-                return self._open_sessions(colours)
+            case effects.OpenSessions(colours, lanes):
+                return self._open_sessions(colours, lanes)
             case effects.EndSessions(sessions):
                 setup.db.client.admin.command("killSessions", documents.lsids(sessions))
                 return None
             case effects.Execute(change):
+                bodies.end_if_cancelled()
                 arguments = passes.arguments(setup, terms, self._sessions, effect)
                 started = perf_counter()
                 self._call(change.colour, bodies.call, bodies.call_async, change, *arguments)
                 return perf_counter() - started
-            case effects.Transact(change):
+            case effects.Transact(change, lane=lane):
+                bodies.end_if_cancelled()
                 arguments = passes.arguments(setup, terms, self._sessions, effect)
-                attempt = (change, arguments, setup.prefix, self._session(change.colour))
+                attempt = (change, arguments, setup.prefix, self._lanes[change.colour, lane])
                 return self._call(change.colour, transactions.carried_out, transactions.carried_out_async, *attempt)
-            case effects.CommitAgain(change):
-                session = self._session(change.colour)
+            case effects.CommitAgain(change, lane):
+                session = self._lanes[change.colour, lane]
                 return self._call(change.colour, transactions.commit_again, transactions.commit_again_async, session)
+            case effects.SideBySide(flow):
+                Threads(self.perform).drive(flow)
+                return None
             case effects.Now():
                 return now()
             case effects.Sleep(shortest, longest):
-                time.sleep(random.uniform(shortest, longest))  # noqa: S311 - to spread, not to hide
+                bodies.sleep(random.uniform(shortest, longest))  # noqa: S311 - to spread, not to hide
                 return None
             case effects.Emit(event):
                 return setup.tell(event)
@@ -284,15 +292,15 @@ class _Table:
             case _:
                 assert_never(colour)
 
-    def _open_sessions(self, colours: frozenset[Colour]) -> tuple[bytes, ...]:
-        for colour in colours - {session.colour for session in self._sessions}:
-            db = self._setup.databases[colour]
-            session = self._call(colour, transactions.open_session, transactions.open_session_async, db)
-            self._sessions.append(session)
+    def _open_sessions(self, colours: frozenset[Colour], lanes: int) -> tuple[bytes, ...]:
+        for colour, lane in itertools.product(colours, range(lanes)):
+            if (colour, lane) not in self._lanes:
+                db = self._setup.databases[colour]
+                session = self._call(colour, transactions.open_session, transactions.open_session_async, db)
+                session.in_use.acquire()
+                self._lanes[colour, lane] = session
+                self._sessions.append(session)
         return tuple(session.id for session in self._sessions)
-
-    def _session(self, colour: Colour) -> Session:
-        return next(session for session in self._sessions if session.colour == colour)
 
     def _release(self) -> Exception | None:
         if self._keeper is not None:

@@ -1,0 +1,644 @@
+"""Migrations that run at the same time: what begins when, what is recorded, and how a run ends that fails."""
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from quaestor import (
+    AsyncMigrationContext,
+    AsyncRunner,
+    InvalidOptionError,
+    Lease,
+    MigrationApplied,
+    MigrationContext,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRegistry,
+    MigrationRetried,
+    MigrationStarted,
+    PassStarted,
+    RunFinished,
+    RunStarted,
+)
+from tests.databases import drivers, opened_async
+from tests.functions import nothing_async
+from tests.meeting import Count, Meeting, Moment, Told
+from tools.commands import Commands
+
+pytestmark = pytest.mark.anyio
+
+real = pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
+"""For what the mocks do not have."""
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+@contextlib.asynccontextmanager
+async def another_client(driver: str, db: Any, place: tuple[str, str]) -> AsyncIterator[Any]:
+    """The same database by a client of its own; a mock has but one."""
+    if driver == "mongomock":
+        yield db
+    else:
+        async with opened_async(driver, *place) as another:
+            yield another
+
+
+async def outside(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Await something that is not to be in the transaction of the function that asks for it."""
+
+    async def awaited() -> Any:
+        return await call()
+
+    return await asyncio.create_task(awaited(), context=contextvars.Context())
+
+
+async def names(db: Any) -> list[str]:
+    """What is recorded."""
+    return sorted([record["name"] async for record in db.app_migrations.find()])
+
+
+async def is_free(db: Any) -> bool:
+    """Whether the lease was given back, and names no session."""
+    lock = await db.app_migrations_lock.find_one()
+    return "owner" not in lock and not lock.get("sessions")
+
+
+async def fill(collection: Any, count: int) -> None:
+    """Documents with the numbers from 0 on."""
+    await collection.insert_many([{"_id": number} for number in range(count)])
+
+
+@pytest.mark.parametrize(("count", "concurrency"), [(2, 2), (4, 4), (2, 100)])
+async def test_under_way_together(db: Any, count: int, concurrency: int) -> None:
+    """As many as may run are under way at the same time; more lanes than migrations do no harm."""
+    registry = MigrationRegistry()
+    meeting = Meeting(count)
+    plan = list("abcd"[:count])
+    for name in plan:
+
+        @registry.register(name)
+        async def meets(db: Any) -> None:
+            await meeting.wait_async()
+
+    assert await registry.run(db, "app", concurrency=concurrency) == plan
+    assert await names(db) == plan
+    assert await is_free(db)
+    assert await registry.run(db, "app", concurrency=concurrency) == []
+
+
+async def test_both_colours(db: Any, sync_db: Any) -> None:
+    """`def` and `async def` functions run beside each other, two of each, and those that need them after them."""
+    registry = MigrationRegistry()
+    meeting, later = Meeting(4), Meeting(2)
+
+    def plain(db: Any) -> None:
+        meeting.wait()
+
+    async def awaited(db: Any) -> None:
+        await meeting.wait_async()
+
+    for name, function in {"a": plain, "b": awaited, "c": plain, "d": awaited}.items():
+        registry.register(name)(function)
+
+    @registry.register("e", depends_on=["a", "b"])
+    def needs_both(db: Any) -> None:
+        assert db.app_migrations.count_documents({"_id": {"$in": ["a", "b"]}}) == 2
+        later.wait()
+
+    @registry.register("f", depends_on=["c", "d"])
+    async def needs_both_async(db: Any) -> None:
+        assert await db.app_migrations.count_documents({"_id": {"$in": ["c", "d"]}}) == 2
+        await later.wait_async()
+
+    assert await registry.run(db, "app", sync_db=sync_db, concurrency=4) == list("abcdef")
+    assert await names(db) == list("abcdef")
+
+
+async def test_dependents_after_the_record(db: Any) -> None:
+    """Whatever is needed is recorded when a function begins, and nothing else is waited for."""
+    registry = MigrationRegistry()
+    needs = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "x": [], "y": ["d", "x"]}
+    missing: list[tuple[str, str]] = []
+    last = Moment()
+
+    def function(name: str) -> Callable[[Any], Awaitable[None]]:
+        async def body(db: Any) -> None:
+            missing.extend(
+                [(name, one) for one in needs[name] if await db.app_migrations.find_one({"_id": one}) is None]
+            )
+            if name == "d":
+                last.has_come()
+            if name == "x":  # all of the others go by
+                await last.wait_async()
+
+        return body
+
+    for name, depends_on in needs.items():
+        registry.register(name, depends_on)(function(name))
+
+    assert await registry.run(db, "app", concurrency=3) == ["a", "b", "c", "d", "x", "y"]
+    assert missing == []
+
+
+@pytest.mark.parametrize("concurrency", [2, 3])
+async def test_at_most(db: Any, concurrency: int) -> None:
+    """As many as may are under way, and never more."""
+    registry = MigrationRegistry()
+    meeting, count = Meeting(concurrency), Count()
+
+    async def body(db: Any) -> None:
+        with count.one_more():
+            await meeting.wait_async()
+
+    for name in "abcdef":
+        registry.register(name)(body)
+
+    assert await registry.run(db, "app", concurrency=concurrency) == list("abcdef")
+    assert count.most == concurrency
+
+
+@pytest.mark.parametrize("options", [{}, {"concurrency": 1}], ids=str)
+async def test_one_at_a_time(db: Any, options: Any) -> None:
+    """By default they run one after the other, in the task of the caller, the alphabetically first first."""
+    registry = MigrationRegistry()
+    calls = []
+
+    def function(name: str) -> Callable[[Any], Awaitable[None]]:
+        async def body(db: Any) -> None:
+            calls.append((name, asyncio.current_task()))
+
+        return body
+
+    for name, depends_on in {"d": [], "c": ["d"], "a": ["c"], "b": []}.items():
+        registry.register(name, depends_on)(function(name))
+
+    assert await registry.run(db, "app", **options) == ["b", "d", "c", "a"]
+    assert calls == [(name, asyncio.current_task()) for name in ["b", "d", "c", "a"]]
+
+
+async def test_order_of_the_list(db: Any) -> None:
+    """What is returned is in the order of the plan, and what is told in that in which it ended."""
+    registry = MigrationRegistry()
+    applied = Moment()
+    told = Told({MigrationApplied: applied.has_come})
+
+    @registry.register("a")
+    async def waits(db: Any) -> None:
+        await applied.wait_async()
+
+    registry.register("b")(nothing_async)
+
+    assert await registry.run(db, "app", on_event=told, concurrency=2) == ["a", "b"]
+    assert told.names(MigrationApplied) == ["b", "a"]
+    assert isinstance(told[-1], RunFinished)
+    assert told[-1].applied == ("a", "b")
+
+
+async def test_failure_beside_others(db: Any) -> None:
+    """After a failure nothing begins; what is under way ends and is recorded; the caller gets the very exception."""
+    registry = MigrationRegistry()
+    error, meeting, failed = Broken("own"), Meeting(3), Moment()
+    mended: list[bool] = []
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        if not mended:
+            await meeting.wait_async()
+            raise error
+
+    async def goes_on(db: Any) -> None:
+        await meeting.wait_async()
+        await failed.wait_async()
+        await db.effects.insert_one({})
+
+    for name in "bc":
+        registry.register(name)(goes_on)
+    for name, depends_on in {"d": ["a"], "e": [], "f": ["b"]}.items():
+        registry.register(name, depends_on)(nothing_async)
+    told = Told({MigrationFailed: failed.has_come})
+
+    with pytest.raises(Broken) as caught:
+        await registry.run(db, "app", on_event=told, concurrency=3)
+
+    assert caught.value is error
+    assert error.__notes__ == ["quaestor: in migration 'a', 1 of 6"]
+    assert told.names(MigrationStarted) == ["a", "b", "c"]
+    assert told.names(MigrationFailed) == ["a"]
+    assert sorted(told.names(MigrationApplied)) == await names(db) == ["b", "c"]
+    assert await db.effects.count_documents({}) == 2
+    assert await is_free(db)
+    mended.append(True)
+    assert await registry.run(db, "app", concurrency=3) == ["a", "d", "e", "f"]
+
+
+@pytest.mark.parametrize(("second", "group"), [(LookupError, ExceptionGroup), (SystemExit, BaseExceptionGroup)])
+async def test_two_failures(db: Any, second: type[BaseException], group: type[BaseExceptionGroup[Any]]) -> None:
+    """Several failures are raised together, each as it is with its note; what ended well is recorded."""
+    registry = MigrationRegistry()
+    errors, meeting, failed = {"a": Broken("own"), "b": second("own")}, Meeting(3), Moment()
+
+    def function(name: str) -> Callable[[Any], Awaitable[None]]:
+        async def body(db: Any) -> None:
+            await meeting.wait_async()
+            if name in errors:
+                raise errors[name]
+            await failed.wait_async()
+
+        return body
+
+    for name in "abc":
+        registry.register(name)(function(name))
+    registry.register("d", depends_on=["c"])(nothing_async)
+    told = Told({MigrationFailed: failed.has_come})
+
+    with pytest.raises(group, match="2 migrations failed") as caught:
+        await registry.run(db, "app", on_event=told, concurrency=3)
+
+    assert type(caught.value) is group
+    assert sorted(map(id, caught.value.exceptions)) == sorted(map(id, errors.values()))
+    assert [error.__notes__ for error in errors.values()] == [
+        ["quaestor: in migration 'a', 1 of 4"],
+        ["quaestor: in migration 'b', 2 of 4"],
+    ]
+    failures = {event.name: event.error for event in told if isinstance(event, MigrationFailed)}
+    assert failures == errors
+    assert await names(db) == ["c"]
+    assert await is_free(db)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("colour", ["sync", "async"])
+async def test_exit(db: Any, sync_db: Any, colour: str, kind: type[BaseException]) -> None:
+    """What ends a program can be raised by a function too: it waits for the others, and is raised as it is."""
+    registry = MigrationRegistry()
+    error, meeting, failed = kind("own"), Meeting(3), Moment()
+
+    def plain(db: Any) -> None:
+        meeting.wait()
+        raise error
+
+    async def awaited(db: Any) -> None:
+        await meeting.wait_async()
+        raise error
+
+    def goes_on(db: Any) -> None:
+        meeting.wait()
+        failed.wait()
+
+    async def goes_on_async(db: Any) -> None:
+        await meeting.wait_async()
+        await failed.wait_async()
+
+    chosen: dict[str, Any] = {"sync": plain, "async": awaited}
+    for name, function in {"a": chosen[colour], "b": goes_on, "c": goes_on_async, "d": nothing_async}.items():
+        registry.register(name)(function)
+    told = Told({MigrationFailed: failed.has_come})
+
+    with pytest.raises(kind) as caught:
+        await registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3)
+
+    assert caught.value is error
+    assert await names(db) == ["b", "c"]
+    assert told.names(MigrationFailed) == ["a"]
+    assert await is_free(db)
+
+
+async def test_events(db: Any) -> None:
+    """Of each its start is told before its end, with its place in the plan, between start and end of the run."""
+    registry = MigrationRegistry()
+    meeting, told = Meeting(3), Told()
+
+    async def meets(db: Any) -> None:
+        await meeting.wait_async()
+
+    for name in "abc":
+        registry.register(name)(meets)
+    registry.register("d", depends_on=["a", "c"])(nothing_async)
+
+    await registry.run(db, "app", on_event=told, concurrency=3)
+
+    where = (db.name, "app")
+    assert told[0] == RunStarted(*where, ("a", "b", "c", "d"))
+    assert told[1:4] == [MigrationStarted(*where, name, number, 4) for number, name in enumerate("abc", start=1)]
+    assert told[-1] == RunFinished(*where, ("a", "b", "c", "d"))
+    for number, name in enumerate("abcd", start=1):
+        started, applied = (event for event in told if getattr(event, "name", None) == name)
+        assert started == MigrationStarted(*where, name, number, 4)
+        assert isinstance(applied, MigrationApplied)
+        assert applied == MigrationApplied(*where, name, number, 4, applied.seconds)
+    assert told.names(MigrationStarted)[3] == "d"
+
+
+async def test_one_event_at_a_time(db: Any, sync_db: Any) -> None:
+    """The hook is never called by two at once, also where functions tell something while they run."""
+    registry = MigrationRegistry()
+    meeting = Meeting(2)
+    told = Told()
+
+    @registry.register("a")
+    def goes_over(db: Any, context: MigrationContext) -> None:
+        meeting.wait()
+        for _ in context.batches(db.a, size=1):
+            meeting.wait()
+
+    @registry.register("b")
+    async def goes_over_async(db: Any, context: AsyncMigrationContext) -> None:
+        await meeting.wait_async()
+        async for _ in context.batches(db.b, size=1):
+            await meeting.wait_async()
+
+    for name in "ab":
+        await fill(db[name], 5)
+
+    await registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=2)
+
+    assert sorted(told.names(PassStarted)) == ["a", "b"]
+    assert len(told.names(MigrationProgressed)) > 2
+    assert told.calls.most == 1
+
+
+@real
+async def test_transactions(db: Any, driver: str, place: tuple[str, str]) -> None:
+    """Transactions run beside each other, each in a session of its own that the lock names, and each counts once."""
+    registry = MigrationRegistry()
+    meeting, told = Meeting(3), Told()
+    calls: dict[str, int] = {}
+    sessions = []
+    await db.create_collection("effects")
+
+    def function(name: str) -> Callable[[Any], Awaitable[None]]:
+        async def body(db: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            await db.effects.insert_one({"migration": name})
+            if calls[name] == 1 and name in "abc":
+                await meeting.wait_async()
+                sessions.append((await outside(other.app_migrations_lock.find_one))["sessions"])
+
+        return body
+
+    for name, depends_on in {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}.items():
+        registry.register(name, depends_on, transaction=True)(function(name))
+
+    async with another_client(driver, db, place) as other:
+        assert await registry.run(db, "app", on_event=told, concurrency=3) == list("abcde")
+
+    effects = sorted([document["migration"] async for document in db.effects.find()])
+    assert effects == await names(db) == list("abcde")
+    assert [len(named) for named in sessions] == [3, 3, 3]
+    assert sum(calls.values()) == 5 + len(told.names(MigrationRetried))
+    assert sorted(told.names(MigrationApplied)) == list("abcde")
+    assert await is_free(db)
+
+
+@real
+async def test_conflicting_transactions(db: Any) -> None:
+    """Of transactions that write the same document all are there in the end, each once."""
+    registry = MigrationRegistry()
+    meeting, told = Meeting(3), Told()
+    calls: dict[str, int] = {}
+    await db.counts.insert_one({"_id": 1, "count": 0})
+
+    def function(name: str) -> Callable[[Any], Awaitable[None]]:
+        async def body(db: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            count = (await db.counts.find_one())["count"]
+            if calls[name] == 1:
+                await meeting.wait_async()  # all have read it, and so only one of them can commit
+            await db.counts.update_one({"_id": 1}, {"$set": {"count": count + 1}})
+
+        return body
+
+    for name in "abc":
+        registry.register(name, transaction=True)(function(name))
+
+    assert await registry.run(db, "app", on_event=told, concurrency=3) == ["a", "b", "c"]
+    assert await db.counts.find_one() == {"_id": 1, "count": 3}
+    assert await names(db) == ["a", "b", "c"]
+    assert len(told.names(MigrationRetried)) >= 2
+    assert sum(calls.values()) == 3 + len(told.names(MigrationRetried))
+
+
+@pytest.mark.parametrize(
+    ("driver", "transaction"),
+    [
+        *(
+            pytest.param(driver, transaction, marks=pytest.mark.driver(driver))
+            for driver in ("pymongo", "motor")
+            for transaction in (False, True)
+        ),
+        pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock")),
+    ],
+    indirect=["driver"],
+)
+async def test_passes(db: Any, *, transaction: bool) -> None:
+    """Passes of two migrations at once, over one collection, keep apart how far they are: of one that fails and one
+    that does not, the one goes on after its last batch, and the other is done.
+    """
+    registry = MigrationRegistry()
+    await fill(db.things, 6)
+    await db.create_collection("log")
+    meeting = Meeting(2)
+    failing = [True]
+
+    def function(name: str) -> Callable[[Any, AsyncMigrationContext], Awaitable[None]]:
+        async def body(db: Any, context: AsyncMigrationContext) -> None:
+            seen = []
+
+            async def change(batch: list[dict[str, Any]]) -> None:
+                number = batch[0]["_id"]
+                if failing and number not in seen:  # a batch in a transaction may be tried again
+                    seen.append(number)
+                    await meeting.wait_async()
+                    if name == "a" and number == 4:
+                        raise Broken
+                await db.log.insert_many([{"name": name, "number": document["_id"]} for document in batch])
+
+            await context.for_each_batch(db.things, change, size=2, transaction=transaction)
+
+        return body
+
+    for name in "ab":
+        registry.register(name)(function(name))
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app", concurrency=2)
+    assert await names(db) == ["b"]
+    (kept,) = (await AsyncRunner(registry, db, "app").status()).migrations[0].passes
+    assert (kept.collection, kept.done) == ("things", 4)
+    assert await db.app_migrations_progress.count_documents({}) == 1
+    failing.clear()
+
+    assert await registry.run(db, "app", concurrency=2) == ["a"]
+    for name in "ab":
+        numbers = [entry["number"] async for entry in db.log.find({"name": name})]
+        assert sorted(numbers) == list(range(6))
+    assert await db.app_migrations_progress.count_documents({}) == 0
+    assert await is_free(db)
+
+
+async def test_status(db: Any, driver: str, place: tuple[str, str]) -> None:
+    """A status names all that are under way, also those that began later; not those that have ended."""
+    registry = MigrationRegistry()
+    first, later = Meeting(3), Meeting(2)
+    seen: dict[str, Lease | None] = {}
+
+    async def look(name: str) -> None:
+        seen[name] = (await AsyncRunner(registry, other, "app").status()).lease
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        await first.wait_async()
+        await look("a")
+        await first.wait_async()
+
+    @registry.register("b")
+    async def b(db: Any) -> None:
+        await first.wait_async()
+        await first.wait_async()
+        await later.wait_async()
+        await later.wait_async()
+
+    @registry.register("c")
+    async def c(db: Any) -> None:
+        await first.wait_async()
+        await first.wait_async()
+
+    @registry.register("d", depends_on=["a", "c"])
+    async def d(db: Any) -> None:
+        await later.wait_async()
+        await look("d")
+        await later.wait_async()
+
+    async with another_client(driver, db, place) as other:
+        assert await registry.run(db, "app", concurrency=3) == ["a", "b", "c", "d"]
+        assert (await AsyncRunner(registry, other, "app").status()).lease is None
+
+    under_way = {name: sorted(lease.migrations) for name, lease in seen.items() if lease is not None}
+    assert under_way == {"a": ["a", "b", "c"], "d": ["b", "d"]}
+
+
+async def test_targets(db: Any) -> None:
+    """With targets these and what they need run at the same time, and nothing else does."""
+    registry = MigrationRegistry()
+    meeting = Meeting(2)
+
+    async def meets(db: Any) -> None:
+        await meeting.wait_async()
+
+    for name, depends_on in {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}.items():
+        registry.register(name, depends_on)(meets if name in "bc" else nothing_async)
+
+    assert await registry.run(db, "app", targets=["b", "c"], concurrency=4) == ["a", "b", "c"]
+    assert await names(db) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
+@pytest.mark.driver("pymongo")
+async def test_bad_concurrency(uri: str, name: str, concurrency: Any) -> None:
+    """What is no number of things to do at once is refused before any command."""
+    commands = Commands()
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+
+    async with AsyncMongoClient[dict[str, Any]](uri, event_listeners=[commands]) as client:
+        await client.admin.command("ping")  # PyMongo leaves a socket unclosed if it is closed while it connects
+        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+            await registry.run(client[name], "app", concurrency=concurrency)
+        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+            await AsyncRunner(registry, client[name], "app").run(concurrency=concurrency)
+    assert commands.sent == []
+
+
+async def test_context_variables(db: Any, sync_db: Any) -> None:
+    """Functions see the context variables of the caller, and not what another function sets."""
+    registry = MigrationRegistry()
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    meeting = Meeting(2)
+    seen = []
+
+    def plain(db: Any) -> None:
+        seen.append(variable.get())
+        variable.set("of another")
+        meeting.wait()
+
+    async def awaited(db: Any) -> None:
+        seen.append(variable.get())
+        variable.set("of another")
+        await meeting.wait_async()
+
+    for name, function in {"a": plain, "b": awaited}.items():
+        registry.register(name)(function)
+        registry.register(f"after {name}", depends_on=["a", "b"])(function)
+
+    variable.set("the caller's")
+    assert len(await registry.run(db, "app", sync_db=sync_db, concurrency=2)) == 4
+    assert seen == ["the caller's"] * 4
+
+
+async def test_interrupted(db: Any, sync_db: Any) -> None:
+    """An interruption cancels `async def` functions; in `def` functions passes end after their batch, and the others
+    come to their end and are recorded; nothing begins; the lease is free when it is raised.
+    """
+    registry = MigrationRegistry()
+    meeting, cancelled = Meeting(3), Moment()
+    told = Told()
+    await fill(db.things, 6)
+    seen: list[int] = []
+    undisturbed: list[bool] = []
+    calls: list[bool] = []
+    loop = asyncio.get_running_loop()
+
+    @registry.register("a")
+    def goes_on(db: Any) -> None:
+        meeting.wait()
+        loop.call_soon_threadsafe(running.cancel)
+        cancelled.wait()
+        db.effects.insert_one({})
+
+    @registry.register("b")
+    def is_a_pass(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.extend(document["_id"] for document in batch)
+            if not undisturbed:
+                meeting.wait()
+                cancelled.wait()
+
+    @registry.register("c")
+    async def is_cancelled(db: Any) -> None:
+        if not undisturbed:
+            try:
+                await meeting.wait_async()
+                await asyncio.Event().wait()
+            finally:
+                cancelled.has_come()
+
+    for name, depends_on in {"d": [], "e": ["a"]}.items():
+
+        @registry.register(name, depends_on)
+        async def is_called(db: Any) -> None:
+            calls.append(bool(undisturbed))
+
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3))
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert running.cancelled()
+    assert await names(db) == ["a"]
+    assert await db.effects.count_documents({}) == 1
+    assert told.names(MigrationApplied) == ["a"]
+    assert {"b", "c"} <= set(told.names(MigrationFailed))
+    assert calls == []
+    assert seen == [0, 1]
+    assert await is_free(db)
+
+    undisturbed.append(True)
+    assert await registry.run(db, "app", sync_db=sync_db, concurrency=3) == ["b", "c", "d", "e"]
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert calls == [True, True]

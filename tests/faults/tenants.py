@@ -1,0 +1,221 @@
+"""An instance that migrates many databases, in this process or in one of its own, and what is left in each of them.
+
+As a program (`python -m tests.faults.tenants ORDERS`, JSON) it says lines: `stopped` where it is told to stop, in a
+migration of one database, until it gets a line; and in the end what came of it, as JSON: the results, or the name of
+what was raised.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import AutoReconnect
+
+from quaestor import DatabaseResult, Event, MigrationRegistry
+
+NAMES = ["a", "b", "c"]
+"""The migrations, each of which needs the one before; `b` is a transaction."""
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What an instance is to do.
+
+    Attributes:
+        driver: One of "pymongo", "pymongo-async", "motor".
+        uri: Where.
+        databases: The names of the databases.
+        stops_in: The database and the migration in which it stops, once it has written there.
+        fails_in: The database whose `b` raises.
+        concurrency, lease_ttl, lease_timeout: As for `run_many`.
+    """
+
+    driver: str
+    uri: str
+    databases: Sequence[str]
+    stops_in: Sequence[str] = ("", "")
+    fails_in: str = ""
+    concurrency: int = 8
+    lease_ttl: float = 30
+    lease_timeout: float | None = None
+
+
+def migrated(orders: Orders, on_event: Callable[[Event], None] = lambda _: None) -> list[DatabaseResult]:
+    """Migrate the databases, in this process."""
+    registry = _registry(orders)
+    options: dict[str, Any] = {
+        "on_event": on_event,
+        "lease_ttl": orders.lease_ttl,
+        "lease_timeout": orders.lease_timeout,
+        "concurrency": orders.concurrency,
+    }
+
+    async def migrate_async(client: Any) -> list[DatabaseResult]:
+        try:
+            return await registry.run_many([client[name] for name in orders.databases], "app", **options)
+        finally:
+            if (closing := client.close()) is not None:  # Motor's is no coroutine
+                await closing
+
+    async def with_driver() -> list[DatabaseResult]:
+        if orders.driver == "motor":
+            from motor.motor_asyncio import AsyncIOMotorClient
+
+            return await migrate_async(AsyncIOMotorClient(orders.uri, heartbeatFrequencyMS=500))
+        return await migrate_async(AsyncMongoClient(orders.uri, heartbeatFrequencyMS=500))
+
+    if orders.driver != "pymongo":
+        return asyncio.run(with_driver())
+    with MongoClient[Any](orders.uri, heartbeatFrequencyMS=500) as client:
+        return registry.run_many_sync([client[name] for name in orders.databases], "app", **options)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left in a database.
+
+    Attributes:
+        records: The names that are recorded, in order; each as often as it is.
+        counts: How often each migration wrote, so that it stayed.
+        holder: The owner of the lease; None where it is free.
+    """
+
+    records: list[str]
+    counts: dict[str, int]
+    holder: str | None = None
+
+    def is_whole(self) -> bool:
+        """Whether all is done: what is no transaction at least once, the transaction once. (A run that was killed may
+        have done all but free its lease.)
+        """
+        return self.records == sorted(self.counts) == NAMES and self.counts["b"] == 1
+
+
+def left(client: MongoClient[Any], name: str) -> Left:
+    """What there is in a database by now."""
+    db = client[name]
+    return Left(
+        sorted(record["name"] for record in db.app_migrations.find()),
+        {document["_id"]: document["count"] for document in db.effects.find()},
+        (db.app_migrations_lock.find_one() or {}).get("owner"),
+    )
+
+
+class Instance:
+    """An instance in a process of its own, which ends with the context, at the latest."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.tenants", json.dumps(asdict(orders))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()  # a frozen one too
+        self.process.communicate()
+
+    def until_stopped(self) -> None:
+        """Wait until it stops where it was told to."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "stopped\n"
+
+    def outcome(self) -> Any:
+        """Let it go on, and wait for its end; the results, each as a list, or the name of what was raised."""
+        output, _ = self.process.communicate("\n", timeout=120)
+        return json.loads(output.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def dropped(uri: str, names: Sequence[str]) -> Iterator[MongoClient[Any]]:
+    """A client for looking at these databases; they are dropped in the end."""
+    with MongoClient[Any](uri) as client:
+        yield client
+        for name in names:
+            client.drop_database(name)
+
+
+def _registry(orders: Orders) -> MigrationRegistry:
+    registry = MigrationRegistry()
+    for number, name in enumerate(NAMES):
+        functions = {"pymongo": _function(name, orders)}
+        function = functions.get(orders.driver, _function_async(name, orders))
+        registry.register(name, NAMES[:number][-1:], transaction=name == "b")(function)
+    return registry
+
+
+def _change(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"_id": name}, {"$inc": {"count": 1}}
+
+
+# Drivers repeat a write once. What a function raises is the caller's, so here it does not give up; in a transaction
+# that is the library's affair.
+
+
+def _function(name: str, orders: Orders) -> Callable[[Any], object]:
+    def write(db: Any) -> None:
+        try:
+            db.effects.update_one(*_change(name), upsert=True)
+        except AutoReconnect:
+            if name == "b":
+                raise
+            write(db)
+
+    def body(db: Any) -> None:
+        write(db)
+        _go_on(db.name, name, orders)
+
+    return body
+
+
+def _function_async(name: str, orders: Orders) -> Callable[[Any], Awaitable[object]]:
+    async def write(db: Any) -> None:
+        try:
+            await db.effects.update_one(*_change(name), upsert=True)
+        except AutoReconnect:
+            if name == "b":
+                raise
+            await write(db)
+
+    async def body(db: Any) -> None:
+        await write(db)
+        await asyncio.to_thread(_go_on, db.name, name, orders)
+
+    return body
+
+
+def _go_on(database: str, migration: str, orders: Orders) -> None:
+    if [database, migration] == list(orders.stops_in):
+        print("stopped", flush=True)
+        sys.stdin.readline()
+    if (database, migration) == (orders.fails_in, "b"):
+        raise Broken(database)
+
+
+def _main(orders: Orders) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it, and that is inherited
+    try:
+        results = migrated(orders)
+    except BaseException as error:  # noqa: BLE001 - it is told to whoever started this process
+        print(json.dumps(type(error).__name__))
+        return
+    print(json.dumps([(one.database, one.applied, one.error and repr(one.error)) for one in results]))
+
+
+if __name__ == "__main__":
+    _main(Orders(**json.loads(sys.argv[1])))

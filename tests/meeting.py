@@ -1,0 +1,99 @@
+"""What functions that run at the same time share in tests, in both colours. Nothing depends on how fast they are."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from quaestor import Event
+
+PATIENCE = 30.0
+"""For how long others are waited for, in seconds, before they count as not coming."""
+
+
+class Meeting:
+    """A place that only so many functions at once can pass: it shows that they are under way at the same time.
+
+    Args:
+        parties: How many.
+    """
+
+    def __init__(self, parties: int) -> None:
+        self._barrier = threading.Barrier(parties)
+
+    def wait(self) -> None:
+        """Wait for the others, in a `def` function."""
+        self._barrier.wait(PATIENCE)
+
+    async def wait_async(self) -> None:
+        """The same in an `async def` function; the event loop stays free."""
+        await asyncio.to_thread(self.wait)
+
+
+class Moment:
+    """Something that happens once, for functions of both colours to wait for."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def has_come(self) -> None:
+        """Say that it has happened."""
+        self._event.set()
+
+    def wait(self) -> None:
+        """Wait for it, in a `def` function."""
+        assert self._event.wait(PATIENCE)
+
+    async def wait_async(self) -> None:
+        """The same in an `async def` function."""
+        await asyncio.to_thread(self.wait)
+
+
+class Count:
+    """Counts how many things are under way at once.
+
+    Attributes:
+        most: How many that were, at most.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._now = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """One of them is, while the context lasts."""
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+class Told(list[Event]):
+    """A hook that keeps the events.
+
+    Args:
+        when: What to do at an event of a type.
+
+    Attributes:
+        calls: Counts the calls that are under way.
+    """
+
+    def __init__(self, when: dict[type[Event], Callable[[], object]] | None = None) -> None:
+        super().__init__()
+        self.calls = Count()
+        self._when = when or {}
+
+    def __call__(self, event: Event) -> None:
+        with self.calls.one_more():
+            self.append(event)
+            self._when.get(type(event), lambda: None)()
+
+    def names(self, kind: type[Event]) -> list[str]:
+        """The migrations that events of a type are about, in order."""
+        return [str(getattr(event, "name", "")) for event in self if type(event) is kind]

@@ -1,0 +1,662 @@
+"""Migrations that run at the same time: what begins when, what is recorded, and how a run ends that fails."""
+
+import asyncio
+import contextlib
+import contextvars
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient, MongoClient
+
+from quaestor import (
+    InvalidOptionError,
+    Lease,
+    MigrationApplied,
+    MigrationContext,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRegistry,
+    MigrationRetried,
+    MigrationStarted,
+    PassStarted,
+    RunFinished,
+    RunStarted,
+    SyncRunner,
+)
+from tests.databases import drivers, opened
+from tests.functions import nothing
+from tests.meeting import Count, Meeting, Moment, Told
+from tools.commands import Commands
+
+real = pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
+"""For what the mocks do not have."""
+
+both_colours = pytest.mark.parametrize(
+    ("driver", "other"),
+    [
+        pytest.param("pymongo", "pymongo", marks=pytest.mark.driver("pymongo")),
+        pytest.param("pymongo", "motor", marks=[pytest.mark.driver("pymongo"), pytest.mark.driver("motor")]),
+        pytest.param("mongomock", "mongomock", marks=pytest.mark.driver("mongomock")),
+    ],
+    indirect=["driver"],
+)
+"""For what takes functions of both colours: the driver, and that of the other colour."""
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
+
+@contextlib.contextmanager
+def other_colour(other: str, db: Any, place: tuple[str, str]) -> Iterator[Any]:
+    """The same database, for `async def` functions."""
+    uri, name = place
+    if other == "mongomock":
+        import mongomock_motor
+
+        yield mongomock_motor.AsyncMongoMockClient(mock_mongo_client=db.client)[name]
+    elif other == "motor":
+        from motor.motor_asyncio import AsyncIOMotorClient
+
+        client: Any = AsyncIOMotorClient(uri)
+        yield client[name]
+        client.close()
+    else:
+        yield AsyncMongoClient(uri)[name]
+
+
+@contextlib.contextmanager
+def another_client(driver: str, db: Any, place: tuple[str, str]) -> Iterator[Any]:
+    """The same database by a client of its own; a mock has but one."""
+    if driver == "mongomock":
+        yield db
+    else:
+        with opened(driver, *place) as another:
+            yield another
+
+
+def outside(call: Callable[[], Any]) -> Any:
+    """Call something that is not to be in the transaction of the function that asks for it."""
+    return contextvars.Context().run(call)
+
+
+def names(db: Any) -> list[str]:
+    """What is recorded."""
+    return sorted(record["name"] for record in db.app_migrations.find())
+
+
+def is_free(db: Any) -> bool:
+    """Whether the lease was given back, and names no session."""
+    lock = db.app_migrations_lock.find_one()
+    return "owner" not in lock and not lock.get("sessions")
+
+
+def fill(collection: Any, count: int) -> None:
+    """Documents with the numbers from 0 on."""
+    collection.insert_many([{"_id": number} for number in range(count)])
+
+
+@pytest.mark.parametrize(("count", "concurrency"), [(2, 2), (4, 4), (2, 100)])
+def test_under_way_together(db: Any, count: int, concurrency: int) -> None:
+    """As many as may run are under way at the same time; more lanes than migrations do no harm."""
+    registry = MigrationRegistry()
+    meeting = Meeting(count)
+    plan = list("abcd"[:count])
+    for name in plan:
+        registry.register(name)(lambda db: meeting.wait())
+
+    assert registry.run_sync(db, "app", concurrency=concurrency) == plan
+    assert names(db) == plan
+    assert is_free(db)
+    assert registry.run_sync(db, "app", concurrency=concurrency) == []
+
+
+@both_colours
+def test_both_colours(db: Any, place: tuple[str, str], other: str) -> None:
+    """`def` and `async def` functions run beside each other, two of each, and those that need them after them."""
+    registry = MigrationRegistry()
+    meeting, later = Meeting(4), Meeting(2)
+
+    def plain(db: Any) -> None:
+        meeting.wait()
+
+    async def awaited(db: Any) -> None:
+        await meeting.wait_async()
+
+    for name, function in {"a": plain, "b": awaited, "c": plain, "d": awaited}.items():
+        registry.register(name)(function)
+
+    @registry.register("e", depends_on=["a", "b"])
+    def needs_both(db: Any) -> None:
+        assert db.app_migrations.count_documents({"_id": {"$in": ["a", "b"]}}) == 2
+        later.wait()
+
+    @registry.register("f", depends_on=["c", "d"])
+    async def needs_both_async(db: Any) -> None:
+        assert await db.app_migrations.count_documents({"_id": {"$in": ["c", "d"]}}) == 2
+        await later.wait_async()
+
+    with other_colour(other, db, place) as other_db:
+        assert registry.run_sync(db, "app", async_db=other_db, concurrency=4) == list("abcdef")
+    assert names(db) == list("abcdef")
+
+
+def test_dependents_after_the_record(db: Any) -> None:
+    """Whatever is needed is recorded when a function begins, and nothing else is waited for."""
+    registry = MigrationRegistry()
+    needs = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "x": [], "y": ["d", "x"]}
+    missing: list[tuple[str, str]] = []
+    last = Moment()
+
+    def function(name: str) -> Callable[[Any], None]:
+        def body(db: Any) -> None:
+            missing.extend((name, one) for one in needs[name] if db.app_migrations.find_one({"_id": one}) is None)
+            if name == "d":
+                last.has_come()
+            if name == "x":  # all of the others go by
+                last.wait()
+
+        return body
+
+    for name, depends_on in needs.items():
+        registry.register(name, depends_on)(function(name))
+
+    assert registry.run_sync(db, "app", concurrency=3) == ["a", "b", "c", "d", "x", "y"]
+    assert missing == []
+
+
+@pytest.mark.parametrize("concurrency", [2, 3])
+def test_at_most(db: Any, concurrency: int) -> None:
+    """As many as may are under way, and never more."""
+    registry = MigrationRegistry()
+    meeting, count = Meeting(concurrency), Count()
+
+    def body(db: Any) -> None:
+        with count.one_more():
+            meeting.wait()
+
+    for name in "abcdef":
+        registry.register(name)(body)
+
+    assert registry.run_sync(db, "app", concurrency=concurrency) == list("abcdef")
+    assert count.most == concurrency
+
+
+@pytest.mark.parametrize("options", [{}, {"concurrency": 1}], ids=str)
+def test_one_at_a_time(db: Any, options: Any) -> None:
+    """By default they run one after the other, in the thread of the caller, the alphabetically first first."""
+    registry = MigrationRegistry()
+    calls = []
+
+    def function(name: str) -> Callable[[Any], None]:
+        return lambda db: calls.append((name, threading.current_thread()))
+
+    for name, depends_on in {"d": [], "c": ["d"], "a": ["c"], "b": []}.items():
+        registry.register(name, depends_on)(function(name))
+
+    assert registry.run_sync(db, "app", **options) == ["b", "d", "c", "a"]
+    assert calls == [(name, threading.current_thread()) for name in ["b", "d", "c", "a"]]
+
+
+def test_order_of_the_list(db: Any) -> None:
+    """What is returned is in the order of the plan, and what is told in that in which it ended."""
+    registry = MigrationRegistry()
+    applied = Moment()
+    told = Told({MigrationApplied: applied.has_come})
+    registry.register("a")(lambda db: applied.wait())
+    registry.register("b")(nothing)
+
+    assert registry.run_sync(db, "app", on_event=told, concurrency=2) == ["a", "b"]
+    assert told.names(MigrationApplied) == ["b", "a"]
+    assert isinstance(told[-1], RunFinished)
+    assert told[-1].applied == ("a", "b")
+
+
+def test_failure_beside_others(db: Any) -> None:
+    """After a failure nothing begins; what is under way ends and is recorded; the caller gets the very exception."""
+    registry = MigrationRegistry()
+    error, meeting, failed = Broken("own"), Meeting(3), Moment()
+    mended: list[bool] = []
+
+    @registry.register("a")
+    def fails(db: Any) -> None:
+        if not mended:
+            meeting.wait()
+            raise error
+
+    def goes_on(db: Any) -> None:
+        meeting.wait()
+        failed.wait()
+        db.effects.insert_one({})
+
+    for name in "bc":
+        registry.register(name)(goes_on)
+    for name, depends_on in {"d": ["a"], "e": [], "f": ["b"]}.items():
+        registry.register(name, depends_on)(nothing)
+    told = Told({MigrationFailed: failed.has_come})
+
+    with pytest.raises(Broken) as caught:
+        registry.run_sync(db, "app", on_event=told, concurrency=3)
+
+    assert caught.value is error
+    assert error.__notes__ == ["quaestor: in migration 'a', 1 of 6"]
+    assert told.names(MigrationStarted) == ["a", "b", "c"]
+    assert told.names(MigrationFailed) == ["a"]
+    assert sorted(told.names(MigrationApplied)) == names(db) == ["b", "c"]
+    assert db.effects.count_documents({}) == 2
+    assert is_free(db)
+    mended.append(True)
+    assert registry.run_sync(db, "app", concurrency=3) == ["a", "d", "e", "f"]
+
+
+@pytest.mark.parametrize(("second", "group"), [(LookupError, ExceptionGroup), (SystemExit, BaseExceptionGroup)])
+def test_two_failures(db: Any, second: type[BaseException], group: type[BaseExceptionGroup[Any]]) -> None:
+    """Several failures are raised together, each as it is with its note; what ended well is recorded."""
+    registry = MigrationRegistry()
+    errors, meeting, failed = {"a": Broken("own"), "b": second("own")}, Meeting(3), Moment()
+
+    def function(name: str) -> Callable[[Any], None]:
+        def body(db: Any) -> None:
+            meeting.wait()
+            if name in errors:
+                raise errors[name]
+            failed.wait()
+
+        return body
+
+    for name in "abc":
+        registry.register(name)(function(name))
+    registry.register("d", depends_on=["c"])(nothing)
+    told = Told({MigrationFailed: failed.has_come})
+
+    with pytest.raises(group, match="2 migrations failed") as caught:
+        registry.run_sync(db, "app", on_event=told, concurrency=3)
+
+    assert type(caught.value) is group
+    assert sorted(map(id, caught.value.exceptions)) == sorted(map(id, errors.values()))
+    assert [error.__notes__ for error in errors.values()] == [
+        ["quaestor: in migration 'a', 1 of 4"],
+        ["quaestor: in migration 'b', 2 of 4"],
+    ]
+    failures = {event.name: event.error for event in told if isinstance(event, MigrationFailed)}
+    assert failures == errors
+    assert names(db) == ["c"]
+    assert is_free(db)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@both_colours
+def test_exit(db: Any, place: tuple[str, str], other: str, colour: str, kind: type[BaseException]) -> None:
+    """What ends a program can be raised by a function too: it waits for the others, and is raised as it is."""
+    registry = MigrationRegistry()
+    error, meeting, failed = kind("own"), Meeting(3), Moment()
+
+    def plain(db: Any) -> None:
+        meeting.wait()
+        raise error
+
+    async def awaited(db: Any) -> None:
+        await meeting.wait_async()
+        raise error
+
+    def goes_on(db: Any) -> None:
+        meeting.wait()
+        failed.wait()
+
+    async def goes_on_async(db: Any) -> None:
+        await meeting.wait_async()
+        await failed.wait_async()
+
+    chosen: dict[str, Any] = {"sync": plain, "async": awaited}
+    for name, function in {"a": chosen[colour], "b": goes_on, "c": goes_on_async, "d": nothing}.items():
+        registry.register(name)(function)
+    told = Told({MigrationFailed: failed.has_come})
+
+    with other_colour(other, db, place) as other_db, pytest.raises(kind) as caught:
+        registry.run_sync(db, "app", async_db=other_db, on_event=told, concurrency=3)
+
+    assert caught.value is error
+    assert names(db) == ["b", "c"]
+    assert told.names(MigrationFailed) == ["a"]
+    assert is_free(db)
+
+
+def test_events(db: Any) -> None:
+    """Of each its start is told before its end, with its place in the plan, between start and end of the run."""
+    registry = MigrationRegistry()
+    meeting, told = Meeting(3), Told()
+    for name in "abc":
+        registry.register(name)(lambda db: meeting.wait())
+    registry.register("d", depends_on=["a", "c"])(nothing)
+
+    registry.run_sync(db, "app", on_event=told, concurrency=3)
+
+    where = (db.name, "app")
+    assert told[0] == RunStarted(*where, ("a", "b", "c", "d"))
+    assert told[1:4] == [MigrationStarted(*where, name, number, 4) for number, name in enumerate("abc", start=1)]
+    assert told[-1] == RunFinished(*where, ("a", "b", "c", "d"))
+    for number, name in enumerate("abcd", start=1):
+        started, applied = (event for event in told if getattr(event, "name", None) == name)
+        assert started == MigrationStarted(*where, name, number, 4)
+        assert isinstance(applied, MigrationApplied)
+        assert applied == MigrationApplied(*where, name, number, 4, applied.seconds)
+    assert told.names(MigrationStarted)[3] == "d"
+
+
+def test_one_event_at_a_time(db: Any) -> None:
+    """The hook is never called by two at once, also where functions tell something while they run."""
+    registry = MigrationRegistry()
+    meeting, about_to_tell = Meeting(2), Meeting(3)
+
+    def hook() -> None:
+        if told.names(PassStarted) in (["a"], ["b"]):  # the other one is about to tell the same
+            about_to_tell.wait()
+
+    told = Told({PassStarted: hook})
+    others = []
+
+    def function(name: str) -> Callable[[Any, MigrationContext], None]:
+        def body(db: Any, context: MigrationContext) -> None:
+            meeting.wait()
+            others.append(threading.Thread(target=about_to_tell.wait))
+            others[-1].start()
+            for _ in context.batches(db[name], size=1):
+                meeting.wait()
+
+        return body
+
+    for name in "ab":
+        fill(db[name], 5)
+        registry.register(name)(function(name))
+
+    registry.run_sync(db, "app", on_event=told, concurrency=2)
+
+    for thread in others:
+        thread.join()
+    assert sorted(told.names(PassStarted)) == ["a", "b"]
+    assert len(told.names(MigrationProgressed)) > 2
+    assert told.calls.most == 1
+
+
+@real
+def test_transactions(db: Any, driver: str, place: tuple[str, str]) -> None:
+    """Transactions run beside each other, each in a session of its own that the lock names, and each counts once."""
+    registry = MigrationRegistry()
+    meeting, told = Meeting(3), Told()
+    calls: dict[str, int] = {}
+    sessions = []
+    db.create_collection("effects")
+
+    def function(name: str) -> Callable[[Any], None]:
+        def body(db: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            db.effects.insert_one({"migration": name})
+            if calls[name] == 1 and name in "abc":
+                meeting.wait()
+                sessions.append(outside(lambda: other.app_migrations_lock.find_one()["sessions"]))
+
+        return body
+
+    for name, depends_on in {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}.items():
+        registry.register(name, depends_on, transaction=True)(function(name))
+
+    with another_client(driver, db, place) as other:
+        assert registry.run_sync(db, "app", on_event=told, concurrency=3) == list("abcde")
+
+    assert sorted(document["migration"] for document in db.effects.find()) == names(db) == list("abcde")
+    assert [len(named) for named in sessions] == [3, 3, 3]
+    assert sum(calls.values()) == 5 + len(told.names(MigrationRetried))
+    assert sorted(told.names(MigrationApplied)) == list("abcde")
+    assert is_free(db)
+
+
+@real
+def test_conflicting_transactions(db: Any) -> None:
+    """Of transactions that write the same document all are there in the end, each once."""
+    registry = MigrationRegistry()
+    meeting, told = Meeting(3), Told()
+    calls: dict[str, int] = {}
+    db.counts.insert_one({"_id": 1, "count": 0})
+
+    def function(name: str) -> Callable[[Any], None]:
+        def body(db: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            count = db.counts.find_one()["count"]
+            if calls[name] == 1:
+                meeting.wait()  # all have read it, and so only one of them can commit
+            db.counts.update_one({"_id": 1}, {"$set": {"count": count + 1}})
+
+        return body
+
+    for name in "abc":
+        registry.register(name, transaction=True)(function(name))
+
+    assert registry.run_sync(db, "app", on_event=told, concurrency=3) == ["a", "b", "c"]
+    assert db.counts.find_one() == {"_id": 1, "count": 3}
+    assert names(db) == ["a", "b", "c"]
+    assert len(told.names(MigrationRetried)) >= 2
+    assert sum(calls.values()) == 3 + len(told.names(MigrationRetried))
+
+
+@pytest.mark.parametrize(
+    ("driver", "transaction"),
+    [
+        pytest.param("pymongo", False, marks=pytest.mark.driver("pymongo")),
+        pytest.param("pymongo", True, marks=pytest.mark.driver("pymongo")),
+        pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock")),
+    ],
+    indirect=["driver"],
+)
+def test_passes(db: Any, *, transaction: bool) -> None:
+    """Passes of two migrations at once, over one collection, keep apart how far they are: of one that fails and one
+    that does not, the one goes on after its last batch, and the other is done.
+    """
+    registry = MigrationRegistry()
+    fill(db.things, 6)
+    db.create_collection("log")
+    meeting = Meeting(2)
+    failing = [True]
+
+    def function(name: str) -> Callable[[Any, MigrationContext], None]:
+        def body(db: Any, context: MigrationContext) -> None:
+            seen = []
+
+            def change(batch: list[dict[str, Any]]) -> None:
+                number = batch[0]["_id"]
+                if failing and number not in seen:  # a batch in a transaction may be tried again
+                    seen.append(number)
+                    meeting.wait()
+                    if name == "a" and number == 4:
+                        raise Broken
+                db.log.insert_many([{"name": name, "number": document["_id"]} for document in batch])
+
+            context.for_each_batch(db.things, change, size=2, transaction=transaction)
+
+        return body
+
+    for name in "ab":
+        registry.register(name)(function(name))
+
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app", concurrency=2)
+    assert names(db) == ["b"]
+    (kept,) = SyncRunner(registry, db, "app").status().migrations[0].passes
+    assert (kept.collection, kept.done) == ("things", 4)
+    assert db.app_migrations_progress.count_documents({}) == 1
+    failing.clear()
+
+    assert registry.run_sync(db, "app", concurrency=2) == ["a"]
+    for name in "ab":
+        assert sorted(entry["number"] for entry in db.log.find({"name": name})) == list(range(6))
+    assert db.app_migrations_progress.count_documents({}) == 0
+    assert is_free(db)
+
+
+def test_status(db: Any, driver: str, place: tuple[str, str]) -> None:
+    """A status names all that are under way, also those that began later; not those that have ended."""
+    registry = MigrationRegistry()
+    first, later = Meeting(3), Meeting(2)
+    seen: dict[str, Lease | None] = {}
+
+    def look(name: str) -> None:
+        seen[name] = SyncRunner(registry, other, "app").status().lease
+
+    @registry.register("a")
+    def a(db: Any) -> None:
+        first.wait()
+        look("a")
+        first.wait()
+
+    @registry.register("b")
+    def b(db: Any) -> None:
+        first.wait()
+        first.wait()
+        later.wait()
+        later.wait()
+
+    @registry.register("c")
+    def c(db: Any) -> None:
+        first.wait()
+        first.wait()
+
+    @registry.register("d", depends_on=["a", "c"])
+    def d(db: Any) -> None:
+        later.wait()
+        look("d")
+        later.wait()
+
+    with another_client(driver, db, place) as other:
+        assert registry.run_sync(db, "app", concurrency=3) == ["a", "b", "c", "d"]
+        assert SyncRunner(registry, other, "app").status().lease is None
+
+    under_way = {name: sorted(lease.migrations) for name, lease in seen.items() if lease is not None}
+    assert under_way == {"a": ["a", "b", "c"], "d": ["b", "d"]}
+
+
+def test_targets(db: Any) -> None:
+    """With targets these and what they need run at the same time, and nothing else does."""
+    registry = MigrationRegistry()
+    meeting = Meeting(2)
+    for name, depends_on in {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}.items():
+        registry.register(name, depends_on)((lambda db: meeting.wait()) if name in "bc" else nothing)
+
+    assert registry.run_sync(db, "app", targets=["b", "c"], concurrency=4) == ["a", "b", "c"]
+    assert names(db) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
+@pytest.mark.driver("pymongo")
+def test_bad_concurrency(uri: str, name: str, concurrency: Any) -> None:
+    """What is no number of things to do at once is refused before any command."""
+    commands = Commands()
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+
+    with MongoClient[dict[str, Any]](uri, event_listeners=[commands]) as client:
+        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+            registry.run_sync(client[name], "app", concurrency=concurrency)
+        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+            SyncRunner(registry, client[name], "app").run(concurrency=concurrency)
+    assert commands.sent == []
+
+
+@both_colours
+def test_context_variables(db: Any, place: tuple[str, str], other: str) -> None:
+    """Functions see the context variables of the caller, and not what another function sets."""
+    registry = MigrationRegistry()
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    meeting = Meeting(2)
+    seen = []
+
+    def plain(db: Any) -> None:
+        seen.append(variable.get())
+        variable.set("of another")
+        meeting.wait()
+
+    async def awaited(db: Any) -> None:
+        seen.append(variable.get())
+        variable.set("of another")
+        await meeting.wait_async()
+
+    for name, function in {"a": plain, "b": awaited}.items():
+        registry.register(name)(function)
+        registry.register(f"after {name}", depends_on=["a", "b"])(function)
+
+    variable.set("the caller's")
+    with other_colour(other, db, place) as other_db:
+        assert len(registry.run_sync(db, "app", async_db=other_db, concurrency=2)) == 4
+    assert seen == ["the caller's"] * 4
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Gives what sends Ctrl-C to this thread. Who runs the tests may ignore that signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.get_ident()
+    try:
+        yield lambda: signal.pthread_kill(thread, signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@both_colours
+def test_interrupted(db: Any, place: tuple[str, str], other: str) -> None:
+    """An interruption cancels `async def` functions; in `def` functions passes end after their batch, and the others
+    come to their end and are recorded; nothing begins; the lease is free when it is raised.
+    """
+    registry = MigrationRegistry()
+    meeting, cancelled = Meeting(3), Moment()
+    told = Told()
+    fill(db.things, 6)
+    seen: list[int] = []
+    undisturbed: list[bool] = []
+    calls: list[bool] = []
+
+    @registry.register("a")
+    def goes_on(db: Any) -> None:
+        meeting.wait()
+        interrupt()
+        cancelled.wait()
+        db.effects.insert_one({})
+
+    @registry.register("b")
+    def is_a_pass(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.extend(document["_id"] for document in batch)
+            if not undisturbed:
+                meeting.wait()
+                cancelled.wait()
+
+    @registry.register("c")
+    async def is_cancelled(db: Any) -> None:
+        if not undisturbed:
+            try:
+                await meeting.wait_async()
+                await asyncio.Event().wait()
+            finally:
+                cancelled.has_come()
+
+    for name, depends_on in {"d": [], "e": ["a"]}.items():
+        registry.register(name, depends_on)(lambda db: calls.append(bool(undisturbed)))
+
+    with other_colour(other, db, place) as other_db:
+        with interruptible() as interrupt, pytest.raises(KeyboardInterrupt):
+            registry.run_sync(db, "app", async_db=other_db, on_event=told, concurrency=3)
+
+        assert names(db) == ["a"]
+        assert db.effects.count_documents({}) == 1
+        assert told.names(MigrationApplied) == ["a"]
+        assert {"b", "c"} <= set(told.names(MigrationFailed))
+        assert calls == []
+        assert seen == [0, 1]
+        assert is_free(db)
+
+    undisturbed.append(True)
+    with other_colour(other, db, place) as other_db:
+        assert registry.run_sync(db, "app", async_db=other_db, concurrency=3) == ["b", "c", "d", "e"]
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert calls == [True, True]
