@@ -133,6 +133,6 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what it costs, in about ten minutes, or those parts of it that are named; prints a table."""
+    """Measure what it costs, and beside its peers, in about twenty minutes; writes docs/benchmarks.md. Or parts."""
     session.install(".", *groups("benchmarks"))
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,15 +1,23 @@
-"""The benchmarks (`nox -s benchmarks`): ratios measured in one run, in a table. What falls short is marked.
+"""The benchmarks (`nox -s benchmarks`): ratios measured in one run, and quaestor beside its peers.
 
-All of them, or those that are named: `python -m benchmarks importing batches`.
+All of them, which writes docs/benchmarks.md, or those that are named: `python -m benchmarks importing peers`. What
+falls short is marked.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+from pymongo import MongoClient
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
-from benchmarks import batches, importing, instances, planning, running
+from benchmarks import batches, importing, instances, page, planning, running, side_by_side
+from benchmarks.peers import measuring
 from benchmarks.table import Row
 from tools.mongod import NoServerError, server
 
@@ -19,22 +27,51 @@ MEASURED: dict[str, Callable[[str], Iterator[Row]]] = {
     "instances": instances.rows,
     "planning": lambda _: planning.rows(),
     "batches": batches.rows,
+    "side_by_side": side_by_side.rows,
 }
+PEERS = "peers"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def main(names: Sequence[str]) -> None:
-    """Measure these, or all, and print the table, row by row as they come in."""
-    if unknown := set(names) - set(MEASURED):
-        sys.exit(f"There is no {', '.join(sorted(unknown))} to measure, but {', '.join(MEASURED)}.")
-    table = Table("what", "measured", "to reach", "", title=f"quaestor on Python {sys.version.split()[0]}")
+    """Measure these, and print them; or all, and write the page, too."""
+    known = [*MEASURED, PEERS]
+    if unknown := set(names) - set(known):
+        sys.exit(f"There is no {', '.join(sorted(unknown))} to measure, but {', '.join(known)}.")
     console = Console()
     with server() as uri:
-        for name in names or MEASURED:
-            for row in MEASURED[name](uri):
-                console.print(f"{row.what}: {row.measured}", style="dim", highlight=False)
-                mark = "[green]reached[/]" if row.reached else "[red]missed[/]"
-                table.add_row(row.what, row.measured, row.reach, mark)
-    console.print(table)
+        rows = own([name for name in names or MEASURED if name in MEASURED], uri, console)
+        if names and PEERS not in names:
+            return
+        report = measuring.measure(uri, console)
+        console.print(Markdown(page.peers(report)))
+        if not names:
+            PAGE.write_text(page.page(facts(uri), rows, report), encoding="utf-8")
+            console.print(f"[bold]{PAGE.name}[/] is written.")
+
+
+def own(names: Sequence[str], uri: str, console: Console) -> list[Row]:
+    """Measure these parts of quaestor's own figures, and print them, row by row as they come in."""
+    rows = []
+    for name in names:
+        for row in MEASURED[name](uri):
+            console.print(f"{row.what}: {row.measured}", style="dim", highlight=False)
+            rows.append(row)
+    if rows:
+        table = Table("what", "measured", "to reach", "", title=f"quaestor on Python {sys.version.split()[0]}")
+        for row in rows:
+            mark = "[green]reached[/]" if row.reached else "[red]missed[/]"
+            table.add_row(row.what, row.measured, row.reach, mark)
+        console.print(table)
+    return rows
+
+
+def facts(uri: str) -> page.Facts:
+    """What it was measured on."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        mongodb = client.server_info()["version"]
+    drivers = {"PyMongo": version("pymongo"), "Motor": version("motor")}
+    return page.Facts(datetime.now(UTC).date().isoformat(), sys.version.split()[0], mongodb, drivers)
 
 
 if __name__ == "__main__":
