@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from quaestor import (
+    DatabaseFinished,
     Event,
     LeaseAwaited,
     LeaseNotReleased,
@@ -49,6 +50,7 @@ PLACE = (*WHERE, "a", 1, 2)
             "'a' waits, for 61 s by now, for replicas that are 12 s behind",
         ),
         (MigrationProgressed(*PLACE, 1000, None, due=True), logging.INFO, "'a': 1,000"),
+        (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, "Ended with an error. OSError: x"),
         (MigrationProgressed(*PLACE, 1000, 9000, 412.6, due=True), logging.INFO, "'a': 1,000 of 9,000, 413 a second"),
     ],
 )
@@ -61,6 +63,14 @@ def test_log(event: Event, level: int, words: str, caplog: pytest.LogCaptureFixt
     assert record.levelno == level
     assert record.getMessage().startswith("[shop/app] ")
     assert words in record.getMessage()
+
+
+def test_database_that_ended_well(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing more is said of it: the end of its run has been."""
+    with caplog.at_level(logging.DEBUG, "quaestor"):
+        log_event(DatabaseFinished(*WHERE, ("a",)))
+
+    assert caplog.records == []
 
 
 def test_progress_that_is_not_due(caplog: pytest.LogCaptureFixture) -> None:

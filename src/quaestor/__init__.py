@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from quaestor.core.events import (
+    DatabaseFinished,
     Event,
     Hook,
     LeaseAwaited,
@@ -68,6 +69,7 @@ __all__ = [
     "BatchesInTransactionError",
     "CircularDependencyError",
     "CollectionChangedError",
+    "DatabaseFinished",
     "DatabaseResult",
     "DependencyConflictError",
     "DuplicateMigrationError",

@@ -17,6 +17,7 @@ from quaestor.cli.lines import json_lines, plain_lines
 from quaestor.cli.pace import begun
 from quaestor.cli.sentences import duration
 from quaestor.core.events import (
+    DatabaseFinished,
     Event,
     LeaseAwaited,
     LeaseNotReleased,
@@ -65,6 +66,7 @@ EVENTS: list[Event] = [
     RollbackStarted(*PLACE, ("b", "a")),
     RollbackFinished(*PLACE, ("b", "a")),
     RecordsMarked(*PLACE, ("a",), applied=True),
+    DatabaseFinished(*PLACE, ("a",), ERROR),
 ]
 SIZES = [(80, 24), (40, 10)]
 
@@ -113,17 +115,20 @@ def test_plain_words() -> None:
         RunFinished(*PLACE, ()),
         RunFinished(*PLACE, ("a",)),
         RollbackFinished(*PLACE, ("a", "b")),
+        DatabaseFinished(*PLACE, ("a",)),
+        DatabaseFinished(*PLACE, (), ERROR),
     ):
         hook(event)
     assert [line[21:].replace("shop/app ", "") for line in file.getvalue().splitlines()] == [
         "INFO    2 migrations to apply: a, b",
         "INFO    Applying 'a' (1 of 2)",
         "INFO    Applied 'a' (1 of 2) in 1.5 s",
-        "ERROR   Failed in 'b' after 1 of 2: ValueError: no login as ada:***",
-        "ERROR   Interrupted in 'b' after 1 of 2",
+        "ERROR   Failed in 'b' (2 of 2): ValueError: no login as ada:***",
+        "ERROR   Interrupted in 'b' (2 of 2)",
         "INFO    Nothing to do: all that was asked for is applied",
         "INFO    Applied 1 migration",
         "INFO    Undone 2 migrations",
+        "ERROR   Ended with an error: ValueError: no login as ada:***",
     ]
 
 
@@ -422,7 +427,7 @@ def test_failure(columns: int, lines: int) -> None:
         text = " ".join(terminal.end())
         assert "! Recorded, but not in the code, which may be an older release: newer" in text
         assert "✗ b  3.0 s (2 attempts)" in text
-        assert text.endswith("Failed in 'b' after 1 of 3: ValueError: no login as ada:***")
+        assert text.endswith("Failed in 'b' (2 of 3): ValueError: no login as ada:***")
         assert b"hunter2" not in terminal.written
 
 
@@ -437,7 +442,7 @@ def test_interrupt(columns: int, lines: int) -> None:
         assert terminal.ended() == 130
         shown = terminal.lines()
         assert shown[1:3] == ["✓ a     1.0 s", "✗ b     2.0 s"]
-        assert " ".join(shown[3:]).startswith("Interrupted in 'b' after 1 of 3")
+        assert " ".join(shown[3:]).startswith("Interrupted in 'b' (2 of 3)")
         assert not terminal.screen.cursor.hidden
         assert terminal.screen.cursor.x == 0
 

@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure
 
 from quaestor import (
     CircularDependencyError,
+    DatabaseFinished,
     DatabaseResult,
     Event,
     InvalidDatabaseError,
@@ -391,12 +392,15 @@ def test_events(dbs: list[Any]) -> None:
     for one in dbs:
         of_one = [event for event in told if event.database == one.name]
         assert [type(event) for event in of_one] == [
-            RunStarted, *[MigrationStarted, MigrationApplied] * 2, RunFinished
+            RunStarted, *[MigrationStarted, MigrationApplied] * 2, RunFinished, DatabaseFinished
         ]  # fmt: skip
         assert of_one[0] == RunStarted(one.name, "app", ("a", "b"))
         assert of_one[1] == MigrationStarted(one.name, "app", "a", 1, 2)
-        assert of_one[-1] == RunFinished(one.name, "app", ("a", "b"))
-    assert len(told) == 5 * 6
+        assert of_one[-2:] == [
+            RunFinished(one.name, "app", ("a", "b")),
+            DatabaseFinished(one.name, "app", ("a", "b")),
+        ]
+    assert len(told) == 5 * 7
 
 
 def test_failing_hook(dbs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -408,7 +412,7 @@ def test_failing_hook(dbs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
     results = ab().run_many_sync(dbs, "app", on_event=hook)
 
     assert [(result.applied, result.error) for result in results] == [(["a", "b"], None)] * 5
-    assert len([record for record in caplog.records if "hook" in record.message]) == 5 * 6
+    assert len([record for record in caplog.records if "hook" in record.message]) == 5 * 7
 
 
 def test_unsound_graph(dbs: list[Any], commands: Commands) -> None:

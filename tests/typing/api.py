@@ -14,6 +14,7 @@ from quaestor import (
     AsyncRunner,
     BatchesInTransactionError,
     CollectionChangedError,
+    DatabaseFinished,
     DatabaseResult,
     DependencyConflictError,
     Event,
@@ -177,6 +178,9 @@ def hook(event: Event) -> None:
             assert_type(seconds, float)
         case LeaseAwaited(holder=holder):
             assert_type(holder, Lease)
+        case DatabaseFinished(applied=names, error=failure):
+            assert_type(names, tuple[str, ...])
+            assert_type(failure, BaseException | None)
         case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | MigrationStarted() | MigrationRetried():
             log_event(event)
         case _:

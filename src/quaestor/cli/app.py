@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
@@ -16,20 +17,25 @@ from rich.prompt import Confirm
 from rich.text import Text
 
 from quaestor.cli import reports, scaffold
-from quaestor.cli.display import displayed
-from quaestor.cli.failures import err, exit_when_terminated, reported, say
-from quaestor.cli.lines import jsonable
+from quaestor.cli.course import Course, databases
+from quaestor.cli.display import displayed, displayed_many
+from quaestor.cli.failures import err, reported, say, sentence
+from quaestor.cli.interruption import explained
+from quaestor.cli.lines import json_line, jsonable
 from quaestor.cli.loading import locate
 from quaestor.cli.logs import show_logs
 from quaestor.cli.marks import shown
 from quaestor.cli.settings import CommandError, refuse_addresses
-from quaestor.cli.target import Target, command, found
+from quaestor.cli.target import Answer, Target, command, found
 from quaestor.core import plan
 from quaestor.core.lease import DEFAULT_TTL, Lock
-from quaestor.core.plan import PlannedMigration
+from quaestor.core.many import DatabaseResult
+from quaestor.core.plan import PlannedMigration, check_known
 from quaestor.core.records import Records
 from quaestor.core.status import Status, status
 from quaestor.runners.sync import SyncRunner
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="quaestor",
@@ -38,9 +44,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they show local variables, and a URI may be one
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-marks = typer.Typer(no_args_is_help=True)
-app.add_typer(marks, name="mark", help="Correct the records, without running anything.")
+marks = typer.Typer(name="mark", no_args_is_help=True)
+app.add_typer(marks, help="Correct the records, without running anything.")
 
+_MIGRATIONS, _DATABASES = 1, 8  # at once, unless it is said
 _WIDE = 10_000  # cells: where a pipe or a file tells no width nothing is cut
 
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
@@ -88,6 +95,14 @@ def _main(
 @command(app, "status")
 def _status(target: Target, *, as_json: AsJson = False) -> None:
     """Show what is applied, what is not, and who is at work."""
+    if target.is_many:
+        answers = target.ask_each(SyncRunner.status)
+        if as_json:
+            _print_statuses(answers, target)
+        else:
+            _print(reports.StatusesReport([one.value for one in answers if one.value is not None]))
+        _tell_errors(answers, target, code=1)
+        return
     seen = target.ask(SyncRunner.status)
     if as_json:
         _print_json(seen, target)
@@ -105,8 +120,22 @@ def _check(
     ] = False,
 ) -> None:
     """For CI and readiness: exit with 0 if nothing is pending and nothing unknown, with 1 if so, with 2 on an error."""
+
+    def faults_of(seen: Status) -> list[str]:
+        return reports.faults(seen, "pending") + ([] if allow_unknown else reports.faults(seen, "unknown"))
+
+    if target.is_many:
+        answers = target.ask_each(SyncRunner.status)
+        found = {shown(one.database): faults_of(one.value) for one in answers if one.value is not None}
+        complaints = [f"{name}: {' '.join(faults)}" for name, faults in found.items() if faults]
+        if as_json:
+            _print_statuses(answers, target)
+        elif found:
+            _print("\n".join(complaints) or f"Nothing is to do in {databases(len(found))}.")
+        _tell_errors(answers, target, code=2)
+        raise typer.Exit(1 if complaints else 0)
     seen = target.ask(SyncRunner.status)
-    faults = reports.faults(seen, "pending") + ([] if allow_unknown else reports.faults(seen, "unknown"))
+    faults = faults_of(seen)
     if as_json:
         _print_json(seen, target)
     else:
@@ -130,13 +159,43 @@ def _run(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a database of a newer release.")] = False,
     lease_ttl: Ttl = DEFAULT_TTL,
     lease_timeout: Wait = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help=f"How many migrations at once [default: {_MIGRATIONS}]; with a pattern of databases, how many of "
+            f"these [default: {_DATABASES}].",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Apply what is pending: all of it, or only these and what they need."""
-    if dry_run:
-        _show_plan(target, partial(SyncRunner.plan, targets=targets or None, strict=strict), as_json=as_json)
-        return
-    run = partial(SyncRunner.run, targets=targets or None, strict=strict)
-    _work(target, run, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+    plan = partial(SyncRunner.plan, targets=targets or None, strict=strict)
+    if target.is_many:
+        if dry_run:
+            check_known(targets or (), target.registry.migrations)  # they would be unknown for each of them
+            _show_plans(target, plan, as_json=as_json)
+            return
+        run_many = partial(
+            target.registry.run_many_sync,
+            prefix=target.given.settings().prefix,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+            targets=targets or None,
+            strict=strict,
+            concurrency=_DATABASES if concurrency is None else concurrency,
+        )
+        _work_on_many(target, run_many, as_json=as_json)
+    elif dry_run:
+        _show_plan(target, plan, as_json=as_json)
+    else:
+        run = partial(
+            SyncRunner.run,
+            targets=targets or None,
+            strict=strict,
+            concurrency=_MIGRATIONS if concurrency is None else concurrency,
+        )
+        _work(target, run, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
 
 @command(app, "rollback")
@@ -297,10 +356,37 @@ def _work(
     lease_timeout: float | None,
 ) -> None:
     """Ask for something that holds the lease, and show how it goes."""
-    exit_when_terminated()
+    _ = target.settings  # so that what is wrong with them is found before anything is shown
     show_logs(target.clean)
-    with displayed(target.clean, as_json=as_json) as hook:
-        target.ask(ask, hook, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+    with displayed(target.clean, as_json=as_json) as hook, explained(hook, target.clean) as tell:
+        target.ask(ask, tell, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+
+
+def _work_on_many(target: Target, run: Callable[..., list[DatabaseResult]], *, as_json: bool) -> None:
+    """Run the migrations of many databases, and show how it goes and what became of each."""
+    show_logs(target.clean)
+    with target.all_matching() as (server, names):
+        course = Course(len(names), target.clean)
+        try:
+            with (
+                displayed_many(names, course, target.clean, as_json=as_json) as hook,
+                explained(hook, target.clean, course) as tell,
+            ):
+                results = run([server.db(name) for name in names], on_event=tell, async_db=server.async_db)
+        except (KeyboardInterrupt, SystemExit):
+            say(course.stopped())
+            raise
+    if as_json:
+        told = [{"database": one.database, "applied": one.applied, "error": _why(one.error)} for one in results]
+        typer.echo(json_line("RunManyFinished", {"results": jsonable(told, target.clean)}, datetime.now(UTC)))
+    else:
+        _print(reports.ResultsReport(results, course.since(course.began), lambda error: target.clean(sentence(error))))
+    if any(one.error is not None for one in results):
+        raise typer.Exit(1)
+
+
+def _why(error: BaseException | None) -> str | None:
+    return None if error is None else sentence(error)
 
 
 def _show_plan(
@@ -315,6 +401,31 @@ def _show_plan(
     return planned
 
 
+def _show_plans(target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], *, as_json: bool) -> None:
+    answers = target.ask_each(ask)
+    if as_json:
+        told = [{"database": one.database, "planned": one.value, "error": _why(one.error)} for one in answers]
+        _print_json(told, target)
+    else:
+        _print(reports.PlansReport({one.database: one.value for one in answers if one.value is not None}))
+    _tell_errors(answers, target, code=1)
+
+
+def _print_statuses(answers: Sequence[Answer[Status]], target: Target) -> None:
+    """Print them as JSON; of a database that could not be read, why."""
+    told = [{"database": one.database, "error": _why(one.error)} if one.value is None else one.value for one in answers]
+    _print_json(told, target)
+
+
+def _tell_errors(answers: Sequence[Answer[T]], target: Target, *, code: int) -> None:
+    """Say what went wrong in which of many databases, and exit if it did in any."""
+    failed = [(one.database, one.error) for one in answers if one.error is not None]
+    for database, error in failed:
+        say(target.clean(f"{database}: {sentence(error)}"))
+    if failed:
+        raise typer.Exit(code)
+
+
 def _registered(target: Target) -> Status:
     """The status of a database that nothing is known of."""
     return status("", "", plan.ordered(target.registry.migrations), Records({}), Lock(), progress={})
@@ -327,7 +438,7 @@ def _chosen(target: Target, names: list[str] | None, *, every: bool) -> list[str
 
 
 def _place(target: Target) -> str:
-    settings = target.given.settings()
+    settings = target.settings
     return f"{settings.db}/{settings.prefix}"
 
 

@@ -2,16 +2,20 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 
+from quaestor.cli.course import Course
+from quaestor.cli.drawing import WholeConsole
 from quaestor.cli.lines import json_lines, plain_lines
-from quaestor.cli.live import WholeConsole, live
+from quaestor.cli.live import live
+from quaestor.cli.live_many import live_many
 from quaestor.cli.sentences import Clean
-from quaestor.core.events import Hook
+from quaestor.core.events import Event, Hook
 
 
-@contextlib.contextmanager
-def displayed(clean: Clean, *, as_json: bool = False) -> Iterator[Hook]:
+def displayed(clean: Clean, *, as_json: bool = False) -> AbstractContextManager[Hook]:
     """Show the events of a run or rollback on stdout, in the way that suits it; yields the hook to give them to.
 
     On a terminal that can move its cursor that is a live display, else a line for each event. As JSON, stdout is for
@@ -21,6 +25,33 @@ def displayed(clean: Clean, *, as_json: bool = False) -> Iterator[Hook]:
         clean: Takes secrets out of a text.
         as_json: Write a JSON object for each event.
     """
+    return _displayed(partial(live, clean=clean), clean, as_json=as_json)
+
+
+@contextlib.contextmanager
+def displayed_many(names: list[str], course: Course, clean: Clean, *, as_json: bool = False) -> Iterator[Hook]:
+    """The same for a run over many databases; each event is told to the course of it as well.
+
+    Args:
+        names: Of the databases.
+        course: Of the run.
+        clean: As for `displayed`.
+        as_json: As for `displayed`.
+    """
+    many = partial(live_many, course=course, names=names, clean=clean)
+    with _displayed(many, clean, as_json=as_json) as hook:
+
+        def tell(event: Event) -> None:
+            course.tell(event)
+            hook(event)
+
+        yield tell
+
+
+@contextlib.contextmanager
+def _displayed(
+    alive: Callable[[WholeConsole], AbstractContextManager[Hook]], clean: Clean, *, as_json: bool
+) -> Iterator[Hook]:
     stdout = sys.stdout
     if as_json:
         with contextlib.redirect_stdout(sys.stderr):
@@ -29,7 +60,7 @@ def displayed(clean: Clean, *, as_json: bool = False) -> Iterator[Hook]:
     console = WholeConsole()
     # isatty, for with FORCE_COLOR, which many a CI sets, Rich takes any file for a terminal
     if stdout.isatty() and console.is_interactive and console.encoding.startswith("utf"):
-        with live(console, clean) as hook:
+        with alive(console) as hook:
             yield hook
     else:
         yield plain_lines(stdout, clean)

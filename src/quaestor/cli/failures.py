@@ -97,13 +97,21 @@ def _sentence(error: BaseException) -> str:
     return told(error)
 
 
-def exit_when_terminated() -> None:
+def exit_when_terminated(tell: Callable[[], None]) -> None:
     """Let SIGTERM, as an orchestrator sends it, and the end of the terminal end the command as Ctrl-C does: so that the
     lease is given back.
+
+    Args:
+        tell: Called first at each of these signals, and at Ctrl-C.
     """
 
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        tell()
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
         sys.exit(TERMINATED[signal.Signals(number)])
 
     for number in TERMINATED:
         signal.signal(number, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, end)

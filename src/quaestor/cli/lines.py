@@ -11,7 +11,15 @@ from typing import Any, Final, TextIO
 
 from quaestor.cli.marks import shown
 from quaestor.cli.sentences import WARNINGS, Clean, message, sentence
-from quaestor.core.events import Event, Hook, MigrationFailed, MigrationProgressed, RollbackStarted, RunStarted
+from quaestor.core.events import (
+    DatabaseFinished,
+    Event,
+    Hook,
+    MigrationFailed,
+    MigrationProgressed,
+    RollbackStarted,
+    RunStarted,
+)
 
 _PROGRESS_EVERY: Final = timedelta(seconds=30)
 _JSON_PROGRESS_EVERY: Final = timedelta(seconds=1)
@@ -39,6 +47,8 @@ def plain_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) 
         nonlocal last
         if isinstance(event, RunStarted | RollbackStarted) and not event.plan:
             return  # the end of it says that there is nothing to do
+        if isinstance(event, DatabaseFinished) and event.error is None:
+            return  # the end of its run has said so
         with lock:
             time = now()
             if isinstance(event, MigrationProgressed) and time - last < _PROGRESS_EVERY:
@@ -55,7 +65,8 @@ def json_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) -
     """A hook that writes a JSON object for each event in one line: its class as `event`, `time` (ISO 8601, UTC), and
     its fields.
 
-    The fields are written as `jsonable` does. Progress is told once a second, and when it has come to its end.
+    The fields are written as `jsonable` does. Progress is told once a second for each migration, and when it has come
+    to its end.
 
     Args:
         file: Written and flushed.
@@ -63,20 +74,24 @@ def json_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) -
         now: The time (datetime, aware).
     """
     lock = threading.Lock()
-    last = datetime.min.replace(tzinfo=UTC)
+    last: dict[tuple[str, str], datetime] = {}  # of each migration: several may be under way at once
 
     def tell(event: Event) -> None:
-        nonlocal last
         with lock:
             time = now()
             if isinstance(event, MigrationProgressed):
-                if time - last < _JSON_PROGRESS_EVERY and event.done != event.whole:
+                told = last.get((event.database, event.name))
+                if told is not None and time - told < _JSON_PROGRESS_EVERY and event.done != event.whole:
                     return
-                last = time
-            head = {"event": type(event).__name__, "time": time.astimezone(UTC).isoformat()}
-            _write(file, json.dumps(head | jsonable(event, clean)))
+                last[event.database, event.name] = time
+            _write(file, json_line(type(event).__name__, jsonable(event, clean), time))
 
     return tell
+
+
+def json_line(name: str, fields: dict[str, Any], time: datetime) -> str:
+    """What has happened at a time (datetime, aware), as a JSON object in one line (str)."""
+    return json.dumps({"event": name, "time": time.astimezone(UTC).isoformat()} | fields)
 
 
 def _write(file: TextIO, line: str) -> None:
@@ -87,7 +102,7 @@ def _write(file: TextIO, line: str) -> None:
 
 
 def _level(event: Event) -> str:
-    if isinstance(event, MigrationFailed):
+    if isinstance(event, MigrationFailed | DatabaseFinished):
         return "ERROR"
     return "WARNING" if isinstance(event, WARNINGS) else "INFO"
 

@@ -1,11 +1,12 @@
-"""A runner for the settings of a command, as long as the command needs it.
+"""Runners for the settings of a command, as long as the command needs them.
 
-Always a synchronous one: it calls functions of both colours, given a database for each, and the command line has no
+Always synchronous ones: they call functions of both colours, given a database for each, and the command line has no
 event loop of its own. An address `mongomock://` stands for an empty database in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
@@ -21,25 +22,61 @@ _WAITING_OPTION = "serverSelectionTimeoutMS"
 _WAITING = 10_000  # milliseconds for a server to be found: a person is waiting
 
 
-@contextmanager
-def opened(
-    registry: MigrationRegistry,
-    settings: Settings,
-    on_event: Hook,
-    *,
-    lease_ttl: float = DEFAULT_TTL,
-    lease_timeout: float | None = None,
-) -> Iterator[SyncRunner]:
-    """A runner for the registry and the database of the settings."""
-    with _databases(settings, _colours(registry)) as (db, async_db):
-        yield SyncRunner(
+@dataclass(frozen=True)
+class Server:
+    """The databases of a server.
+
+    Attributes:
+        db: The synchronous database of a name (function).
+        async_db: The asynchronous one, with a client of its own for each (function); None if none will be asked for.
+        names: The names of those that there are, and that the user may see (function that returns a list of str).
+    """
+
+    db: Callable[[str], Any]
+    async_db: Callable[[str], Any] | None
+    names: Callable[[], list[str]]
+
+    def runner(
+        self,
+        registry: MigrationRegistry,
+        db: str,
+        prefix: str,
+        on_event: Hook,
+        *,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+    ) -> SyncRunner:
+        """A runner for the registry and the database of this name."""
+        return SyncRunner(
             registry,
-            db,
-            settings.prefix,
-            async_db=async_db,
+            self.db(db),
+            prefix,
+            async_db=None if self.async_db is None else self.async_db(db),
             on_event=on_event,
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
+        )
+
+
+@contextmanager
+def connected(registry: MigrationRegistry, settings: Settings) -> Iterator[Server]:
+    """The server of the settings, for the migrations of the registry."""
+    colours = _colours(registry)
+    if settings.uri.startswith(MOCK):
+        yield _mock(colours)
+        return
+    # An option of the URI would be overridden by one given beside it.
+    waiting: dict[str, Any] = {} if _WAITING_OPTION.lower() in settings.uri.lower() else {_WAITING_OPTION: _WAITING}
+
+    def async_db(name: str) -> Any:
+        # Made in no event loop: it belongs to that of the runner, which closes it with its loop.
+        return AsyncMongoClient[dict[str, Any]](settings.uri, **waiting)[name]
+
+    with MongoClient[dict[str, Any]](settings.uri, **waiting) as client:
+        yield Server(
+            client.get_database,
+            async_db if "async" in colours else None,
+            lambda: [db["name"] for db in client.list_databases(nameOnly=True, authorizedDatabases=True)],
         )
 
 
@@ -53,29 +90,16 @@ def _colours(registry: MigrationRegistry) -> set[Colour]:
     return set(map(colour_of, functions))
 
 
-@contextmanager
-def _databases(settings: Settings, colours: set[Colour]) -> Iterator[tuple[Any, Any]]:
-    """The synchronous database; and the asynchronous one if it will be asked for, else None."""
-    if settings.uri.startswith(MOCK):
-        yield _mocks(settings, colours)
-        return
-    # An option of the URI would be overridden by one given beside it.
-    waiting: dict[str, Any] = {} if _WAITING_OPTION.lower() in settings.uri.lower() else {_WAITING_OPTION: _WAITING}
-    with MongoClient[dict[str, Any]](settings.uri, **waiting) as client:
-        # Made in no event loop: it belongs to that of the runner, which closes it with its loop.
-        asynchronous = AsyncMongoClient[dict[str, Any]](settings.uri, **waiting) if "async" in colours else None
-        yield client[settings.db], None if asynchronous is None else asynchronous[settings.db]
-
-
-def _mocks(settings: Settings, colours: set[Colour]) -> tuple[Any, Any]:
+def _mock(colours: set[Colour]) -> Server:
     try:
         import mongomock
 
         client: Any = mongomock.MongoClient()
         if "async" not in colours:
-            return client[settings.db], None
+            return Server(client.get_database, None, client.list_database_names)
         import mongomock_motor
     except ModuleNotFoundError as error:
         package = (error.name or "").replace("_", "-")
         raise CommandError(f"{MOCK} needs {package}. Install it: pip install {package}") from error
-    return client[settings.db], mongomock_motor.AsyncMongoMockClient(mock_mongo_client=client)[settings.db]
+    asynchronous: Any = mongomock_motor.AsyncMongoMockClient(mock_mongo_client=client)
+    return Server(client.get_database, asynchronous.get_database, client.list_database_names)

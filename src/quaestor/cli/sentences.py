@@ -6,6 +6,7 @@ from typing import Final, TypeAlias, assert_never
 
 from quaestor.cli.marks import shown
 from quaestor.core.events import (
+    DatabaseFinished,
     Event,
     LeaseAwaited,
     LeaseNotReleased,
@@ -56,9 +57,9 @@ def duration(seconds: float) -> str:
     return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
 
 
-def counted(number: int) -> str:
-    """So many migrations (str)."""
-    return f"{number:,} migration{'' if number == 1 else 's'}"
+def counted(number: int, what: str = "migration") -> str:
+    """So many migrations (str), or whatever it is."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def amount(done: int, whole: int | None) -> str:
@@ -91,13 +92,13 @@ def message(error: BaseException) -> str:
 def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - it is one table
     match event:
         case RunStarted(plan=plan):
-            return f"{counted(len(plan))} to apply{_listed(plan)}"
+            return f"{counted(len(plan))} to apply{listed(plan)}"
         case RollbackStarted(plan=plan):
-            return f"{counted(len(plan))} to undo{_listed(plan)}"
+            return f"{counted(len(plan))} to undo{listed(plan)}"
         case RecordsIgnored(ids=ids):
-            return f"Left alone: {len(ids):,} of the records, whose name is missing or not a str; _id{_listed(ids)}"
+            return f"Left alone: {len(ids):,} of the records, whose name is missing or not a str; _id{listed(ids)}"
         case RecordsUnknown(names=names):
-            return f"Recorded, but not in the code, which may be an older release{_listed(names)}"
+            return f"Recorded, but not in the code, which may be an older release{listed(names)}"
         case LeaseAwaited(holder=holder, seconds=seconds):
             return f"Waiting for {holder}; {duration(seconds)} so far"
         case SessionsNotEnded(error=error):
@@ -136,11 +137,11 @@ def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - 
             return f"Applied {_place(event)} in {duration(seconds)}"
         case MigrationRolledBack(seconds=seconds):
             return f"Undone {_place(event)} in {duration(seconds)}"
-        case MigrationFailed(name=name, position=position, total=total, error=error, undo=undo):
+        case MigrationFailed(error=error, undo=undo):
             what = "Failed" if isinstance(error, Exception) else "Interrupted"
             doing = "undoing" if undo else "in"
             why = f": {reason(error, clean)}" if isinstance(error, Exception) else ""
-            return f"{what} {doing} '{name}' after {position - 1} of {total}{why}"
+            return f"{what} {doing} {_place(event)}{why}"
         case RunFinished(applied=applied):
             return f"Applied {counted(len(applied))}" if applied else "Nothing to do: all that was asked for is applied"
         case RollbackFinished(rolled_back=names):
@@ -149,7 +150,9 @@ def _told(event: Event, clean: Clean) -> str:  # noqa: C901, PLR0911, PLR0912 - 
             state = "applied" if applied else "pending"
             if not names:
                 return f"Nothing to do: all that was named is {state}"
-            return f"Marked {counted(len(names))} as {state}, without running anything{_listed(names)}"
+            return f"Marked {counted(len(names))} as {state}, without running anything{listed(names)}"
+        case DatabaseFinished(error=error):
+            return "Ended well" if error is None else f"Ended with an error: {reason(error, clean)}"
         case _:
             assert_never(event)
 
@@ -162,12 +165,14 @@ def _place(
     | PassChanged
     | ReplicasAwaited
     | MigrationApplied
-    | MigrationRolledBack,
+    | MigrationRolledBack
+    | MigrationFailed,
 ) -> str:
     return f"'{event.name}' ({event.position} of {event.total})"
 
 
-def _listed(values: Sequence[object]) -> str:
+def listed(values: Sequence[object]) -> str:
+    """The values after a colon (str), the first of them if they are many; nothing, where there are none."""
     if not values:
         return ""
     more = f" and {len(values) - _MOST_LISTED:,} more" if len(values) > _MOST_LISTED else ""

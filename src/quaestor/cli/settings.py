@@ -7,8 +7,9 @@ import contextlib
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -41,6 +42,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "migrations": "the folder of the migrations, such as shop/migrations",
     }
 )
+_OF_MONGODB: Final = frozenset({"admin", "config", "local"})
 
 
 class CommandError(Exception):
@@ -55,7 +57,7 @@ class Settings:
         registry: Where the registry is (str), as `package.module:attribute` or `path/to/file.py:attribute`.
         folder: The folder that `registry` is looked for from (Path).
         uri: The address of MongoDB (str). It may hold a password, so `repr()` leaves it out.
-        db: The name of the database (str).
+        db: The name of the database (str), or a pattern of names.
         prefix: The prefix of the collections of records and lease (str).
     """
 
@@ -64,6 +66,25 @@ class Settings:
     uri: str = field(repr=False)
     db: str
     prefix: str
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether `db` is a pattern, which stands for all databases of the server that match it (bool)."""
+        return any(sign in self.db for sign in "*?")
+
+    def matching(self, names: Iterable[str]) -> list[str]:
+        """Those of the names of databases that match the pattern, without those of MongoDB itself (sorted list of str).
+
+        Raises:
+            CommandError: None does.
+        """
+        found = sorted(name for name in names if name not in _OF_MONGODB and fnmatchcase(name, self.db))
+        if not found:
+            raise CommandError(
+                f"No database matches {self.db!r}: correct the pattern (--db), or name a single one, which need not be "
+                "there yet."
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,6 +280,19 @@ class RecordsMarked(_Fact):
     applied: bool
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseFinished(_Fact):
+    """The run of one of many databases has ended, well or not. Told by `MigrationRegistry.run_many` and its twin.
+
+    Attributes:
+        applied: The names applied in it by this call (tuple of str).
+        error: What it raised (BaseException); None if it went well.
+    """
+
+    applied: tuple[str, ...]
+    error: BaseException | None = None
+
+
 Event: TypeAlias = (
     RunStarted
     | RecordsIgnored
@@ -300,6 +313,7 @@ Event: TypeAlias = (
     | RollbackStarted
     | RollbackFinished
     | RecordsMarked
+    | DatabaseFinished
 )
 """Any of the facts."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from quaestor.core.events import (
+    DatabaseFinished,
     Event,
     Hook,
     LeaseAwaited,
@@ -114,6 +115,9 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - it is one
         case RecordsMarked(names=names, applied=applied):
             state = "applied" if applied else "pending"
             logger.info("%s %d marked as %s, nothing was run: %s", where, len(names), state, _listed(names))
+        case DatabaseFinished(error=error):
+            if error is not None:  # else the end of its run has said it
+                logger.error("%s Ended with an error. %s", where, _reason(error))
         case _:
             assert_never(event)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from quaestor.core.events import Event, Hook, MigrationApplied
+from quaestor.core.events import DatabaseFinished, Event, Hook, MigrationApplied
 from quaestor.core.many import DatabaseResult, Migrate, many
 from quaestor.core.migration import Colour
 from quaestor.core.plan import checked_names
@@ -43,7 +43,7 @@ def run_many(
     tell = hooks.guarded(options.on_event)
 
     def perform(effect: Migrate) -> DatabaseResult:
-        tally = _Tally(listed[effect.number].name, tell)
+        tally = _Tally(listed[effect.number].name, options.prefix, tell)
 
         def run() -> None:
             SyncRunner(
@@ -74,7 +74,7 @@ async def run_many_async(
     tell = hooks.guarded(options.on_event)
 
     async def perform(effect: Migrate) -> DatabaseResult:
-        tally = _Tally(listed[effect.number].name, tell)
+        tally = _Tally(listed[effect.number].name, options.prefix, tell)
 
         async def run() -> None:
             await AsyncRunner(
@@ -98,6 +98,7 @@ class _Tally:
     """Counts what is applied in a database, whether its run goes well or not."""
 
     database: str
+    prefix: str
     tell: Hook
     applied: list[str] = field(default_factory=list)
 
@@ -108,7 +109,8 @@ class _Tally:
         self.tell(event)
 
     def result(self, error: BaseException | None) -> DatabaseResult:
-        """What became of it."""
+        """What became of it; that is told, too."""
+        self.tell(DatabaseFinished(self.database, self.prefix, tuple(self.applied), error))
         return DatabaseResult(self.database, self.applied, error)
 
 

@@ -1,0 +1,332 @@
+"""The command line for many databases at once, without a terminal: on the real server, as processes."""
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from quaestor.cli.course import summed_up
+from quaestor.cli.reports import ResultsReport
+from quaestor.cli.settings import CommandError, Settings
+from quaestor.core.many import DatabaseResult
+from tests.cli.conftest import Project
+from tests.cli.tenants import HELD_BY, Tenants, tenants
+from tests.leases import HELD
+
+EVERYTHING = {"first", "second", "third"}
+
+
+@pytest.fixture
+def three(project: Project) -> Iterator[Tenants]:
+    """Three databases, and migrations that nothing holds."""
+    with tenants(project, 3) as made:
+        made.open_the_gate()
+        yield made
+
+
+def test_run(three: Tenants) -> None:
+    """All databases that match are migrated; each event says where, and the end is a table. Then nothing is to do."""
+    output, errors = three.project.quaestor("run")
+    assert [three.recorded(number) for number in range(3)] == [EVERYTHING] * 3
+    assert [three.effects(number) for number in range(3)] == [{"first", "second"}] * 3
+    for name in three.names:
+        assert f"INFO    {name}/app Applied 'second'" in output
+        assert f"✓  {name}  3: first, second, third\n" in output
+    assert "Applied 9 migrations in 3 of 3 databases; it took " in output
+    assert errors == ""
+    assert "\x1b" not in output
+    output, _ = three.project.quaestor("run")
+    assert output.endswith("Nothing to do in 3 databases: all that was asked for is applied\n")
+    assert three.project.recorded() == set()
+
+
+def test_failures(project: Project) -> None:
+    """Of thirty databases one fails, one is held by another instance and one has too long a name: all others are
+    migrated, each of the three is told with its reason, and the command ends with 1.
+    """
+    with tenants(project, 29) as made:
+        made.open_the_gate()
+        longer = f"{made.names[0]}{'x' * 20}"
+        made.client[longer].things.insert_one({})
+        prefix = "p" * (255 - len(f"{made.names[0]}.") - len("_migrations_progress"))
+        lock = made.client[made.names[5]][f"{prefix}_migrations_lock"]
+        lock.insert_one(HELD)
+        output, errors = project.quaestor("run", "--lease-timeout", "0.5", "--prefix", prefix, FAILS="_07", code=1)
+        for number, name in enumerate(made.names):
+            recorded = {record["name"] for record in made.client[name][f"{prefix}_migrations"].find()}
+            assert recorded == {5: set(), 7: {"first"}}.get(number, EVERYTHING)
+        assert made.client[longer].list_collection_names() == ["things"]
+        assert lock.find_one() == HELD
+    table = output[output.rindex("… 18 more") :].splitlines()
+    told = " ".join(table)
+    assert f"✗  {longer}" in told
+    assert "20 bytes too long" in told
+    assert f"Waited 0.5 s for the migrations of {HELD_BY}" in told.replace("Waited 0.6", "Waited 0.5")
+    assert "ValueError: boom" in told
+    assert "in migration 'second', 2 of 3" in told
+    assert table[-1].startswith("Failed in 3 of 30 databases, applied 82 migrations in 28; it took ")
+    assert "Traceback" not in errors
+
+
+def test_as_json(three: Tenants) -> None:
+    """An object for each event, with its database, and a last one with what became of each; no password in them."""
+    with_option = three.project.environ["QUAESTOR_URI"] + "&authMechanismProperties=AWS_SESSION_TOKEN:geheim"
+    arguments = ("run", "--json", "--uri", with_option)
+    output, errors = three.project.quaestor(*arguments, FAILS="_01", WORD="geheim", code=1)
+    *events, last = [json.loads(line) for line in output.splitlines()]
+    assert {event["database"] for event in events} == set(three.names)
+    assert {event["event"] for event in events} >= {"RunStarted", "MigrationProgressed", "MigrationFailed"}
+    assert (last["event"], last["time"][-6:]) == ("RunManyFinished", "+00:00")
+    done, failed, _ = last["results"]
+    assert done == {"database": three.names[0], "applied": ["first", "second", "third"], "error": None}
+    assert (failed["database"], failed["applied"]) == (three.names[1], ["first"])
+    assert failed["error"].startswith("ValueError: boom as ada:***")
+    assert "printed by first" in errors
+    assert "geheim" not in output + errors
+
+
+def test_some_migrations(three: Tenants) -> None:
+    """Names of migrations and --strict count for each of the databases."""
+    three.project.quaestor("run", "first")
+    assert [three.recorded(number) for number in range(3)] == [{"first"}] * 3
+    three.client[three.names[2]].app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    output, _ = three.project.quaestor("run", "--strict", code=1)
+    assert [three.recorded(number) for number in range(3)] == [EVERYTHING, EVERYTHING, {"first", "from tomorrow"}]
+    assert "Failed in 1 of 3 databases, applied 4 migrations in 2" in output
+    assert "WARNING" in three.project.quaestor("run")[0]
+
+
+def test_dry_run(three: Tenants) -> None:
+    """What would be done in which of them; nothing is."""
+    three.project.quaestor("run", "--db", three.names[1])
+    output, _ = three.project.quaestor("run", "--dry-run", "second")
+    assert [line.split() for line in output.splitlines()] == [
+        ["database", "to", "apply"],
+        [three.names[0], "2", "first,", "second"],
+        [three.names[2], "2", "first,", "second"],
+        [],
+        ["4", "migrations", "to", "apply", "in", "2", "of", "3", "databases."],
+    ]
+    planned = json.loads(three.project.quaestor("run", "--dry-run", "--json")[0])
+    assert [one["database"] for one in planned] == three.names
+    assert [[step["name"] for step in one["planned"]] for one in planned] == [
+        ["first", "second", "third"],
+        [],
+        ["first", "second", "third"],
+    ]
+    assert three.recorded(0) == set()
+    three.client[three.names[2]].app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    output, errors = three.project.quaestor("run", "--dry-run", "--strict", code=1)
+    assert "3 migrations to apply in 1 of 2 databases." in output
+    assert errors.startswith(f"quaestor: {three.names[2]}: ")
+    _, _, failed = json.loads(three.project.quaestor("run", "--dry-run", "--strict", "--json", code=1)[0])
+    assert "from tomorrow" in failed["error"]
+    assert failed["planned"] is None
+
+
+def test_status(three: Tenants) -> None:
+    """A line for each database, first those that are not up to date; with who is at work."""
+    three.project.quaestor("run", "--db", three.names[0])
+    three.project.quaestor("run", "first", "--db", three.names[1])
+    three.client[three.names[1]].app_migrations_lock.replace_one({}, HELD)
+    three.client[three.names[2]].app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    table = [line.split() for line in three.project.quaestor("status")[0].splitlines()]
+    assert table[0] == ["database", "applied", "pending", "unknown", "at", "work"]
+    assert table[1][:5] == ["○", three.names[1], "1", "2", "elsewhere"]
+    assert table[2:4] == [["○", three.names[2], "3", "1"], ["✓", three.names[0], "3"]]
+    assert table[-1] == ["3", "databases:", "1", "up", "to", "date,", "2", "not."]
+    statuses = json.loads(three.project.quaestor("status", "--json")[0])
+    assert [status["database"] for status in statuses] == three.names
+    assert [len(status["migrations"]) for status in statuses] == [3, 3, 4]
+
+
+def test_check(three: Tenants) -> None:
+    """0: all is well everywhere; 1: it is not somewhere, and where is told; 2: somewhere it could not be found out."""
+    three.project.quaestor("run", "--db", three.names[0])
+    output, _ = three.project.quaestor("check", code=1)
+    assert output.splitlines() == [f"{name}: 3 pending: first, second, third." for name in three.names[1:]]
+    assert len(json.loads(three.project.quaestor("check", "--json", code=1)[0])) == 3
+    three.project.quaestor("run")
+    assert three.project.quaestor("check")[0] == "Nothing is to do in 3 databases.\n"
+    three.client[three.names[2]].app_migrations.insert_one({"_id": "x", "name": "from tomorrow"})
+    assert three.project.quaestor("check", code=1)[0] == f"{three.names[2]}: 1 unknown: from tomorrow.\n"
+    three.project.quaestor("check", "--allow-unknown")
+    three.client[f"{three.names[2]}{'x' * 20}"].things.insert_one({})
+    prefix = "p" * (255 - len(f"{three.names[0]}.") - len("_migrations_progress"))
+    output, errors = three.project.quaestor("check", "--prefix", prefix, code=2)
+    assert len(output.splitlines()) == 3
+    assert "20 bytes too long" in errors
+    told = json.loads(three.project.quaestor("status", "--prefix", prefix, "--json", code=1)[0])
+    assert told[3].keys() == {"database", "error"}
+    three.project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=2)
+
+
+def test_no_match(three: Tenants) -> None:
+    """A pattern that nothing matches is told; the databases of MongoDB itself are matched by none."""
+    for command, code in (("run", 1), ("check", 2)):
+        _, errors = three.project.quaestor(command, "--db", "nobody_*", code=code)
+        assert "No database matches 'nobody_*': correct the pattern (--db)" in errors
+    assert "No database matches" in three.project.quaestor("status", "--db", "adm*", code=1)[1]
+    assert "No database matches" in three.project.quaestor("run", "--uri", "mongomock://", "--db", "t*", code=1)[1]
+
+
+def test_patterns() -> None:
+    """A `?` is one character, a `*` any number, `[...]` one of these where there is one of the others; case counts."""
+    names = ["tenant_2", "tenant_10", "Tenant_3", "tenant_1", "admin", "config", "local", "tenant_[1]"]
+
+    def matched(pattern: str) -> list[str]:
+        settings = Settings("", None, "", pattern, "")  # type: ignore[arg-type]
+        assert settings.is_pattern
+        return settings.matching(names)
+
+    assert matched("tenant_?") == ["tenant_1", "tenant_2"]
+    assert matched("tenant_[12]*") == ["tenant_1", "tenant_10", "tenant_2"]
+    assert matched("*3") == ["Tenant_3"]
+    assert matched("*") == ["Tenant_3", "tenant_1", "tenant_10", "tenant_2", "tenant_[1]"]
+    with pytest.raises(CommandError):
+        matched("x*")
+
+
+def test_sources_of_the_pattern(three: Tenants) -> None:
+    """A pattern may stand in the options, in the environment, in pyproject.toml and in the address."""
+    project = three.project
+    del project.environ["QUAESTOR_DB"]
+    summary = "3 databases: 0 up to date, 3 not."
+    assert summary in project.quaestor("status", "--db", three.pattern)[0]
+    assert summary in project.quaestor("status", QUAESTOR_DB=three.pattern)[0]
+    address = project.environ["QUAESTOR_URI"].replace("/?", f"/{three.pattern}?")
+    assert address != project.environ["QUAESTOR_URI"]
+    assert summary in project.quaestor("status", "--uri", address)[0]
+    settings = (project.folder / "pyproject.toml").read_text()
+    project.write("pyproject.toml", f"{settings}db = '{three.pattern}'\n")
+    assert summary in project.quaestor("status")[0]
+    assert "(0)" not in project.quaestor("graph", QUAESTOR_URI="")[0]  # which needs no database
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan"],
+        ["rollback", "first", "--yes"],
+        ["mark", "applied", "--all"],
+        ["unlock"],
+        ["graph"],
+    ],
+    ids=" ".join,
+)
+def test_commands_for_one_database(three: Tenants, arguments: list[str]) -> None:
+    """Others refuse a pattern, and say their name."""
+    output, errors = three.project.quaestor(*arguments, code=1)
+    command = " ".join(arguments[:2] if arguments[0] == "mark" else arguments[:1])
+    assert errors.endswith(f"{command}` works on one database: name it (--db).\n")
+    assert output == ""
+
+
+@pytest.mark.parametrize(
+    ("db", "option", "value"),
+    [("", "--concurrency", "0"), ("_*", "--concurrency", "101"), ("_*", "--lease-timeout", "-1")],
+)
+def test_bad_numbers(three: Tenants, db: str, option: str, value: str) -> None:
+    """They are refused in a sentence before anything is done."""
+    output, errors = three.project.quaestor("run", "--db", f"{three.project.db.name}{db}", option, value, code=1)
+    assert f"{option[2:].replace('-', '_')} must be a" in errors
+    assert output == ""
+    assert three.client[three.names[0]].list_collection_names() == ["things"]
+
+
+def test_wrong_everywhere(three: Tenants) -> None:
+    """What would be wrong in each of them is told once."""
+    for command in (["run"], ["run", "--dry-run"]):
+        output, errors = three.project.quaestor(*command, "secon", code=1)
+        assert errors.count("Did you mean 'second'?") == 1
+        assert output == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(project: Project, number: signal.Signals) -> None:
+    """After a signal nothing new begins; what is under way is named, comes to its end and is recorded; every lease is
+    free, and how far it came is told.
+    """
+    with tenants(project, 5) as made:
+        process = project.start("run", "--concurrency", "2")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(2):
+            assert any("printed by first" in line for line in process.stdout)
+        process.send_signal(number)
+        waiting = process.stderr.readline()
+        assert waiting.startswith("quaestor: Interrupted: waiting for the migrations under way to end: first in ")
+        assert all(name in waiting for name in made.names[:2])
+        made.open_the_gate()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+        assert "quaestor: Stopped after 0 of 5 databases: 2 migrations applied." in errors
+        assert "Traceback" not in errors
+        assert [made.recorded(one) for one in range(5)] == [{"first"}] * 2 + [set()] * 3
+        assert [made.effects(one) for one in range(5)] == [{"first"}] * 2 + [set()] * 3
+        assert made.leases() == []
+
+
+def test_side_by_side_in_one_database(three: Tenants) -> None:
+    """With --concurrency migrations of one database that do not need each other are under way at once, and named when
+    the command is interrupted.
+    """
+    (three.project.folder / "gate").unlink()
+    process = three.project.start("run", "--db", three.names[0], "--concurrency", "3")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    printed = (line for line in process.stdout if "printed by" in line)
+    assert {next(printed).split()[-1], next(printed).split()[-1]} == {"first", "third"}
+    process.send_signal(signal.SIGINT)
+    waiting = process.stderr.readline()
+    assert waiting == "quaestor: Interrupted: waiting for the migrations under way to end: first, third.\n"
+    three.open_the_gate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "quaestor: Interrupted.\n"
+    assert three.recorded(0) == {"first", "third"}
+    assert three.leases() == []
+
+
+# what is said in the end
+
+
+def results(*, idle: int = 0, migrated: int = 0, failed: int = 0) -> list[DatabaseResult]:
+    return [
+        *(DatabaseResult(f"i{number}", []) for number in range(idle)),
+        *(DatabaseResult(f"m{number}", ["a", "b"]) for number in range(migrated)),
+        *(DatabaseResult(f"f{number}", [], ValueError("boom")) for number in range(failed)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"idle": 1}, "Nothing to do in 1 database: all that was asked for is applied"),
+        ({"migrated": 2}, "Applied 4 migrations in 2 of 2 databases; it took 3 s"),
+        ({"migrated": 2, "idle": 1}, "Applied 4 migrations in 2 of 3 databases, nothing to do in 1; it took 3 s"),
+        ({"failed": 2}, "Failed in 2 of 2 databases; it took 3 s"),
+        ({"failed": 1, "idle": 1}, "Failed in 1 of 2 databases, nothing to do in 1; it took 3 s"),
+        ({"failed": 1, "migrated": 1}, "Failed in 1 of 2 databases, applied 2 migrations in 1; it took 3 s"),
+    ],
+)
+def test_summary(counts: dict[str, int], words: str) -> None:
+    """One sentence sums up, and says nothing of what there was none of."""
+    assert summed_up(results(**counts), "3 s") == words
+
+
+def test_many_results() -> None:
+    """Of many databases that went well the first are listed, and all that failed; what they say is harmless."""
+    listed: list[Any] = [*results(migrated=500, failed=30), DatabaseResult("\x1b[2J[b]", [], ValueError("\x1b[1m"))]
+    console = Console(width=60, markup=False)
+    with console.capture() as captured:
+        console.print(ResultsReport(listed, "3 s", str))
+    lines = captured.get().splitlines()
+    assert lines[0].split() == ["✓", "m0", "2:", "a,", "b"]
+    assert lines[9].split() == ["…", "491", "more"]
+    assert [line.split()[:2] for line in lines[10:40]] == [["✗", f"f{number}"] for number in range(30)]
+    assert lines[40].split() == ["✗", "\\x1b[2J[b]", "\\x1b[1m"]
+    assert "\x1b" not in captured.get()

@@ -1,0 +1,145 @@
+"""What a user sees of a run over many databases, or of several migrations at once, on a pseudo-terminal."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from quaestor.core.events import (
+    MigrationApplied,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationStarted,
+    RunStarted,
+)
+from tests.cli.conftest import Project
+from tests.cli.tenants import HELD_BY, Tenants, tenants
+from tests.cli.terminal import Display
+from tests.cli.test_on_a_terminal import terminal
+from tests.leases import HELD
+from tools.terminal import Terminal
+
+PLACE = ("shop", "app")
+
+
+@pytest.fixture
+def thirty(project: Project) -> Iterator[Tenants]:
+    """Thirty databases, and migrations that are held until the gate is open."""
+    with tenants(project, 30) as made:
+        yield made
+
+
+def whole(screen: Terminal) -> None:
+    """All that is on the screen was seen to fit: nothing has scrolled off while the live table was drawn."""
+    assert not screen.screen.history.top
+
+
+def test_run(thirty: Tenants) -> None:
+    """A line for each database under way, a bar over all, and counts; what fails is told at once, and the end is a
+    table: of those that were migrated the first, of those that failed all.
+    """
+    thirty.client[thirty.names[1]].app_migrations_lock.insert_one(HELD)
+    project = thirty.project
+    with terminal(project, "run", "--lease-timeout", "3", lines=24, FAILS="_02", QUIET="1") as screen:
+        shown = screen.shows("8 under way", f"Waiting for {HELD_BY}")
+        whole(screen)
+        assert sorted(line.split()[1] for line in shown[:8]) == thirty.names[:8]
+        assert len([line for line in shown if " 0 of 3  first" in line]) == 7
+        assert any("0 of 30 databases, " in line for line in shown)
+        assert "8 under way, 22 to go" in shown
+        screen.shows(f"✗ {thirty.names[1]}  Waited 3", "1 of 30 databases", "1 failed")
+        thirty.open_the_gate()
+        screen.shows(f"✗ {thirty.names[2]}  ValueError: boom")
+        assert screen.ended() == 1
+        lines = screen.lines()
+        assert b"\x1b[?25h" in screen.written.rpartition(b"\x1b[?25l")[2]  # the cursor is back
+    end = lines[next(number for number, line in enumerate(lines) if line.startswith(f"✓  {thirty.names[0]}")) :]
+    assert "… 19 more" in end[9]
+    assert end[10].startswith(f"✗  {thirty.names[1]}  Waited 3")
+    assert any(line.startswith(f"✗  {thirty.names[2]}  ValueError: boom") for line in end)
+    assert re.fullmatch(r"Failed in 2 of 30 databases, applied 85 migrations in 29; it took \d.*", end[-1])
+    assert thirty.leases() == [thirty.names[1]]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (40, 10), (24, 5)])
+def test_more_than_fit(thirty: Tenants, columns: int, lines: int) -> None:
+    """The live table is never taller than the window and never wider: what has no room is counted."""
+    with terminal(thirty.project, "run", "--concurrency", "30", columns=columns, lines=lines, QUIET="1") as screen:
+        screen.shows(f"{30 - (lines - 4)} more under way"[: columns - 8], "30 under way"[:columns])
+        whole(screen)
+        assert len([line for line in screen.screen.display if line.strip()]) == lines - 1
+        thirty.open_the_gate()
+        assert screen.ended() == 0
+        assert "".join(screen.lines()[-3:]).replace(" ", "").find("Applied90migrationsin30of30databases") >= 0
+
+
+def test_interrupted(thirty: Tenants) -> None:
+    """Ctrl-C: what is waited for is told, and then how far it came; the leases are free, and so is the terminal."""
+    with terminal(thirty.project, "run", "--concurrency", "3") as screen:
+        screen.until(lambda lines: sum(line == "printed by first" for line in lines) == 3)
+        screen.shows("3 under way, 27 to go")
+        screen.press("\x03")
+        screen.shows("quaestor: Interrupted: waiting for the migrations under way to end: first in")
+        thirty.open_the_gate()
+        assert screen.ended() == 130
+        lines = screen.lines()
+        assert not screen.screen.cursor.hidden
+    assert lines[-2:] == ["quaestor: Stopped after 0 of 30 databases: 3 migrations applied.", "quaestor: Interrupted."]
+    assert [thirty.recorded(number) for number in range(4)] == [{"first"}, {"first"}, {"first"}, set()]
+    assert thirty.leases() == []
+
+
+def test_nothing_to_do(thirty: Tenants) -> None:
+    """One line says so."""
+    thirty.open_the_gate()
+    thirty.project.quaestor("run")
+    with terminal(thirty.project, "run") as screen:
+        assert screen.ended() == 0
+        assert screen.lines() == ["Nothing to do in 30 databases: all that was asked for is applied"]
+
+
+def test_status(thirty: Tenants) -> None:
+    """A narrow terminal gets a table that fits."""
+    with terminal(thirty.project, "status", columns=40) as screen:
+        assert screen.ended() == 0
+        lines = screen.lines()
+    assert lines[0].split() == ["database", "pending"]
+    assert len(lines) == 32
+
+
+# several migrations of one database at once
+
+
+def test_side_by_side(thirty: Tenants) -> None:
+    """Each migration that runs has a line."""
+    arguments = ("run", "--db", thirty.names[0], "--concurrency", "2")
+    with terminal(thirty.project, *arguments, QUIET="1") as screen:
+        shown = screen.shows("first ", "third ", "0 of 3")
+        assert [line.split()[1] for line in shown if re.search(r"\d s$", line) and "of" not in line] == [
+            "first",
+            "third",
+        ]
+        assert "○ second" in shown
+        thirty.open_the_gate()
+        assert screen.ended() == 0
+        lines = screen.lines()
+    assert sorted(line.split()[1] for line in lines if line.startswith("✓")) == ["first", "second", "third"]
+    assert thirty.recorded(0) == {"first", "second", "third"}
+
+
+def test_more_side_by_side_than_fit() -> None:
+    """Those that have no room are counted; each that fails is told in the end."""
+    names = [f"m{number:02}" for number in range(20)]
+    with Display(40, 10) as terminal:
+        terminal.tell(RunStarted(*PLACE, tuple(names)))
+        terminal.tell(*(MigrationStarted(*PLACE, name, position, 20) for position, name in enumerate(names, start=1)))
+        shown = terminal.shows("… 13 more under way", "0 of 20")
+        assert [line.split()[1] for line in shown[1:8]] == names[:7]
+        terminal.tell(MigrationApplied(*PLACE, "m03", 4, 20, 1.0))
+        terminal.tell(MigrationProgressed(*PLACE, "m03", 4, 20, 1, 2))  # late: it changes nothing
+        terminal.tell(*(MigrationFailed(*PLACE, name, 1, 20, ValueError(name)) for name in ("m05", "m01")))
+        terminal.shows("… 10 more under way", "1 of 20")
+        lines = terminal.end()
+    assert [line.split()[:2] for line in lines[1:4]] == [["✓", "m03"], ["✗", "m05"], ["✗", "m01"]]
+    assert "ValueError: m05" in " ".join(lines)
+    assert "ValueError: m01" in " ".join(lines)
