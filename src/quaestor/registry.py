@@ -176,7 +176,7 @@ class MigrationRegistry:
                 (on Ctrl-C and cancellation `async def` functions are cancelled, and passes end after their batch).
 
         Returns:
-            The names applied by this call, in order.
+            The names applied by this call, in the order of the plan.
 
         Raises:
             MissingDependencyError, CircularDependencyError: The graph is not sound; nothing was sent to the server.
@@ -282,15 +282,16 @@ class MigrationRegistry:
                 migration runs after the other.
 
         Returns:
-            One result for each, in the order given, with `.database` (its name), `.applied` (names) and `.error` (None,
-            or what `run` would have raised).
+            One result for each, in the order given, with `.database` (its name), `.applied` (names, in the order in
+            which they were recorded) and `.error` (None, or what `run` would have raised).
 
         Raises:
             MissingDependencyError, CircularDependencyError: The graph is not sound; nothing was sent to a server.
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument cannot be used; likewise.
             UnknownMigrationError: A target is not registered; likewise.
             BaseException: A cancellation, likewise Ctrl-C: no other database is begun then, and in those under way the
-                run is cancelled, or ends after the migration that it is in.
+                run is cancelled, or ends after the migration that it is in. The results so far are told by events
+                alone (`DatabaseFinished`).
         """
         from quaestor.runners.many import Options, run_many_async
 

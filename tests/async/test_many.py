@@ -449,6 +449,7 @@ async def test_unsound_graph(dbs: list[Any], commands: Commands) -> None:
         ({"lease_ttl": 0}, InvalidOptionError, "lease_ttl must be a number of seconds"),
         ({"lease_timeout": -1}, InvalidOptionError, "lease_timeout must be a number of seconds"),
         ({"on_event": 7}, InvalidOptionError, "on_event must be a `def` function"),
+        ({"sync_db": 7}, InvalidOptionError, "sync_db must be a function that gives the database of a name"),
         ({"on_event": nothing_async}, InvalidOptionError, "on_event must be a `def` function"),
         ({"targets": ["z"]}, UnknownMigrationError, "z"),
         ({"targets": "a"}, InvalidOptionError, "targets must be a list of names, not a str"),

@@ -539,6 +539,25 @@ async def test_targets(db: Any) -> None:
     assert await names(db) == ["a", "b", "c"]
 
 
+async def test_generator_exit(db: Any) -> None:
+    """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
+    registry, told = MigrationRegistry(), Told()
+
+    @registry.register("a")
+    async def ends(db: Any) -> None:
+        raise GeneratorExit
+
+    registry.register("b")(nothing_async)
+
+    with pytest.raises(RuntimeError, match="GeneratorExit") as caught:
+        await registry.run(db, "app", on_event=told, concurrency=2)
+
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 2"]
+    assert told.names(MigrationFailed) == ["a"]
+    assert await names(db) == ["b"]
+    assert await is_free(db)
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
 @pytest.mark.driver("pymongo")
 async def test_bad_concurrency(uri: str, name: str, concurrency: Any) -> None:

@@ -548,6 +548,25 @@ def test_targets(db: Any) -> None:
     assert names(db) == ["a", "b", "c"]
 
 
+def test_generator_exit(db: Any) -> None:
+    """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
+    registry, told = MigrationRegistry(), Told()
+
+    @registry.register("a")
+    def ends(db: Any) -> None:
+        raise GeneratorExit
+
+    registry.register("b")(nothing)
+
+    with pytest.raises(RuntimeError, match="GeneratorExit") as caught:
+        registry.run_sync(db, "app", on_event=told, concurrency=2)
+
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 2"]
+    assert told.names(MigrationFailed) == ["a"]
+    assert names(db) == ["b"]
+    assert is_free(db)
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
 @pytest.mark.driver("pymongo")
 def test_bad_concurrency(uri: str, name: str, concurrency: Any) -> None:

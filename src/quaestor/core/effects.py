@@ -291,7 +291,7 @@ class Finished:
 class NextFinished(Ask[Finished]):
     """Wait until any of those that were started has ended; of several, the one that has first.
 
-    It raises what interrupts the run, once.
+    It raises what interrupts the run, once or more.
     """
 
 

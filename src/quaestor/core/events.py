@@ -319,4 +319,5 @@ Event: TypeAlias = (
 
 Hook: TypeAlias = Callable[[Event], None]
 """What `on_event` takes: a plain function, called between two steps of a run, with one event at a time; where several
-migrations or databases are under way at once, from other threads as well. An Exception of its own is logged."""
+migrations or databases are under way at once, from other threads as well. It must be quick, and must not wait for the
+event loop, which may be waiting for it. An Exception of its own is logged."""

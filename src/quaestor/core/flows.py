@@ -303,6 +303,7 @@ def _prepared(todo: plan.Plan, records: Records, colours: Collection[Colour], la
     if not (yield from AskForTransactions()):
         raise TransactionsUnsupportedError([change.name for change in transactional])
     colours_needed = frozenset(change.colour for change in transactional)
+    # One for each lane, for any lane may come to have such a change.
     return (yield from settled(OpenSessions(colours_needed, min(lanes, len(todo))), rules.PATIENCE))
 
 
@@ -341,7 +342,7 @@ def _carry_out(begun: Begun, place: Place, turn: Turn, schedule: Schedule) -> Fl
     yield from Emit(fact(*place, seconds, undo=undo))
     if change.keeps_progress:
         yield from _forget(change.name, turn, undo=undo)
-    if change.transaction and where().migrations:  # after any other, the check before the record has said it
+    if change.transaction and where().upcoming:  # after any other, the check before the record has said it
         yield from leasing.check(turn, lambda: Whereabouts(where().migrations))
 
 

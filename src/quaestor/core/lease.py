@@ -45,7 +45,8 @@ class Lease:
         pid: Its process there (int).
         since: When it took the lease (datetime, aware, UTC, by the server's clock).
         expires_at: When the lease ends unless it is renewed (datetime, likewise).
-        migrations: The migrations it is in (tuple of str), as far as it has said; empty after the last.
+        migrations: The migrations it is in (tuple of str), as far as it has said; empty after the last. One that failed
+            while others go on is named until they have ended.
         sessions: The server's sessions in which transactions of this or an ended holder may be open (tuple of bytes:
             their ids, as `runners/documents.py` makes them).
         previous: The last owner that never released it (str), and so was killed, or frozen and able to wake; None if

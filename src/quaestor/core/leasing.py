@@ -73,6 +73,7 @@ def check(
 
     Raises:
         LeaseLostError: It is not.
+        Exception: What the driver raised, where no answer came for too long.
     """
     while True:
         asked_at = yield from Now()
@@ -82,7 +83,8 @@ def check(
         if not is_held:
             raise LeaseLostError(None if asking.said is None else asking.said.recording)
         turn.checked_at = asked_at
-        turn.named = turn.named if asking.said is None else asking.said.migrations
+        if asking.said is not None:
+            turn.named = asking.said.migrations
         if not turn.is_old((yield from Now())):  # else the answer came so late that the process may have been frozen
             return
 

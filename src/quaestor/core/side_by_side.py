@@ -71,9 +71,10 @@ class _Branches:
     def go_on(self, finished: Finished) -> BranchFlow[None]:
         """What a branch waited for has ended."""
         _, branch = self.under_way[finished.key]
-        answered = partial(branch.send, finished.answer)
-        failed = None if finished.error is None else partial(branch.throw, finished.error)
-        yield from self._advance(finished.key, failed or answered)
+        if finished.error is None:
+            yield from self._advance(finished.key, partial(branch.send, finished.answer))
+        else:
+            yield from self._advance(finished.key, partial(branch.throw, finished.error))
 
     def interrupt(self, error: BaseException) -> None:
         """Those under way come to their end, and then it is raised."""
@@ -87,7 +88,7 @@ class _Branches:
                 raise _together(self._failures)
             return
         # Those that it has ended have raised something like it.
-        own = [error for error in self._failures if isinstance(error, Exception)]
+        own = [one for one in self._failures if isinstance(one, Exception) and one is not self._interruption]
         raise self._interruption from (_together(own) if own else None)
 
     def _advance(self, lane: int, go_on: Callable[[], Effect]) -> BranchFlow[None]:

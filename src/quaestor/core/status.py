@@ -133,6 +133,6 @@ def _interrupted(ended: Lease | None, applied: Mapping[str, object]) -> set[str]
     if ended is None or ended.work == "mark":
         return set()
     undone = ended.work == "rollback"
-    named = {*ended.migrations, ended.recording} - {None}
+    named = {*ended.migrations, ended.recording}
     begun = {name for name in named if name is not None and (name in applied) == undone}
     return begun if ended.recording not in begun else begun.difference(ended.upcoming)

@@ -38,6 +38,7 @@ ends the loop.
 
 _BY_BODY = " from the body of for_each_batch"
 _cancellation: contextvars.ContextVar["Cancellation | None"] = contextvars.ContextVar("_cancellation", default=None)
+_KINDS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 _CLOSING = 1.0  # seconds for telling the server that a client's sessions have ended: a courtesy
 
 
@@ -80,7 +81,9 @@ class Cancellation:
     def check(self) -> None:
         """End the function that this is called from, if the run is interrupted."""
         if self.is_told():
-            raise type(self._error)(*self._error.args)
+            # That of a signal's handler may be of any kind: an Exception would be taken for the function's own.
+            kind = type(self._error)
+            raise kind(*self._error.args) if kind in _KINDS else asyncio.CancelledError
 
 
 def call(change: Change, db: Any, context: Context) -> None:
@@ -153,6 +156,10 @@ async def outcome_async(work: Awaitable[T]) -> Outcome[T]:
     """The same for what is awaited."""
     try:
         return await work, None
+    except GeneratorExit as error:  # of the function: nobody gets this where the coroutine itself is thrown away
+        failure = RuntimeError("The function raised GeneratorExit.")
+        failure.__cause__ = error
+        return None, failure
     except BaseException as error:  # noqa: BLE001 - as above
         return None, error
 

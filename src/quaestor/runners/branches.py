@@ -46,6 +46,8 @@ class Threads(Generic[E]):
     def _perform(self, effect: E | Start[E] | NextFinished) -> object:
         match effect:
             case Start():
+                if effect.is_told:
+                    self._cancellation.check()
                 context = contextvars.copy_context()
                 threading.Thread(target=context.run, args=(self._do, effect), name="quaestor").start()
                 return None
@@ -82,6 +84,9 @@ class Tasks(Generic[E]):
             if not driven.done():
                 self._interrupt(cancelled)
                 await ended(driven)
+            failure = None if driven.cancelled() else driven.result()[1]
+            if isinstance(failure, Exception):  # it came when nothing waited any more
+                raise cancelled from failure
             raise
 
     def _interrupt(self, error: BaseException) -> None:
@@ -94,11 +99,11 @@ class Tasks(Generic[E]):
     async def _perform(self, effect: E | Start[E] | NextFinished) -> object:
         match effect:
             case Start():
+                if self._is_interrupted and effect.is_told:
+                    raise asyncio.CancelledError
                 task = asyncio.create_task(self._outcome(effect))
                 self._under_way[task] = effect
                 task.add_done_callback(self._end)
-                if self._is_interrupted and effect.is_told:
-                    task.cancel()
                 return None
             case NextFinished():
                 return _finished(await self._ended.get())

@@ -72,6 +72,9 @@ def apart(work: Callable[[], T], interrupted: Callable[[BaseException], object])
         done.wait()
     except BaseException as error:
         insist(partial(tell, error))
+        insist(done.wait)
+        if failures and isinstance(failures[0], Exception):  # it came when nothing waited any more
+            raise error from failures[0]
         raise
     finally:
         insist(done.wait)  # not thread.join: an interrupted one says, before Python 3.13, that the thread has ended

@@ -38,7 +38,7 @@ def run_many(
     options: Options,
 ) -> list[DatabaseResult]:
     """See `MigrationRegistry.run_many_sync`."""
-    listed = _checked("sync", dbs, options)
+    listed = _checked("sync", dbs, async_db, options)
     targets = None if options.targets is None else checked_names("targets", options.targets)
     tell = hooks.guarded(options.on_event)
 
@@ -69,7 +69,7 @@ async def run_many_async(
     options: Options,
 ) -> list[DatabaseResult]:
     """See `MigrationRegistry.run_many`."""
-    listed = _checked("async", dbs, options)
+    listed = _checked("async", dbs, sync_db, options)
     targets = None if options.targets is None else checked_names("targets", options.targets)
     tell = hooks.guarded(options.on_event)
 
@@ -114,9 +114,15 @@ class _Tally:
         return DatabaseResult(self.database, self.applied, error)
 
 
-def _checked(colour: Colour, dbs: Iterable[Any], options: Options) -> list[Any]:
+def _checked(colour: Colour, dbs: Iterable[Any], other: object, options: Options) -> list[Any]:
     """The databases, when all that would be wrong with each of them is found to be right."""
     check_concurrency(options.concurrency)
+    if other is not None and not callable(other):
+        argument = "sync_db" if colour == "async" else "async_db"
+        raise InvalidOptionError(
+            f"{argument} must be a function that gives the database of a name, such as client.get_database, not "
+            f"{type(other).__name__}."
+        )
     if not isinstance(dbs, Iterable) or isinstance(dbs, str):  # one alone, say, or a client
         raise InvalidOptionError(f"databases must be a list of them, not {type(dbs).__name__}.")
     listed = list(dbs)
