@@ -539,7 +539,7 @@ async def test_targets(db: Any) -> None:
     assert await names(db) == ["a", "b", "c"]
 
 
-async def test_generator_exit(db: Any) -> None:
+async def test_generator_exit_of_one(db: Any) -> None:
     """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
     registry, told = MigrationRegistry(), Told()
 

@@ -548,7 +548,7 @@ def test_targets(db: Any) -> None:
     assert names(db) == ["a", "b", "c"]
 
 
-def test_generator_exit(db: Any) -> None:
+def test_generator_exit_of_one(db: Any) -> None:
     """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
     registry, told = MigrationRegistry(), Told()
 
