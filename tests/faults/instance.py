@@ -305,13 +305,14 @@ def _named(command: Mapping[str, Any]) -> str | None:
     collection = command[verb]
     if not isinstance(collection, str):
         return verb
-    if collection == "app_migrations_lock" and verb == "update" and _is_renewal(command["updates"][0]["u"]):
+    if collection == "app_migrations_lock" and verb == "update" and _is_renewal(command):
         return None
     return f"{verb} {COLLECTIONS.get(collection, collection)}"
 
 
-def _is_renewal(update: Any) -> bool:
-    return isinstance(update, list) and update[0]["$set"].keys() == {"expiresAt"}
+def _is_renewal(command: Mapping[str, Any]) -> bool:
+    """Whether the keeper sends it: a check does not wait for a majority, and the release is no pipeline."""
+    return isinstance(command["updates"][0]["u"], list) and command["writeConcern"]["w"] == "majority"
 
 
 def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
