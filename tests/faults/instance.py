@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import AutoReconnect
+from pymongo.errors import PyMongoError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from quaestor import (
@@ -49,7 +49,7 @@ from quaestor import (
     SyncRunner,
 )
 from quaestor.runners.drive import drive, drive_async
-from tests.faults.works import FILTER, SIZE, Work, changes
+from tests.faults.works import FILTER, SIZE, Work, can_be_repeated, changes
 
 PATIENCE = 120.0
 """For how long a line of an instance is waited for, in seconds, before it counts as hung."""
@@ -347,22 +347,21 @@ def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object
         if work.fails:
             raise ValueError(work.name)
 
-    # Drivers repeat a write once. What a function raises is the caller's, so here it does not give up; in a transaction
-    # that is the library's affair.
+    # What a function raises is the caller's, so here it does not give up; in a transaction that is for the library.
 
     def write(db: Any, change: dict[str, Any]) -> None:
         try:
             db.work.update_one(this, change)
-        except AutoReconnect:
-            if work.transaction:
+        except PyMongoError as error:
+            if work.transaction or not can_be_repeated(error):
                 raise
             write(db, change)
 
     async def write_async(db: Any, change: dict[str, Any]) -> None:
         try:
             await db.work.update_one(this, change)
-        except AutoReconnect:
-            if work.transaction:
+        except PyMongoError as error:
+            if work.transaction or not can_be_repeated(error):
                 raise
             await write_async(db, change)
 

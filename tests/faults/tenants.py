@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import AutoReconnect
+from pymongo.errors import PyMongoError
 
 from quaestor import DatabaseResult, Event, MigrationRegistry
+from tests.faults.works import can_be_repeated
 
 NAMES = ["a", "b", "c"]
 """The migrations, each of which needs the one before; `b` is a transaction."""
@@ -163,16 +164,15 @@ def _change(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"_id": name}, {"$inc": {"count": 1}}
 
 
-# Drivers repeat a write once. What a function raises is the caller's, so here it does not give up; in a transaction
-# that is the library's affair.
+# What a function raises is the caller's, so here it does not give up; in a transaction that is the library's affair.
 
 
 def _function(name: str, orders: Orders) -> Callable[[Any], object]:
     def write(db: Any) -> None:
         try:
             db.effects.update_one(*_change(name), upsert=True)
-        except AutoReconnect:
-            if name == "b":
+        except PyMongoError as error:
+            if name == "b" or not can_be_repeated(error):
                 raise
             write(db)
 
@@ -187,8 +187,8 @@ def _function_async(name: str, orders: Orders) -> Callable[[Any], Awaitable[obje
     async def write(db: Any) -> None:
         try:
             await db.effects.update_one(*_change(name), upsert=True)
-        except AutoReconnect:
-            if name == "b":
+        except PyMongoError as error:
+            if name == "b" or not can_be_repeated(error):
                 raise
             await write(db)
 

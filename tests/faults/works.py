@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from bson import ObjectId
 from pymongo import MongoClient
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, PyMongoError
 
 COUNTERS = ("begun", "ended", "undo_begun", "undo_ended")
 """The fields of a document that a migration and its rollback count up."""
@@ -158,12 +158,19 @@ def changes(
     yield from _sent(lambda: db.things.update_many({"_id": {"$in": ids}}, marks), transaction)
 
 
+def can_be_repeated(error: PyMongoError) -> bool:
+    """Whether a write that failed so may be sent again. Drivers do that once, and not at all on a connection that was
+    made while its server stepped down.
+    """
+    return isinstance(error, AutoReconnect) or error.has_error_label("RetryableWriteError")
+
+
 def _sent(operation: Any, transaction: bool) -> Generator[Any, Any, None]:
     while True:
         try:
             yield operation()
-        except AutoReconnect:
-            if transaction:
+        except PyMongoError as error:
+            if transaction or not can_be_repeated(error):
                 raise
         else:
             return
