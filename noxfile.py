@@ -52,8 +52,8 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # Two at a time, each with a server of its own: most of them wait for one.
-    session.run("pytest", "--numprocesses=2", "--cov", "--cov-report=")
+    # Three at a time, each with a server of its own: most of them wait for one.
+    session.run("pytest", "--numprocesses=3", "--cov", "--cov-report=")
     session.run("coverage", "report", "--include=*/quaestor/core/*", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=95")
 
@@ -91,7 +91,7 @@ COMBINATIONS = [
 def matrix(session: nox.Session, drivers: str) -> None:
     """The tests that touch a database, on every Python with every driver; the command line with the newest."""
     session.install(".", *DRIVERS[drivers])
-    session.run("pytest", "--numprocesses=2", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
+    session.run("pytest", "--numprocesses=3", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
     if drivers == "pymongo":
         session.run("pytest", "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
 
