@@ -54,7 +54,7 @@ def tests(session: nox.Session) -> None:
         return
     # Three at a time, each with a server of its own: most of them wait for one.
     session.run("pytest", "--numprocesses=3", "--cov", "--cov-report=")
-    session.run("coverage", "report", "--include=*/quaestor/core/*", "--fail-under=100")
+    session.run("coverage", "report", "--include=*/quaestor/_core/*", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=95")
 
 

@@ -4,8 +4,7 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from quaestor.core.lease import Lease
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.status import Lease, MigrationStatus, Status
 
 NOW = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 AWKWARD = [

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from quaestor.core import passes, transaction
-from quaestor.core.batches import Checkpoint, Document, Pace, Source
-from quaestor.core.effects import (
+from quaestor._core import passes, transaction
+from quaestor._core.checkpoint import Checkpoint, Document, Pace, Source
+from quaestor._core.effects import (
     AcquireLease,
     AskForTransactions,
     CheckLease,
@@ -20,9 +20,8 @@ from quaestor.core.effects import (
     Transact,
     Unknown,
 )
-from quaestor.core.events import Place
-from quaestor.core.lease import Turn
-from quaestor.core.pass_effects import (
+from quaestor._core.lease import Turn
+from quaestor._core.pass_effects import (
     ClaimCheckpoint,
     CommitBatchAgain,
     CountAll,
@@ -42,9 +41,10 @@ from quaestor.core.pass_effects import (
     TakeSession,
     TransactBatch,
 )
-from quaestor.core.passes import Loop, Passes
-from quaestor.core.transaction import Attempt, Ending, Step
-from quaestor.runners.drive import drive
+from quaestor._core.passes import Loop, Passes
+from quaestor._core.transaction import Attempt, Ending, Step
+from quaestor._hosts.drive import drive
+from quaestor.events import Place
 from tests.world import World
 
 _TYPES: list[tuple[type, ...]] = [(type(None),), (int, float), (str,), (bytes,)]

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 import quaestor
-from quaestor.core import effects, many, pass_effects
+from quaestor._core import effects, many, pass_effects
 
 ROOT = Path(__file__).parent.parent
 CORE = Path(effects.__file__).parent

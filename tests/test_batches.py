@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor.core.batches import Checkpoint, Document, Pace, Reminder, check_projection
-from quaestor.core.lease import ANNOUNCED_EVERY
+from quaestor._core.checkpoint import Checkpoint, Document, Pace, Reminder, check_projection
+from quaestor._core.lease import ANNOUNCED_EVERY
 from quaestor.errors import InvalidOptionError
 
 

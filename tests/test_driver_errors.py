@@ -15,9 +15,9 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from quaestor.core.batches import Checkpoint, PassKey, Source
-from quaestor.core.effects import AcquireLease, Command, EndSessions, ReadRecords, Record, Unknown
-from quaestor.core.pass_effects import (
+from quaestor._core.checkpoint import Checkpoint, PassKey, Source
+from quaestor._core.effects import AcquireLease, Command, EndSessions, ReadRecords, Record, Unknown
+from quaestor._core.pass_effects import (
     ClaimCheckpoint,
     CountAll,
     CountMatching,
@@ -27,8 +27,8 @@ from quaestor.core.pass_effects import (
     ReadBatch,
     ReadLag,
 )
-from quaestor.core.transaction import Ending
-from quaestor.runners import faults
+from quaestor._core.transaction import Ending
+from quaestor._mongo import outcomes as faults
 
 SOURCE = Source(None, "things", {}, None, "f")
 

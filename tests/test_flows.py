@@ -6,9 +6,10 @@ from unittest.mock import ANY
 
 import pytest
 
-from quaestor.core import flows, leasing
-from quaestor.core.batches import Checkpoint, PassKey
-from quaestor.core.effects import (
+from quaestor._core import flows, leasing
+from quaestor._core.checkpoint import Checkpoint, PassKey
+from quaestor._core.definition import MigrationDefinition
+from quaestor._core.effects import (
     AcquireLease,
     AskForTransactions,
     CheckLease,
@@ -30,7 +31,25 @@ from quaestor.core.effects import (
     Unknown,
     Unrecord,
 )
-from quaestor.core.events import (
+from quaestor._core.flows import Scope
+from quaestor._core.lease import Lock, Terms, Turn, Whereabouts
+from quaestor._core.plan import Change, PlannedMigration
+from quaestor._core.records import Records
+from quaestor._core.rehearsal import rehearsed
+from quaestor._core.transaction import Attempt, Ending
+from quaestor._hosts.drive import drive
+from quaestor.errors import (
+    CircularDependencyError,
+    InvalidOptionError,
+    LeaseLostError,
+    MissingDatabaseError,
+    MissingDependencyError,
+    RecordConflictError,
+    TransactionsUnsupportedError,
+    UnknownMigrationError,
+    UnknownRecordsError,
+)
+from quaestor.events import (
     MigrationApplied,
     MigrationFailed,
     MigrationRolledBack,
@@ -44,26 +63,7 @@ from quaestor.core.events import (
     RunFinished,
     RunStarted,
 )
-from quaestor.core.flows import Scope
-from quaestor.core.lease import Lock, Terms, Turn, Whereabouts, Work
-from quaestor.core.migration import MigrationDefinition
-from quaestor.core.plan import Change, PlannedMigration
-from quaestor.core.records import Records
-from quaestor.core.rehearsal import rehearsed
-from quaestor.core.status import MigrationStatus, PassStatus, Status
-from quaestor.core.transaction import Attempt, Ending
-from quaestor.errors import (
-    CircularDependencyError,
-    InvalidOptionError,
-    LeaseLostError,
-    MissingDatabaseError,
-    MissingDependencyError,
-    RecordConflictError,
-    TransactionsUnsupportedError,
-    UnknownMigrationError,
-    UnknownRecordsError,
-)
-from quaestor.runners.drive import drive
+from quaestor.status import MigrationStatus, PassStatus, Status, Work
 from tests.functions import definitions, nothing
 from tests.passing import Collection, Passing, PassingWorld
 from tests.world import LONG_AGO, Crash, Kept, Server, World, killed, lease

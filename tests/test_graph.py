@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor.core import graph
+from quaestor._core import graph
 from quaestor.errors import CircularDependencyError, MissingDependencyError
 
 Needs = Mapping[str, list[str]]

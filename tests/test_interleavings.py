@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quaestor.core import flows
-from quaestor.core.effects import (
+from quaestor._core import flows
+from quaestor._core.definition import MigrationDefinition
+from quaestor._core.effects import (
     BranchFlow,
     CheckLease,
     Command,
@@ -28,10 +29,9 @@ from quaestor.core.effects import (
     Unknown,
     Unrecord,
 )
-from quaestor.core.flows import Scope
-from quaestor.core.lease import Terms, renewed_every
-from quaestor.core.migration import MigrationDefinition
-from quaestor.core.transaction import Attempt, Ending
+from quaestor._core.flows import Scope
+from quaestor._core.lease import Terms, renewed_every
+from quaestor._core.transaction import Attempt, Ending
 from tests.functions import nothing
 from tests.passing import PassingWorld
 from tests.world import Server, World

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from quaestor.core import flows, leasing, transaction
-from quaestor.core import lease as rules
-from quaestor.core.effects import (
+from quaestor._core import flows, leasing, transaction
+from quaestor._core import lease as rules
+from quaestor._core.effects import (
     AcquireLease,
     AskForTransactions,
     BreakLease,
@@ -33,7 +33,13 @@ from quaestor.core.effects import (
     Transact,
     Unknown,
 )
-from quaestor.core.events import (
+from quaestor._core.flows import Scope
+from quaestor._core.lease import Terms
+from quaestor._core.records import Records
+from quaestor._core.transaction import Attempt, Ending, Step
+from quaestor._hosts.drive import drive
+from quaestor.errors import LeaseLostError, LeaseTimeoutError, TransactionFailedError
+from quaestor.events import (
     Event,
     LeaseAwaited,
     LeaseNotReleased,
@@ -43,12 +49,7 @@ from quaestor.core.events import (
     RunFinished,
     SessionsNotEnded,
 )
-from quaestor.core.flows import Scope
-from quaestor.core.lease import Lease, Terms
-from quaestor.core.records import Records
-from quaestor.core.transaction import Attempt, Ending, Step
-from quaestor.errors import LeaseLostError, LeaseTimeoutError, TransactionFailedError
-from quaestor.runners.drive import drive
+from quaestor.status import Lease
 from tests.functions import definitions
 from tests.world import lease
 

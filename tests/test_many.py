@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quaestor import CircularDependencyError, DatabaseResult, MissingDependencyError, UnknownMigrationError
-from quaestor.core.effects import Finished, NextFinished, Start
-from quaestor.core.many import ManyFlow, Migrate, many
+from quaestor._core.effects import Finished, NextFinished, Start
+from quaestor._core.many import ManyFlow, Migrate, many
 from tests.functions import definitions
 
 GOOD = definitions({"a": [], "b": ["a"]})

@@ -12,20 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor.core import leasing, passes, transaction
-from quaestor.core.batches import COUNTED, LOOKED_EVERY, SAMPLE, Checkpoint, Document, Pace, PassKey, Source
-from quaestor.core.effects import AskForTransactions, CheckLease, Command, Emit, Now, Sleep, Unknown
-from quaestor.core.events import (
-    Event,
-    MigrationProgressed,
-    MigrationRetried,
-    PassChanged,
-    PassStarted,
-    Place,
-    ReplicasAwaited,
-)
-from quaestor.core.lease import Terms, Turn
-from quaestor.core.pass_effects import (
+from quaestor._core import leasing, passes, transaction
+from quaestor._core.checkpoint import COUNTED, LOOKED_EVERY, SAMPLE, Checkpoint, Document, Pace, PassKey, Source
+from quaestor._core.effects import AskForTransactions, CheckLease, Command, Emit, Now, Sleep, Unknown
+from quaestor._core.lease import Terms, Turn
+from quaestor._core.pass_effects import (
     ClaimCheckpoint,
     CountAll,
     CountMatching,
@@ -43,8 +34,9 @@ from quaestor.core.pass_effects import (
     TakeSession,
     TransactBatch,
 )
-from quaestor.core.passes import Loop, Passes
-from quaestor.core.transaction import Attempt, Ending
+from quaestor._core.passes import Loop, Passes
+from quaestor._core.transaction import Attempt, Ending
+from quaestor._hosts.drive import drive
 from quaestor.errors import (
     CollectionChangedError,
     InvalidOptionError,
@@ -52,7 +44,15 @@ from quaestor.errors import (
     TransactionFailedError,
     TransactionsUnsupportedError,
 )
-from quaestor.runners.drive import drive
+from quaestor.events import (
+    Event,
+    MigrationProgressed,
+    MigrationRetried,
+    PassChanged,
+    PassStarted,
+    Place,
+    ReplicasAwaited,
+)
 from tests.passing import Aborted, Collection, Passing, begun, order
 from tests.world import Crash, Kept, Server, World, lease
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor.core import plan
-from quaestor.core.migration import MigrationDefinition
-from quaestor.core.plan import Change, PlannedMigration, RecordChange
-from quaestor.core.records import Records
+from quaestor._core import plan
+from quaestor._core.definition import MigrationDefinition
+from quaestor._core.plan import Change, PlannedMigration, RecordChange
+from quaestor._core.records import Records
 from quaestor.errors import (
     DependencyConflictError,
     InvalidOptionError,

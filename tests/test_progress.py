@@ -13,10 +13,10 @@ from bson.max_key import MaxKey
 from bson.min_key import MinKey
 
 from quaestor import PassStatus
-from quaestor.core.batches import Checkpoint, PassKey
-from quaestor.core.pass_effects import ClaimCheckpoint
+from quaestor._core.checkpoint import Checkpoint, PassKey
+from quaestor._core.pass_effects import ClaimCheckpoint
+from quaestor._mongo import progress
 from quaestor.errors import InvalidOptionError
-from quaestor.runners import progress
 
 KEY = PassKey("a", undo=True, fingerprint="f", number=2)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor.core.lease import Whereabouts
-from quaestor.core.plan import Change
-from quaestor.core.schedule import Begun, Schedule
+from quaestor._core.lease import Whereabouts
+from quaestor._core.plan import Change
+from quaestor._core.scheduler import Begun, Schedule
 from tests.functions import nothing
 
 Needs = Mapping[str, Sequence[str]]

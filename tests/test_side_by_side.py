@@ -10,8 +10,10 @@ from unittest.mock import ANY
 
 import pytest
 
-from quaestor.core import events, flows
-from quaestor.core.effects import (
+from quaestor import events
+from quaestor._core import flows
+from quaestor._core.definition import MigrationDefinition
+from quaestor._core.effects import (
     AcquireLease,
     BranchFlow,
     CheckLease,
@@ -34,7 +36,16 @@ from quaestor.core.effects import (
     Transact,
     Unknown,
 )
-from quaestor.core.events import (
+from quaestor._core.flows import Scope
+from quaestor._core.lease import Terms, Whereabouts
+from quaestor._core.plan import Change
+from quaestor._core.records import Records
+from quaestor._core.scheduler import Begun, Schedule
+from quaestor._core.side_by_side import side_by_side
+from quaestor._core.transaction import Attempt, Ending
+from quaestor._hosts.drive import drive
+from quaestor.errors import LeaseLostError
+from quaestor.events import (
     Event,
     LeaseNotReleased,
     MigrationApplied,
@@ -42,16 +53,6 @@ from quaestor.core.events import (
     MigrationStarted,
     RunFinished,
 )
-from quaestor.core.flows import Scope
-from quaestor.core.lease import Terms, Whereabouts
-from quaestor.core.migration import MigrationDefinition
-from quaestor.core.plan import Change
-from quaestor.core.records import Records
-from quaestor.core.schedule import Begun, Schedule
-from quaestor.core.side_by_side import side_by_side
-from quaestor.core.transaction import Attempt, Ending
-from quaestor.errors import LeaseLostError
-from quaestor.runners.drive import drive
 from tests.functions import nothing
 from tests.passing import Collection as Documents
 from tests.passing import Passing, PassingWorld

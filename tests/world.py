@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import assert_never
 
-from quaestor.core import leasing, transaction
-from quaestor.core.batches import Checkpoint, PassKey
-from quaestor.core.effects import (
+from quaestor._core import leasing, transaction
+from quaestor._core.checkpoint import Checkpoint, PassKey
+from quaestor._core.effects import (
     AcquireLease,
     AskForTransactions,
     BranchFlow,
@@ -44,14 +44,14 @@ from quaestor.core.effects import (
     Transact,
     Unrecord,
 )
-from quaestor.core.events import Event
-from quaestor.core.lease import Lease, Lock, Terms
-from quaestor.core.pass_effects import ClaimCheckpoint
-from quaestor.core.plan import Change
-from quaestor.core.records import Records
-from quaestor.core.status import PassStatus
-from quaestor.core.transaction import Attempt, Ending, Step
-from quaestor.runners.drive import drive
+from quaestor._core.lease import Lock, Terms
+from quaestor._core.pass_effects import ClaimCheckpoint
+from quaestor._core.plan import Change
+from quaestor._core.records import Records
+from quaestor._core.transaction import Attempt, Ending, Step
+from quaestor._hosts.drive import drive
+from quaestor.events import Event
+from quaestor.status import Lease, PassStatus
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -3,34 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from quaestor.core.events import (
-    DatabaseFinished,
-    Event,
-    Hook,
-    LeaseAwaited,
-    LeaseNotReleased,
-    MigrationApplied,
-    MigrationFailed,
-    MigrationProgressed,
-    MigrationRetried,
-    MigrationRolledBack,
-    MigrationStarted,
-    PassChanged,
-    PassStarted,
-    RecordsIgnored,
-    RecordsMarked,
-    RecordsUnknown,
-    ReplicasAwaited,
-    RollbackFinished,
-    RollbackStarted,
-    RunFinished,
-    RunStarted,
-    SessionsNotEnded,
-)
-from quaestor.core.lease import Lease
-from quaestor.core.migration import MigrationDefinition
-from quaestor.core.plan import PlannedMigration
-from quaestor.core.status import MigrationStatus, PassStatus, Status
+from quaestor._core.definition import MigrationDefinition
+from quaestor._core.plan import PlannedMigration
+from quaestor._hosts.hooks import log_event
 from quaestor.errors import (
     BatchesInTransactionError,
     CircularDependencyError,
@@ -54,14 +29,38 @@ from quaestor.errors import (
     UnknownMigrationError,
     UnknownRecordsError,
 )
+from quaestor.events import (
+    DatabaseFinished,
+    Event,
+    Hook,
+    LeaseAwaited,
+    LeaseNotReleased,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRetried,
+    MigrationRolledBack,
+    MigrationStarted,
+    PassChanged,
+    PassStarted,
+    RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    ReplicasAwaited,
+    RollbackFinished,
+    RollbackStarted,
+    RunFinished,
+    RunStarted,
+    SessionsNotEnded,
+)
 from quaestor.registry import MigrationRegistry
-from quaestor.runners.hooks import log_event
+from quaestor.status import Lease, MigrationStatus, PassStatus, Status
 
 if TYPE_CHECKING:
-    from quaestor.core.many import DatabaseResult
-    from quaestor.runners.asynchronous import AsyncRunner
-    from quaestor.runners.context import AsyncMigrationContext, MigrationContext
-    from quaestor.runners.sync import SyncRunner
+    from quaestor._core.many import DatabaseResult
+    from quaestor._hosts.asynchronous import AsyncRunner
+    from quaestor._hosts.sync import SyncRunner
+    from quaestor.context import AsyncMigrationContext, MigrationContext
 
 __all__ = [
     "AsyncMigrationContext",
@@ -124,11 +123,11 @@ __all__ = [
 
 # Loaded when first asked for (PEP 562): the runners load a driver and anyio, the contexts much that only a run needs.
 _LATE = {
-    "AsyncMigrationContext": "quaestor.runners.context",
-    "AsyncRunner": "quaestor.runners.asynchronous",
-    "DatabaseResult": "quaestor.core.many",
-    "MigrationContext": "quaestor.runners.context",
-    "SyncRunner": "quaestor.runners.sync",
+    "AsyncMigrationContext": "quaestor.context",
+    "AsyncRunner": "quaestor._hosts.asynchronous",
+    "DatabaseResult": "quaestor._core.many",
+    "MigrationContext": "quaestor.context",
+    "SyncRunner": "quaestor._hosts.sync",
 }
 
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a lease is data that an error carries; the errors stand below everything
-    from quaestor.core.lease import Lease
+    from quaestor.status import Lease
 
 
 class QuaestorError(Exception):

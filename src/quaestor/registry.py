@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quaestor.core.lease import DEFAULT_TTL
-from quaestor.core.migration import MigrationDefinition, checked_name, summary, wants_context
-from quaestor.core.plan import check_known
+from quaestor._core.definition import MigrationDefinition, checked_name, summary, wants_context
+from quaestor._core.lease import DEFAULT_TTL
+from quaestor._core.plan import check_known
 from quaestor.errors import DuplicateMigrationError
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
-    from quaestor.core.events import Hook
-    from quaestor.core.many import DatabaseResult
-    from quaestor.runners.context import AsyncMigrationContext, MigrationContext
-    from quaestor.runners.databases import AsyncDatabase, SyncDatabase
+    from quaestor._core.many import DatabaseResult
+    from quaestor._mongo.drivers import AsyncDatabase, SyncDatabase
+    from quaestor.context import AsyncMigrationContext, MigrationContext
+    from quaestor.events import Hook
 
 # Any: the database of whichever driver
 F = TypeVar(
@@ -193,7 +193,7 @@ class MigrationRegistry:
             Exception: What a migration or the driver raised, as it is. A migration's carries a note with its name.
             ExceptionGroup: `concurrency` is more than 1, and so are the failures: all of these.
         """
-        from quaestor.runners.asynchronous import AsyncRunner
+        from quaestor._hosts.asynchronous import AsyncRunner
 
         return await AsyncRunner(
             self,
@@ -240,7 +240,7 @@ class MigrationRegistry:
             MissingDatabaseError: `async def` migrations are pending and there is no `async_db`; nothing has run.
             Exception: All else as `run`.
         """
-        from quaestor.runners.sync import SyncRunner
+        from quaestor._hosts.sync import SyncRunner
 
         return SyncRunner(
             self,
@@ -293,7 +293,7 @@ class MigrationRegistry:
                 run is cancelled, or ends after the migration that it is in. The results so far are told by events
                 alone (`DatabaseFinished`).
         """
-        from quaestor.runners.many import Options, run_many_async
+        from quaestor._hosts.many import Options, run_many_async
 
         options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
         return await run_many_async(self, databases, sync_db, options)
@@ -331,7 +331,7 @@ class MigrationRegistry:
         Raises:
             Exception: As `run_many`.
         """
-        from quaestor.runners.many import Options, run_many
+        from quaestor._hosts.many import Options, run_many
 
         options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
         return run_many(self, databases, async_db, options)

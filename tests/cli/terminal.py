@@ -16,7 +16,7 @@ from typing import Any
 import rich.console
 
 from quaestor.cli.display import displayed
-from quaestor.core.events import Event, MigrationFailed, MigrationStarted
+from quaestor.events import Event, MigrationFailed, MigrationStarted
 from tools.terminal import Terminal
 
 

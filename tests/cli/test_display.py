@@ -16,7 +16,7 @@ from quaestor.cli.display import displayed
 from quaestor.cli.lines import json_lines, plain_lines
 from quaestor.cli.pace import begun
 from quaestor.cli.sentences import duration
-from quaestor.core.events import (
+from quaestor.events import (
     DatabaseFinished,
     Event,
     LeaseAwaited,
@@ -39,7 +39,7 @@ from quaestor.core.events import (
     RunStarted,
     SessionsNotEnded,
 )
-from quaestor.core.lease import Lease
+from quaestor.status import Lease
 from tests.cli.terminal import Display
 
 PLACE = ("shop", "app")
@@ -263,7 +263,7 @@ def test_without_terminal(environ: dict[str, str]) -> None:
     """A pipe gets plain lines at once, each when it happens, and no codes, whatever the environment asks for."""
     code = """
 from quaestor.cli.display import displayed
-from quaestor.core.events import MigrationStarted
+from quaestor.events import MigrationStarted
 with displayed(str) as hook:
     hook(MigrationStarted("shop", "app", "a", 1, 1))
     input()

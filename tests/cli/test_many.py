@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from quaestor._core.many import DatabaseResult
 from quaestor.cli.course import summed_up
 from quaestor.cli.reports import ResultsReport
 from quaestor.cli.settings import CommandError, Settings
-from quaestor.core.many import DatabaseResult
 from tests.cli.conftest import Project
 from tests.cli.tenants import HELD_BY, Tenants, tenants
 from tests.leases import HELD

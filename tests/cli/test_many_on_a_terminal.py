@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from quaestor.core.events import (
+from quaestor.events import (
     MigrationApplied,
     MigrationFailed,
     MigrationProgressed,

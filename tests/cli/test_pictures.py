@@ -13,7 +13,7 @@ from rich.console import Console
 from quaestor.cli import pictures
 from quaestor.cli.layout import HEIGHT, Box, layout
 from quaestor.cli.terminal_graph import drawing
-from quaestor.core.status import Status
+from quaestor.status import Status
 from tests.graphs import AWKWARD, Needs, shaped, status
 
 SVG = "{http://www.w3.org/2000/svg}"

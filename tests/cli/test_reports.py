@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from quaestor.cli.reports import StatusReport
-from quaestor.core.status import MigrationStatus, PassStatus, State, Status
+from quaestor.status import MigrationStatus, PassStatus, State, Status
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 

@@ -26,7 +26,7 @@ from quaestor import (
     MigrationRegistry,
     SyncRunner,
 )
-from quaestor.runners.drive import drive, drive_async
+from quaestor._hosts.drive import drive, drive_async
 from tests.databases import opened, opened_async
 from tests.faults.works import FILTER, SIZE, Way, changes
 from tools.faults import Fault

@@ -48,7 +48,7 @@ from quaestor import (
     RunStarted,
     SyncRunner,
 )
-from quaestor.runners.drive import drive, drive_async
+from quaestor._hosts.drive import drive, drive_async
 from tests.faults.works import FILTER, SIZE, Work, can_be_repeated, changes
 
 PATIENCE = 120.0

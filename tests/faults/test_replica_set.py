@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pymongo.errors import ConfigurationError
 
-from quaestor.core.transaction import Ending
-from quaestor.runners import faults
+from quaestor._core.transaction import Ending
+from quaestor._mongo import outcomes as faults
 from tests.faults.applications import DRIVERS
 from tests.faults.instance import Instance, Orders, migrated
 from tests.faults.works import NAMES, WORKS, left, once, prepared, undone

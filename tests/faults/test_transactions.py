@@ -7,7 +7,7 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from quaestor import MigrationFailed, MigrationRetried, TransactionFailedError
-from quaestor.core import transaction
+from quaestor._core import transaction
 from tests.faults.applications import Application, State, effect, state, transactions_live
 from tools.faults import LOST, WTIMEOUT, fail_command
 

@@ -37,8 +37,8 @@ from quaestor import (
     TransactionsUnsupportedError,
     UnfinishedMigrationError,
 )
-from quaestor.core import passes
-from quaestor.runners import progress
+from quaestor._core import passes
+from quaestor._mongo import progress
 from tests.databases import drivers, opened
 from tests.leases import HELD
 from tests.scenarios import BAD_PACES, CODEC, IDS

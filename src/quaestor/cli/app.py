@@ -16,6 +16,12 @@ from rich.console import Console, RenderableType
 from rich.prompt import Confirm
 from rich.text import Text
 
+from quaestor._core import overview, plan
+from quaestor._core.lease import DEFAULT_TTL, Lock
+from quaestor._core.many import DatabaseResult
+from quaestor._core.plan import PlannedMigration, check_known
+from quaestor._core.records import Records
+from quaestor._hosts.sync import SyncRunner
 from quaestor.cli import reports, scaffold
 from quaestor.cli.course import Course, databases
 from quaestor.cli.display import displayed, displayed_many
@@ -27,13 +33,7 @@ from quaestor.cli.logs import show_logs
 from quaestor.cli.marks import shown
 from quaestor.cli.settings import CommandError, refuse_addresses
 from quaestor.cli.target import Answer, Target, command, found
-from quaestor.core import plan
-from quaestor.core.lease import DEFAULT_TTL, Lock
-from quaestor.core.many import DatabaseResult
-from quaestor.core.plan import PlannedMigration, check_known
-from quaestor.core.records import Records
-from quaestor.core.status import Status, status
-from quaestor.runners.sync import SyncRunner
+from quaestor.status import Status
 
 T = TypeVar("T")
 
@@ -428,7 +428,7 @@ def _tell_errors(answers: Sequence[Answer[T]], target: Target, *, code: int) -> 
 
 def _registered(target: Target) -> Status:
     """The status of a database that nothing is known of."""
-    return status("", "", plan.ordered(target.registry.migrations), Records({}), Lock(), progress={})
+    return overview.status("", "", plan.ordered(target.registry.migrations), Records({}), Lock(), progress={})
 
 
 def _chosen(target: Target, names: list[str] | None, *, every: bool) -> list[str]:

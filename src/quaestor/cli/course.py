@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+from quaestor._core.many import DatabaseResult
 from quaestor.cli.marks import shown
 from quaestor.cli.running import Running
 from quaestor.cli.sentences import Clean, counted, duration
-from quaestor.core.events import (
+from quaestor.events import (
     DatabaseFinished,
     Event,
     LeaseAwaited,
@@ -19,7 +20,6 @@ from quaestor.core.events import (
     ReplicasAwaited,
     RunStarted,
 )
-from quaestor.core.many import DatabaseResult
 
 
 @dataclass(slots=True)

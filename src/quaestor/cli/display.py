@@ -12,7 +12,7 @@ from quaestor.cli.lines import json_lines, plain_lines
 from quaestor.cli.live import live
 from quaestor.cli.live_many import live_many
 from quaestor.cli.sentences import Clean
-from quaestor.core.events import Event, Hook
+from quaestor.events import Event, Hook
 
 
 def displayed(clean: Clean, *, as_json: bool = False) -> AbstractContextManager[Hook]:

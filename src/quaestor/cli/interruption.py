@@ -11,7 +11,7 @@ from quaestor.cli.course import Course
 from quaestor.cli.failures import exit_when_terminated
 from quaestor.cli.marks import shown
 from quaestor.cli.sentences import Clean, listed
-from quaestor.core.events import (
+from quaestor.events import (
     Event,
     Hook,
     MigrationApplied,

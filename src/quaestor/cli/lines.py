@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO
 
 from quaestor.cli.marks import shown
 from quaestor.cli.sentences import WARNINGS, Clean, message, sentence
-from quaestor.core.events import (
+from quaestor.events import (
     DatabaseFinished,
     Event,
     Hook,

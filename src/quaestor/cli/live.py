@@ -14,7 +14,7 @@ from quaestor.cli.drawing import FAILED, WholeConsole, bar, drawn, more, spinner
 from quaestor.cli.marks import MARKS, shown
 from quaestor.cli.running import Running
 from quaestor.cli.sentences import Clean, counted, duration, sentence
-from quaestor.core.events import (
+from quaestor.events import (
     DatabaseFinished,
     Event,
     Hook,

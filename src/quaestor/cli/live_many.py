@@ -14,7 +14,7 @@ from quaestor.cli.drawing import FAILED, WholeConsole, bar, drawn, more, spinner
 from quaestor.cli.failures import sentence as sentence_of
 from quaestor.cli.marks import MARKS, shown
 from quaestor.cli.sentences import WARNINGS, Clean, sentence
-from quaestor.core.events import DatabaseFinished, Event, Hook
+from quaestor.events import DatabaseFinished, Event, Hook
 
 _SHORT_BAR: Final = 10
 _SHORTEST: Final = 60

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
+from quaestor._core.graph import closest
 from quaestor.cli.sentences import message
 from quaestor.cli.settings import CommandError
-from quaestor.core.graph import closest
 from quaestor.registry import MigrationRegistry
 
 ATTRIBUTE = "registry"

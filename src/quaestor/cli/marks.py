@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.status import MigrationStatus, Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
 
+from quaestor._core.definition import Colour, colour_of
+from quaestor._core.lease import DEFAULT_TTL
+from quaestor._hosts.sync import SyncRunner
 from quaestor.cli.settings import MOCK, CommandError, Settings
-from quaestor.core.events import Hook
-from quaestor.core.lease import DEFAULT_TTL
-from quaestor.core.migration import Colour, colour_of
+from quaestor.events import Hook
 from quaestor.registry import MigrationRegistry
-from quaestor.runners.sync import SyncRunner
 
 _WAITING_OPTION = "serverSelectionTimeoutMS"
 _WAITING = 10_000  # milliseconds for a server to be found: a person is waiting

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from quaestor.cli.layout import HEIGHT, Box, Route, layout
 from quaestor.cli.marks import MARKS, Mark, counts, mark, place, shown
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.status import MigrationStatus, Status
 
 _MARGIN = 24.0
 _HEAD = 86.0

@@ -8,14 +8,13 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from quaestor._core.many import DatabaseResult
+from quaestor._core.plan import PlannedMigration
 from quaestor.cli.course import databases, summed_up
 from quaestor.cli.drawing import FAILED
 from quaestor.cli.marks import MARKS, counts, mark, place, shown
 from quaestor.cli.sentences import amount, counted
-from quaestor.core.lease import Lease
-from quaestor.core.many import DatabaseResult
-from quaestor.core.plan import PlannedMigration
-from quaestor.core.status import MigrationStatus, State, Status
+from quaestor.status import Lease, MigrationStatus, State, Status
 
 _ROOM = 24
 """What a column must get to be worth its place, in cells."""

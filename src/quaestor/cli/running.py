@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from quaestor.cli.marks import shown
 from quaestor.cli.pace import Pace, begun
 from quaestor.cli.sentences import Clean, duration, reason
-from quaestor.core.events import MigrationProgressed, MigrationRetried, PassStarted, ReplicasAwaited
+from quaestor.events import MigrationProgressed, MigrationRetried, PassStarted, ReplicasAwaited
 
 
 @dataclass(slots=True)

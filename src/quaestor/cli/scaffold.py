@@ -10,13 +10,13 @@ from keyword import iskeyword
 from operator import attrgetter
 from pathlib import Path
 
+from quaestor._core.definition import Colour, checked_name
+from quaestor._core.graph import closest
+from quaestor._mongo.drivers import checked_prefix
 from quaestor.cli.loading import Location
 from quaestor.cli.settings import FILE, TABLE, CommandError
-from quaestor.core.graph import closest
-from quaestor.core.migration import Colour, checked_name
 from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
-from quaestor.runners.databases import checked_prefix
 
 LONGEST = 60
 """Of a module's name, in characters: a migration's can be any text, of any length."""

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Final, TypeAlias, assert_never
 
 from quaestor.cli.marks import shown
-from quaestor.core.events import (
+from quaestor.events import (
     DatabaseFinished,
     Event,
     LeaseAwaited,

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote_plus
 
-from quaestor.core.graph import closest
+from quaestor._core.graph import closest
 
 FILE: Final = "pyproject.toml"
 MOCK: Final = "mongomock://"

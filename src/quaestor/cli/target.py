@@ -13,15 +13,15 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import typer
 
+from quaestor._core.lease import DEFAULT_TTL
+from quaestor._core.plan import validated
+from quaestor._hosts.sync import SyncRunner
 from quaestor.cli.failures import reported
 from quaestor.cli.loading import load_registry
 from quaestor.cli.operations import Server, connected
 from quaestor.cli.settings import CommandError, Given, Settings, find, redacted
-from quaestor.core.events import Event, Hook
-from quaestor.core.lease import DEFAULT_TTL
-from quaestor.core.plan import validated
+from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
-from quaestor.runners.sync import SyncRunner
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from quaestor.cli.marks import Mark, counts, mark, place, shown
-from quaestor.core.status import MigrationStatus, Status
+from quaestor.status import MigrationStatus, Status
 
 _FAINT = "bright_black"
 _DOT = "●"

@@ -1,0 +1,1 @@
+"""Where the engine runs: plain calls and threads, or an event loop."""

@@ -1,1 +1,0 @@
-"""Does what the flows ask for. The only place that performs I/O."""
