@@ -186,6 +186,7 @@ def test_failure_that_takes_no_note(write: Write) -> None:
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.at.all"])
 def test_no_such_package(imported: list[str], name: str) -> None:
     """A name that cannot be imported is Python's own error, with the note."""
-    with pytest.raises(ModuleNotFoundError, match="No module named 'nowhere'") as caught:
+    with pytest.raises(ModuleNotFoundError) as caught:
         MigrationRegistry().discover(name)
+    assert caught.value.name == "nowhere"
     assert caught.value.__notes__ == [f"quaestor: while importing the module {name!r}, to find migrations"]

@@ -15,6 +15,8 @@ from tools import mongod
 from tools.faults import fail_command, reply_lost
 from tools.replica_set import ReplicaSet, replica_set
 
+UNAUTHORIZED = 13
+
 
 @pytest.fixture
 def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +141,16 @@ def test_one_member_lost(alone: ReplicaSet) -> None:
 def test_password(alone: ReplicaSet) -> None:
     """Whoever gives no password may do nothing; the user of the URI may make others."""
     stranger = re.sub("root:.*@", "", alone.uri)
-    with MongoClient(stranger) as client, pytest.raises(OperationFailure, match="requires authentication"):
+    with MongoClient(stranger) as client, pytest.raises(OperationFailure) as refused:
         client.shop.orders.find_one()
+    assert refused.value.code == UNAUTHORIZED
     with MongoClient(alone.uri) as client:
         client.shop.command("createUser", "clerk", pwd="1234", roles=["read"])  # noqa: S106 - a user of this test
     with MongoClient(stranger.replace("://", "://clerk:1234@"), authSource="shop") as client:
         client.shop.orders.find_one()
-        with pytest.raises(OperationFailure, match="not authorized"):
+        with pytest.raises(OperationFailure) as refused:
             client.shop.orders.insert_one({})
+        assert refused.value.code == UNAUTHORIZED
 
 
 def test_failed_command(alone: ReplicaSet) -> None:
@@ -154,14 +158,16 @@ def test_failed_command(alone: ReplicaSet) -> None:
     with (
         client_named("app", alone.uri) as app,
         client_named("other", alone.uri) as other,
-        fail_command(alone.uri, ["insert"], times=2, errorCode=13, appName="app", namespace="shop.orders") as fault,
+        fail_command(
+            alone.uri, ["insert"], times=2, errorCode=UNAUTHORIZED, appName="app", namespace="shop.orders"
+        ) as fault,
     ):
         other.shop.orders.insert_one({})
         app.shop.customers.insert_one({})
         for _ in range(2):
-            with pytest.raises(OperationFailure, match="failCommand") as caught:
+            with pytest.raises(OperationFailure) as caught:
                 app.shop.orders.insert_one({})
-            assert caught.value.code == 13
+            assert caught.value.code == UNAUTHORIZED
         app.shop.orders.insert_one({})
     assert fault.hits == 2
 
@@ -184,9 +190,10 @@ def test_write_concern_error(alone: ReplicaSet) -> None:
     with client_named("app", alone.uri) as client:
         with (
             fail_command(alone.uri, ["insert"], writeConcernError=failed, appName="app"),
-            pytest.raises(WriteConcernError, match="timed out"),
+            pytest.raises(WriteConcernError) as caught,
         ):
             client.shop.orders.insert_one({"_id": "doubtful"})
+        assert caught.value.code == 64
         assert client.shop.orders.find_one("doubtful")
 
 
@@ -206,7 +213,7 @@ def test_held_command(alone: ReplicaSet) -> None:
 
 def test_server_lost_under_a_fault(alone: ReplicaSet) -> None:
     """A fault ends with its server, and says that it does not know how often it struck."""
-    with fail_command(alone.uri, ["insert"], errorCode=13, appName="nobody") as fault:
+    with fail_command(alone.uri, ["insert"], errorCode=UNAUTHORIZED, appName="nobody") as fault:
         alone.kill_primary()
         alone.restart()
     assert fault.hits is None

@@ -151,7 +151,7 @@ async def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> Non
     def looks_for_one(db: Any) -> None:
         next(db.users.find())
 
-    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+    with pytest.raises(RuntimeError) as caught:
         await registry.run(db, "app", sync_db=other_db)
     assert isinstance(caught.value.__cause__, StopIteration)
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]

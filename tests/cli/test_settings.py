@@ -157,8 +157,11 @@ def test_broken_uri(tmp_path: Path, uri: str) -> None:
 
 
 def test_reason_without_password(tmp_path: Path) -> None:
-    """Where there is no password the driver's reason is told."""
-    assert 'Bad database name "my shop"' in fault(tmp_path, options={**ALL, "uri": "mongodb://h/my%20shop"})
+    """Without a password in the URI, the driver's own reason is shown."""
+    uri = "mongodb://h/my%20shop"
+    with pytest.raises(PyMongoError) as caught:
+        MongoClient(uri, connect=False)
+    assert f"cannot be read ({str(caught.value).rstrip('.')})" in fault(tmp_path, options={**ALL, "uri": uri})
 
 
 def test_repr(tmp_path: Path) -> None:

@@ -605,7 +605,7 @@ def test_max_lag_without_the_right(driver: str, guarded: str, guarded_db: Any, w
     app = _app_of_user(driver, guarded, guarded_db, ["readWrite"])
     app.goes_over(way, max_lag=10)
 
-    with pytest.raises(OperationFailure, match="not authorized") as caught:
+    with pytest.raises(OperationFailure) as caught:
         app.run()
 
     assert caught.value.code == NOT_AUTHORIZED

@@ -84,7 +84,7 @@ def test_none_too_many(driver: str, name: str, db: Any, new_user: NewUser, colle
     app = application(driver, new_user(fewer), name)
     app.leaves_effects("a")
 
-    with pytest.raises(OperationFailure, match=f"not authorized.*{collection}") as caught:
+    with pytest.raises(OperationFailure, match=collection) as caught:
         app.run()
 
     assert caught.value.code == NOT_AUTHORIZED
@@ -129,7 +129,7 @@ def test_no_right_to_remove(app: Application, db: Any, call: str, effects: list[
     app.leaves_effects("a", "b", transaction=transaction)
     assert app.run() == ["a", "b"]
 
-    with pytest.raises(OperationFailure, match=r"not authorized.*app_migrations") as caught:
+    with pytest.raises(OperationFailure, match="app_migrations") as caught:
         app.call(call, ["a", "b"])
 
     assert caught.value.code == NOT_AUTHORIZED
@@ -151,12 +151,13 @@ def test_reader(driver: str, name: str, db: Any, app: Application, new_user: New
     for one in (reader, of_records):
         assert [planned.name for planned in one.call("plan")] == ["b"]
         assert [planned.name for planned in one.call("plan_rollback", ["a"])] == ["a"]
-    with pytest.raises(OperationFailure, match=r"not authorized.*app_migrations_lock") as caught:
+    with pytest.raises(OperationFailure, match="app_migrations_lock") as caught:
         of_records.call("status")
     assert caught.value.code == NOT_AUTHORIZED
     for call in ("rollback", "mark_pending"):
-        with pytest.raises(OperationFailure, match=r"not authorized.*app_migrations_lock"):
+        with pytest.raises(OperationFailure, match="app_migrations_lock") as caught:
             reader.call(call, ["a"])
+        assert caught.value.code == NOT_AUTHORIZED
     assert reader.bodies == []
     assert db.app_migrations_lock.find_one() == lock
     assert state(db) == State(["a"], ["a"])
@@ -198,7 +199,7 @@ def test_session_of_another_user(app: Application, db: Any, uri: str, new_user: 
     with transactions_live(uri, 2), killed_in_a_transaction(new_user(EFFECTS), db):
         assert app.run() == ["a"]
 
-    assert ["Unauthorized" in str(event.error) for event in app.told(SessionsNotEnded)] == [True]
+    assert [event.error.code for event in app.told(SessionsNotEnded)] == [NOT_AUTHORIZED]
     assert bool(app.told(MigrationRetried)) is transaction
     assert state(db) == State(["a"], ["a"])
 
