@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -126,6 +127,7 @@ def quaestor(*arguments: str) -> list[str]:
 
 
 def _controlled(slave: int) -> None:
-    """Make the terminal that of the process, so that Ctrl-C comes to it."""
+    """Make the terminal that of the process, so that Ctrl-C comes to it, and isn't ignored (see a shell's `&`)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)

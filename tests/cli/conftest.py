@@ -1,9 +1,11 @@
 """A project with migrations of both colours, and the commands as processes in it."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,16 @@ class Project:
 
     def start(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start the command without a terminal."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "quaestor", *arguments],
-            cwd=self.folder,
-            env=self.environ | dict(environ or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with _default_sigint():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "quaestor", *arguments],
+                cwd=self.folder,
+                env=self.environ | dict(environ or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self.started.append(process)
         return process
 
@@ -109,6 +112,19 @@ class Project:
     def effects(self) -> set[str]:
         """The work that is there."""
         return {effect["_id"] for effect in self.db.effects.find()}
+
+
+@contextlib.contextmanager
+def _default_sigint() -> Iterator[None]:
+    """Start a process that doesn't ignore SIGINT, even if a shell's `&` makes the tests themselves ignore it.
+
+    Not by preexec_fn: the tests have threads of their drivers, and Python 3.12 and later warn about forking then.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _OF_A_TERMINAL = {"COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"}
