@@ -64,7 +64,8 @@ def test_server_of_the_environment(monkeypatch: pytest.MonkeyPatch, uri: str) ->
 
 def test_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server of MONGODB_URI does not answer, that is said, without the URI and its password."""
-    monkeypatch.setenv("MONGODB_URI", "mongodb://user:secret@127.0.0.1:1/?serverSelectionTimeoutMS=50")
+    monkeypatch.setenv("MONGODB_URI", "mongodb://user:secret@127.0.0.1:1/")
+    monkeypatch.setattr(mongod, "_ANSWERS_WITHIN", 50)
     with pytest.raises(mongod.NoServerError, match="MONGODB_URI names does not answer") as caught, mongod.server():
         pytest.fail("there is no server")
     assert "secret" not in str(caught.value)

