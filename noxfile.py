@@ -1,5 +1,9 @@
-"""All that can be done with this repository: `nox` checks it, `nox -s demo` shows it, `nox -l` lists the rest."""
+"""All that can be done with this repository: `nox` checks it, `nox -s demo` shows it, `nox -l` lists the rest.
 
+Every session but `newest` installs the versions of constraints.txt, which `nox -s constraints` writes.
+"""
+
+from collections.abc import Collection
 from pathlib import Path
 
 import nox
@@ -11,6 +15,8 @@ nox.options.sessions = ["lint", "types", "tests", "package"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers
+DEPENDENCIES = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
+CONSTRAINTS = Path("constraints.txt")
 
 
 def groups(*names: str) -> list[str]:
@@ -18,21 +24,40 @@ def groups(*names: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, *names))
 
 
-def oldest() -> list[str]:
-    """The dependencies of the project, each pinned to the oldest version that its bounds allow."""
-    requirements = map(Requirement, PYPROJECT["project"]["dependencies"])
-    return [
-        f"{requirement.name}=={bound.version}"
-        for requirement in requirements
-        for bound in requirement.specifier
-        if bound.operator == ">="
-    ]
+def install(session: nox.Session, *requirements: str, free: Collection[str] = ()) -> None:
+    """Install with the versions of constraints.txt; the build backend, too.
+
+    Args:
+        session: Installs them.
+        requirements: As pip takes them.
+        free: Names of packages whose versions are not constrained.
+    """
+    constraints = CONSTRAINTS
+    if free:
+        lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+        constraints = Path(session.create_tmp()) / "constraints.txt"
+        constraints.write_text(
+            "\n".join(line for line in lines if Requirement(line).name not in free), encoding="utf-8"
+        )
+    # pip takes the constraints of isolated builds from PIP_CONSTRAINT, and since 25.3 from PIP_BUILD_CONSTRAINT.
+    variables = ("UV_BUILD_CONSTRAINT", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")
+    session.install(*requirements, "--constraint", str(constraints), env=dict.fromkeys(variables, str(constraints)))
+
+
+def run_tests(session: nox.Session, *options: str) -> None:
+    """Run pytest, three tests at a time, each process with a server of its own: most tests wait for one."""
+    run_python(session, "pytest", "--numprocesses=3", *options)
+
+
+def run_python(session: nox.Session, *command: str) -> None:
+    """Run a command that starts many Pythons: compiling every module in each of them would take most of the time."""
+    session.run(*command, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, and the contracts of docs/architecture.md."""
-    session.install(".", *groups("lint"))
+    install(session, ".", *groups("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
@@ -41,98 +66,130 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy --strict, on the package and on typed uses of it."""
-    session.install(".[cli]", "nox", *groups("types", "benchmarks"))
+    install(session, ".[cli]", *groups("ci", "types", "benchmarks"))
     session.run("mypy")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests on the running Python with the newest drivers, against the wheel, with the coverage to reach."""
-    session.install(".[cli]", *groups("test"))  # builds the wheel and installs it
+    """All tests on the running Python with every driver, against the wheel; or those that are named."""
+    install(session, ".[cli]", *groups("test"))  # builds the wheel and installs it
     if session.posargs:
-        session.run("pytest", *session.posargs)
-        return
-    # Three at a time, each with a server of its own: most of them wait for one.
-    session.run("pytest", "--numprocesses=3", "--cov", "--cov-report=")
-    session.run("coverage", "report", "--include=*/quaestor/_core/*", "--fail-under=100")
+        run_python(session, "pytest", *session.posargs)
+    else:
+        run_tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The same tests, with the coverage to reach."""
+    install(session, ".[cli]", *groups("test"))
+    run_tests(session, "--cov", "--cov-report=")
+    session.run("coverage", "report", "--include=*/quaestor/core/*", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The same tests with the newest version of everything: what constraints.txt will bring when it is written anew."""
+    session.install("--upgrade", ".[cli]", *groups("test"))
+    run_tests(session, *session.posargs)
 
 
 @nox.session
 def package(session: nox.Session) -> None:
     """The wheel as a user gets it, made from the source distribution and installed with nothing beside it."""
-    session.install("build", *groups("server"))
+    install(session, *PYPROJECT["build-system"]["requires"], *groups("package", "server"))
     dist = Path(session.create_tmp()) / "dist"
-    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(dist), silent=True)
     (wheel,) = dist.glob("*.whl")
-    session.install("--force-reinstall", str(wheel))
+    install(session, "--force-reinstall", str(wheel))
     session.run("python", "-m", "tests.package_check")
 
 
-DRIVERS = {
-    "pymongo": [*groups("pytest", "terminal"), *PYPROJECT["project"]["optional-dependencies"]["cli"]],
-    "pymongo-oldest": [*groups("pytest"), *oldest()],
-    "motor": groups("pytest", "motor"),
-    "mongomock": groups("pytest", "mongomock"),
-}
-
-
-# The oldest Python with the oldest PyMongo, the others with the newest: what depends on one does not on the other.
+OLDEST = [
+    f"{requirement.name}=={bound.version}"
+    for requirement in DEPENDENCIES
+    for bound in requirement.specifier
+    if bound.operator == ">="
+]
+# `tests` has every driver on the running Python, Motor included. Here, the oldest Python has the oldest dependencies,
+# the others have the newest: what depends on the one doesn't depend on the other.
 COMBINATIONS = [
-    nox.param(python, drivers, id=f"{python}-{drivers}")
-    for python in PYTHONS
-    for drivers in DRIVERS
-    if drivers != ("pymongo" if python == PYTHONS[0] else "pymongo-oldest")
+    nox.param(python, "newest" if position else "oldest", id=f"{python}-{'newest' if position else 'oldest'}")
+    for position, python in enumerate(PYTHONS)
 ]
 
 
 @nox.session
-@nox.parametrize("python,drivers", COMBINATIONS)
-def matrix(session: nox.Session, drivers: str) -> None:
-    """The tests that touch a database, on every Python with every driver; the command line with the newest."""
-    session.install(".", *DRIVERS[drivers])
-    session.run("pytest", "--numprocesses=3", f"--drivers={drivers.partition('-')[0]}", *session.posargs)
-    if drivers == "pymongo":
-        session.run("pytest", "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
+@nox.parametrize("python,dependencies", COMBINATIONS)
+def matrix(session: nox.Session, dependencies: str) -> None:
+    """The tests that touch a database on every Python, without Motor; the command line on a terminal."""
+    if dependencies == "oldest":
+        install(session, ".", *OLDEST, *groups("pytest"), free={requirement.name for requirement in DEPENDENCIES})
+        run_tests(session, "--drivers=pymongo", *session.posargs)
+        return
+    install(session, ".[cli]", *groups("pytest", "mongomock", "terminal"))
+    run_tests(session, "--drivers=pymongo,mongomock", *session.posargs)
+    run_tests(session, "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """The pictures of the graph in a real Chromium, which must be on PATH with its driver."""
-    session.install(".[cli]", *groups("browser"))
+    install(session, ".[cli]", *groups("browser"))
     session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Break network, server and processes on purpose, in many ways, and look at what is left."""
-    session.install(".", *groups("test"))
-    session.run("pytest", "tests/faults", *session.posargs)
+    install(session, ".", *groups("test"))
+    # The chaos in its long form is one test of half an hour.
+    run_python(session, "pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """The pages of docs/ and the reference as HTML, in docs/_build; a warning is an error."""
-    session.install(".[cli]", *groups("docs"))
+    install(session, ".[cli]", *groups("docs"))
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "docs/_build")
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """Migrate a shop of 100,000 orders on a real server, and show it."""
-    session.install(".[cli]", *groups("demo"))
+    install(session, ".[cli]", *groups("demo"))
     session.run("python", "-m", "examples.shop", *session.posargs)
 
 
 @nox.session
 def pictures(session: nox.Session) -> None:
     """Make the pictures in docs/pictures (or in the folder that is named) from the demo."""
-    session.install(".[cli]", *groups("demo", "terminal"))
+    install(session, ".[cli]", *groups("demo", "terminal"))
     session.run("python", "-m", "tools.pictures", *session.posargs)
 
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure what it costs, and beside its peers, in about twenty minutes; writes docs/benchmarks.md. Or parts."""
-    session.install(".", *groups("benchmarks"))
+    install(session, ".", *groups("benchmarks"))
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def constraints(session: nox.Session) -> None:
+    """Write constraints.txt anew: the newest versions of all that the sessions and .ci/run install, on every Python."""
+    session.install(*groups("ci"))
+    project = PYPROJECT["project"]
+    requirements = Path(session.create_tmp()) / "requirements.txt"
+    lines = [
+        *PYPROJECT["build-system"]["requires"],
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+        *groups(*PYPROJECT["dependency-groups"]),
+    ]
+    requirements.write_text("\n".join(lines), encoding="utf-8")
+    options = ["--universal", "--python-version", PYTHONS[0], "--upgrade", "--strip-extras"]
+    output = ["--no-header", "--no-annotate", "--quiet", "--output-file", str(CONSTRAINTS)]
+    session.run("uv", "pip", "compile", *options, *output, str(requirements))

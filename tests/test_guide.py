@@ -124,6 +124,7 @@ class Reader:
         return output.replace(str(self.folder), HOME).replace(self.name, "shop")
 
 
+@pytest.mark.timeout(300)  # about a hundred commands
 def test_guide(uri: str, name: str, tmp_path: Path) -> None:
     """Whoever follows the guide from top to bottom sees what it shows."""
     reader = Reader(tmp_path, uri, name)

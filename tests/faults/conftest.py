@@ -21,10 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave alone the sockets that the drivers leave to the garbage collector when connecting fails."""
+    """Ignore the sockets that the drivers leave to the garbage collector when connecting fails; allow more time."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings(r"ignore:unclosed (<socket|transport):ResourceWarning"))
+            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 
 from tests.faults import chaos
 
+pytestmark = pytest.mark.timeout(3600)  # the long form of one test takes half an hour
 ROUNDS_WITH_ROLLBACKS = 2
 
 
