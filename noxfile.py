@@ -145,7 +145,7 @@ def browser(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Break network, server and processes on purpose, in many ways, and look at what is left."""
     install(session, ".", *groups("test"))
-    # The chaos in its long form is one test of half an hour.
+    # One by one: they assert within how many seconds a lease is taken over. With `--long`, one takes half an hour.
     run_python(session, "pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600", *session.posargs)
 
 

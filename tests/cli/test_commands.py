@@ -433,7 +433,11 @@ def test_address_in_a_wrong_place(project: Project, arguments: list[str]) -> Non
     output, errors = project.quaestor(*(argument.replace("URI", uri) for argument in arguments), code=2)
     assert "looks like an address" in errors
     assert "geheim" not in output + errors
-    _, errors = project.quaestor("status", QUAESTOR_PREFIX=uri, code=1)
+
+
+def test_address_as_a_setting(project: Project) -> None:
+    """An environment variable that holds an address in the wrong place is refused likewise."""
+    _, errors = project.quaestor("status", QUAESTOR_PREFIX="mongodb://bob:geheim@127.0.0.1:1/db", code=1)
     assert "looks like an address" in errors
     assert "geheim" not in errors
 
