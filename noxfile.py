@@ -3,6 +3,7 @@
 Every session but `newest` installs the versions of constraints.txt, which `nox -s constraints` writes.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +18,9 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers
 DEPENDENCIES = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
 CONSTRAINTS = Path("constraints.txt")
+
+# Tests and demo start hundreds of Pythons. Where they may keep no compiled modules, compiling takes most of the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def groups(*names: str) -> list[str]:
@@ -46,12 +50,7 @@ def install(session: nox.Session, *requirements: str, free: Collection[str] = ()
 
 def run_tests(session: nox.Session, *options: str) -> None:
     """Run pytest, three tests at a time, each process with a server of its own: most tests wait for one."""
-    run_python(session, "pytest", "--numprocesses=3", *options)
-
-
-def run_python(session: nox.Session, *command: str) -> None:
-    """Run a command that starts many Pythons: compiling every module in each of them would take most of the time."""
-    session.run(*command, env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", "--numprocesses=3", *options)
 
 
 @nox.session
@@ -75,7 +74,7 @@ def tests(session: nox.Session) -> None:
     """All tests on the running Python with every driver, against the wheel; or those that are named."""
     install(session, ".[cli]", *groups("test"))  # builds the wheel and installs it
     if session.posargs:
-        run_python(session, "pytest", *session.posargs)
+        session.run("pytest", *session.posargs)
     else:
         run_tests(session)
 
@@ -146,7 +145,7 @@ def faults(session: nox.Session) -> None:
     """Break network, server and processes on purpose, in many ways, and look at what is left."""
     install(session, ".", *groups("test"))
     # One by one: they assert within how many seconds a lease is taken over. With `--long`, one takes half an hour.
-    run_python(session, "pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600", *session.posargs)
+    session.run("pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600", *session.posargs)
 
 
 @nox.session
