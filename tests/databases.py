@@ -1,6 +1,7 @@
-"""Opening a database with every driver there is, in both colours. Drivers are imported when they are asked for."""
+"""Open a database with any driver, sync or async. A driver is imported when it is used."""
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,13 +10,25 @@ from pymongo import AsyncMongoClient, MongoClient
 
 
 def drivers(*names: str) -> list[Any]:
-    """The parameters of a test that is run once with each of these drivers."""
+    """The parameters of a test that runs once with each of these drivers."""
     return [pytest.param(name, marks=pytest.mark.driver(name)) for name in names]
+
+
+def pairs(*drivers: tuple[str, str | None]) -> pytest.MarkDecorator:
+    """Parametrize a test with the drivers of `db` and of the database for functions of the other kind."""
+    params = [pytest.param(*pair, marks=[pytest.mark.driver(name) for name in {*pair} if name]) for pair in drivers]
+    return pytest.mark.parametrize(("driver", "other_driver"), params, indirect=True)
+
+
+both_kinds = pairs(("pymongo", "pymongo"), ("pymongo", "motor"), ("mongomock", "mongomock"))
+"""Parametrizes a sync test of `def` and `async def` functions with the drivers of both."""
+both_kinds_async = pairs(("pymongo", "pymongo"), ("motor", "pymongo"), ("motor", None), ("mongomock", None))
+"""The same for async tests; Motor and mongomock-motor need no database for `def` functions."""
 
 
 @contextlib.contextmanager
 def opened(driver: str, uri: str, name: str, **options: Any) -> Iterator[Any]:
-    """A synchronous database; the options are the client's."""
+    """A sync database; the options are the client's."""
     if driver == "mongomock":
         import mongomock
 
@@ -27,7 +40,7 @@ def opened(driver: str, uri: str, name: str, **options: Any) -> Iterator[Any]:
 
 @contextlib.asynccontextmanager
 async def opened_async(driver: str, uri: str, name: str, **options: Any) -> AsyncIterator[Any]:
-    """An asynchronous database; the options are the client's."""
+    """An async database; the options are the client's."""
     if driver == "mongomock":
         import mongomock_motor
 
@@ -43,3 +56,18 @@ async def opened_async(driver: str, uri: str, name: str, **options: Any) -> Asyn
     else:
         async with AsyncMongoClient(uri, **options) as client:
             yield client[name]
+
+
+@contextlib.contextmanager
+def watched(collection: Any) -> Iterator[Any]:
+    """The changes of a collection from now on."""
+    with collection.watch() as changes:
+        yield changes
+
+
+@contextlib.asynccontextmanager
+async def watched_async(collection: Any) -> AsyncIterator[Any]:
+    """The changes of a collection from now on. PyMongo's `watch` is awaited, Motor's isn't."""
+    watching = collection.watch()
+    async with await watching if inspect.isawaitable(watching) else watching as changes:
+        yield changes

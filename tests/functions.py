@@ -1,16 +1,29 @@
-"""Migrations that do nothing, of both colours."""
+"""Functions that tests share. Sync and async ones have the same name, with `_async` at the end."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import MigrationDefinition
 
+NOWHERE = "mongodb://user:secret@127.0.0.1:1"
+"""Nothing listens there, and nothing may be sent."""
+
+
+class Broken(Exception):
+    """A user's own exception."""
+
 
 def nothing(db: object) -> None:
-    """A `def` migration."""
+    """A `def` migration that does nothing."""
 
 
 async def nothing_async(db: object) -> None:
-    """An `async def` migration."""
+    """An `async def` migration that does nothing."""
 
 
 def definitions(needs: Mapping[str, Sequence[str]], *, transactional: bool = False) -> dict[str, MigrationDefinition]:
@@ -19,3 +32,74 @@ def definitions(needs: Mapping[str, Sequence[str]], *, transactional: bool = Fal
         name: MigrationDefinition(name, nothing, needed, transactional, rollback=nothing)
         for name, needed in needs.items()
     }
+
+
+def notes(calls: list[str], name: str) -> Callable[[object], None]:
+    """A `def` migration that appends its name."""
+    return lambda db: calls.append(name)
+
+
+def notes_async(calls: list[str], name: str) -> Callable[[object], Awaitable[None]]:
+    """An `async def` migration that appends its name."""
+
+    async def function(db: object) -> None:
+        calls.append(name)
+
+    return function
+
+
+def recorded(db: Any) -> list[str]:
+    """The names that are recorded, sorted."""
+    return sorted(record["name"] for record in db.app_migrations.find())
+
+
+async def recorded_async(db: Any) -> list[str]:
+    """The names that are recorded, sorted."""
+    return sorted([record["name"] async for record in db.app_migrations.find()])
+
+
+def effects(db: Any) -> list[str]:
+    """The ids of the documents in `effects`, sorted."""
+    return sorted(document["_id"] for document in db.effects.find())
+
+
+async def effects_async(db: Any) -> list[str]:
+    """The ids of the documents in `effects`, sorted."""
+    return sorted([document["_id"] async for document in db.effects.find()])
+
+
+def is_free(db: Any) -> bool:
+    """Return whether nobody holds the lease."""
+    return "owner" not in (db.app_migrations_lock.find_one() or {})
+
+
+async def is_free_async(db: Any) -> bool:
+    """Return whether nobody holds the lease."""
+    return "owner" not in (await db.app_migrations_lock.find_one() or {})
+
+
+def outside(call: Callable[[], Any]) -> Any:
+    """Call something outside of the transaction of the migration that asks for it."""
+    return contextvars.Context().run(call)
+
+
+async def outside_async(call: Callable[[], Any]) -> Any:
+    """Await something outside of the transaction of the migration that asks for it."""
+
+    async def called() -> Any:
+        return await call()
+
+    return await asyncio.create_task(called(), context=contextvars.Context())
+
+
+@contextmanager
+def nowhere() -> Iterator[Any]:
+    """A database whose server can't be reached; a command to it would fail after 30 seconds."""
+    with MongoClient[Any](NOWHERE, connect=False) as client:
+        yield client["app"]
+
+
+@asynccontextmanager
+async def nowhere_async() -> AsyncIterator[Any]:
+    """The same. The client isn't entered, because that would connect."""
+    yield AsyncMongoClient[Any](NOWHERE)["app"]

@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from quaestor import Event
 
@@ -97,3 +99,31 @@ class Told(list[Event]):
     def names(self, kind: type[Event]) -> list[str]:
         """The migrations that events of a type are about, in order."""
         return [str(getattr(event, "name", "")) for event in self if type(event) is kind]
+
+
+class Started:
+    """A function that has been started beside the test; `result` or `result_async` waits for its end."""
+
+    def __init__(self, future: Future[Any] | asyncio.Future[Any]) -> None:
+        self._future: Any = future
+
+    def result(self) -> Any:
+        """Wait for the end in a thread."""
+        return self._future.result(PATIENCE)
+
+    async def result_async(self) -> Any:
+        """Wait for the end in the event loop."""
+        return await asyncio.wait_for(self._future, PATIENCE)
+
+
+def start(function: Callable[[], object]) -> Started:
+    """Call a function in a thread of its own, which sees no context variable of the caller."""
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(function)
+    executor.shutdown(wait=False)
+    return Started(future)
+
+
+def start_async(function: Callable[[], Awaitable[Any]]) -> Started:
+    """Await something in a task of its own."""
+    return Started(asyncio.ensure_future(function()))

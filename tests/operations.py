@@ -1,4 +1,4 @@
-"""What targets, rollbacks, marks and the status are tried with, as data for both colours."""
+"""What targets, rollbacks, marks and the status are tried with, as data for sync and async tests."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,8 @@ from bson import ObjectId
 from bson.binary import Binary
 
 from quaestor import MigrationRegistry
+from tests.functions import Broken
 from tests.leases import HELD
-from tests.scenarios import Broken
-
-NOWHERE = "mongodb://127.0.0.1:1"
-"""Nothing listens there, and nothing may be sent. (An asynchronous client is not entered: that alone would connect.)
-"""
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -190,7 +186,7 @@ def records(*names: str) -> list[dict[str, Any]]:
 
 def registry(
     needs: Mapping[str, Sequence[str]],
-    colour: str,
+    kind: str,
     calls: list[str],
     *,
     transaction: bool = False,
@@ -201,7 +197,7 @@ def registry(
 
     Args:
         needs: name -> names it depends on.
-        colour: The colour of the functions.
+        kind: Whether the functions are "sync" or "async".
         calls: Where they note that they are called.
         transaction: As for `register`.
         irreversible: Those without a rollback.
@@ -209,13 +205,13 @@ def registry(
     """
     registry = MigrationRegistry()
     for name, depends_on in needs.items():
-        registry.register(name, depends_on, transaction=transaction)(_applies(name, colour, calls))
+        registry.register(name, depends_on, transaction=transaction)(_applies(name, kind, calls))
         if name not in irreversible:
-            registry.register_rollback(name)(_undoes(name, colour, calls, fails))
+            registry.register_rollback(name)(_undoes(name, kind, calls, fails))
     return registry
 
 
-def _applies(name: str, colour: str, calls: list[str]) -> Any:
+def _applies(name: str, kind: str, calls: list[str]) -> Any:
     def function(db: Any) -> None:
         calls.append(name)
         db.effects.insert_one({"_id": name})
@@ -224,10 +220,10 @@ def _applies(name: str, colour: str, calls: list[str]) -> Any:
         calls.append(name)
         await db.effects.insert_one({"_id": name})
 
-    return {"sync": function, "async": function_async}[colour]
+    return {"sync": function, "async": function_async}[kind]
 
 
-def _undoes(name: str, colour: str, calls: list[str], fails: str | None) -> Any:
+def _undoes(name: str, kind: str, calls: list[str], fails: str | None) -> Any:
     def called() -> None:
         calls.append(f"undo {name}")
         if calls[-1] == fails:
@@ -241,4 +237,4 @@ def _undoes(name: str, colour: str, calls: list[str], fails: str | None) -> Any:
         await db.effects.delete_one({"_id": name})
         called()
 
-    return {"sync": function, "async": function_async}[colour]
+    return {"sync": function, "async": function_async}[kind]

@@ -1,7 +1,7 @@
 """A process that runs migrations and is interrupted by a real signal.
 
-As a program it runs two migrations, of which the second says that it has begun and waits. Its arguments: the colour of
-the runner, the colour of the second function, the URI, the name of the database.
+As a program it runs two migrations, of which the second says that it has started and waits. Its arguments: the kind of
+the runner, the kind of the second function, the URI, the name of the database.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ class Ended:
     released: bool
 
 
-def interrupted(runner: str, colour: str, uri: str, name: str) -> Ended:
-    """Start this file as a program, send it SIGINT when its second migration has begun, and wait for its end."""
+def interrupted(runner: str, kind: str, uri: str, name: str) -> Ended:
+    """Start this file as a program, send it SIGINT when its second migration has started, and wait for its end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.processes", runner, colour, uri, name],
+        [sys.executable, "-m", "tests.processes", runner, kind, uri, name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -65,13 +65,13 @@ def _told(event: Event) -> None:
         _say("failed")
 
 
-def _registry(colour: str, run: asyncio.Task[Any] | None = None) -> MigrationRegistry:
+def _registry(kind: str, run: asyncio.Task[Any] | None = None) -> MigrationRegistry:
     registry = MigrationRegistry()
     registry.register("a")(lambda db: None)
 
     def waits(db: Any) -> None:
         try:
-            _say("begun")  # in the try, for the signal comes at once
+            _say("started")  # in the try, for the signal comes at once
             # Ctrl-C reaches the main thread alone: a function in another one looks whether its run was cancelled
             while run is None or not run.cancelling():
                 time.sleep(0.01)
@@ -80,27 +80,27 @@ def _registry(colour: str, run: asyncio.Task[Any] | None = None) -> MigrationReg
 
     async def waits_async(db: Any) -> None:
         try:
-            _say("begun")
+            _say("started")
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)  # cleaning up may need the loop once more
             _say("function ended")
 
-    registry.register("b")({"sync": waits, "async": waits_async}[colour])
+    registry.register("b")({"sync": waits, "async": waits_async}[kind])
     return registry
 
 
-async def _main_async(colour: str, uri: str, name: str) -> None:
+async def _main_async(kind: str, uri: str, name: str) -> None:
     with MongoClient(uri) as client:
         async with AsyncMongoClient(uri) as async_client:
             task = asyncio.current_task()
             assert task is not None
-            await _registry(colour, task).run(async_client[name], "app", sync_db=client[name], on_event=_told)
+            await _registry(kind, task).run(async_client[name], "app", sync_db=client[name], on_event=_told)
 
 
-def _main(colour: str, uri: str, name: str) -> None:
+def _main(kind: str, uri: str, name: str) -> None:
     with MongoClient(uri) as client:
-        _registry(colour).run_sync(client[name], "app", async_db=AsyncMongoClient(uri)[name], on_event=_told)
+        _registry(kind).run_sync(client[name], "app", async_db=AsyncMongoClient(uri)[name], on_event=_told)
 
 
 if __name__ == "__main__":

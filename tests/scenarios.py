@@ -1,4 +1,4 @@
-"""What a run must do, as data for both colours: migrations and records before, and what comes out."""
+"""What a run must do, as data for sync and async tests: migrations and records before, and what comes out."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 
 from quaestor import MigrationRegistry
+from tests.functions import Broken
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,6 @@ class Scenario:
 
     def __str__(self) -> str:
         return self.title.replace(" ", "-")
-
-
-class Broken(Exception):
-    """Raised by the migration that a scenario lets fail."""
 
 
 def old_records(*names: str) -> list[dict[str, Any]]:
@@ -98,15 +95,15 @@ BAD_OPTIONS = [
 """What cannot be a time, and words of what is said of it."""
 
 
-def registry(scenario: Scenario, colour: str, calls: list[str]) -> MigrationRegistry:
+def registry(scenario: Scenario, kind: str, calls: list[str]) -> MigrationRegistry:
     """The scenario's registry; its functions note their names in `calls` and leave a document."""
     registry = MigrationRegistry()
     for name, depends_on in scenario.migrations.items():
-        registry.register(name, depends_on)(_function(name, colour, calls, fails=name == scenario.fails))
+        registry.register(name, depends_on)(_function(name, kind, calls, fails=name == scenario.fails))
     return registry
 
 
-def _function(name: str, colour: str, calls: list[str], *, fails: bool) -> Any:
+def _function(name: str, kind: str, calls: list[str], *, fails: bool) -> Any:
     def called() -> None:
         if fails:
             raise Broken(name)
@@ -120,7 +117,7 @@ def _function(name: str, colour: str, calls: list[str], *, fails: bool) -> Any:
         called()
         await db.effects.insert_one({"migration": name})
 
-    return {"sync": function, "async": function_async}[colour]
+    return {"sync": function, "async": function_async}[kind]
 
 
 IDS: list[Any] = [

@@ -1,31 +1,45 @@
-"""The databases of the asynchronous drivers."""
+"""The databases of the async drivers."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
-from tests.databases import drivers, opened, opened_async
+from tests.databases import drivers, opened_async
+from tools.commands import Commands
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """All asynchronous drivers of MongoDB are made for asyncio."""
+    """All async drivers of MongoDB are made for asyncio."""
     return "asyncio"
 
 
-@pytest.fixture(
-    params=drivers("pymongo", "motor", "mongomock"),
-)
+@pytest.fixture(params=drivers("pymongo", "motor", "mongomock"))
 def driver(request: pytest.FixtureRequest) -> str:
-    """Every driver; a test that is about one of them is parametrized with it."""
+    """Every driver; a test that needs certain ones is parametrized with them."""
     return str(request.param)
 
 
 @pytest.fixture
-async def db(driver: str, place: tuple[str, str]) -> AsyncIterator[Any]:
+def commands() -> Commands:
+    """The commands that the client of `db` sends."""
+    return Commands()
+
+
+@pytest.fixture
+def client_options() -> dict[str, Any]:
+    """The options of the client of `db`; a module can override them."""
+    return {}
+
+
+@pytest.fixture
+async def db(
+    driver: str, place: tuple[str, str], commands: Commands, client_options: dict[str, Any]
+) -> AsyncIterator[Any]:
     """A new database."""
-    async with opened_async(driver, *place) as database:
+    async with opened_async(driver, *place, event_listeners=[commands], **client_options) as database:
         if driver == "pymongo":
             # PyMongo leaves a socket unclosed if it is closed while its monitor connects: a test may need no command.
             await database.client.admin.command("ping")
@@ -33,10 +47,29 @@ async def db(driver: str, place: tuple[str, str]) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def sync_db(driver: str, place: tuple[str, str]) -> Iterator[Any]:
-    """The same database for `def` migrations; None where `db` has one of its own."""
-    if driver == "pymongo":
-        with opened(driver, *place) as database:
-            yield database
-    else:
+async def other(uri: str, name: str) -> AsyncIterator[Any]:
+    """The same database from another client, which sees only what is committed."""
+    async with opened_async("pymongo", uri, name) as database:
+        yield database
+
+
+@pytest.fixture
+def other_driver(request: pytest.FixtureRequest, driver: str) -> str | None:
+    """The driver for `def` functions; None where the async one brings its own."""
+    return getattr(request, "param", "pymongo" if driver == "pymongo" else None)
+
+
+@pytest.fixture
+def sync_dbs(other_driver: str | None, place: tuple[str, str]) -> Iterator[Callable[[str], Any] | None]:
+    """Return the database for `def` functions by its name."""
+    if other_driver is None:
         yield None
+    else:
+        with MongoClient[dict[str, Any]](place[0]) as client:
+            yield client.get_database
+
+
+@pytest.fixture
+def sync_db(sync_dbs: Callable[[str], Any] | None, place: tuple[str, str]) -> Any:
+    """The same database as `db` for `def` functions."""
+    return sync_dbs and sync_dbs(place[1])

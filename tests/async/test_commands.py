@@ -1,6 +1,5 @@
 """What a run sends to the server, and with which guarantees."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,16 +17,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def commands() -> Commands:
-    return Commands()
-
-
-@pytest.fixture
-async def db(driver: str, uri: str, name: str, commands: Commands) -> AsyncIterator[Any]:
-    """A database whose client is watched, and whose defaults are the weakest there are."""
-    options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local"}
-    async with opened_async(driver, uri, name, event_listeners=[commands], **options) as database:
-        yield database
+def client_options() -> dict[str, Any]:
+    """The weakest concerns there are."""
+    return {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local"}
 
 
 def migrations(count: int, *, transaction: bool = False) -> MigrationRegistry:

@@ -93,9 +93,9 @@ async def test_hook_that_must_be_awaited(db: Any) -> None:
     """A coroutine function, or an object called like one, would never be awaited: refused."""
 
     class Hook:
-        async def __call__(self, event: Event) -> None: ...
+        async def __call__(self, event: Event) -> None: ...  # stays async
 
-    async def hook(event: Event) -> None: ...
+    async def hook(event: Event) -> None: ...  # stays async
 
     for awaited in (hook, Hook()):
         with pytest.raises(InvalidOptionError, match="on_event must be a `def` function"):

@@ -1,7 +1,6 @@
 """One instance migrates at a time: taking the lease, waiting for it, losing it, giving it back."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -19,15 +18,12 @@ from quaestor import (
     RunFinished,
     log_event,
 )
-from tests.databases import drivers
-from tests.functions import nothing_async
+from tests.databases import drivers, watched_async
+from tests.functions import Broken, is_free_async, notes_async, nothing_async
 from tests.leases import HELD, lock_document
+from tests.meeting import Moment, Told, start_async
 
 pytestmark = pytest.mark.anyio
-
-
-class Broken(Exception):
-    """A user's own exception."""
 
 
 async def lock(db: Any) -> dict[str, Any]:
@@ -83,9 +79,7 @@ async def test_lease_timeout(db: Any) -> None:
     registry = MigrationRegistry()
     calls = []
 
-    @registry.register("a")
-    async def a(db: Any) -> None:
-        calls.append("a")
+    registry.register("a")(notes_async(calls, "a"))
 
     events: list[Event] = []
 
@@ -145,41 +139,29 @@ async def test_released_after_a_failure(db: Any, failure: type[BaseException]) -
 
     with pytest.raises(failure):
         await registry.run(db, "app")
-    assert "owner" not in await lock(db)
+    assert await is_free_async(db)
 
 
 async def test_second_instance_waits(db: Any) -> None:
     """An instance that starts while another migrates waits, and returns an empty list when that one has done it all."""
     registry = MigrationRegistry()
     calls = []
-    waiting, second = asyncio.Event(), []
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, LeaseAwaited):
-            waiting.set()
-        second.append(event)
-
-    async def run_second() -> None:
-        second.append(await registry.run(db, "app", on_event=on_event))
-
-    tasks = []
+    waiting, second = Moment(), []
+    told = Told({LeaseAwaited: waiting.has_come})
 
     @registry.register("a")
     async def starts_another(db: Any) -> None:
         calls.append("a")
-        tasks.append(asyncio.create_task(run_second()))
-        await waiting.wait()
+        second.append(start_async(lambda: registry.run(db, "app", on_event=told)))
+        await waiting.wait_async()
 
-    @registry.register("b")
-    async def b(db: Any) -> None:
-        calls.append("b")
+    registry.register("b")(notes_async(calls, "b"))
 
     assert await registry.run(db, "app") == ["a", "b"]
-    await tasks[0]
-    assert second[-1] == []
-    assert isinstance(second[-2], RunFinished)
+    assert await second[0].result_async() == []
+    assert isinstance(told[-1], RunFinished)
     assert calls == ["a", "b"]
-    assert "owner" not in await lock(db)
+    assert await is_free_async(db)
 
 
 async def take(db: Any) -> None:
@@ -199,9 +181,7 @@ async def test_lost_in_a_function(db: Any, lose: Callable[[Any], Awaitable[None]
     calls = []
     registry.register("a")(lose)
 
-    @registry.register("b")
-    async def b(db: Any) -> None:
-        calls.append("b")
+    registry.register("b")(notes_async(calls, "b"))
 
     with pytest.raises(LeaseLostError, match="This run did not get to the record of 'a'") as caught:
         await registry.run(db, "app")
@@ -230,9 +210,7 @@ async def test_record_of_another(db: Any) -> None:
     async def a(db: Any) -> None:
         await db.app_migrations.insert_one({"_id": "a", "name": "a"})
 
-    @registry.register("b")
-    async def b(db: Any) -> None:
-        calls.append("b")
+    registry.register("b")(notes_async(calls, "b"))
 
     with pytest.raises(LeaseLostError):
         await registry.run(db, "app")
@@ -279,8 +257,7 @@ async def test_kept_alive(db: Any) -> None:
 
     @registry.register("a")
     async def takes_its_time(db: Any) -> None:
-        watched = db.app_migrations_lock.watch()
-        async with await watched if inspect.isawaitable(watched) else watched as changes:  # awaited with PyMongo only
+        async with watched_async(db.app_migrations_lock) as changes:
             ends.append((await lock(db))["expiresAt"])
             await anext(changes)
         ends.append((await lock(db))["expiresAt"])

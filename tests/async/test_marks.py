@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient
 
 from quaestor import (
     AsyncRunner,
@@ -16,14 +15,14 @@ from quaestor import (
     RecordsMarked,
     UnknownMigrationError,
 )
-from tests.databases import drivers, opened_async
+from tests.databases import drivers
+from tests.functions import nowhere_async, recorded_async
 from tests.operations import (
     BAD_NAMES,
     BREAKS,
     CHAIN,
     MARKS_APPLIED,
     MARKS_PENDING,
-    NOWHERE,
     Case,
     lock_of,
     records,
@@ -32,11 +31,6 @@ from tests.operations import (
 from tools.commands import Commands
 
 pytestmark = pytest.mark.anyio
-
-
-async def recorded(db: Any) -> list[str]:
-    """The names that are recorded."""
-    return sorted([record["name"] async for record in db.app_migrations.find()])
 
 
 @pytest.mark.parametrize("case", MARKS_APPLIED, ids=str)
@@ -50,7 +44,7 @@ async def test_mark_applied(db: Any, case: Case) -> None:
     assert await runner.mark_applied(case.targets) == list(case.planned)
 
     assert calls == []
-    assert await recorded(db) == sorted({*case.recorded, *case.planned})
+    assert await recorded_async(db) == sorted({*case.recorded, *case.planned})
     assert set(await runner.run()) == case.needs.keys() - {*case.recorded, *case.planned}
 
 
@@ -65,7 +59,7 @@ async def test_mark_pending(db: Any, case: Case) -> None:
     assert await runner.mark_pending(case.targets) == list(case.planned)
 
     assert calls == []
-    assert await recorded(db) == sorted(set(case.recorded) - case.planned.keys())
+    assert await recorded_async(db) == sorted(set(case.recorded) - case.planned.keys())
 
 
 async def test_record(db: Any) -> None:
@@ -74,7 +68,7 @@ async def test_record(db: Any) -> None:
 
     await AsyncRunner(registry(CHAIN, "async", []), db, "app").mark_applied(["a"])
 
-    (record,) = await db.app_migrations.find().to_list(None)
+    (record,) = [one async for one in db.app_migrations.find()]
     assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "a", "name": "a"}
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 
@@ -91,7 +85,7 @@ async def test_conflicts(db: Any) -> None:
         await runner.mark_pending(["a", "c"])
     assert caught.value.conflicts == {"b": ["a"]}
 
-    assert await recorded(db) == ["a", "b"]
+    assert await recorded_async(db) == ["a", "b"]
     assert await db.app_migrations_lock.count_documents({}) == 0
 
 
@@ -114,7 +108,7 @@ async def test_record_conflict(db: Any) -> None:
     with pytest.raises(RecordConflictError) as caught:
         await AsyncRunner(registry(CHAIN, "async", []), db, "app").mark_applied(["a", "b"])
     assert caught.value.migrations == ["b"]
-    assert await recorded(db) == ["other"]
+    assert await recorded_async(db) == ["other"]
 
 
 async def test_unknown_names(db: Any) -> None:
@@ -128,21 +122,21 @@ async def test_unknown_names(db: Any) -> None:
     with pytest.raises(UnknownMigrationError) as caught:
         await runner.mark_applied(["create_orders"])
     assert caught.value.names == ["create_orders"]
-    assert await recorded(db) == ["create_orders"]
+    assert await recorded_async(db) == ["create_orders"]
 
 
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
     """Unknown names to mark as applied, and what is no list of names, are refused before anything is sent."""
-    client = AsyncMongoClient(NOWHERE)
-    runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
-    with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-        await runner.mark_applied(["a", "x"])
-    for mark in (runner.mark_applied, runner.mark_pending):
-        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
-            with pytest.raises(InvalidOptionError) as caught:
-                await mark(names)
-            assert f"names {words}" in str(caught.value)
+    async with nowhere_async() as db:
+        runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
+        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+            await runner.mark_applied(["a", "x"])
+        for mark in (runner.mark_applied, runner.mark_pending):
+            for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
+                with pytest.raises(InvalidOptionError) as caught:
+                    await mark(names)
+                assert f"names {words}" in str(caught.value)
 
 
 async def test_lease(db: Any) -> None:
@@ -156,8 +150,8 @@ async def test_lease(db: Any) -> None:
         with pytest.raises(LeaseTimeoutError):
             await mark(names)
     assert await runner.mark_applied(["a"]) == await runner.mark_pending(["b"]) == []
-    assert await recorded(db) == ["a"]
-    assert await db.app_migrations_lock.find().to_list(None) == [held]
+    assert await recorded_async(db) == ["a"]
+    assert [one async for one in db.app_migrations_lock.find()] == [held]
 
     await runner.unlock()
     assert await runner.mark_applied(["b"]) == ["b"]
@@ -183,30 +177,17 @@ async def test_events(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_commands(db: Any, driver: str, uri: str, name: str) -> None:
+async def test_commands(db: Any, commands: Commands) -> None:
     """A mark is two reads, a lease, and for each a check and a record, with what is kept of its rollback removed before
     and of itself behind; transactional ones need no transaction.
     """
-    commands = Commands()
+    runner = AsyncRunner(registry(CHAIN, "async", [], transaction=True), db, "app")
+    before = ["find", "findAndModify", "find"]
 
-    async with opened_async(driver, uri, name, event_listeners=[commands]) as watched:
-        runner = AsyncRunner(registry(CHAIN, "async", [], transaction=True), watched, "app")
-        await runner.mark_applied(["a", "b"])
-        assert commands.names == [
-            "find",
-            "findAndModify",
-            "find",
-            *["delete", "update", "insert", "delete"] * 2,
-            "update",
-        ]
-        commands.sent.clear()
-        await runner.mark_pending(["a", "b"])
-        assert commands.names == [
-            "find",
-            "findAndModify",
-            "find",
-            *["delete", "update", "delete", "delete"] * 2,
-            "update",
-        ]
+    await runner.mark_applied(["a", "b"])
+    assert commands.names == [*before, *["delete", "update", "insert", "delete"] * 2, "update"]
+    commands.sent.clear()
+    await runner.mark_pending(["a", "b"])
+    assert commands.names == [*before, *["delete", "update", "delete", "delete"] * 2, "update"]
 
-    assert await recorded(db) == []
+    assert await recorded_async(db) == []

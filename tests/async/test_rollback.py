@@ -1,12 +1,11 @@
 """Undoing migrations: which ones, in which order, what is left, and what a failure leaves."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
 
 from quaestor import (
     AsyncRunner,
@@ -20,7 +19,6 @@ from quaestor import (
     MigrationRegistry,
     MigrationRolledBack,
     MigrationStarted,
-    MissingDatabaseError,
     RecordsUnknown,
     RollbackFinished,
     RollbackStarted,
@@ -28,23 +26,20 @@ from quaestor import (
     UnknownMigrationError,
     log_event,
 )
-from tests.databases import drivers, opened_async
-from tests.functions import nothing, nothing_async
-from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, Case, lock_of, records, registry
-from tests.scenarios import Broken
+from tests.databases import drivers
+from tests.functions import (
+    Broken,
+    effects_async,
+    notes_async,
+    nothing_async,
+    nowhere_async,
+    recorded_async,
+)
+from tests.meeting import Moment, Told, start_async
+from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, ROLLBACKS, Case, lock_of, records, registry
 from tools.commands import Commands
 
 pytestmark = pytest.mark.anyio
-
-
-async def recorded(db: Any) -> list[str]:
-    """The names that are recorded."""
-    return sorted([record["name"] async for record in db.app_migrations.find()])
-
-
-async def effects(db: Any) -> list[str]:
-    """The names of the migrations whose work is there."""
-    return sorted([document["_id"] async for document in db.effects.find()])
 
 
 @pytest.mark.parametrize("case", ROLLBACKS, ids=str)
@@ -60,10 +55,10 @@ async def test_rollback(db: Any, case: Case) -> None:
     assert await runner.rollback(case.targets) == list(case.planned)
 
     assert calls == [f"undo {name}" for name in case.planned]
-    assert await recorded(db) == await effects(db) == sorted(set(case.recorded) - case.planned.keys())
+    assert await recorded_async(db) == await effects_async(db) == sorted(set(case.recorded) - case.planned.keys())
 
 
-async def test_to_and_fro(db: Any) -> None:
+async def test_rollback_then_reapply(db: Any) -> None:
     """What is undone is pending: the next run applies it again, and the next rollback undoes it again."""
     runner = AsyncRunner(registry(DIAMOND, "async", []), db, "app")
 
@@ -71,7 +66,7 @@ async def test_to_and_fro(db: Any) -> None:
         assert await runner.run() == ["aside", "top", "left", "right", "end"]
         assert await runner.rollback(DIAMOND) == ["end", "right", "left", "top", "aside"]
         assert await runner.rollback(DIAMOND) == []
-        assert await recorded(db) == await effects(db) == []
+        assert await recorded_async(db) == await effects_async(db) == []
     assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 4, "sessions": [], "previous": None}
 
 
@@ -83,19 +78,16 @@ async def test_to_and_fro(db: Any) -> None:
         (True, ["delete", "commitTransaction", "update"], []),
     ],
 )
-async def test_commands(
-    db: Any, driver: str, uri: str, name: str, transaction: bool, each: list[str], once: list[str]
-) -> None:
+async def test_commands(db: Any, commands: Commands, transaction: bool, each: list[str], once: list[str]) -> None:
     """A rollback costs what a run does: two reads and a lease, and each a check and a record that goes."""
     migrations = MigrationRegistry()
     for number in range(5):
         migrations.register(str(number), transaction=transaction)(nothing_async)
         migrations.register_rollback(str(number))(nothing_async)
     await migrations.run(db, "app")
-    commands = Commands()
+    commands.sent.clear()
 
-    async with opened_async(driver, uri, name, event_listeners=[commands]) as watched:
-        await AsyncRunner(migrations, watched, "app").rollback(migrations.migrations)
+    await AsyncRunner(migrations, db, "app").rollback(migrations.migrations)
 
     session = ["connectionStatus"] if transaction else []
     assert commands.names == ["find", *session, "findAndModify", "find", *each * 5, *once]
@@ -156,7 +148,7 @@ async def test_irreversible(db: Any) -> None:
 
     assert caught.value.names == ["c", "a"]
     assert calls == []
-    assert await recorded(db) == ["a", "b", "c"]
+    assert await recorded_async(db) == ["a", "b", "c"]
     assert await db.app_migrations_lock.count_documents({}) == 0
 
 
@@ -179,7 +171,7 @@ async def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
 
     assert caught.value.names == ["b"]
     assert calls == []
-    assert await recorded(db) == ["a", "b"]
+    assert await recorded_async(db) == ["a", "b"]
     assert "owner" not in await db.app_migrations_lock.find_one()
 
 
@@ -195,8 +187,8 @@ async def test_failure(db: Any) -> None:
 
     assert caught.value.__notes__ == ["quaestor: while undoing migration 'b', 3 of 4"]
     assert told[-1] == MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True)
-    assert await recorded(db) == ["a", "b"]
-    assert await effects(db) == ["a"]  # what the function did before it failed is done
+    assert await recorded_async(db) == ["a", "b"]
+    assert await effects_async(db) == ["a"]  # what the function did before it failed is done
     assert "owner" not in await db.app_migrations_lock.find_one()
     assert await AsyncRunner(registry(CHAIN, "async", calls), db, "app").rollback(["a"]) == ["b", "a"]
 
@@ -217,14 +209,14 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
     """Unknown names and what is no list of names are refused before anything is sent."""
-    client = AsyncMongoClient(NOWHERE)
-    runner = AsyncRunner(registry(CHAIN, "async", []), client["app"], "app")
-    with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-        await runner.rollback(["a", "x"])
-    for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
-        with pytest.raises(InvalidOptionError) as caught:
-            await runner.rollback(names)
-        assert f"targets {words}" in str(caught.value)
+    async with nowhere_async() as db:
+        runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
+        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+            await runner.rollback(["a", "x"])
+        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
+            with pytest.raises(InvalidOptionError) as caught:
+                await runner.rollback(names)
+            assert f"targets {words}" in str(caught.value)
 
 
 async def test_lease(db: Any) -> None:
@@ -243,7 +235,7 @@ async def test_lease(db: Any) -> None:
     await db.app_migrations_lock.insert_one(lock_of())
     with pytest.raises(LeaseTimeoutError):
         await runner.rollback(["a"])
-    assert (seen, await recorded(db)) == ([], ["a"])
+    assert (seen, await recorded_async(db)) == ([], ["a"])
 
     await db.app_migrations_lock.delete_many({})
     await runner.rollback(["a"])
@@ -255,29 +247,18 @@ async def test_waits_for_a_run(db: Any) -> None:
     calls: list[str] = []
     migrations = registry({"a": [], "c": ["b"]}, "async", calls)
     await db.app_migrations.insert_many(records("a"))
-    waiting, undone = asyncio.Event(), []
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, LeaseAwaited):
-            waiting.set()
-
-    async def roll_back() -> None:
-        undone.append(await AsyncRunner(migrations, db, "app", on_event=on_event).rollback(["a", "b"]))
-
-    tasks = []
+    waiting, started = Moment(), []
+    waits = AsyncRunner(migrations, db, "app", on_event=Told({LeaseAwaited: waiting.has_come}))
 
     @migrations.register("b")
     async def starts_a_rollback(db: Any) -> None:
-        tasks.append(asyncio.create_task(roll_back()))
-        await waiting.wait()
+        started.append(start_async(lambda: waits.rollback(["a", "b"])))
+        await waiting.wait_async()
 
-    @migrations.register_rollback("b")
-    async def undo(db: Any) -> None:
-        calls.append("undo b")
+    migrations.register_rollback("b")(notes_async(calls, "undo b"))
 
     assert await migrations.run(db, "app") == ["b", "c"]
-    await tasks[0]
-    assert undone == [["c", "b", "a"]]
+    assert await started[0].result_async() == ["c", "b", "a"]
     assert calls == ["c", "undo c", "undo b", "undo a"]
 
 
@@ -307,7 +288,7 @@ async def test_lost_lease(db: Any, lose: Callable[[Any], Awaitable[None]]) -> No
 
     assert caught.value.migration == "b"
     assert calls == []
-    assert await recorded(db) == ["a", "b"]
+    assert await recorded_async(db) == ["a", "b"]
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
@@ -323,37 +304,3 @@ async def test_no_transactions(db: Any) -> None:
         await AsyncRunner(migrations, db, "app").rollback(["a"])
     assert caught.value.migrations == ["b"]
     assert calls == []
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-@pytest.mark.parametrize("transaction", [False, True])
-async def test_other_colour(db: Any, sync_db: Any, driver: str, transaction: bool) -> None:
-    """A rollback may be of the other colour than its migration; without a database for it nothing is undone."""
-    migrations = registry({"a": [], "c": ["b"]}, "async", [], transaction=transaction)
-    migrations.register("b", ["a"], transaction=transaction)(nothing_async)
-
-    @migrations.register_rollback("b")
-    def undo(db: Any) -> None:
-        db.effects.insert_one({"_id": "undone"})
-
-    await migrations.run(db, "app")
-    if driver == "pymongo":  # Motor brings its own
-        with pytest.raises(MissingDatabaseError) as caught:
-            await AsyncRunner(migrations, db, "app").rollback(["a"])
-        assert (caught.value.migrations, caught.value.argument) == (["b"], "sync_db")
-        assert await recorded(db) == ["a", "b", "c"]
-
-    runner = AsyncRunner(migrations, db, "app", sync_db=sync_db)
-    assert await runner.rollback(["a"]) == ["c", "b", "a"]
-    assert await recorded(db) == []
-    assert await effects(db) == ["undone"]
-
-
-async def test_other_colour_that_is_not_called(db: Any) -> None:
-    """A migration of the other colour needs no database to be undone by a function of this one."""
-    migrations = MigrationRegistry()
-    migrations.register("a")(nothing)
-    migrations.register_rollback("a")(nothing_async)
-    await db.app_migrations.insert_many(records("a"))
-
-    assert await AsyncRunner(migrations, db, "app").rollback(["a"]) == ["a"]

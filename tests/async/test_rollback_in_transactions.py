@@ -1,47 +1,21 @@
 """Rollbacks whose function and record are one transaction."""
 
-import asyncio
-import contextvars
-from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
 
 from quaestor import AsyncRunner
-from tests.databases import drivers, opened_async
-from tests.functions import nothing_async
+from tests.databases import drivers
+from tests.functions import Broken, effects_async, nothing_async, outside_async, recorded_async
 from tests.operations import BREAKS, records, registry
-from tests.scenarios import Broken
 
 pytestmark = pytest.mark.anyio
-
-
-async def recorded(db: Any) -> list[str]:
-    """The names that are recorded."""
-    return sorted([record["name"] async for record in db.app_migrations.find()])
-
-
-async def effects(db: Any) -> list[str]:
-    """The names of the migrations whose work is there."""
-    return sorted([document["_id"] async for document in db.effects.find()])
 
 
 @pytest.fixture(params=drivers("pymongo", "motor"))
 def driver(request: pytest.FixtureRequest) -> str:
     """The drivers of servers that have transactions."""
     return str(request.param)
-
-
-@pytest.fixture
-async def other(uri: str, name: str) -> AsyncIterator[Any]:
-    """The same database by a client of its own, which sees what is committed."""
-    async with opened_async("pymongo", uri, name) as database:
-        yield database
-
-
-async def outside(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await something that is not to be in the transaction of the function that asks for it."""
-    return await asyncio.create_task(work, context=contextvars.Context())
 
 
 async def test_together(db: Any, other: Any) -> None:
@@ -53,7 +27,12 @@ async def test_together(db: Any, other: Any) -> None:
     @migrations.register_rollback("a")
     async def undo(db: Any) -> None:
         await db.users.insert_one({"_id": 1})
-        seen.append((await outside(recorded(other)), await outside(other.users.find().to_list(None))))
+        seen.append(
+            (
+                await outside_async(lambda: recorded_async(other)),
+                await outside_async(lambda: other.users.find().to_list(None)),
+            )
+        )
 
     runner = AsyncRunner(migrations, db, "app")
     await runner.run()
@@ -61,8 +40,8 @@ async def test_together(db: Any, other: Any) -> None:
     assert await runner.rollback(["a"]) == ["b", "a"]
 
     assert seen == [(["a"], [])]
-    assert await recorded(other) == await effects(other) == []
-    assert await other.users.find().to_list(None) == [{"_id": 1}]
+    assert await recorded_async(other) == await effects_async(other) == []
+    assert [one async for one in other.users.find()] == [{"_id": 1}]
     assert (await other.app_migrations_lock.find_one())["sessions"] == []
 
 
@@ -75,10 +54,10 @@ async def test_failure(db: Any, other: Any) -> None:
 
     with pytest.raises(Broken):
         await AsyncRunner(failing, db, "app").rollback(["a"])
-    assert await recorded(other) == await effects(other) == ["a", "b"]
+    assert await recorded_async(other) == await effects_async(other) == ["a", "b"]
 
     assert await AsyncRunner(registry(needs, "async", calls, transaction=True), db, "app").rollback(["a"]) == ["b", "a"]
-    assert await recorded(other) == await effects(other) == []
+    assert await recorded_async(other) == await effects_async(other) == []
 
 
 @pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
@@ -87,7 +66,7 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
     await db.app_migrations.insert_many([*found, *records("from tomorrow")])
 
     assert await AsyncRunner(registry({"a": []}, "async", [], transaction=True), db, "app").rollback(["a"]) == ["a"]
-    assert await recorded(db) == ["from tomorrow"]
+    assert await recorded_async(db) == ["from tomorrow"]
 
 
 async def test_undone_meanwhile(db: Any, other: Any) -> None:
@@ -99,11 +78,11 @@ async def test_undone_meanwhile(db: Any, other: Any) -> None:
     @migrations.register_rollback("b")
     async def undo(db: Any) -> None:
         calls.append("undo b")
-        await outside(other.app_migrations.delete_one({"_id": "b"}))
+        await outside_async(lambda: other.app_migrations.delete_one({"_id": "b"}))
         await db.users.insert_one({})
 
     await db.app_migrations.insert_many(records("a", "b"))
 
     assert await AsyncRunner(migrations, db, "app").rollback(["a"]) == ["b", "a"]
     assert calls == ["undo b"]
-    assert await recorded(db) == await db.users.find().to_list(None) == []
+    assert await recorded_async(db) == [one async for one in db.users.find()] == []

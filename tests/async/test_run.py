@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from quaestor import AsyncRunner, MigrationRegistry
-from tests.functions import nothing_async
-from tests.scenarios import SCENARIOS, Broken, Scenario, registry
+from tests.functions import Broken, nothing_async
+from tests.scenarios import SCENARIOS, Scenario, registry
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def test_scenario(db: Any, scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-async def test_again(db: Any, scenario: Scenario) -> None:
+async def test_rerun(db: Any, scenario: Scenario) -> None:
     """A second run applies what the first could not, and a third finds nothing to do."""
     if scenario.records:
         await db.app_migrations.insert_many(scenario.records)
@@ -44,13 +44,13 @@ async def test_again(db: Any, scenario: Scenario) -> None:
     if scenario.fails:
         with pytest.raises(Broken):
             await registry(scenario, "async", calls).run(db, "app")
-    mended = registry(dataclasses.replace(scenario, fails=None), "async", calls)
+    fixed = registry(dataclasses.replace(scenario, fails=None), "async", calls)
 
-    await mended.run(db, "app")
+    await fixed.run(db, "app")
 
     recorded = [record.get("name") for record in scenario.records]
     assert sorted(calls) == sorted(name for name in scenario.migrations if name not in recorded)
-    assert await mended.run(db, "app") == []
+    assert await fixed.run(db, "app") == []
 
 
 async def test_record(db: Any) -> None:
@@ -61,7 +61,7 @@ async def test_record(db: Any) -> None:
 
     await migrations.run(db, prefix="app")
 
-    (record,) = [record async for record in db.app_migrations.find()]
+    (record,) = [one async for one in db.app_migrations.find()]
     assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "first", "name": "first"}
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 

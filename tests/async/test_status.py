@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
-from pymongo import AsyncMongoClient
 
 from quaestor import (
     AsyncMigrationContext,
@@ -19,13 +18,12 @@ from quaestor import (
     Status,
 )
 from tests.databases import drivers, opened_async
-from tests.functions import nothing_async
+from tests.functions import nothing_async, nowhere_async
 from tests.killed import DEATHS, NEEDS, killed
 from tests.operations import (
     CHAIN,
     INTERRUPTIONS,
     LONG_AGO,
-    NOWHERE,
     Interruption,
     ended_lock,
     lock_of,
@@ -129,9 +127,9 @@ async def test_refused_before_the_first_command() -> None:
     migrations.register("a", ["b"])(nothing_async)
     migrations.register("b", ["a"])(nothing_async)
 
-    client = AsyncMongoClient(NOWHERE)
-    with pytest.raises(CircularDependencyError):
-        await AsyncRunner(migrations, client["app"], "app").status()
+    async with nowhere_async() as db:
+        with pytest.raises(CircularDependencyError):
+            await AsyncRunner(migrations, db, "app").status()
 
 
 @pytest.mark.parametrize("work", ["run", "rollback"])
@@ -174,7 +172,7 @@ async def test_lease_of_another(db: Any) -> None:
 
     assert lease is not None
     assert str(lease) == "elsewhere (process 4711), since 2026-01-01 00:00:00 UTC, undoing migration 'a'"
-    assert await db.app_migrations_lock.find().to_list(None) == [held]
+    assert [one async for one in db.app_migrations_lock.find()] == [held]
     assert await runner.unlock() == lease
     assert (await runner.status()).lease is None
 

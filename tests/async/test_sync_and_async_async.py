@@ -1,27 +1,31 @@
-"""One history over `def` and `async def` migrations, run from an event loop."""
+"""One history of `async def` and `def` migrations, run from an event loop."""
 
 import asyncio
 import functools
+import gc
 import threading
 from typing import Any
 
 import pytest
+from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import MigrationRegistry, MissingDatabaseError
+from quaestor import (
+    AsyncRunner,
+    InvalidDatabaseError,
+    MigrationRegistry,
+    MissingDatabaseError,
+    UnfinishedMigrationError,
+)
 from tests.databases import drivers
-from tests.functions import nothing, nothing_async
+from tests.functions import NOWHERE, effects_async, nothing, nothing_async, recorded_async
+from tests.operations import records
+from tests.operations import registry as chain_of
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def other_db(sync_db: Any) -> Any:
-    """The same database, of the other colour; None where the driver brings it."""
-    return sync_db
-
-
 def mixed(calls: list[str], *, transaction: bool = False) -> MigrationRegistry:
-    """Four migrations in a chain, their colours in turn."""
+    """Four migrations in a chain, their kinds in turn."""
     registry = MigrationRegistry()
 
     @registry.register("first", transaction=transaction)
@@ -48,29 +52,29 @@ def mixed(calls: list[str], *, transaction: bool = False) -> MigrationRegistry:
     return registry
 
 
-async def test_one_history(db: Any, other_db: Any) -> None:
-    """Functions of both colours are applied in one order, each on the database of its colour."""
+async def test_one_history(db: Any, sync_db: Any) -> None:
+    """Functions of both kinds are applied in one order, each on the database of its kind."""
     calls: list[str] = []
 
-    applied = await mixed(calls).run(db, "app", sync_db=other_db)
+    applied = await mixed(calls).run(db, "app", sync_db=sync_db)
 
     assert applied == calls == ["first", "second", "third", "fourth"]
-    assert await mixed(calls).run(db, "app", sync_db=other_db) == []
+    assert await mixed(calls).run(db, "app", sync_db=sync_db) == []
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_transactions(db: Any, other_db: Any) -> None:
-    """Functions of both colours can be transactions, each in a session of its own driver."""
+async def test_transactions(db: Any, sync_db: Any) -> None:
+    """Functions of both kinds can be transactions, each in a session of its own driver."""
     calls: list[str] = []
 
-    assert await mixed(calls, transaction=True).run(db, "app", sync_db=other_db) == calls
+    assert await mixed(calls, transaction=True).run(db, "app", sync_db=sync_db) == calls
     assert calls == ["first", "second", "third", "fourth"]
     assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_failure_in_a_transaction(db: Any, other_db: Any) -> None:
-    """A function of the other colour that fails in its transaction leaves nothing."""
+async def test_failure_in_a_transaction(db: Any, sync_db: Any) -> None:
+    """A function of the other kind that fails in its transaction leaves nothing."""
     registry = MigrationRegistry()
 
     @registry.register("fails", transaction=True)
@@ -79,13 +83,13 @@ async def test_failure_in_a_transaction(db: Any, other_db: Any) -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await registry.run(db, "app", sync_db=other_db)
+        await registry.run(db, "app", sync_db=sync_db)
     assert await db.effects.count_documents({}) == 0
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 async def test_refused_without_the_database(db: Any) -> None:
-    """With a pending migration of the other colour and no database for it, nothing at all is run."""
+    """With a pending migration of the other kind and no database for it, nothing at all is run."""
     calls: list[str] = []
 
     with pytest.raises(MissingDatabaseError) as caught:
@@ -93,11 +97,11 @@ async def test_refused_without_the_database(db: Any) -> None:
 
     assert (caught.value.migrations, caught.value.argument) == (["second", "fourth"], "sync_db")
     assert calls == []
-    assert await db.app_migrations.count_documents({}) == 0
+    assert await recorded_async(db) == []
 
 
 async def test_not_needed_once_applied(db: Any) -> None:
-    """Migrations of the other colour that are applied need no database."""
+    """Migrations of the other kind that are applied need no database."""
     registry = MigrationRegistry()
     registry.register("old")(nothing)
     registry.register("new")(nothing_async)
@@ -106,20 +110,20 @@ async def test_not_needed_once_applied(db: Any) -> None:
     assert await registry.run(db, "app") == ["new"]
 
 
-async def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
+async def test_where_the_other_kind_runs(db: Any, sync_db: Any) -> None:
     """A `def` migration runs in a worker thread, and the event loop stays free meanwhile."""
     registry = MigrationRegistry()
-    begun, loop_is_free = threading.Event(), threading.Event()
+    started, loop_is_free = threading.Event(), threading.Event()
     seen = []
 
     @registry.register("a")
     def waits_for_the_loop(db: Any) -> None:
-        begun.set()
+        started.set()
         assert loop_is_free.wait(timeout=30)
         seen.append(threading.current_thread())
 
-    running = asyncio.ensure_future(registry.run(db, "app", sync_db=other_db))
-    await asyncio.to_thread(begun.wait)
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db))
+    await asyncio.to_thread(started.wait)
     loop_is_free.set()
 
     assert await running == ["a"]
@@ -127,8 +131,8 @@ async def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
-async def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[BaseException]) -> None:
-    """An exception of the other colour reaches the caller as it is."""
+async def test_failure_of_the_other_kind(db: Any, sync_db: Any, kind: type[BaseException]) -> None:
+    """An exception of the other kind reaches the caller as it is."""
     registry = MigrationRegistry()
     error = kind("own")
 
@@ -137,13 +141,13 @@ async def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[Ba
         raise error
 
     with pytest.raises(kind) as caught:
-        await registry.run(db, "app", sync_db=other_db)
+        await registry.run(db, "app", sync_db=sync_db)
 
     assert caught.value is error
-    assert await db.app_migrations.count_documents({}) == 0
+    assert await recorded_async(db) == []
 
 
-async def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
+async def test_empty_iterator_of_the_other_kind(db: Any, sync_db: Any) -> None:
     """A StopIteration cannot leave a coroutine: Python makes a RuntimeError of it, which shows it as its cause."""
     registry = MigrationRegistry()
 
@@ -151,8 +155,8 @@ async def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> Non
     def looks_for_one(db: Any) -> None:
         next(db.users.find())
 
-    with pytest.raises(RuntimeError) as caught:
-        await registry.run(db, "app", sync_db=other_db)
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        await registry.run(db, "app", sync_db=sync_db)
     assert isinstance(caught.value.__cause__, StopIteration)
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
@@ -168,3 +172,108 @@ async def test_returns_too_early(db: Any) -> None:
 
     assert registry.migrations["a"].colour == "async"
     assert await registry.run(db, "app") == ["a"]
+
+
+async def test_forgotten_await(db: Any) -> None:
+    """An `async def` that returns what it should have awaited has done nothing either."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def forgets(db: Any) -> Any:
+        return nothing_async(db)
+
+    with pytest.raises(UnfinishedMigrationError, match=r"'a' returned an awaitable \(coroutine\)"):
+        await registry.run(db, "app")
+    gc.collect()
+    assert await recorded_async(db) == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))  # Motor brings its own
+async def test_plan_without_the_database(db: Any) -> None:
+    """With a migration of the other kind and no database for it there is no plan, as there is no run."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing_async)
+    migrations.register_rollback("a")(nothing)
+    migrations.register("b")(nothing)
+    runner = AsyncRunner(migrations, db, "app")
+
+    with pytest.raises(MissingDatabaseError) as caught:
+        await runner.plan()
+    assert caught.value.migrations == ["b"]
+    assert len(await runner.plan(["a"])) == 1
+    await db.app_migrations.insert_many(records("a"))
+    with pytest.raises(MissingDatabaseError) as caught:
+        await runner.plan_rollback(["a"])
+    assert caught.value.migrations == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_rollback_of_the_other_kind(db: Any, sync_db: Any, driver: str, transaction: bool) -> None:
+    """A rollback may be of the other kind than its migration; without a database for it nothing is undone."""
+    migrations = chain_of({"a": [], "c": ["b"]}, "async", [], transaction=transaction)
+    migrations.register("b", ["a"], transaction=transaction)(nothing_async)
+
+    @migrations.register_rollback("b")
+    def undo(db: Any) -> None:
+        db.effects.insert_one({"_id": "undone"})
+
+    await migrations.run(db, "app")
+    if driver == "pymongo":  # Motor brings its own
+        with pytest.raises(MissingDatabaseError) as caught:
+            await AsyncRunner(migrations, db, "app").rollback(["a"])
+        assert (caught.value.migrations, caught.value.argument) == (["b"], "sync_db")
+        assert await recorded_async(db) == ["a", "b", "c"]
+
+    runner = AsyncRunner(migrations, db, "app", sync_db=sync_db)
+    assert await runner.rollback(["a"]) == ["c", "b", "a"]
+    assert await recorded_async(db) == []
+    assert await effects_async(db) == ["undone"]
+
+
+async def test_rollback_needs_only_its_own_database(db: Any) -> None:
+    """A migration of the other kind needs no database to be undone by a function of this one."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing)
+    migrations.register_rollback("a")(nothing_async)
+    await db.app_migrations.insert_many(records("a"))
+
+    assert await AsyncRunner(migrations, db, "app").rollback(["a"]) == ["a"]
+
+
+@pytest.mark.driver("pymongo")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: None, "db must be a database, not None: pass client['name']"),
+        (lambda: NOWHERE, "db must be a database, not str: pass client['name']"),
+        (dict, "db must be a database, not dict"),
+        (lambda: AsyncMongoClient(NOWHERE), "db is a client (AsyncMongoClient), not a database: pass client["),
+        (lambda: MongoClient(NOWHERE, connect=False)["app"], "db is a synchronous database (Database): call `registry"),
+        (lambda: AsyncMongoClient(NOWHERE)["app"]["users"], "db must be a database, not AsyncCollection"),
+    ],
+)
+async def test_not_a_database(make: Any, words: str) -> None:
+    """Anything but a database of this kind is refused, and says what to do; a password is not repeated."""
+    with pytest.raises(InvalidDatabaseError) as caught:
+        await MigrationRegistry().run(make(), "app")
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.driver("pymongo")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: NOWHERE, "sync_db must be a database, not str"),
+        (lambda: MongoClient(NOWHERE, connect=False), "sync_db is a client (MongoClient), not a database"),
+        (lambda: AsyncMongoClient(NOWHERE)["app"], "sync_db must be a synchronous database, not AsyncDatabase"),
+        (lambda: MongoClient(NOWHERE, connect=False)["other"], "the same database, but they are 'app' and 'other'"),
+    ],
+)
+async def test_not_the_other_database(make: Any, words: str) -> None:
+    """The database for the other kind is checked like the first, and must be the same one."""
+    db = AsyncMongoClient(NOWHERE)["app"]
+    with pytest.raises(InvalidDatabaseError) as caught:
+        AsyncRunner(MigrationRegistry(), db, "app", sync_db=make())
+    assert words in str(caught.value)

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
 
 from quaestor import (
     AsyncRunner,
@@ -20,8 +20,8 @@ from quaestor import (
     log_event,
 )
 from tests.databases import drivers
-from tests.functions import nothing_async
-from tests.operations import BAD_NAMES, CHAIN, NOWHERE, TARGETS, Case, lock_of, records, registry
+from tests.functions import nothing_async, nowhere_async
+from tests.operations import BAD_NAMES, CHAIN, TARGETS, Case, lock_of, records, registry
 
 pytestmark = pytest.mark.anyio
 
@@ -68,14 +68,15 @@ async def test_unknown_target() -> None:
     """Names that are not registered are refused, each with the closest that is, before anything is sent."""
     migrations = registry({"create_users": [], "create_orders": []}, "async", [])
 
-    client = AsyncMongoClient(NOWHERE)
-    with pytest.raises(UnknownMigrationError) as caught:
-        await AsyncRunner(migrations, client["app"], "app").run(["create_user", "create_orders", "zzz"])
+    async with nowhere_async() as db:
+        with pytest.raises(UnknownMigrationError) as caught:
+            await AsyncRunner(migrations, db, "app").run(["create_user", "create_orders", "zzz"])
 
     assert caught.value.suggestions == {"create_user": "create_users", "zzz": None}
     assert "There is no migration 'create_user'. Did you mean 'create_users'?" in str(caught.value)
 
 
+@pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(("targets", "words"), BAD_NAMES)
 async def test_bad_targets(db: Any, targets: Any, words: str) -> None:
     """Targets are a list of names."""

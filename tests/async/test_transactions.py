@@ -1,12 +1,9 @@
 """Migrations whose function and record are one transaction."""
 
 import asyncio
-import contextvars
 import hashlib
-from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-import pymongo
 import pytest
 from pymongo.errors import InvalidOperation, OperationFailure
 
@@ -19,6 +16,7 @@ from quaestor import (
     TransactionsUnsupportedError,
 )
 from tests.databases import drivers, opened_async
+from tests.functions import Broken, notes_async, outside_async
 from tests.leases import lock_document
 
 pytestmark = pytest.mark.anyio
@@ -29,26 +27,10 @@ async def inserts(db: Any) -> None:
     await db.users.insert_one({})
 
 
-class Broken(Exception):
-    """A user's own exception."""
-
-
-async def outside(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await something that is not to be in the transaction of the function that asks for it."""
-    return await asyncio.create_task(work, context=contextvars.Context())
-
-
 @pytest.fixture(params=drivers("pymongo", "motor"))
 def driver(request: pytest.FixtureRequest) -> str:
     """The drivers of servers that have transactions."""
     return str(request.param)
-
-
-@pytest.fixture
-async def other(uri: str, name: str) -> AsyncIterator[Any]:
-    """The same database by a client of its own, which sees what is committed."""
-    async with opened_async("pymongo", uri, name) as database:
-        yield database
 
 
 async def test_committed_together(db: Any, other: Any) -> None:
@@ -61,7 +43,7 @@ async def test_committed_together(db: Any, other: Any) -> None:
         await db.users.insert_one({"_id": 2})
         await db.users.update_many({}, {"$set": {"seen": True}})
         assert [user["seen"] async for user in db.users.find()] == [True, True]
-        assert await outside(other.users.find_one({"_id": 2})) is None
+        assert await outside_async(lambda: other.users.find_one({"_id": 2})) is None
 
     assert await registry.run(db, "app") == ["a"]
     assert [user["seen"] async for user in other.users.find()] == [True, True]
@@ -107,34 +89,6 @@ async def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, na
             await registry.run(another, "app")
     await db.client.admin.command("killAllSessions", [])  # that could not be done by the one who began it
     assert await db.app_migrations.count_documents({}) == 0
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_cancelled_twice(db: Any, other: Any) -> None:
-    """Cancelled again while its transaction is aborted: it is aborted all the same, and blocks nothing."""
-    registry = MigrationRegistry()
-    begun = asyncio.Event()
-    await db.users.insert_one({"_id": 1})
-
-    @registry.register("a", transaction=True)
-    async def a(db: Any) -> None:
-        await db.users.update_one({"_id": 1}, {"$set": {"seen": True}})
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            asyncio.get_running_loop().call_soon(running.cancel)
-
-    running = asyncio.ensure_future(registry.run(db, "app"))
-    await begun.wait()
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    with pymongo.timeout(10):
-        await other.users.update_one({"_id": 1}, {"$set": {"free": True}})
-    assert await other.users.find_one() == {"_id": 1, "free": True}
-    assert "owner" not in await other.app_migrations_lock.find_one()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +148,7 @@ async def test_session_in_the_lock(db: Any, other: Any) -> None:
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:
-        seen.append(await outside(other.app_migrations_lock.find_one()))
+        seen.append(await outside_async(lambda: other.app_migrations_lock.find_one()))
 
     registry.register("b", transaction=True)(a)
     await registry.run(db, "app")
@@ -218,7 +172,7 @@ async def test_conflict(db: Any, other: Any) -> None:
     async def a(db: Any) -> None:
         calls.append("a")
         if len(calls) == 2:
-            await outside(session.abort_transaction())  # the other one lets go
+            await outside_async(lambda: session.abort_transaction())  # the other one lets go
         await db.users.update_one({"_id": 1}, {"$inc": {"count": 1}})
 
     async with other.client.start_session() as session:
@@ -272,7 +226,7 @@ async def test_recorded_meanwhile(db: Any, other: Any) -> None:
     async def a(db: Any) -> None:
         calls.append("a")
         await db.users.insert_one({})
-        await outside(other.app_migrations.insert_one({"_id": "a", "name": "a"}))
+        await outside_async(lambda: other.app_migrations.insert_one({"_id": "a", "name": "a"}))
 
     @registry.register("b", transaction=True)
     async def b(db: Any) -> None:
@@ -302,11 +256,8 @@ async def test_no_transactions(db: Any) -> None:
     registry = MigrationRegistry()
     calls = []
 
-    @registry.register("a")
-    async def a(db: Any) -> None:
-        calls.append("a")
-
-    registry.register("b", transaction=True)(a)
+    registry.register("a")(notes_async(calls, "a"))
+    registry.register("b", transaction=True)(notes_async(calls, "b"))
 
     with pytest.raises(TransactionsUnsupportedError, match="transaction=True: b") as caught:
         await registry.run(db, "app")

@@ -1,23 +1,76 @@
-"""The databases of the synchronous drivers."""
+"""The databases of the sync drivers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pymongo import AsyncMongoClient
 
 from tests.databases import drivers, opened
+from tools.commands import Commands
 
 
-@pytest.fixture(
-    params=drivers("pymongo", "mongomock"),
-)
+@pytest.fixture(params=drivers("pymongo", "mongomock"))
 def driver(request: pytest.FixtureRequest) -> str:
-    """Every driver; a test that is about one of them is parametrized with it."""
+    """Every driver; a test that needs certain ones is parametrized with them."""
     return str(request.param)
 
 
 @pytest.fixture
-def db(driver: str, place: tuple[str, str]) -> Iterator[Any]:
+def commands() -> Commands:
+    """The commands that the client of `db` sends."""
+    return Commands()
+
+
+@pytest.fixture
+def client_options() -> dict[str, Any]:
+    """The options of the client of `db`; a module can override them."""
+    return {}
+
+
+@pytest.fixture
+def db(driver: str, place: tuple[str, str], commands: Commands, client_options: dict[str, Any]) -> Iterator[Any]:
     """A new database."""
-    with opened(driver, *place) as database:
+    with opened(driver, *place, event_listeners=[commands], **client_options) as database:
         yield database
+
+
+@pytest.fixture
+def other(uri: str, name: str) -> Iterator[Any]:
+    """The same database from another client, which sees only what is committed."""
+    with opened("pymongo", uri, name) as database:
+        yield database
+
+
+@pytest.fixture
+def other_driver(request: pytest.FixtureRequest, driver: str) -> str:
+    """The driver for `async def` functions."""
+    return getattr(request, "param", driver)
+
+
+@pytest.fixture
+def async_dbs(db: Any, other_driver: str, place: tuple[str, str]) -> Iterator[Callable[[str], Any]]:
+    """Return the database for `async def` functions by its name, with a client of its own for each call."""
+    clients: list[Any] = []
+
+    def give(name: str) -> Any:
+        if other_driver == "mongomock":
+            import mongomock_motor
+
+            return mongomock_motor.AsyncMongoMockClient(mock_mongo_client=db.client)[name]
+        if other_driver == "motor":
+            from motor.motor_asyncio import AsyncIOMotorClient
+
+            clients.append(AsyncIOMotorClient(place[0]))
+            return clients[-1][name]
+        return AsyncMongoClient(place[0])[name]
+
+    yield give
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def async_db(async_dbs: Callable[[str], Any], db: Any) -> Any:
+    """The same database as `db` for `async def` functions."""
+    return async_dbs(db.name)

@@ -1,54 +1,19 @@
-"""What cannot be right is refused before the first command, in a sentence that says what to pass."""
+# Generated from tests/async/test_bad_input.py by tools/sync_tests.py
+"""Arguments that can't be right are refused before the first command, with a message that says what to pass."""
 
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
+from pymongo.asynchronous.database import Database
 
-from quaestor import InvalidDatabaseError, InvalidOptionError, InvalidPrefixError, MigrationRegistry, SyncRunner
-from tests.databases import drivers, opened
+from quaestor import InvalidOptionError, InvalidPrefixError, MigrationRegistry
+from tests.databases import drivers
 from tests.scenarios import BAD_OPTIONS, BAD_PREFIXES
-
-NOWHERE = "mongodb://user:secret@127.0.0.1:1"  # nothing listens there, and nothing may be sent
-
-
-@pytest.mark.driver("pymongo")
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: None, "db must be a database, not None: pass client['name']"),
-        (lambda: NOWHERE, "db must be a database, not str: pass client['name']"),
-        (dict, "db must be a database, not dict"),
-        (lambda: MongoClient(NOWHERE, connect=False), "db is a client (MongoClient), not a database: pass client["),
-        (lambda: AsyncMongoClient(NOWHERE)["app"], "db is an asynchronous database (AsyncDatabase): call `await reg"),
-        (lambda: MongoClient(NOWHERE, connect=False)["app"]["users"], "db must be a database, not Collection"),
-    ],
-)
-def test_not_a_database(make: Any, words: str) -> None:
-    """Anything but a database of this colour is refused, and says what to do; a password is not repeated."""
-    with pytest.raises(InvalidDatabaseError) as caught:
-        MigrationRegistry().run_sync(make(), "app")
-    assert words in str(caught.value)
-    assert "secret" not in str(caught.value)
+from tools.commands import Commands
 
 
-@pytest.mark.driver("pymongo")
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: NOWHERE, "async_db must be a database, not str"),
-        (lambda: AsyncMongoClient(NOWHERE), "async_db is a client (AsyncMongoClient), not a database"),
-        (lambda: MongoClient(NOWHERE, connect=False)["app"], "async_db must be an asynchronous database, not Database"),
-        (lambda: AsyncMongoClient(NOWHERE)["other"], "the same database, but they are 'app' and 'other'"),
-    ],
-)
-def test_not_the_other_database(make: Any, words: str) -> None:
-    """The database for the other colour is checked like the first, and must be the same one."""
-    with opened("pymongo", NOWHERE, "app", connect=False) as db, pytest.raises(InvalidDatabaseError) as caught:
-        SyncRunner(MigrationRegistry(), db, "app", async_db=make())
-    assert words in str(caught.value)
-
-
+@pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(("prefix", "words"), BAD_PREFIXES)
 def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     """A prefix that cannot name a collection is refused."""
@@ -58,12 +23,23 @@ def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     assert "cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(("options", "words"), BAD_OPTIONS)
 def test_bad_options(db: Any, options: Any, words: str) -> None:
     """A time that cannot be one is refused."""
     with pytest.raises(InvalidOptionError) as caught:
         MigrationRegistry().run_sync(db, "app", **options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_nothing_is_sent(db: Any, commands: Commands) -> None:
+    """Refusing an argument takes no command."""
+    with pytest.raises(InvalidPrefixError):
+        MigrationRegistry().run_sync(db, "")
+    with pytest.raises(InvalidOptionError):
+        MigrationRegistry().run_sync(db, "app", lease_ttl=0)
+    assert commands.sent == []
 
 
 def test_longest_prefix(db: Any) -> None:
@@ -77,7 +53,7 @@ def test_longest_prefix(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_proxy_of_a_database(db: Any) -> None:
-    """An object that stands for a database, as werkzeug's LocalProxy does, is taken for what it stands for."""
+    """A proxy of a database, such as werkzeug's LocalProxy, is accepted."""
 
     class Proxy:
         @property
@@ -93,8 +69,7 @@ def test_proxy_of_a_database(db: Any) -> None:
 
 @pytest.mark.driver("pymongo")
 def test_subclass_of_a_database(uri: str, name: str) -> None:
-    """A framework's own subclass of a database, as Flask-PyMongo's, is a database."""
-    from pymongo.database import Database
+    """A framework's subclass of a database, as Flask-PyMongo's, is accepted."""
 
     class Own(Database[dict[str, Any]]):
         pass

@@ -1,6 +1,6 @@
+# Generated from tests/async/test_commands.py by tools/sync_tests.py
 """What a run sends to the server, and with which guarantees."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,20 +11,15 @@ from tests.databases import drivers, opened
 from tests.functions import nothing
 from tools.commands import Commands
 
-pytestmark = pytest.mark.parametrize("driver", drivers("pymongo"))
+pytestmark = [
+    pytest.mark.parametrize("driver", drivers("pymongo")),
+]
 
 
 @pytest.fixture
-def commands() -> Commands:
-    return Commands()
-
-
-@pytest.fixture
-def db(driver: str, uri: str, name: str, commands: Commands) -> Iterator[Any]:
-    """A database whose client is watched, and whose defaults are the weakest there are."""
-    options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local"}
-    with opened(driver, uri, name, event_listeners=[commands], **options) as database:
-        yield database
+def client_options() -> dict[str, Any]:
+    """The weakest concerns there are."""
+    return {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local"}
 
 
 def migrations(count: int, *, transaction: bool = False) -> MigrationRegistry:

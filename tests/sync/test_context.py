@@ -1,3 +1,4 @@
+# Generated from tests/async/test_context.py by tools/sync_tests.py
 """The context: what a migration is given beside the database."""
 
 import logging
@@ -5,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from quaestor import Event, InvalidOptionError, MigrationContext, MigrationProgressed, MigrationRegistry, SyncRunner
+from quaestor import (
+    Event,
+    InvalidOptionError,
+    MigrationContext,
+    MigrationProgressed,
+    MigrationRegistry,
+    SyncRunner,
+)
 from tests.databases import drivers
 
 

@@ -1,3 +1,4 @@
+# Generated from tests/async/test_events.py by tools/sync_tests.py
 """What the hook is told, and what the log says."""
 
 import logging

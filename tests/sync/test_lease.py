@@ -1,7 +1,7 @@
+# Generated from tests/async/test_lease.py by tools/sync_tests.py
 """One instance migrates at a time: taking the lease, waiting for it, losing it, giving it back."""
 
 import logging
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,13 +18,10 @@ from quaestor import (
     SyncRunner,
     log_event,
 )
-from tests.databases import drivers
-from tests.functions import nothing
+from tests.databases import drivers, watched
+from tests.functions import Broken, is_free, notes, nothing
 from tests.leases import HELD, lock_document
-
-
-class Broken(Exception):
-    """A user's own exception."""
+from tests.meeting import Moment, Told, start
 
 
 def lock(db: Any) -> dict[str, Any]:
@@ -37,8 +34,12 @@ def test_lock_document(db: Any) -> None:
     """While a run migrates the lock says who does, since and until when, and in which migration; then it is free."""
     registry = MigrationRegistry()
     seen = []
+
+    def looks(db: Any) -> None:
+        seen.append(lock(db))
+
     for name in ("a", "b"):
-        registry.register(name)(lambda db: seen.append(lock(db)))
+        registry.register(name)(looks)
 
     registry.run_sync(db, "app", lease_ttl=20)
 
@@ -75,7 +76,9 @@ def test_lease_timeout(db: Any) -> None:
     db.app_migrations_lock.insert_one(HELD)
     registry = MigrationRegistry()
     calls = []
-    registry.register("a")(lambda db: calls.append("a"))
+
+    registry.register("a")(notes(calls, "a"))
+
     events: list[Event] = []
 
     with pytest.raises(
@@ -112,7 +115,10 @@ def test_take_over(db: Any) -> None:
     db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
     registry = MigrationRegistry()
     seen = []
-    registry.register("a")(lambda db: seen.append(lock(db)))
+
+    @registry.register("a")
+    def looks(db: Any) -> None:
+        seen.append(lock(db))
 
     assert registry.run_sync(db, "app", lease_timeout=0) == ["a"]
 
@@ -131,39 +137,29 @@ def test_released_after_a_failure(db: Any, failure: type[BaseException]) -> None
 
     with pytest.raises(failure):
         registry.run_sync(db, "app")
-    assert "owner" not in lock(db)
+    assert is_free(db)
 
 
 def test_second_instance_waits(db: Any) -> None:
     """An instance that starts while another migrates waits, and returns an empty list when that one has done it all."""
     registry = MigrationRegistry()
     calls = []
-    waiting, second = threading.Event(), []
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, LeaseAwaited):
-            waiting.set()
-        second.append(event)
-
-    def run_second() -> None:
-        second.append(registry.run_sync(db, "app", on_event=on_event))
-
-    thread = threading.Thread(target=run_second)
+    waiting, second = Moment(), []
+    told = Told({LeaseAwaited: waiting.has_come})
 
     @registry.register("a")
     def starts_another(db: Any) -> None:
         calls.append("a")
-        thread.start()
-        assert waiting.wait(30)
+        second.append(start(lambda: registry.run_sync(db, "app", on_event=told)))
+        waiting.wait()
 
-    registry.register("b")(lambda db: calls.append("b"))
+    registry.register("b")(notes(calls, "b"))
 
     assert registry.run_sync(db, "app") == ["a", "b"]
-    thread.join()
-    assert second[-1] == []
-    assert isinstance(second[-2], RunFinished)
+    assert second[0].result() == []
+    assert isinstance(told[-1], RunFinished)
     assert calls == ["a", "b"]
-    assert "owner" not in lock(db)
+    assert is_free(db)
 
 
 def take(db: Any) -> None:
@@ -182,7 +178,8 @@ def test_lost_in_a_function(db: Any, lose: Callable[[Any], None]) -> None:
     registry = MigrationRegistry()
     calls = []
     registry.register("a")(lose)
-    registry.register("b")(lambda db: calls.append("b"))
+
+    registry.register("b")(notes(calls, "b"))
 
     with pytest.raises(LeaseLostError, match="This run did not get to the record of 'a'") as caught:
         registry.run_sync(db, "app")
@@ -206,8 +203,12 @@ def test_record_of_another(db: Any) -> None:
     """A record that is there already when the function ends was written by somebody who must hold the lease: stop."""
     registry = MigrationRegistry()
     calls = []
-    registry.register("a")(lambda db: db.app_migrations.insert_one({"_id": "a", "name": "a"}) and None)
-    registry.register("b")(lambda db: calls.append("b"))
+
+    @registry.register("a")
+    def a(db: Any) -> None:
+        db.app_migrations.insert_one({"_id": "a", "name": "a"})
+
+    registry.register("b")(notes(calls, "b"))
 
     with pytest.raises(LeaseLostError):
         registry.run_sync(db, "app")
@@ -218,7 +219,11 @@ def test_record_of_a_holder_that_woke(db: Any) -> None:
     """After a take-over it can be the old holder's, frozen until then just before its record: the new one goes on."""
     db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
     registry = MigrationRegistry()
-    registry.register("a")(lambda db: db.app_migrations.insert_one({"_id": "a", "name": "a"}) and None)
+
+    @registry.register("a")
+    def a(db: Any) -> None:
+        db.app_migrations.insert_one({"_id": "a", "name": "a"})
+
     registry.register("b")(nothing)
 
     assert registry.run_sync(db, "app") == ["a", "b"]
@@ -250,7 +255,7 @@ def test_kept_alive(db: Any) -> None:
 
     @registry.register("a")
     def takes_its_time(db: Any) -> None:
-        with db.app_migrations_lock.watch() as changes:
+        with watched(db.app_migrations_lock) as changes:
             ends.append(lock(db)["expiresAt"])
             next(changes)
         ends.append(lock(db)["expiresAt"])

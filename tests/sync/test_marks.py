@@ -1,10 +1,10 @@
+# Generated from tests/async/test_marks.py by tools/sync_tests.py
 """Correcting the records without running anything: to adopt a database, or to say that something is not done."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from quaestor import (
     DependencyConflictError,
@@ -16,25 +16,20 @@ from quaestor import (
     SyncRunner,
     UnknownMigrationError,
 )
-from tests.databases import drivers, opened
+from tests.databases import drivers
+from tests.functions import nowhere, recorded
 from tests.operations import (
     BAD_NAMES,
     BREAKS,
     CHAIN,
     MARKS_APPLIED,
     MARKS_PENDING,
-    NOWHERE,
     Case,
     lock_of,
     records,
     registry,
 )
 from tools.commands import Commands
-
-
-def recorded(db: Any) -> list[str]:
-    """The names that are recorded."""
-    return sorted(record["name"] for record in db.app_migrations.find())
 
 
 @pytest.mark.parametrize("case", MARKS_APPLIED, ids=str)
@@ -72,7 +67,7 @@ def test_record(db: Any) -> None:
 
     SyncRunner(registry(CHAIN, "sync", []), db, "app").mark_applied(["a"])
 
-    (record,) = db.app_migrations.find()
+    (record,) = list(db.app_migrations.find())
     assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "a", "name": "a"}
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 
@@ -132,8 +127,8 @@ def test_unknown_names(db: Any) -> None:
 @pytest.mark.driver("pymongo")
 def test_refused_before_the_first_command() -> None:
     """Unknown names to mark as applied, and what is no list of names, are refused before anything is sent."""
-    with MongoClient(NOWHERE, connect=False) as client:
-        runner = SyncRunner(registry(CHAIN, "sync", []), client["app"], "app")
+    with nowhere() as db:
+        runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
         with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
             runner.mark_applied(["a", "x"])
         for mark in (runner.mark_applied, runner.mark_pending):
@@ -181,30 +176,17 @@ def test_events(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_commands(db: Any, driver: str, uri: str, name: str) -> None:
+def test_commands(db: Any, commands: Commands) -> None:
     """A mark is two reads, a lease, and for each a check and a record, with what is kept of its rollback removed before
     and of itself behind; transactional ones need no transaction.
     """
-    commands = Commands()
+    runner = SyncRunner(registry(CHAIN, "sync", [], transaction=True), db, "app")
+    before = ["find", "findAndModify", "find"]
 
-    with opened(driver, uri, name, event_listeners=[commands]) as watched:
-        runner = SyncRunner(registry(CHAIN, "sync", [], transaction=True), watched, "app")
-        runner.mark_applied(["a", "b"])
-        assert commands.names == [
-            "find",
-            "findAndModify",
-            "find",
-            *["delete", "update", "insert", "delete"] * 2,
-            "update",
-        ]
-        commands.sent.clear()
-        runner.mark_pending(["a", "b"])
-        assert commands.names == [
-            "find",
-            "findAndModify",
-            "find",
-            *["delete", "update", "delete", "delete"] * 2,
-            "update",
-        ]
+    runner.mark_applied(["a", "b"])
+    assert commands.names == [*before, *["delete", "update", "insert", "delete"] * 2, "update"]
+    commands.sent.clear()
+    runner.mark_pending(["a", "b"])
+    assert commands.names == [*before, *["delete", "update", "delete", "delete"] * 2, "update"]
 
     assert recorded(db) == []

@@ -1,25 +1,23 @@
+# Generated from tests/async/test_planning.py by tools/sync_tests.py
 """What `plan` and `plan_rollback` say, and that they do nothing."""
 
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from quaestor import (
     Event,
     InvalidOptionError,
     IrreversibleMigrationError,
-    MigrationRegistry,
-    MissingDatabaseError,
     MissingDependencyError,
     RecordConflictError,
     SyncRunner,
     TransactionsUnsupportedError,
     UnknownMigrationError,
 )
-from tests.databases import drivers, opened
-from tests.functions import nothing, nothing_async
-from tests.operations import BAD_NAMES, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, TARGETS, Case, lock_of, records, registry
+from tests.databases import drivers
+from tests.functions import nothing, nowhere
+from tests.operations import BAD_NAMES, CHAIN, DIAMOND, ROLLBACKS, TARGETS, Case, lock_of, records, registry
 from tests.scenarios import SCENARIOS, Scenario
 from tests.scenarios import registry as registry_of
 from tools.commands import Commands
@@ -70,17 +68,16 @@ def test_plan_rollback(db: Any, case: Case) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_one_command(db: Any, driver: str, uri: str, name: str) -> None:
+def test_one_command(db: Any, commands: Commands) -> None:
     """A plan of either kind is one find, also of transactions; what the database holds stays as it is."""
     db.app_migrations.insert_many(records("top", "left"))
     before = list(db.app_migrations.find())
-    commands = Commands()
+    runner = SyncRunner(registry(DIAMOND, "sync", [], transaction=True), db, "app")
+    commands.sent.clear()
 
-    with opened(driver, uri, name, event_listeners=[commands]) as watched:
-        runner = SyncRunner(registry(DIAMOND, "sync", [], transaction=True), watched, "app")
-        assert len(runner.plan()) == 3
-        assert len(runner.plan(["end"])) == 2
-        assert len(runner.plan_rollback(["top"])) == 2
+    assert len(runner.plan()) == 3
+    assert len(runner.plan(["end"])) == 2
+    assert len(runner.plan_rollback(["top"])) == 2
 
     assert commands.names == ["find"] * 3
     assert {command["find"] for command in commands.sent} == {"app_migrations"}
@@ -117,8 +114,8 @@ def test_plan_beside_a_holder(db: Any) -> None:
 def test_refused_before_the_first_command() -> None:
     """An unsound graph, unknown names and what is no list of names are refused before anything is sent."""
     migrations = registry(CHAIN, "sync", [])
-    with MongoClient(NOWHERE, connect=False) as client:
-        runner = SyncRunner(migrations, client["app"], "app")
+    with nowhere() as db:
+        runner = SyncRunner(migrations, db, "app")
         for plan in (runner.plan, runner.plan_rollback):
             with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
                 plan(["x"])
@@ -143,24 +140,6 @@ def test_refused_after_the_read(db: Any) -> None:
     with pytest.raises(IrreversibleMigrationError) as caught:
         runner.plan_rollback(["a"])
     assert caught.value.names == ["c", "a"]
-
-
-def test_refused_without_the_database(db: Any) -> None:
-    """With a migration of the other colour and no database for it there is no plan, as there is no run."""
-    migrations = MigrationRegistry()
-    migrations.register("a")(nothing)
-    migrations.register_rollback("a")(nothing_async)
-    migrations.register("b")(nothing_async)
-    runner = SyncRunner(migrations, db, "app")
-
-    with pytest.raises(MissingDatabaseError) as caught:
-        runner.plan()
-    assert caught.value.migrations == ["b"]
-    assert len(runner.plan(["a"])) == 1
-    db.app_migrations.insert_many(records("a"))
-    with pytest.raises(MissingDatabaseError) as caught:
-        runner.plan_rollback(["a"])
-    assert caught.value.migrations == ["a"]
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))

@@ -1,12 +1,12 @@
+# Generated from tests/async/test_rollback.py by tools/sync_tests.py
 """Undoing migrations: which ones, in which order, what is left, and what a failure leaves."""
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
 
 from quaestor import (
     Event,
@@ -19,7 +19,6 @@ from quaestor import (
     MigrationRegistry,
     MigrationRolledBack,
     MigrationStarted,
-    MissingDatabaseError,
     RecordsUnknown,
     RollbackFinished,
     RollbackStarted,
@@ -28,21 +27,18 @@ from quaestor import (
     UnknownMigrationError,
     log_event,
 )
-from tests.databases import drivers, opened
-from tests.functions import nothing, nothing_async
-from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, NOWHERE, ROLLBACKS, Case, lock_of, records, registry
-from tests.scenarios import Broken
+from tests.databases import drivers
+from tests.functions import (
+    Broken,
+    effects,
+    notes,
+    nothing,
+    nowhere,
+    recorded,
+)
+from tests.meeting import Moment, Told, start
+from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, ROLLBACKS, Case, lock_of, records, registry
 from tools.commands import Commands
-
-
-def recorded(db: Any) -> list[str]:
-    """The names that are recorded."""
-    return sorted(record["name"] for record in db.app_migrations.find())
-
-
-def effects(db: Any) -> list[str]:
-    """The names of the migrations whose work is there."""
-    return sorted(document["_id"] for document in db.effects.find())
 
 
 @pytest.mark.parametrize("case", ROLLBACKS, ids=str)
@@ -50,16 +46,18 @@ def test_rollback(db: Any, case: Case) -> None:
     """The targets and all applied ones that need them are undone, dependents first, and recorded no more."""
     if case.recorded:
         db.app_migrations.insert_many(records(*case.recorded))
-        db.effects.insert_many({"_id": name} for name in case.recorded)
+        db.effects.insert_many([{"_id": name} for name in case.recorded])
     calls: list[str] = []
 
-    assert SyncRunner(registry(case.needs, "sync", calls), db, "app").rollback(case.targets) == list(case.planned)
+    runner = SyncRunner(registry(case.needs, "sync", calls), db, "app")
+
+    assert runner.rollback(case.targets) == list(case.planned)
 
     assert calls == [f"undo {name}" for name in case.planned]
     assert recorded(db) == effects(db) == sorted(set(case.recorded) - case.planned.keys())
 
 
-def test_to_and_fro(db: Any) -> None:
+def test_rollback_then_reapply(db: Any) -> None:
     """What is undone is pending: the next run applies it again, and the next rollback undoes it again."""
     runner = SyncRunner(registry(DIAMOND, "sync", []), db, "app")
 
@@ -79,19 +77,16 @@ def test_to_and_fro(db: Any) -> None:
         (True, ["delete", "commitTransaction", "update"], []),
     ],
 )
-def test_commands(
-    db: Any, driver: str, uri: str, name: str, transaction: bool, each: list[str], once: list[str]
-) -> None:
+def test_commands(db: Any, commands: Commands, transaction: bool, each: list[str], once: list[str]) -> None:
     """A rollback costs what a run does: two reads and a lease, and each a check and a record that goes."""
     migrations = MigrationRegistry()
     for number in range(5):
         migrations.register(str(number), transaction=transaction)(nothing)
         migrations.register_rollback(str(number))(nothing)
     migrations.run_sync(db, "app")
-    commands = Commands()
+    commands.sent.clear()
 
-    with opened(driver, uri, name, event_listeners=[commands]) as watched:
-        SyncRunner(migrations, watched, "app").rollback(migrations.migrations)
+    SyncRunner(migrations, db, "app").rollback(migrations.migrations)
 
     session = ["connectionStatus"] if transaction else []
     assert commands.names == ["find", *session, "findAndModify", "find", *each * 5, *once]
@@ -213,8 +208,8 @@ def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
 @pytest.mark.driver("pymongo")
 def test_refused_before_the_first_command() -> None:
     """Unknown names and what is no list of names are refused before anything is sent."""
-    with MongoClient(NOWHERE, connect=False) as client:
-        runner = SyncRunner(registry(CHAIN, "sync", []), client["app"], "app")
+    with nowhere() as db:
+        runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
         with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
             runner.rollback(["a", "x"])
         for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
@@ -228,7 +223,11 @@ def test_lease(db: Any) -> None:
     migrations = MigrationRegistry()
     seen = []
     migrations.register("a")(nothing)
-    migrations.register_rollback("a")(lambda db: seen.append(db.app_migrations_lock.find_one()))
+
+    @migrations.register_rollback("a")
+    def looks(db: Any) -> None:
+        seen.append(db.app_migrations_lock.find_one())
+
     db.app_migrations.insert_many(records("a"))
     runner = SyncRunner(migrations, db, "app", lease_timeout=0)
 
@@ -247,27 +246,18 @@ def test_waits_for_a_run(db: Any) -> None:
     calls: list[str] = []
     migrations = registry({"a": [], "c": ["b"]}, "sync", calls)
     db.app_migrations.insert_many(records("a"))
-    waiting, undone = threading.Event(), []
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, LeaseAwaited):
-            waiting.set()
-
-    def roll_back() -> None:
-        undone.append(SyncRunner(migrations, db, "app", on_event=on_event).rollback(["a", "b"]))
-
-    thread = threading.Thread(target=roll_back)
+    waiting, started = Moment(), []
+    waits = SyncRunner(migrations, db, "app", on_event=Told({LeaseAwaited: waiting.has_come}))
 
     @migrations.register("b")
     def starts_a_rollback(db: Any) -> None:
-        thread.start()
-        assert waiting.wait(30)
+        started.append(start(lambda: waits.rollback(["a", "b"])))
+        waiting.wait()
 
-    migrations.register_rollback("b")(lambda db: calls.append("undo b"))
+    migrations.register_rollback("b")(notes(calls, "undo b"))
 
     assert migrations.run_sync(db, "app") == ["b", "c"]
-    thread.join()
-    assert undone == [["c", "b", "a"]]
+    assert started[0].result() == ["c", "b", "a"]
     assert calls == ["c", "undo c", "undo b", "undo a"]
 
 
@@ -313,36 +303,3 @@ def test_no_transactions(db: Any) -> None:
         SyncRunner(migrations, db, "app").rollback(["a"])
     assert caught.value.migrations == ["b"]
     assert calls == []
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo"))
-@pytest.mark.parametrize("transaction", [False, True])
-def test_other_colour(db: Any, uri: str, name: str, transaction: bool) -> None:
-    """A rollback may be of the other colour than its migration; without a database for it nothing is undone."""
-    migrations = registry({"a": [], "c": ["b"]}, "sync", [], transaction=transaction)
-    migrations.register("b", ["a"], transaction=transaction)(nothing)
-
-    @migrations.register_rollback("b")
-    async def undo(db: Any) -> None:
-        await db.effects.insert_one({"_id": "undone"})
-
-    migrations.run_sync(db, "app")
-    with pytest.raises(MissingDatabaseError) as caught:
-        SyncRunner(migrations, db, "app").rollback(["a"])
-    assert (caught.value.migrations, caught.value.argument) == (["b"], "async_db")
-    assert recorded(db) == ["a", "b", "c"]
-
-    runner = SyncRunner(migrations, db, "app", async_db=AsyncMongoClient(uri)[name])
-    assert runner.rollback(["a"]) == ["c", "b", "a"]
-    assert recorded(db) == []
-    assert effects(db) == ["undone"]
-
-
-def test_other_colour_that_is_not_called(db: Any) -> None:
-    """A migration of the other colour needs no database to be undone by a function of this one."""
-    migrations = MigrationRegistry()
-    migrations.register("a")(nothing_async)
-    migrations.register_rollback("a")(nothing)
-    db.app_migrations.insert_many(records("a"))
-
-    assert SyncRunner(migrations, db, "app").rollback(["a"]) == ["a"]

@@ -1,40 +1,26 @@
+# Generated from tests/async/test_rollback_in_transactions.py by tools/sync_tests.py
 """Rollbacks whose function and record are one transaction."""
 
-import contextvars
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from quaestor import SyncRunner
 from tests.databases import drivers
-from tests.functions import nothing
+from tests.functions import (
+    Broken,
+    effects,
+    nothing,
+    outside,
+    recorded,
+)
 from tests.operations import BREAKS, records, registry
-from tests.scenarios import Broken
-
-
-def recorded(db: Any) -> list[str]:
-    """The names that are recorded."""
-    return sorted(record["name"] for record in db.app_migrations.find())
-
-
-def effects(db: Any) -> list[str]:
-    """The names of the migrations whose work is there."""
-    return sorted(document["_id"] for document in db.effects.find())
 
 
 @pytest.fixture(params=drivers("pymongo"))
 def driver(request: pytest.FixtureRequest) -> str:
     """The drivers of servers that have transactions."""
     return str(request.param)
-
-
-@pytest.fixture
-def other(uri: str, name: str) -> Iterator[Any]:
-    """The same database by a client of its own, which sees what is committed."""
-    with MongoClient(uri) as client:
-        yield client[name]
 
 
 def test_together(db: Any, other: Any) -> None:
@@ -46,7 +32,12 @@ def test_together(db: Any, other: Any) -> None:
     @migrations.register_rollback("a")
     def undo(db: Any) -> None:
         db.users.insert_one({"_id": 1})
-        seen.append(contextvars.Context().run(lambda: (recorded(other), list(other.users.find()))))
+        seen.append(
+            (
+                outside(lambda: recorded(other)),
+                outside(lambda: other.users.find().to_list(None)),
+            )
+        )
 
     runner = SyncRunner(migrations, db, "app")
     runner.run()
@@ -92,7 +83,7 @@ def test_undone_meanwhile(db: Any, other: Any) -> None:
     @migrations.register_rollback("b")
     def undo(db: Any) -> None:
         calls.append("undo b")
-        contextvars.Context().run(lambda: other.app_migrations.delete_one({"_id": "b"}))
+        outside(lambda: other.app_migrations.delete_one({"_id": "b"}))
         db.users.insert_one({})
 
     db.app_migrations.insert_many(records("a", "b"))

@@ -1,3 +1,4 @@
+# Generated from tests/async/test_run.py by tools/sync_tests.py
 """A run on every driver: what it applies, in which order, and what it leaves in the database."""
 
 import dataclasses
@@ -8,8 +9,8 @@ from typing import Any
 import pytest
 
 from quaestor import MigrationRegistry, SyncRunner
-from tests.functions import nothing
-from tests.scenarios import SCENARIOS, Broken, Scenario, registry
+from tests.functions import Broken, nothing
+from tests.scenarios import SCENARIOS, Scenario, registry
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
@@ -34,7 +35,7 @@ def test_scenario(db: Any, scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-def test_again(db: Any, scenario: Scenario) -> None:
+def test_rerun(db: Any, scenario: Scenario) -> None:
     """A second run applies what the first could not, and a third finds nothing to do."""
     if scenario.records:
         db.app_migrations.insert_many(scenario.records)
@@ -42,13 +43,13 @@ def test_again(db: Any, scenario: Scenario) -> None:
     if scenario.fails:
         with pytest.raises(Broken):
             registry(scenario, "sync", calls).run_sync(db, "app")
-    mended = registry(dataclasses.replace(scenario, fails=None), "sync", calls)
+    fixed = registry(dataclasses.replace(scenario, fails=None), "sync", calls)
 
-    mended.run_sync(db, "app")
+    fixed.run_sync(db, "app")
 
     recorded = [record.get("name") for record in scenario.records]
     assert sorted(calls) == sorted(name for name in scenario.migrations if name not in recorded)
-    assert mended.run_sync(db, "app") == []
+    assert fixed.run_sync(db, "app") == []
 
 
 def test_record(db: Any) -> None:
@@ -59,7 +60,7 @@ def test_record(db: Any) -> None:
 
     migrations.run_sync(db, prefix="app")
 
-    (record,) = db.app_migrations.find()
+    (record,) = list(db.app_migrations.find())
     assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "first", "name": "first"}
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 

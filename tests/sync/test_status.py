@@ -1,3 +1,4 @@
+# Generated from tests/async/test_status.py by tools/sync_tests.py
 """What `status` says of migrations and of the lease, and that it does nothing."""
 
 import os
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
-from pymongo import MongoClient
 
 from quaestor import (
     CircularDependencyError,
@@ -19,13 +19,12 @@ from quaestor import (
     SyncRunner,
 )
 from tests.databases import drivers, opened
-from tests.functions import nothing
+from tests.functions import nothing, nowhere
 from tests.killed import DEATHS, NEEDS, killed
 from tests.operations import (
     CHAIN,
     INTERRUPTIONS,
     LONG_AGO,
-    NOWHERE,
     Interruption,
     ended_lock,
     lock_of,
@@ -127,8 +126,8 @@ def test_refused_before_the_first_command() -> None:
     migrations.register("a", ["b"])(nothing)
     migrations.register("b", ["a"])(nothing)
 
-    with MongoClient(NOWHERE, connect=False) as client, pytest.raises(CircularDependencyError):
-        SyncRunner(migrations, client["app"], "app").status()
+    with nowhere() as db, pytest.raises(CircularDependencyError):
+        SyncRunner(migrations, db, "app").status()
 
 
 @pytest.mark.parametrize("work", ["run", "rollback"])
@@ -137,9 +136,13 @@ def test_lease(db: Any, work: str) -> None:
     migrations = MigrationRegistry()
     runner = SyncRunner(migrations, db, "app", lease_ttl=20)
     seen = []
+
+    def looks(db: Any) -> None:
+        seen.append(runner.status())
+
     for name in ("a", "b"):
-        migrations.register(name)(lambda db: seen.append(runner.status()))
-        migrations.register_rollback(name)(lambda db: seen.append(runner.status()))
+        migrations.register(name)(looks)
+        migrations.register_rollback(name)(looks)
     runner.run()
     if work == "rollback":
         seen.clear()

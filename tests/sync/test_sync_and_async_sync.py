@@ -1,52 +1,24 @@
-"""One history over `def` and `async def` migrations, run from synchronous code."""
+"""One history of `def` and `async def` migrations, run from sync code."""
 
 import asyncio
 import functools
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import MigrationRegistry, MissingDatabaseError
-from tests.databases import drivers
-from tests.functions import nothing, nothing_async
+from quaestor import InvalidDatabaseError, MigrationRegistry, MissingDatabaseError, SyncRunner
+from tests.databases import both_kinds, drivers, pairs
+from tests.functions import NOWHERE, effects, nothing, nothing_async, nowhere, recorded
+from tests.operations import records
+from tests.operations import registry as chain_of
 
-
-@pytest.fixture(params=drivers("pymongo", "motor", "mongomock"))
-def other(request: pytest.FixtureRequest) -> str:
-    """The driver of the other colour."""
-    return str(request.param)
-
-
-@pytest.fixture
-def driver(other: str) -> str:
-    """The driver of the same family."""
-    return "mongomock" if other == "mongomock" else "pymongo"
-
-
-@pytest.fixture
-def other_db(db: Any, other: str, place: tuple[str, str]) -> Iterator[Any]:
-    """The same database, of the other colour."""
-    uri, name = place
-    if other == "mongomock":
-        import mongomock_motor
-
-        yield mongomock_motor.AsyncMongoMockClient(mock_mongo_client=db.client)[name]
-    elif other == "motor":
-        from motor.motor_asyncio import AsyncIOMotorClient
-
-        client = AsyncIOMotorClient(uri)
-        yield client[name]
-        client.close()
-    else:
-        yield AsyncMongoClient(uri)[name]
+real = pairs(("pymongo", "pymongo"), ("pymongo", "motor"))
 
 
 def mixed(calls: list[str], *, transaction: bool = False) -> MigrationRegistry:
-    """Four migrations in a chain, their colours in turn."""
+    """Four migrations in a chain, their kinds in turn."""
     registry = MigrationRegistry()
 
     @registry.register("first", transaction=transaction)
@@ -73,29 +45,30 @@ def mixed(calls: list[str], *, transaction: bool = False) -> MigrationRegistry:
     return registry
 
 
-def test_one_history(db: Any, other_db: Any) -> None:
-    """Functions of both colours are applied in one order, each on the database of its colour."""
+@both_kinds
+def test_one_history(db: Any, async_db: Any) -> None:
+    """Functions of both kinds are applied in one order, each on the database of its kind."""
     calls: list[str] = []
 
-    applied = mixed(calls).run_sync(db, "app", async_db=other_db)
+    applied = mixed(calls).run_sync(db, "app", async_db=async_db)
 
     assert applied == calls == ["first", "second", "third", "fourth"]
     assert mixed(calls).run_sync(db, "app") == []
 
 
-@pytest.mark.parametrize("other", drivers("pymongo", "motor"))
-def test_transactions(db: Any, other_db: Any) -> None:
-    """Functions of both colours can be transactions, each in a session of its own driver."""
+@real
+def test_transactions(db: Any, async_db: Any) -> None:
+    """Functions of both kinds can be transactions, each in a session of its own driver."""
     calls: list[str] = []
 
-    assert mixed(calls, transaction=True).run_sync(db, "app", async_db=other_db) == calls
+    assert mixed(calls, transaction=True).run_sync(db, "app", async_db=async_db) == calls
     assert calls == ["first", "second", "third", "fourth"]
     assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
-@pytest.mark.parametrize("other", drivers("pymongo", "motor"))
-def test_failure_in_a_transaction(db: Any, other_db: Any) -> None:
-    """A function of the other colour that fails in its transaction leaves nothing."""
+@real
+def test_failure_in_a_transaction(db: Any, async_db: Any) -> None:
+    """A function of the other kind that fails in its transaction leaves nothing."""
     registry = MigrationRegistry()
 
     @registry.register("fails", transaction=True)
@@ -104,12 +77,12 @@ def test_failure_in_a_transaction(db: Any, other_db: Any) -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        registry.run_sync(db, "app", async_db=other_db)
+        registry.run_sync(db, "app", async_db=async_db)
     assert db.effects.count_documents({}) == 0
 
 
 def test_refused_without_the_database(db: Any) -> None:
-    """With a pending migration of the other colour and no database for it, nothing at all is run."""
+    """With a pending migration of the other kind and no database for it, nothing at all is run."""
     calls: list[str] = []
 
     with pytest.raises(MissingDatabaseError) as caught:
@@ -117,11 +90,11 @@ def test_refused_without_the_database(db: Any) -> None:
 
     assert (caught.value.migrations, caught.value.argument) == (["second", "fourth"], "async_db")
     assert calls == []
-    assert list(db.app_migrations.find()) == []
+    assert recorded(db) == []
 
 
 def test_not_needed_once_applied(db: Any) -> None:
-    """Migrations of the other colour that are applied need no database."""
+    """Migrations of the other kind that are applied need no database."""
     registry = MigrationRegistry()
     registry.register("old")(nothing_async)
     registry.register("new")(nothing)
@@ -130,7 +103,8 @@ def test_not_needed_once_applied(db: Any) -> None:
     assert registry.run_sync(db, "app") == ["new"]
 
 
-def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
+@both_kinds
+def test_where_the_other_kind_runs(db: Any, async_db: Any) -> None:
     """All `async def` migrations of a run share one event loop, in one thread that is not the caller's."""
     registry = MigrationRegistry()
     seen = []
@@ -140,7 +114,7 @@ def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
         async def note(db: Any) -> None:
             seen.append((asyncio.get_running_loop(), threading.current_thread()))
 
-    registry.run_sync(db, "app", async_db=other_db)
+    registry.run_sync(db, "app", async_db=async_db)
 
     assert seen[0] == seen[1]
     loop, thread = seen[0]
@@ -149,9 +123,10 @@ def test_where_the_other_colour_runs(db: Any, other_db: Any) -> None:
     assert not thread.is_alive()
 
 
+@both_kinds
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, StopAsyncIteration, asyncio.CancelledError])
-def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[BaseException]) -> None:
-    """An exception of the other colour reaches the caller as it is."""
+def test_failure_of_the_other_kind(db: Any, async_db: Any, kind: type[BaseException]) -> None:
+    """An exception of the other kind reaches the caller as it is."""
     registry = MigrationRegistry()
     error = kind("own")
 
@@ -160,13 +135,13 @@ def test_failure_of_the_other_colour(db: Any, other_db: Any, kind: type[BaseExce
         raise error
 
     with pytest.raises(kind) as caught:
-        registry.run_sync(db, "app", async_db=other_db)
+        registry.run_sync(db, "app", async_db=async_db)
 
     assert caught.value is error
-    assert list(db.app_migrations.find()) == []
+    assert recorded(db) == []
 
 
-@pytest.mark.parametrize("other", drivers("pymongo"))
+@pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_closed_client(db: Any, uri: str, name: str) -> None:
     """A client that cannot be used is the driver's error in the migration, and hides nothing of the migration's own."""
     registry = MigrationRegistry()
@@ -181,7 +156,7 @@ def test_closed_client(db: Any, uri: str, name: str) -> None:
         registry.run_sync(db, "app", async_db=client[name])
 
 
-@pytest.mark.parametrize("other", drivers("pymongo"))
+@pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
     """A client that is at work in another event loop cannot be used, as its driver says, and is left alone."""
     registry = MigrationRegistry()
@@ -201,7 +176,8 @@ def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
     asyncio.run(application())
 
 
-def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
+@both_kinds
+def test_empty_iterator_of_the_other_kind(db: Any, async_db: Any) -> None:
     """`anext()` of nothing in an `async def` migration is a failure like any other."""
     registry = MigrationRegistry()
 
@@ -210,11 +186,12 @@ def test_empty_iterator_of_the_other_colour(db: Any, other_db: Any) -> None:
         await anext(db.users.find())
 
     with pytest.raises(StopAsyncIteration) as caught:
-        registry.run_sync(db, "app", async_db=other_db)
+        registry.run_sync(db, "app", async_db=async_db)
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
-def test_function_that_ends_its_loop(db: Any, other_db: Any) -> None:
+@both_kinds
+def test_function_that_ends_its_loop(db: Any, async_db: Any) -> None:
     """A function that cancels all tasks of its loop ends the loop; its own exception still reaches the caller."""
     registry = MigrationRegistry()
 
@@ -225,10 +202,11 @@ def test_function_that_ends_its_loop(db: Any, other_db: Any) -> None:
         raise ValueError("own")
 
     with pytest.raises(ValueError, match="own"):
-        registry.run_sync(db, "app", async_db=other_db)
+        registry.run_sync(db, "app", async_db=async_db)
 
 
-def test_no_event_loop(db: Any, other_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_kinds
+def test_no_event_loop(db: Any, async_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no event loop can be had, the run says so instead of waiting for it."""
 
     def fails(*args: object) -> None:
@@ -239,10 +217,11 @@ def test_no_event_loop(db: Any, other_db: Any, monkeypatch: pytest.MonkeyPatch) 
     registry.register("a")(nothing_async)
 
     with pytest.raises(OSError, match="too many open files"):
-        registry.run_sync(db, "app", async_db=other_db)
+        registry.run_sync(db, "app", async_db=async_db)
 
 
-def test_returns_too_early(db: Any, other_db: Any) -> None:
+@both_kinds
+def test_returns_too_early(db: Any, async_db: Any) -> None:
     """An `async def` in name only, whose decorator had nothing to await, is applied."""
     registry = MigrationRegistry()
 
@@ -252,4 +231,92 @@ def test_returns_too_early(db: Any, other_db: Any) -> None:
     registry.register("a")(skipped)
 
     assert registry.migrations["a"].colour == "async"
-    assert registry.run_sync(db, "app", async_db=other_db) == ["a"]
+    assert registry.run_sync(db, "app", async_db=async_db) == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "mongomock"))
+def test_plan_without_the_database(db: Any) -> None:
+    """With a migration of the other kind and no database for it there is no plan, as there is no run."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing)
+    migrations.register_rollback("a")(nothing_async)
+    migrations.register("b")(nothing_async)
+    runner = SyncRunner(migrations, db, "app")
+
+    with pytest.raises(MissingDatabaseError) as caught:
+        runner.plan()
+    assert caught.value.migrations == ["b"]
+    assert len(runner.plan(["a"])) == 1
+    db.app_migrations.insert_many(records("a"))
+    with pytest.raises(MissingDatabaseError) as caught:
+        runner.plan_rollback(["a"])
+    assert caught.value.migrations == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("transaction", [False, True])
+def test_rollback_of_the_other_kind(db: Any, async_db: Any, transaction: bool) -> None:
+    """A rollback may be of the other kind than its migration; without a database for it nothing is undone."""
+    migrations = chain_of({"a": [], "c": ["b"]}, "sync", [], transaction=transaction)
+    migrations.register("b", ["a"], transaction=transaction)(nothing)
+
+    @migrations.register_rollback("b")
+    async def undo(db: Any) -> None:
+        await db.effects.insert_one({"_id": "undone"})
+
+    migrations.run_sync(db, "app")
+    with pytest.raises(MissingDatabaseError) as caught:
+        SyncRunner(migrations, db, "app").rollback(["a"])
+    assert (caught.value.migrations, caught.value.argument) == (["b"], "async_db")
+    assert recorded(db) == ["a", "b", "c"]
+
+    assert SyncRunner(migrations, db, "app", async_db=async_db).rollback(["a"]) == ["c", "b", "a"]
+    assert recorded(db) == []
+    assert effects(db) == ["undone"]
+
+
+def test_rollback_needs_only_its_own_database(db: Any) -> None:
+    """A migration of the other kind needs no database to be undone by a function of this one."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing_async)
+    migrations.register_rollback("a")(nothing)
+    db.app_migrations.insert_many(records("a"))
+
+    assert SyncRunner(migrations, db, "app").rollback(["a"]) == ["a"]
+
+
+@pytest.mark.driver("pymongo")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: None, "db must be a database, not None: pass client['name']"),
+        (lambda: NOWHERE, "db must be a database, not str: pass client['name']"),
+        (dict, "db must be a database, not dict"),
+        (lambda: MongoClient(NOWHERE, connect=False), "db is a client (MongoClient), not a database: pass client["),
+        (lambda: AsyncMongoClient(NOWHERE)["app"], "db is an asynchronous database (AsyncDatabase): call `await reg"),
+        (lambda: MongoClient(NOWHERE, connect=False)["app"]["users"], "db must be a database, not Collection"),
+    ],
+)
+def test_not_a_database(make: Any, words: str) -> None:
+    """Anything but a database of this kind is refused, and says what to do; a password is not repeated."""
+    with pytest.raises(InvalidDatabaseError) as caught:
+        MigrationRegistry().run_sync(make(), "app")
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.driver("pymongo")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: NOWHERE, "async_db must be a database, not str"),
+        (lambda: AsyncMongoClient(NOWHERE), "async_db is a client (AsyncMongoClient), not a database"),
+        (lambda: MongoClient(NOWHERE, connect=False)["app"], "async_db must be an asynchronous database, not Database"),
+        (lambda: AsyncMongoClient(NOWHERE)["other"], "the same database, but they are 'app' and 'other'"),
+    ],
+)
+def test_not_the_other_database(make: Any, words: str) -> None:
+    """The database for the other kind is checked like the first, and must be the same one."""
+    with nowhere() as db, pytest.raises(InvalidDatabaseError) as caught:
+        SyncRunner(MigrationRegistry(), db, "app", async_db=make())
+    assert words in str(caught.value)

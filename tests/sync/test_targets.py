@@ -1,3 +1,4 @@
+# Generated from tests/async/test_targets.py by tools/sync_tests.py
 """Applying a part of what is pending, and what is said of records that the code does not know."""
 
 import logging
@@ -20,8 +21,8 @@ from quaestor import (
     log_event,
 )
 from tests.databases import drivers
-from tests.functions import nothing
-from tests.operations import BAD_NAMES, CHAIN, NOWHERE, TARGETS, Case, lock_of, records, registry
+from tests.functions import nothing, nowhere
+from tests.operations import BAD_NAMES, CHAIN, TARGETS, Case, lock_of, records, registry
 
 
 @pytest.mark.parametrize("case", TARGETS, ids=str)
@@ -66,13 +67,14 @@ def test_unknown_target() -> None:
     """Names that are not registered are refused, each with the closest that is, before anything is sent."""
     migrations = registry({"create_users": [], "create_orders": []}, "sync", [])
 
-    with MongoClient(NOWHERE, connect=False) as client, pytest.raises(UnknownMigrationError) as caught:
-        SyncRunner(migrations, client["app"], "app").run(["create_user", "create_orders", "zzz"])
+    with nowhere() as db, pytest.raises(UnknownMigrationError) as caught:
+        SyncRunner(migrations, db, "app").run(["create_user", "create_orders", "zzz"])
 
     assert caught.value.suggestions == {"create_user": "create_users", "zzz": None}
     assert "There is no migration 'create_user'. Did you mean 'create_users'?" in str(caught.value)
 
 
+@pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(("targets", "words"), BAD_NAMES)
 def test_bad_targets(db: Any, targets: Any, words: str) -> None:
     """Targets are a list of names."""

@@ -1,12 +1,10 @@
+# Generated from tests/async/test_transactions.py by tools/sync_tests.py
 """Migrations whose function and record are one transaction."""
 
-import contextvars
 import hashlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import InvalidOperation, OperationFailure
 
 from quaestor import (
@@ -18,29 +16,19 @@ from quaestor import (
     TransactionsUnsupportedError,
 )
 from tests.databases import drivers, opened
+from tests.functions import Broken, notes, outside
 from tests.leases import lock_document
 
 
-class Broken(Exception):
-    """A user's own exception."""
-
-
-def outside(call: Callable[[], Any]) -> Any:
-    """Call something that is not to be in the transaction of the function that asks for it."""
-    return contextvars.Context().run(call)
+def inserts(db: Any) -> None:
+    """A migration that leaves a document."""
+    db.users.insert_one({})
 
 
 @pytest.fixture(params=drivers("pymongo"))
 def driver(request: pytest.FixtureRequest) -> str:
     """The drivers of servers that have transactions."""
     return str(request.param)
-
-
-@pytest.fixture
-def other(uri: str, name: str) -> Iterator[Any]:
-    """The same database by a client of its own, which sees what is committed."""
-    with MongoClient(uri) as client:
-        yield client[name]
 
 
 def test_committed_together(db: Any, other: Any) -> None:
@@ -53,7 +41,7 @@ def test_committed_together(db: Any, other: Any) -> None:
         db.users.insert_one({"_id": 2})
         db.users.update_many({}, {"$set": {"seen": True}})
         assert [user["seen"] for user in db.users.find()] == [True, True]
-        assert outside(lambda: list(other.users.find())) == [{"_id": 1}]
+        assert outside(lambda: other.users.find_one({"_id": 2})) is None
 
     assert registry.run_sync(db, "app") == ["a"]
     assert [user["seen"] for user in other.users.find()] == [True, True]
@@ -83,6 +71,7 @@ def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
     assert db.users.count_documents({}) == 1
 
 
+@pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: str) -> None:
     """What the function raises reaches the caller, also where the transaction cannot be aborted any more."""
     registry = MigrationRegistry()
@@ -140,7 +129,7 @@ def test_several_and_others(db: Any) -> None:
     """Transactional migrations and others stand beside each other in one run."""
     registry = MigrationRegistry()
     for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
-        registry.register(name, transaction=transaction)(lambda db: db.users.insert_one({}) and None)
+        registry.register(name, transaction=transaction)(inserts)
     events: list[Event] = []
 
     assert registry.run_sync(db, "app", on_event=events.append) == ["a", "b", "c", "d"]
@@ -156,7 +145,7 @@ def test_session_in_the_lock(db: Any, other: Any) -> None:
 
     @registry.register("a", transaction=True)
     def a(db: Any) -> None:
-        seen.append(outside(other.app_migrations_lock.find_one))
+        seen.append(outside(lambda: other.app_migrations_lock.find_one()))
 
     registry.register("b", transaction=True)(a)
     registry.run_sync(db, "app")
@@ -180,7 +169,7 @@ def test_conflict(db: Any, other: Any) -> None:
     def a(db: Any) -> None:
         calls.append("a")
         if len(calls) == 2:
-            outside(session.abort_transaction)  # the other one lets go
+            outside(lambda: session.abort_transaction())  # the other one lets go
         db.users.update_one({"_id": 1}, {"$inc": {"count": 1}})
 
     with other.client.start_session() as session:
@@ -198,7 +187,10 @@ def test_refused_in_a_transaction(db: Any) -> None:
     """What the server does not allow in a transaction is its error, with a note on what to do."""
     registry = MigrationRegistry()
     db.users.insert_one({})
-    registry.register("a", transaction=True)(lambda db: db.users.create_index("email") and None)
+
+    @registry.register("a", transaction=True)
+    def a(db: Any) -> None:
+        db.users.create_index("email")
 
     with pytest.raises(OperationFailure) as caught:
         registry.run_sync(db, "app")
@@ -207,13 +199,18 @@ def test_refused_in_a_transaction(db: Any) -> None:
     assert db.app_migrations.count_documents({}) == 0
 
 
-def test_another_client(db: Any, other: Any) -> None:
+def test_another_client(db: Any, driver: str, uri: str, name: str) -> None:
     """What could not be in the transaction is refused by the driver, with a note on what to do."""
     registry = MigrationRegistry()
-    registry.register("a", transaction=True)(lambda db: other.users.insert_one({}) and None)
 
-    with pytest.raises(InvalidOperation) as caught:
-        registry.run_sync(db, "app")
+    with opened(driver, uri, name) as another:
+
+        @registry.register("a", transaction=True)
+        def a(db: Any) -> None:
+            another.users.insert_one({})
+
+        with pytest.raises(InvalidOperation) as caught:
+            registry.run_sync(db, "app")
     assert "use the database that it is given" in caught.value.__notes__[0]
 
 
@@ -228,7 +225,9 @@ def test_recorded_meanwhile(db: Any, other: Any) -> None:
         db.users.insert_one({})
         outside(lambda: other.app_migrations.insert_one({"_id": "a", "name": "a"}))
 
-    registry.register("b", transaction=True)(lambda db: db.users.insert_one({"_id": "b"}) and None)
+    @registry.register("b", transaction=True)
+    def b(db: Any) -> None:
+        db.users.insert_one({"_id": "b"})
 
     assert registry.run_sync(db, "app") == ["a", "b"]
     assert calls == ["a"]
@@ -253,8 +252,9 @@ def test_no_transactions(db: Any) -> None:
     """Without transactions on the server nothing runs, and the error names those that need them."""
     registry = MigrationRegistry()
     calls = []
-    registry.register("a")(lambda db: calls.append("a"))
-    registry.register("b", transaction=True)(lambda db: calls.append("b"))
+
+    registry.register("a")(notes(calls, "a"))
+    registry.register("b", transaction=True)(notes(calls, "b"))
 
     with pytest.raises(TransactionsUnsupportedError, match="transaction=True: b") as caught:
         registry.run_sync(db, "app")
