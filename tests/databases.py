@@ -26,6 +26,17 @@ both_kinds_async = pairs(("pymongo", "pymongo"), ("motor", "pymongo"), ("motor",
 """The same for async tests; Motor and mongomock-motor need no database for `def` functions."""
 
 
+def in_transactions(*names: str) -> pytest.MarkDecorator:
+    """Parametrize a test with these drivers, in transactions and not, and with mongomock, which has none."""
+    params = [
+        pytest.param(name, transaction, marks=pytest.mark.driver(name))
+        for name in (*names, "mongomock")
+        for transaction in (False, True)
+        if (name, transaction) != ("mongomock", True)
+    ]
+    return pytest.mark.parametrize(("driver", "transaction"), params, indirect=["driver"])
+
+
 @contextlib.contextmanager
 def opened(driver: str, uri: str, name: str, **options: Any) -> Iterator[Any]:
     """A sync database; the options are the client's."""

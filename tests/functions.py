@@ -8,7 +8,7 @@ from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import MigrationDefinition
+from quaestor import MigrationDefinition, MigrationRegistry
 
 NOWHERE = "mongodb://user:secret@127.0.0.1:1"
 """Nothing listens there, and nothing may be sent."""
@@ -32,6 +32,22 @@ def definitions(needs: Mapping[str, Sequence[str]], *, transactional: bool = Fal
         name: MigrationDefinition(name, nothing, needed, transactional, rollback=nothing)
         for name, needed in needs.items()
     }
+
+
+def ab() -> MigrationRegistry:
+    """Two `def` migrations that do nothing."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    registry.register("b")(nothing)
+    return registry
+
+
+def ab_async() -> MigrationRegistry:
+    """Two `async def` migrations that do nothing."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+    registry.register("b")(nothing_async)
+    return registry
 
 
 def notes(calls: list[str], name: str) -> Callable[[object], None]:
@@ -58,6 +74,16 @@ async def recorded_async(db: Any) -> list[str]:
     return sorted([record["name"] async for record in db.app_migrations.find()])
 
 
+async def recorded_in_async(dbs: list[Any]) -> list[list[str]]:
+    """The names that are recorded in each."""
+    return [await recorded_async(one) for one in dbs]
+
+
+def recorded_in(dbs: list[Any]) -> list[list[str]]:
+    """The names that are recorded in each."""
+    return [recorded(one) for one in dbs]
+
+
 def effects(db: Any) -> list[str]:
     """The ids of the documents in `effects`, sorted."""
     return sorted(document["_id"] for document in db.effects.find())
@@ -68,14 +94,43 @@ async def effects_async(db: Any) -> list[str]:
     return sorted([document["_id"] async for document in db.effects.find()])
 
 
+def _names_nobody(lock: dict[str, Any] | None) -> bool:
+    return not lock or ("owner" not in lock and not lock.get("sessions"))
+
+
 def is_free(db: Any) -> bool:
-    """Return whether nobody holds the lease."""
-    return "owner" not in (db.app_migrations_lock.find_one() or {})
+    """Return whether nobody holds the lease, and the lock names no session."""
+    return _names_nobody(db.app_migrations_lock.find_one())
 
 
 async def is_free_async(db: Any) -> bool:
-    """Return whether nobody holds the lease."""
-    return "owner" not in (await db.app_migrations_lock.find_one() or {})
+    """Return whether nobody holds the lease, and the lock names no session."""
+    return _names_nobody(await db.app_migrations_lock.find_one())
+
+
+def are_free(dbs: list[Any]) -> bool:
+    """Return whether nobody holds the lease of any."""
+    return all(is_free(one) for one in dbs)
+
+
+async def are_free_async(dbs: list[Any]) -> bool:
+    """Return whether nobody holds the lease of any."""
+    return all([await is_free_async(one) for one in dbs])
+
+
+def number_of(db: Any) -> str:
+    """The number of one of several databases."""
+    return str(db.name.rpartition("_")[2])
+
+
+def fill(collection: Any, count: int) -> None:
+    """Insert documents with the numbers from 0 on."""
+    collection.insert_many([{"_id": number} for number in range(count)])
+
+
+async def fill_async(collection: Any, count: int) -> None:
+    """Insert documents with the numbers from 0 on."""
+    await collection.insert_many([{"_id": number} for number in range(count)])
 
 
 def outside(call: Callable[[], Any]) -> Any:

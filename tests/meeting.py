@@ -1,4 +1,4 @@
-"""What functions that run at the same time share in tests, in both colours. Nothing depends on how fast they are."""
+"""What functions that run at the same time share in tests, sync and async. Nothing depends on how fast they are."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ PATIENCE = 30.0
 
 
 class Meeting:
-    """A place that only so many functions at once can pass: it shows that they are under way at the same time.
+    """A place that only so many functions at once can pass: it shows that they run at the same time.
 
     Args:
         parties: How many.
@@ -33,7 +33,7 @@ class Meeting:
 
 
 class Moment:
-    """Something that happens once, for functions of both colours to wait for."""
+    """Something that happens once, for sync and async functions to wait for."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -52,7 +52,7 @@ class Moment:
 
 
 class Count:
-    """Counts how many things are under way at once.
+    """Counts how many things happen at once.
 
     Attributes:
         most: How many that were, at most.
@@ -83,7 +83,7 @@ class Told(list[Event]):
         when: What to do at an event of a type.
 
     Attributes:
-        calls: Counts the calls that are under way.
+        calls: Counts concurrent calls.
     """
 
     def __init__(self, when: dict[type[Event], Callable[[], object]] | None = None) -> None:
@@ -127,3 +127,13 @@ def start(function: Callable[[], object]) -> Started:
 def start_async(function: Callable[[], Awaitable[Any]]) -> Started:
     """Await something in a task of its own."""
     return Started(asyncio.ensure_future(function()))
+
+
+def worker() -> object:
+    """The thread that calls."""
+    return threading.current_thread()
+
+
+def worker_async() -> object:
+    """The task that calls."""
+    return asyncio.current_task()

@@ -17,6 +17,7 @@ ASYNC, SYNC = ROOT / "tests/async", ROOT / "tests/sync"
 
 ONE_SIDE = {
     "conftest.py": "drivers and databases",
+    "test_concurrency_sync.py": "threads that meet in a hook",
     "test_interruption_async.py": "cancellation, time-outs, the end of an event loop",
     "test_interruption_sync.py": "Ctrl-C",
     "test_sync_and_async_async.py": "`def` migrations called from an event loop",
@@ -37,8 +38,7 @@ SUBSTITUTIONS = [
         # parentheses that only the `await` needs
         (r"\(await ((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)(?=[\[.])", r"\1"),
         (r"\bawait ", ""),
-        (r"\b([Aa])n `?async (?=def\b)", r"\1 `"),
-        (r"\basync (?=(?:def|for|with)\b)", ""),
+        (r"(?<!`)\basync (?=(?:def|for|with)\b)", ""),  # in a docstring it is what it says
         (r"\bAwaitable\[([^\[\]]*)\]", r"\1"),
         # A registry is called with a database first, a runner never.
         (r"\.run\((?=(?:db|another|watched|weak|proxy|client\[name\]|Own\(|make\(\)))", ".run_sync("),
@@ -88,8 +88,8 @@ def translate(source: str) -> Iterator[str]:
 def generate(name: str) -> str:
     """Return the text of the sync twin of an async test module."""
     text = HEADER.format(name=name) + "\n".join(translate((ASYNC / name).read_text("utf-8"))) + "\n"
-    # C416: `[x async for x in xs]` needs its loop, `[x for x in xs]` doesn't.
-    fix = ["check", "--fix", "--unsafe-fixes", "--exit-zero", "--quiet", "--select", "C416,F401,F811,I,SIM117"]
+    # C4 and SIM117: `list(xs)` and one `with` do where the async code needs a comprehension and two.
+    fix = ["check", "--fix", "--unsafe-fixes", "--exit-zero", "--quiet", "--select", "C4,F401,F811,I,SIM117"]
     for command in (fix, ["format", "--quiet"]):
         text = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", SYNC / name, "-"],

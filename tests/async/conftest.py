@@ -47,10 +47,13 @@ async def db(
 
 
 @pytest.fixture
-async def other(uri: str, name: str) -> AsyncIterator[Any]:
-    """The same database from another client, which sees only what is committed."""
-    async with opened_async("pymongo", uri, name) as database:
-        yield database
+async def other(driver: str, db: Any, place: tuple[str, str]) -> AsyncIterator[Any]:
+    """The same database from another client, which sees only what is committed. A mock has one client."""
+    if driver == "mongomock":
+        yield db
+    else:
+        async with opened_async("pymongo", *place) as database:
+            yield database
 
 
 @pytest.fixture
@@ -73,3 +76,24 @@ def sync_dbs(other_driver: str | None, place: tuple[str, str]) -> Iterator[Calla
 def sync_db(sync_dbs: Callable[[str], Any] | None, place: tuple[str, str]) -> Any:
     """The same database as `db` for `def` functions."""
     return sync_dbs and sync_dbs(place[1])
+
+
+@pytest.fixture
+async def several(driver: str, db: Any) -> AsyncIterator[Callable[[int], list[Any]]]:
+    """Return that many databases of one client."""
+    given: list[Any] = []
+
+    def give(count: int) -> list[Any]:
+        given.extend(db.client[f"{db.name}_{number:02}"] for number in range(count))
+        return list(given)
+
+    yield give
+    if driver != "mongomock":
+        for one in given:
+            await one.client.drop_database(one.name)
+
+
+@pytest.fixture
+def dbs(several: Callable[[int], list[Any]]) -> list[Any]:
+    """Five databases of one client."""
+    return several(5)

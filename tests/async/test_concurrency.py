@@ -1,13 +1,10 @@
 """Migrations that run at the same time: what begins when, what is recorded, and how a run ends that fails."""
 
-import asyncio
-import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient
 
 from quaestor import (
     AsyncMigrationContext,
@@ -25,9 +22,9 @@ from quaestor import (
     RunFinished,
     RunStarted,
 )
-from tests.databases import drivers, opened_async
-from tests.functions import nothing_async
-from tests.meeting import Count, Meeting, Moment, Told
+from tests.databases import both_kinds_async, drivers, in_transactions
+from tests.functions import Broken, fill_async, is_free_async, nothing_async, outside_async, recorded_async
+from tests.meeting import Count, Meeting, Moment, Told, worker_async
 from tools.commands import Commands
 
 pytestmark = pytest.mark.anyio
@@ -36,48 +33,9 @@ real = pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=T
 """For what the mocks do not have."""
 
 
-class Broken(Exception):
-    """A user's own exception."""
-
-
-@contextlib.asynccontextmanager
-async def another_client(driver: str, db: Any, place: tuple[str, str]) -> AsyncIterator[Any]:
-    """The same database by a client of its own; a mock has but one."""
-    if driver == "mongomock":
-        yield db
-    else:
-        async with opened_async(driver, *place) as another:
-            yield another
-
-
-async def outside(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Await something that is not to be in the transaction of the function that asks for it."""
-
-    async def awaited() -> Any:
-        return await call()
-
-    return await asyncio.create_task(awaited(), context=contextvars.Context())
-
-
-async def names(db: Any) -> list[str]:
-    """What is recorded."""
-    return sorted([record["name"] async for record in db.app_migrations.find()])
-
-
-async def is_free(db: Any) -> bool:
-    """Whether the lease was given back, and names no session."""
-    lock = await db.app_migrations_lock.find_one()
-    return "owner" not in lock and not lock.get("sessions")
-
-
-async def fill(collection: Any, count: int) -> None:
-    """Documents with the numbers from 0 on."""
-    await collection.insert_many([{"_id": number} for number in range(count)])
-
-
 @pytest.mark.parametrize(("count", "concurrency"), [(2, 2), (4, 4), (2, 100)])
-async def test_under_way_together(db: Any, count: int, concurrency: int) -> None:
-    """As many as may run are under way at the same time; more lanes than migrations do no harm."""
+async def test_concurrent(db: Any, count: int, concurrency: int) -> None:
+    """Migrations run at the same time, up to the concurrency; a concurrency above the number of migrations is fine."""
     registry = MigrationRegistry()
     meeting = Meeting(count)
     plan = list("abcd"[:count])
@@ -88,20 +46,21 @@ async def test_under_way_together(db: Any, count: int, concurrency: int) -> None
             await meeting.wait_async()
 
     assert await registry.run(db, "app", concurrency=concurrency) == plan
-    assert await names(db) == plan
-    assert await is_free(db)
+    assert await recorded_async(db) == plan
+    assert await is_free_async(db)
     assert await registry.run(db, "app", concurrency=concurrency) == []
 
 
-async def test_both_colours(db: Any, sync_db: Any) -> None:
-    """`def` and `async def` functions run beside each other, two of each, and those that need them after them."""
+@both_kinds_async
+async def test_both_kinds(db: Any, sync_db: Any) -> None:
+    """`def` and `async def` functions run concurrently, two of each, and those that need them after them."""
     registry = MigrationRegistry()
     meeting, later = Meeting(4), Meeting(2)
 
     def plain(db: Any) -> None:
         meeting.wait()
 
-    async def awaited(db: Any) -> None:
+    async def awaited(db: Any) -> None:  # stays async
         await meeting.wait_async()
 
     for name, function in {"a": plain, "b": awaited, "c": plain, "d": awaited}.items():
@@ -113,12 +72,12 @@ async def test_both_colours(db: Any, sync_db: Any) -> None:
         later.wait()
 
     @registry.register("f", depends_on=["c", "d"])
-    async def needs_both_async(db: Any) -> None:
+    async def needs_both_too(db: Any) -> None:  # stays async
         assert await db.app_migrations.count_documents({"_id": {"$in": ["c", "d"]}}) == 2
         await later.wait_async()
 
     assert await registry.run(db, "app", sync_db=sync_db, concurrency=4) == list("abcdef")
-    assert await names(db) == list("abcdef")
+    assert await recorded_async(db) == list("abcdef")
 
 
 async def test_dependents_after_the_record(db: Any) -> None:
@@ -166,13 +125,13 @@ async def test_at_most(db: Any, concurrency: int) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"concurrency": 1}], ids=str)
 async def test_one_at_a_time(db: Any, options: Any) -> None:
-    """By default they run one after the other, in the task of the caller, the alphabetically first first."""
+    """By default they run one after the other, in the task or thread of the caller, the alphabetically first first."""
     registry = MigrationRegistry()
     calls = []
 
     def function(name: str) -> Callable[[Any], Awaitable[None]]:
         async def body(db: Any) -> None:
-            calls.append((name, asyncio.current_task()))
+            calls.append((name, worker_async()))
 
         return body
 
@@ -180,7 +139,7 @@ async def test_one_at_a_time(db: Any, options: Any) -> None:
         registry.register(name, depends_on)(function(name))
 
     assert await registry.run(db, "app", **options) == ["b", "d", "c", "a"]
-    assert calls == [(name, asyncio.current_task()) for name in ["b", "d", "c", "a"]]
+    assert calls == [(name, worker_async()) for name in ["b", "d", "c", "a"]]
 
 
 async def test_order_of_the_list(db: Any) -> None:
@@ -201,15 +160,15 @@ async def test_order_of_the_list(db: Any) -> None:
     assert told[-1].applied == ("a", "b")
 
 
-async def test_failure_beside_others(db: Any) -> None:
+async def test_failure_while_others_run(db: Any) -> None:
     """After a failure nothing begins; what is under way ends and is recorded; the caller gets the very exception."""
     registry = MigrationRegistry()
     error, meeting, failed = Broken("own"), Meeting(3), Moment()
-    mended: list[bool] = []
+    fixed: list[bool] = []
 
     @registry.register("a")
     async def fails(db: Any) -> None:
-        if not mended:
+        if not fixed:
             await meeting.wait_async()
             raise error
 
@@ -231,10 +190,10 @@ async def test_failure_beside_others(db: Any) -> None:
     assert error.__notes__ == ["quaestor: in migration 'a', 1 of 6"]
     assert told.names(MigrationStarted) == ["a", "b", "c"]
     assert told.names(MigrationFailed) == ["a"]
-    assert sorted(told.names(MigrationApplied)) == await names(db) == ["b", "c"]
+    assert sorted(told.names(MigrationApplied)) == await recorded_async(db) == ["b", "c"]
     assert await db.effects.count_documents({}) == 2
-    assert await is_free(db)
-    mended.append(True)
+    assert await is_free_async(db)
+    fixed.append(True)
     assert await registry.run(db, "app", concurrency=3) == ["a", "d", "e", "f"]
 
 
@@ -269,13 +228,14 @@ async def test_two_failures(db: Any, second: type[BaseException], group: type[Ba
     ]
     failures = {event.name: event.error for event in told if isinstance(event, MigrationFailed)}
     assert failures == errors
-    assert await names(db) == ["c"]
-    assert await is_free(db)
+    assert await recorded_async(db) == ["c"]
+    assert await is_free_async(db)
 
 
+@both_kinds_async
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-@pytest.mark.parametrize("colour", ["sync", "async"])
-async def test_exit(db: Any, sync_db: Any, colour: str, kind: type[BaseException]) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_exit(db: Any, sync_db: Any, is_async: bool, kind: type[BaseException]) -> None:
     """What ends a program can be raised by a function too: it waits for the others, and is raised as it is."""
     registry = MigrationRegistry()
     error, meeting, failed = kind("own"), Meeting(3), Moment()
@@ -284,7 +244,7 @@ async def test_exit(db: Any, sync_db: Any, colour: str, kind: type[BaseException
         meeting.wait()
         raise error
 
-    async def awaited(db: Any) -> None:
+    async def awaited(db: Any) -> None:  # stays async
         await meeting.wait_async()
         raise error
 
@@ -292,12 +252,16 @@ async def test_exit(db: Any, sync_db: Any, colour: str, kind: type[BaseException
         meeting.wait()
         failed.wait()
 
-    async def goes_on_async(db: Any) -> None:
+    async def awaits_the_others(db: Any) -> None:  # stays async
         await meeting.wait_async()
         await failed.wait_async()
 
-    chosen: dict[str, Any] = {"sync": plain, "async": awaited}
-    for name, function in {"a": chosen[colour], "b": goes_on, "c": goes_on_async, "d": nothing_async}.items():
+    for name, function in {
+        "a": awaited if is_async else plain,
+        "b": goes_on,
+        "c": awaits_the_others,
+        "d": nothing_async,
+    }.items():
         registry.register(name)(function)
     told = Told({MigrationFailed: failed.has_come})
 
@@ -305,9 +269,9 @@ async def test_exit(db: Any, sync_db: Any, colour: str, kind: type[BaseException
         await registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3)
 
     assert caught.value is error
-    assert await names(db) == ["b", "c"]
+    assert await recorded_async(db) == ["b", "c"]
     assert told.names(MigrationFailed) == ["a"]
-    assert await is_free(db)
+    assert await is_free_async(db)
 
 
 async def test_events(db: Any) -> None:
@@ -336,6 +300,7 @@ async def test_events(db: Any) -> None:
     assert told.names(MigrationStarted)[3] == "d"
 
 
+@both_kinds_async
 async def test_one_event_at_a_time(db: Any, sync_db: Any) -> None:
     """The hook is never called by two at once, also where functions tell something while they run."""
     registry = MigrationRegistry()
@@ -349,13 +314,13 @@ async def test_one_event_at_a_time(db: Any, sync_db: Any) -> None:
             meeting.wait()
 
     @registry.register("b")
-    async def goes_over_async(db: Any, context: AsyncMigrationContext) -> None:
+    async def goes_over_too(db: Any, context: AsyncMigrationContext) -> None:  # stays async
         await meeting.wait_async()
         async for _ in context.batches(db.b, size=1):
             await meeting.wait_async()
 
     for name in "ab":
-        await fill(db[name], 5)
+        await fill_async(db[name], 5)
 
     await registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=2)
 
@@ -365,8 +330,8 @@ async def test_one_event_at_a_time(db: Any, sync_db: Any) -> None:
 
 
 @real
-async def test_transactions(db: Any, driver: str, place: tuple[str, str]) -> None:
-    """Transactions run beside each other, each in a session of its own that the lock names, and each counts once."""
+async def test_transactions(db: Any, other: Any) -> None:
+    """Transactions run concurrently, each in a session of its own that the lock names, and each counts once."""
     registry = MigrationRegistry()
     meeting, told = Meeting(3), Told()
     calls: dict[str, int] = {}
@@ -379,22 +344,21 @@ async def test_transactions(db: Any, driver: str, place: tuple[str, str]) -> Non
             await db.effects.insert_one({"migration": name})
             if calls[name] == 1 and name in "abc":
                 await meeting.wait_async()
-                sessions.append((await outside(other.app_migrations_lock.find_one))["sessions"])
+                sessions.append((await outside_async(other.app_migrations_lock.find_one))["sessions"])
 
         return body
 
     for name, depends_on in {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}.items():
         registry.register(name, depends_on, transaction=True)(function(name))
 
-    async with another_client(driver, db, place) as other:
-        assert await registry.run(db, "app", on_event=told, concurrency=3) == list("abcde")
+    assert await registry.run(db, "app", on_event=told, concurrency=3) == list("abcde")
 
     effects = sorted([document["migration"] async for document in db.effects.find()])
-    assert effects == await names(db) == list("abcde")
+    assert effects == await recorded_async(db) == list("abcde")
     assert [len(named) for named in sessions] == [3, 3, 3]
     assert sum(calls.values()) == 5 + len(told.names(MigrationRetried))
     assert sorted(told.names(MigrationApplied)) == list("abcde")
-    assert await is_free(db)
+    assert await is_free_async(db)
 
 
 @real
@@ -420,29 +384,18 @@ async def test_conflicting_transactions(db: Any) -> None:
 
     assert await registry.run(db, "app", on_event=told, concurrency=3) == ["a", "b", "c"]
     assert await db.counts.find_one() == {"_id": 1, "count": 3}
-    assert await names(db) == ["a", "b", "c"]
+    assert await recorded_async(db) == ["a", "b", "c"]
     assert len(told.names(MigrationRetried)) >= 2
     assert sum(calls.values()) == 3 + len(told.names(MigrationRetried))
 
 
-@pytest.mark.parametrize(
-    ("driver", "transaction"),
-    [
-        *(
-            pytest.param(driver, transaction, marks=pytest.mark.driver(driver))
-            for driver in ("pymongo", "motor")
-            for transaction in (False, True)
-        ),
-        pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock")),
-    ],
-    indirect=["driver"],
-)
-async def test_passes(db: Any, *, transaction: bool) -> None:
-    """Passes of two migrations at once, over one collection, keep apart how far they are: of one that fails and one
-    that does not, the one goes on after its last batch, and the other is done.
+@in_transactions("pymongo", "motor")
+async def test_backfills(db: Any, *, transaction: bool) -> None:
+    """Concurrent backfills over one collection have checkpoints of their own: the one that fails resumes after its last
+    batch, and the other is done.
     """
     registry = MigrationRegistry()
-    await fill(db.things, 6)
+    await fill_async(db.things, 6)
     await db.create_collection("log")
     meeting = Meeting(2)
     failing = [True]
@@ -469,7 +422,7 @@ async def test_passes(db: Any, *, transaction: bool) -> None:
 
     with pytest.raises(Broken):
         await registry.run(db, "app", concurrency=2)
-    assert await names(db) == ["b"]
+    assert await recorded_async(db) == ["b"]
     (kept,) = (await AsyncRunner(registry, db, "app").status()).migrations[0].passes
     assert (kept.collection, kept.done) == ("things", 4)
     assert await db.app_migrations_progress.count_documents({}) == 1
@@ -480,10 +433,10 @@ async def test_passes(db: Any, *, transaction: bool) -> None:
         numbers = [entry["number"] async for entry in db.log.find({"name": name})]
         assert sorted(numbers) == list(range(6))
     assert await db.app_migrations_progress.count_documents({}) == 0
-    assert await is_free(db)
+    assert await is_free_async(db)
 
 
-async def test_status(db: Any, driver: str, place: tuple[str, str]) -> None:
+async def test_status(db: Any, other: Any) -> None:
     """A status names all that are under way, also those that began later; not those that have ended."""
     registry = MigrationRegistry()
     first, later = Meeting(3), Meeting(2)
@@ -516,9 +469,8 @@ async def test_status(db: Any, driver: str, place: tuple[str, str]) -> None:
         await look("d")
         await later.wait_async()
 
-    async with another_client(driver, db, place) as other:
-        assert await registry.run(db, "app", concurrency=3) == ["a", "b", "c", "d"]
-        assert (await AsyncRunner(registry, other, "app").status()).lease is None
+    assert await registry.run(db, "app", concurrency=3) == ["a", "b", "c", "d"]
+    assert (await AsyncRunner(registry, other, "app").status()).lease is None
 
     under_way = {name: sorted(lease.migrations) for name, lease in seen.items() if lease is not None}
     assert under_way == {"a": ["a", "b", "c"], "d": ["b", "d"]}
@@ -536,10 +488,10 @@ async def test_targets(db: Any) -> None:
         registry.register(name, depends_on)(meets if name in "bc" else nothing_async)
 
     assert await registry.run(db, "app", targets=["b", "c"], concurrency=4) == ["a", "b", "c"]
-    assert await names(db) == ["a", "b", "c"]
+    assert await recorded_async(db) == ["a", "b", "c"]
 
 
-async def test_generator_exit_of_one(db: Any) -> None:
+async def test_generator_exit(db: Any) -> None:
     """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
     registry, told = MigrationRegistry(), Told()
 
@@ -554,27 +506,25 @@ async def test_generator_exit_of_one(db: Any) -> None:
 
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 2"]
     assert told.names(MigrationFailed) == ["a"]
-    assert await names(db) == ["b"]
-    assert await is_free(db)
+    assert await recorded_async(db) == ["b"]
+    assert await is_free_async(db)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
-@pytest.mark.driver("pymongo")
-async def test_bad_concurrency(uri: str, name: str, concurrency: Any) -> None:
-    """What is no number of things to do at once is refused before any command."""
-    commands = Commands()
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+async def test_bad_concurrency(db: Any, commands: Commands, concurrency: Any) -> None:
+    """Anything but a number from 1 to 100 is refused before any command."""
     registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
-    async with AsyncMongoClient[dict[str, Any]](uri, event_listeners=[commands]) as client:
-        await client.admin.command("ping")  # PyMongo leaves a socket unclosed if it is closed while it connects
-        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
-            await registry.run(client[name], "app", concurrency=concurrency)
-        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
-            await AsyncRunner(registry, client[name], "app").run(concurrency=concurrency)
+    with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+        await registry.run(db, "app", concurrency=concurrency)
+    with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+        await AsyncRunner(registry, db, "app").run(concurrency=concurrency)
     assert commands.sent == []
 
 
+@both_kinds_async
 async def test_context_variables(db: Any, sync_db: Any) -> None:
     """Functions see the context variables of the caller, and not what another function sets."""
     registry = MigrationRegistry()
@@ -587,7 +537,7 @@ async def test_context_variables(db: Any, sync_db: Any) -> None:
         variable.set("of another")
         meeting.wait()
 
-    async def awaited(db: Any) -> None:
+    async def awaited(db: Any) -> None:  # stays async
         seen.append(variable.get())
         variable.set("of another")
         await meeting.wait_async()
@@ -599,65 +549,3 @@ async def test_context_variables(db: Any, sync_db: Any) -> None:
     variable.set("the caller's")
     assert len(await registry.run(db, "app", sync_db=sync_db, concurrency=2)) == 4
     assert seen == ["the caller's"] * 4
-
-
-async def test_interrupted(db: Any, sync_db: Any) -> None:
-    """An interruption cancels `async def` functions; in `def` functions passes end after their batch, and the others
-    come to their end and are recorded; nothing begins; the lease is free when it is raised.
-    """
-    registry = MigrationRegistry()
-    meeting, cancelled = Meeting(3), Moment()
-    told = Told()
-    await fill(db.things, 6)
-    seen: list[int] = []
-    undisturbed: list[bool] = []
-    calls: list[bool] = []
-    loop = asyncio.get_running_loop()
-
-    @registry.register("a")
-    def goes_on(db: Any) -> None:
-        meeting.wait()
-        loop.call_soon_threadsafe(running.cancel)
-        cancelled.wait()
-        db.effects.insert_one({})
-
-    @registry.register("b")
-    def is_a_pass(db: Any, context: MigrationContext) -> None:
-        for batch in context.batches(db.things, size=2):
-            seen.extend(document["_id"] for document in batch)
-            if not undisturbed:
-                meeting.wait()
-                cancelled.wait()
-
-    @registry.register("c")
-    async def is_cancelled(db: Any) -> None:
-        if not undisturbed:
-            try:
-                await meeting.wait_async()
-                await asyncio.Event().wait()
-            finally:
-                cancelled.has_come()
-
-    for name, depends_on in {"d": [], "e": ["a"]}.items():
-
-        @registry.register(name, depends_on)
-        async def is_called(db: Any) -> None:
-            calls.append(bool(undisturbed))
-
-    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3))
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert running.cancelled()
-    assert await names(db) == ["a"]
-    assert await db.effects.count_documents({}) == 1
-    assert told.names(MigrationApplied) == ["a"]
-    assert {"b", "c"} <= set(told.names(MigrationFailed))
-    assert calls == []
-    assert seen == [0, 1]
-    assert await is_free(db)
-
-    undisturbed.append(True)
-    assert await registry.run(db, "app", sync_db=sync_db, concurrency=3) == ["b", "c", "d", "e"]
-    assert seen == [0, 1, 2, 3, 4, 5]
-    assert calls == [True, True]

@@ -1,12 +1,9 @@
-"""Runs over many databases: what is applied in each, what is told of each, and how far one troubles the others."""
+"""Runs over many databases: what is applied in each, which events there are, and that a failure in one stays in it."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from quaestor import (
@@ -19,18 +16,25 @@ from quaestor import (
     InvalidPrefixError,
     LeaseTimeoutError,
     MigrationApplied,
-    MigrationContext,
     MigrationRegistry,
     MigrationStarted,
-    MissingDatabaseError,
     QuaestorError,
     RunFinished,
     RunStarted,
     UnknownMigrationError,
     UnknownRecordsError,
 )
-from tests.databases import drivers, opened_async
-from tests.functions import nothing, nothing_async
+from tests.databases import both_kinds_async, drivers
+from tests.functions import (
+    Broken,
+    ab_async,
+    are_free_async,
+    is_free_async,
+    nothing_async,
+    number_of,
+    recorded_async,
+    recorded_in_async,
+)
 from tests.leases import HELD
 from tests.meeting import Count, Meeting, Moment, Told
 from tools.commands import Commands
@@ -40,132 +44,37 @@ pytestmark = pytest.mark.anyio
 real = pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
 """For what the mocks do not have."""
 
-both_colours = pytest.mark.parametrize(
-    ("driver", "other"),
-    [
-        pytest.param("pymongo", "pymongo", marks=pytest.mark.driver("pymongo")),
-        pytest.param("motor", "pymongo", marks=pytest.mark.driver("motor")),
-        pytest.param("motor", None, marks=pytest.mark.driver("motor")),
-        pytest.param("mongomock", None, marks=pytest.mark.driver("mongomock")),
-    ],
-    indirect=["driver"],
-)
-"""For what takes functions of both colours: the driver, and that of the other colour, if it is needed."""
-
-
-class Broken(Exception):
-    """A user's own exception."""
-
-
-@pytest.fixture
-def commands() -> Commands:
-    return Commands()
-
-
-@pytest.fixture
-async def db(driver: str, place: tuple[str, str], commands: Commands) -> AsyncIterator[Any]:
-    """A new database whose client is watched."""
-    async with opened_async(driver, *place, event_listeners=[commands]) as database:
-        if driver == "pymongo":  # it leaves a socket unclosed if it is closed while its monitor connects
-            await database.client.admin.command("ping")
-        yield database
-
-
-def several(db: Any, count: int) -> list[Any]:
-    """So many databases of the same client."""
-    return [db.client[f"{db.name}_{number:02}"] for number in range(count)]
-
-
-@pytest.fixture
-async def dbs(driver: str, db: Any) -> AsyncIterator[list[Any]]:
-    """Five new databases of one client."""
-    five = several(db, 5)
-    yield five
-    await dropped(driver, five)
-
-
-async def dropped(driver: str, dbs: list[Any]) -> None:
-    """Drop databases; those of a mock go with it."""
-    if driver != "mongomock":
-        for one in dbs:
-            await one.client.drop_database(one.name)
-
-
-@contextlib.contextmanager
-def other_colour(other: str | None, uri: str) -> Iterator[Callable[[str], Any] | None]:
-    """What gives the database for `def` migrations by its name; None where the driver has one of its own."""
-    if other is None:
-        yield None
-    else:
-        with MongoClient[dict[str, Any]](uri) as client:
-            yield client.get_database
-
-
-async def names(db: Any) -> list[str]:
-    """What is recorded."""
-    return sorted([record["name"] async for record in db.app_migrations.find()])
-
-
-async def names_in(dbs: list[Any]) -> list[list[str]]:
-    """What is recorded in each."""
-    return [await names(one) for one in dbs]
-
-
-async def is_free(db: Any) -> bool:
-    """Whether nobody holds the lease."""
-    return "owner" not in (await db.app_migrations_lock.find_one() or {})
-
-
-async def are_free(dbs: list[Any]) -> bool:
-    """Whether nobody holds the lease of any."""
-    return all([await is_free(one) for one in dbs])
-
-
-def of(db: Any) -> str:
-    """The number of one of several databases."""
-    return str(db.name.rpartition("_")[2])
-
 
 async def leaves_an_effect(db: Any) -> None:
     """A migration that inserts a document."""
     await db.effects.insert_one({})
 
 
-def ab() -> MigrationRegistry:
-    """Two migrations that do nothing."""
-    registry = MigrationRegistry()
-    registry.register("a")(nothing_async)
-    registry.register("b")(nothing_async)
-    return registry
-
-
 @pytest.mark.parametrize("concurrency", [1, 8, 100])
-async def test_migrated(driver: str, db: Any, concurrency: int) -> None:
+async def test_migrated(several: Callable[[int], list[Any]], concurrency: int) -> None:
     """All of 20 are migrated, and the results are in the order given; again there is nothing to do."""
-    registry = ab()
+    registry = ab_async()
     registry.register("c", depends_on=["a"])(leaves_an_effect)
-    dbs = several(db, 20)[::-1]
-    try:
-        results = await registry.run_many(iter(dbs), "app", concurrency=concurrency)
+    dbs = several(20)[::-1]
 
-        assert results == [DatabaseResult(one.name, ["a", "b", "c"], None) for one in dbs]
-        for one in dbs:
-            assert await names(one) == ["a", "b", "c"]
-            assert await one.effects.count_documents({}) == 1
-            assert await is_free(one)
-        again = await registry.run_many(dbs, "app", concurrency=concurrency)
-        assert again == [DatabaseResult(one.name, [], None) for one in dbs]
-    finally:
-        await dropped(driver, dbs)
+    results = await registry.run_many(iter(dbs), "app", concurrency=concurrency)
+
+    assert results == [DatabaseResult(one.name, ["a", "b", "c"], None) for one in dbs]
+    for one in dbs:
+        assert await recorded_async(one) == ["a", "b", "c"]
+        assert await one.effects.count_documents({}) == 1
+        assert await is_free_async(one)
+    again = await registry.run_many(dbs, "app", concurrency=concurrency)
+    assert again == [DatabaseResult(one.name, [], None) for one in dbs]
 
 
 @real
 async def test_nothing_to_do_is_one_command(dbs: list[Any], commands: Commands) -> None:
     """Where all is applied a run is one find in each database."""
-    await ab().run_many(dbs, "app")
+    await ab_async().run_many(dbs, "app")
     commands.sent.clear()
 
-    await ab().run_many(dbs, "app")
+    await ab_async().run_many(dbs, "app")
 
     assert sorted((next(iter(command)), command["$db"]) for command in commands.sent) == [
         ("find", one.name) for one in dbs
@@ -174,7 +83,7 @@ async def test_nothing_to_do_is_one_command(dbs: list[Any], commands: Commands) 
 
 async def test_no_databases() -> None:
     """Where there are none, there are no results."""
-    assert await ab().run_many([], "app") == []
+    assert await ab_async().run_many([], "app") == []
 
 
 async def test_order_of_the_results(dbs: list[Any]) -> None:
@@ -196,8 +105,8 @@ async def test_order_of_the_results(dbs: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [2, 3])
-async def test_at_most(driver: str, db: Any, concurrency: int) -> None:
-    """As many databases as may are under way, and never more; in each one migration after the other."""
+async def test_at_most(several: Callable[[int], list[Any]], concurrency: int) -> None:
+    """As many databases as may are migrated at once, and never more; in each one migration after the other."""
     registry = MigrationRegistry()
     meeting, at_once = Meeting(concurrency), Count()
     in_each: dict[str, Count] = {}
@@ -208,11 +117,8 @@ async def test_at_most(driver: str, db: Any, concurrency: int) -> None:
 
     for name in "ab":
         registry.register(name)(body)
-    dbs = several(db, 6)
-    try:
-        results = await registry.run_many(dbs, "app", concurrency=concurrency)
-    finally:
-        await dropped(driver, dbs)
+    dbs = several(6)
+    results = await registry.run_many(dbs, "app", concurrency=concurrency)
 
     assert [result.applied for result in results] == [["a", "b"]] * 6
     assert at_once.most == concurrency
@@ -227,12 +133,12 @@ async def test_failure_in_one(dbs: list[Any], kind: type[BaseException], concurr
     """
     registry = MigrationRegistry()
     error = kind("own")
-    mended: list[bool] = []
+    fixed: list[bool] = []
     registry.register("a")(nothing_async)
 
     @registry.register("b")
     async def fails(db: Any) -> None:
-        if of(db) == "02" and not mended:
+        if number_of(db) == "02" and not fixed:
             raise error
 
     registry.register("c")(nothing_async)
@@ -243,66 +149,40 @@ async def test_failure_in_one(dbs: list[Any], kind: type[BaseException], concurr
     assert error.__notes__ == ["quaestor: in migration 'b', 2 of 3"]
     assert [result.applied for result in results] == [["a"] if one == 2 else ["a", "b", "c"] for one in range(5)]
     assert [result.error for result in results if result.error is not error] == [None] * 4
-    assert await names_in(dbs) == [result.applied for result in results]
-    assert await are_free(dbs)
-    mended.append(True)
+    assert await recorded_in_async(dbs) == [result.applied for result in results]
+    assert await are_free_async(dbs)
+    fixed.append(True)
     assert (await registry.run_many(dbs, "app"))[2] == DatabaseResult(dbs[2].name, ["b", "c"], None)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-@both_colours
-async def test_other_colour(dbs: list[Any], place: tuple[str, str], other: str | None, colour: str) -> None:
-    """Functions of both colours run in all databases, each in its own; what they raise is the error of theirs."""
+@pytest.mark.parametrize("is_async", [False, True])
+@both_kinds_async
+async def test_both_kinds(dbs: list[Any], sync_dbs: Any, *, is_async: bool) -> None:
+    """Functions of both kinds run in all databases, each in its own; what they raise is the error of theirs."""
     registry = MigrationRegistry()
     error = SystemExit("own")
 
     @registry.register("a")
     def plain(db: Any) -> None:
         db.effects.insert_one({"name": db.name})
-        if (of(db), colour) == ("01", "sync"):
+        if (number_of(db), is_async) == ("01", False):
             raise error
 
     @registry.register("b")
-    async def awaited(db: Any) -> None:
+    async def awaited(db: Any) -> None:  # stays async
         await db.effects.insert_one({"name": db.name})
-        if (of(db), colour) == ("01", "async"):
+        if (number_of(db), is_async) == ("01", True):
             raise error
 
-    with other_colour(other, place[0]) as sync_db:
-        results = await registry.run_many(dbs, "app", sync_db=sync_db)
+    results = await registry.run_many(dbs, "app", sync_db=sync_dbs)
 
     assert [result.error for result in results] == [None, error, None, None, None]
     for one, result in zip(dbs, results, strict=True):
-        expected = ["a", "b"] if one is not dbs[1] else {"sync": [], "async": ["a"]}[colour]
-        assert result.applied == await names(one) == expected
-        written = 2 if one is not dbs[1] else {"sync": 1, "async": 2}[colour]
+        expected = ["a", "b"] if one is not dbs[1] else ["a"] * is_async
+        assert result.applied == await recorded_async(one) == expected
+        written = 1 if one is dbs[1] and not is_async else 2
         assert [effect["name"] async for effect in one.effects.find()] == [one.name] * written
-        assert await is_free(one)
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo"))
-async def test_other_colour_is_missing(dbs: list[Any], place: tuple[str, str]) -> None:
-    """Where there is no database for the other colour, or a wrong one, or to get it fails, that is the error of each
-    database that needs it, and nothing has run there.
-    """
-    registry = MigrationRegistry()
-    registry.register("a")(nothing_async)
-    registry.register("b")(nothing)
-    assert (await registry.run_many(dbs[:1], "app", targets=["a"]))[0].error is None
-    error = Broken()
-
-    def fails(name: str) -> Any:
-        raise error
-
-    missing = await registry.run_many(dbs, "app")
-    failed = await registry.run_many(dbs, "app", sync_db=fails)
-    with MongoClient[dict[str, Any]](place[0]) as client:
-        wrong = await registry.run_many(dbs, "app", sync_db=lambda name: client["another"])
-
-    assert [type(result.error) for result in missing] == [MissingDatabaseError] * 5
-    assert [type(result.error) for result in wrong] == [InvalidDatabaseError] * 5
-    assert [result.error for result in failed] == [error] * 5
-    assert await names_in(dbs) == [["a"], [], [], [], []]
+        assert await is_free_async(one)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.2])
@@ -310,12 +190,12 @@ async def test_held_by_another(dbs: list[Any], seconds: float) -> None:
     """A database that another instance holds for longer than it is waited for is told of; the others are done."""
     await dbs[1].app_migrations_lock.insert_one(HELD)
 
-    results = await ab().run_many(dbs, "app", lease_timeout=seconds, concurrency=2)
+    results = await ab_async().run_many(dbs, "app", lease_timeout=seconds, concurrency=2)
 
     assert isinstance(results[1].error, LeaseTimeoutError)
     assert results[1].error.holder.owner == "another"
     assert [result.applied for result in results] == [[] if one == 1 else ["a", "b"] for one in range(5)]
-    assert await names_in(dbs) == [result.applied for result in results]
+    assert await recorded_in_async(dbs) == [result.applied for result in results]
     assert await dbs[1].app_migrations_lock.find_one() == HELD
 
 
@@ -326,7 +206,7 @@ async def test_name_refused_by_the_server(dbs: list[Any], position: int) -> None
     long = dbs[0].client["x" * 70]
     given = [*dbs[:position], long, *dbs[position:]]
 
-    results = await ab().run_many(given, "app", concurrency=2)
+    results = await ab_async().run_many(given, "app", concurrency=2)
 
     refused = results.pop(position)
     assert (refused.database, refused.applied) == (long.name, [])
@@ -342,7 +222,7 @@ async def test_prefix_too_long_for_one(driver: str, dbs: list[Any], position: in
     prefix = "p" * (255 - len(f"{dbs[0].name}._migrations_progress"))
     given = [*dbs[:position], long, *dbs[position:]]
 
-    results = await ab().run_many(given, prefix)
+    results = await ab_async().run_many(given, prefix)
 
     refused = results.pop(position)
     assert (refused.database, refused.applied) == (long.name, [])
@@ -354,7 +234,7 @@ async def test_strict(dbs: list[Any]) -> None:
     """With `strict` a database of a newer release is refused, and the others are done."""
     await dbs[3].app_migrations.insert_one({"_id": "from tomorrow", "name": "from tomorrow"})
 
-    results = await ab().run_many(dbs, "app", strict=True)
+    results = await ab_async().run_many(dbs, "app", strict=True)
 
     assert isinstance(results[3].error, UnknownRecordsError)
     assert [result.applied for result in results] == [[] if one == 3 else ["a", "b"] for one in range(5)]
@@ -362,13 +242,13 @@ async def test_strict(dbs: list[Any]) -> None:
 
 async def test_targets(dbs: list[Any]) -> None:
     """With targets these and what they need are applied in each database, also where a generator gives them."""
-    registry = ab()
+    registry = ab_async()
     registry.register("c", depends_on=["a"])(nothing_async)
 
     results = await registry.run_many(dbs, "app", targets=(name for name in ["c"]))  # type: ignore[arg-type]
 
     assert [(result.applied, result.error) for result in results] == [(["a", "c"], None)] * 5
-    assert await names_in(dbs) == [["a", "c"]] * 5
+    assert await recorded_in_async(dbs) == [["a", "c"]] * 5
 
 
 async def test_same_database_twice(db: Any) -> None:
@@ -381,8 +261,8 @@ async def test_same_database_twice(db: Any) -> None:
     assert [(result.database, result.error) for result in results] == [(db.name, None)] * 3
     assert sorted(result.applied for result in results) == [[], [], ["a"]]
     assert await db.effects.count_documents({}) == 1
-    assert await names(db) == ["a"]
-    assert await is_free(db)
+    assert await recorded_async(db) == ["a"]
+    assert await is_free_async(db)
 
 
 async def test_events(dbs: list[Any]) -> None:
@@ -419,7 +299,7 @@ async def test_failing_hook(dbs: list[Any], caplog: pytest.LogCaptureFixture) ->
     def hook(event: Event) -> None:
         raise Broken
 
-    results = await ab().run_many(dbs, "app", on_event=hook)
+    results = await ab_async().run_many(dbs, "app", on_event=hook)
 
     assert [(result.applied, result.error) for result in results] == [(["a", "b"], None)] * 5
     assert len([record for record in caplog.records if "hook" in record.message]) == 5 * 7
@@ -436,6 +316,10 @@ async def test_unsound_graph(dbs: list[Any], commands: Commands) -> None:
     assert commands.sent == []
 
 
+async def hook(event: Event) -> None: ...  # stays async
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -449,26 +333,43 @@ async def test_unsound_graph(dbs: list[Any], commands: Commands) -> None:
         ({"lease_ttl": 0}, InvalidOptionError, "lease_ttl must be a number of seconds"),
         ({"lease_timeout": -1}, InvalidOptionError, "lease_timeout must be a number of seconds"),
         ({"on_event": 7}, InvalidOptionError, "on_event must be a `def` function"),
-        ({"sync_db": 7}, InvalidOptionError, "sync_db must be a function that gives the database of a name"),
-        ({"on_event": nothing_async}, InvalidOptionError, "on_event must be a `def` function"),
+        ({"on_event": hook}, InvalidOptionError, "on_event must be a `def` function"),
         ({"targets": ["z"]}, UnknownMigrationError, "z"),
         ({"targets": "a"}, InvalidOptionError, "targets must be a list of names, not a str"),
     ],
 )
 @pytest.mark.parametrize("count", [0, 5])
 async def test_bad_options(
-    dbs: list[Any], commands: Commands, changes: dict[str, Any], error: type[QuaestorError], words: str, count: int
+    dbs: list[Any], changes: dict[str, Any], error: type[QuaestorError], words: str, count: int
 ) -> None:
-    """What cannot be right in any database is refused before anything is sent, be there databases or none."""
+    """An argument that is wrong for any database is refused, be there databases or none."""
     arguments: dict[str, Any] = {"prefix": "app"} | changes
 
     with pytest.raises(error) as caught:
-        await ab().run_many(dbs[:count], **arguments)
+        await ab_async().run_many(dbs[:count], **arguments)
 
     assert words in str(caught.value)
+
+
+@real
+async def test_bad_arguments_send_nothing(dbs: list[Any], commands: Commands) -> None:
+    """A wrong argument is refused before the first command, in whatever place it is."""
+    for prefix, options in (
+        ("", {}),
+        ("app", {"concurrency": 0}),
+        ("app", {"lease_ttl": 0}),
+        ("app", {"targets": "a"}),
+    ):
+        with pytest.raises(QuaestorError):
+            await ab_async().run_many(dbs, prefix, **options)
+    for position in (0, 3):
+        for wrong in (dbs[0].name, None, dbs[0].client, dbs[0].things):
+            with pytest.raises(InvalidDatabaseError):
+                await ab_async().run_many([*dbs[:position], wrong, *dbs[position:]], "app")
     assert commands.sent == []
 
 
+@pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -476,22 +377,18 @@ async def test_bad_options(
         (lambda db: None, "db must be a database, not None"),
         (lambda db: db.client, "not a database: pass client['name']"),
         (lambda db: db.things, "db must be a database, not "),
-        (lambda db: MongoClient("mongodb://127.0.0.1:1", connect=False)["app"], "db is a synchronous database"),
     ],
 )
 @pytest.mark.parametrize("position", [0, 3])
-async def test_not_a_database(
-    dbs: list[Any], commands: Commands, wrong: Callable[[Any], Any], words: str, position: int
-) -> None:
-    """Anything in the list but a database of this colour is refused before anything is sent, and it is said which."""
+async def test_not_a_database(dbs: list[Any], wrong: Callable[[Any], Any], words: str, position: int) -> None:
+    """Anything in the list but a database is refused, and it is said which."""
     given = [*dbs[:position], wrong(dbs[position]), *dbs[position:]]
 
     with pytest.raises(InvalidDatabaseError) as caught:
-        await ab().run_many(given, "app")
+        await ab_async().run_many(given, "app")
 
     assert words in str(caught.value)
     assert caught.value.__notes__ == [f"quaestor: it is databases[{position}]"]
-    assert commands.sent == []
 
 
 @real
@@ -505,128 +402,7 @@ async def test_not_a_list(db: Any, commands: Commands, wrong: Callable[[Any], An
     given = wrong(db)
 
     with pytest.raises(InvalidOptionError) as caught:
-        await ab().run_many(given, "app")
+        await ab_async().run_many(given, "app")
 
     assert str(caught.value) == f"databases must be a list of them, not {type(given).__name__}."
     assert commands.sent == []
-
-
-@both_colours
-async def test_interrupted(dbs: list[Any], place: tuple[str, str], other: str | None) -> None:
-    """A cancellation lets a `def` function come to its end, a pass to that of its batch, and cancels an `async def`
-    one; no other migration and no other database begins; the leases are free when it is raised, and the next call does
-    the rest.
-    """
-    registry = MigrationRegistry()
-    meeting, cancelled = Meeting(3), Moment()
-    loop, told = asyncio.get_running_loop(), Told()
-    undisturbed: list[bool] = []
-    seen: list[int] = []
-    await dbs[1].things.insert_many([{"_id": number} for number in range(4)])
-
-    @registry.register("a")
-    def goes_on(db: Any, context: MigrationContext) -> None:
-        if of(db) == "00" and not undisturbed:
-            meeting.wait()
-            loop.call_soon_threadsafe(running.cancel)
-            cancelled.wait()
-            db.effects.insert_one({})
-            return
-        for batch in context.batches(db.things, size=2):
-            seen.extend(document["_id"] for document in batch)
-            if not undisturbed:
-                meeting.wait()
-                cancelled.wait()
-
-    @registry.register("b", depends_on=["c"])
-    async def is_next(db: Any) -> None:
-        """Nothing."""
-
-    @registry.register("c")
-    async def is_cancelled(db: Any) -> None:
-        if of(db) == "02" and not undisturbed:
-            try:  # the cancellation may come while it still waits for the others
-                await meeting.wait_async()
-                await asyncio.Event().wait()
-            finally:
-                for _ in range(5):  # the loop tells the others meanwhile
-                    await asyncio.sleep(0)
-                cancelled.has_come()
-
-    with other_colour(other, place[0]) as sync_db:
-        running = asyncio.ensure_future(registry.run_many(dbs, "app", sync_db=sync_db, on_event=told, concurrency=3))
-        with pytest.raises(asyncio.CancelledError):
-            await running
-
-        assert await names_in(dbs) == [[], [], ["a"], [], []]
-        assert await dbs[0].effects.count_documents({}) == 1
-        assert seen == [0, 1]
-        assert {event.database for event in told} == {one.name for one in dbs[:3]}
-        assert await are_free(dbs)
-        undisturbed.append(True)
-        results = await registry.run_many(dbs, "app", sync_db=sync_db, lease_timeout=0)
-    assert [result.error for result in results] == [None] * 5
-    assert await names_in(dbs) == [["a", "b", "c"]] * 5
-    assert seen == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("kind", [None, RunStarted, MigrationStarted, MigrationApplied, RunFinished])
-async def test_interrupted_at_an_event(dbs: list[Any], kind: type[Event] | None, *, again: bool) -> None:
-    """Whenever it is cancelled (None: before anything is sent), and however often, the call ends when all that it began
-    has, and no other database is begun: every lease is free, and what is told as applied is recorded. The next call
-    does the rest.
-    """
-    interruptions = [lambda: running.cancel()] * (2 if again else 1)
-    told = Told({} if kind is None else {kind: lambda: interruptions and interruptions.pop()()})
-    running = asyncio.ensure_future(ab().run_many(dbs, "app", on_event=told, concurrency=2))
-    if kind is None:
-        for interrupt in interruptions:
-            await asyncio.sleep(0)
-            interrupt()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert await are_free(dbs)
-    assert {event.database for event in told} <= {one.name for one in dbs[:2]}
-    for one in dbs:
-        applied = [event for event in told if isinstance(event, MigrationApplied) and event.database == one.name]
-        # What was being recorded when it was cancelled may be recorded.
-        assert [event.name for event in applied] == (await names(one))[: len(applied)]
-    assert [result.error for result in await ab().run_many(dbs, "app", lease_timeout=0)] == [None] * 5
-    assert await names_in(dbs) == [["a", "b"]] * 5
-
-
-@pytest.mark.parametrize("steps", range(5))
-async def test_interrupted_as_one_ends(dbs: list[Any], steps: int) -> None:
-    """Cancelled just when one database is done, where the next would begin: the other one under way is waited for."""
-    registry = MigrationRegistry()
-    begun, ended = Moment(), []
-
-    @registry.register("a")
-    async def cleans_up(db: Any) -> None:
-        if of(db) != "01":
-            await begun.wait_async()
-            return
-        try:
-            begun.has_come()
-            await asyncio.Event().wait()
-        finally:
-            for _ in range(50):  # cleaning up needs the loop for some time
-                await asyncio.sleep(0)
-            ended.append(of(db))
-
-    def cancel(steps: int) -> None:
-        if steps == 0:
-            running.cancel()
-        else:  # so many steps of the loop later
-            asyncio.get_running_loop().call_soon(cancel, steps - 1)
-
-    told = Told({RunFinished: lambda: cancel(steps)})
-    running = asyncio.ensure_future(registry.run_many(dbs, "app", on_event=told, concurrency=2))
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert ended == ["01"]
-    assert await names_in(dbs) == [["a"], [], [], [], []]
-    assert await are_free(dbs)

@@ -12,12 +12,13 @@ from pymongo import AsyncMongoClient, MongoClient
 from quaestor import (
     AsyncRunner,
     InvalidDatabaseError,
+    InvalidOptionError,
     MigrationRegistry,
     MissingDatabaseError,
     UnfinishedMigrationError,
 )
 from tests.databases import drivers
-from tests.functions import NOWHERE, effects_async, nothing, nothing_async, recorded_async
+from tests.functions import NOWHERE, Broken, effects_async, nothing, nothing_async, recorded_async, recorded_in_async
 from tests.operations import records
 from tests.operations import registry as chain_of
 
@@ -277,3 +278,37 @@ async def test_not_the_other_database(make: Any, words: str) -> None:
     with pytest.raises(InvalidDatabaseError) as caught:
         AsyncRunner(MigrationRegistry(), db, "app", sync_db=make())
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+async def test_many_without_the_other_database(dbs: list[Any], place: tuple[str, str]) -> None:
+    """Where there is no database for the other kind, or a wrong one, or to get it fails, that is the error of each
+    database that needs it, and nothing has run there.
+    """
+    registry = MigrationRegistry()
+    registry.register("a")(nothing_async)
+    registry.register("b")(nothing)
+    assert (await registry.run_many(dbs[:1], "app", targets=["a"]))[0].error is None
+    error = Broken()
+
+    def fails(name: str) -> Any:
+        raise error
+
+    missing = await registry.run_many(dbs, "app")
+    failed = await registry.run_many(dbs, "app", sync_db=fails)
+    with MongoClient[dict[str, Any]](place[0]) as client:
+        wrong = await registry.run_many(dbs, "app", sync_db=lambda name: client["another"])
+
+    assert [type(result.error) for result in missing] == [MissingDatabaseError] * 5
+    assert [type(result.error) for result in wrong] == [InvalidDatabaseError] * 5
+    assert [result.error for result in failed] == [error] * 5
+    assert await recorded_in_async(dbs) == [["a"], [], [], [], []]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+async def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
+    """A sync database, and what gives no database of a name, are refused."""
+    with pytest.raises(InvalidDatabaseError, match="db is a synchronous database"):
+        await MigrationRegistry().run_many([*dbs, MongoClient(NOWHERE, connect=False)["app"]], "app")
+    with pytest.raises(InvalidOptionError, match="sync_db must be a function that gives the database of a name"):
+        await MigrationRegistry().run_many(dbs, "app", sync_db=7)  # type: ignore[arg-type]

@@ -36,10 +36,13 @@ def db(driver: str, place: tuple[str, str], commands: Commands, client_options: 
 
 
 @pytest.fixture
-def other(uri: str, name: str) -> Iterator[Any]:
-    """The same database from another client, which sees only what is committed."""
-    with opened("pymongo", uri, name) as database:
-        yield database
+def other(driver: str, db: Any, place: tuple[str, str]) -> Iterator[Any]:
+    """The same database from another client, which sees only what is committed. A mock has one client."""
+    if driver == "mongomock":
+        yield db
+    else:
+        with opened("pymongo", *place) as database:
+            yield database
 
 
 @pytest.fixture
@@ -74,3 +77,24 @@ def async_dbs(db: Any, other_driver: str, place: tuple[str, str]) -> Iterator[Ca
 def async_db(async_dbs: Callable[[str], Any], db: Any) -> Any:
     """The same database as `db` for `async def` functions."""
     return async_dbs(db.name)
+
+
+@pytest.fixture
+def several(driver: str, db: Any) -> Iterator[Callable[[int], list[Any]]]:
+    """Return that many databases of one client."""
+    given: list[Any] = []
+
+    def give(count: int) -> list[Any]:
+        given.extend(db.client[f"{db.name}_{number:02}"] for number in range(count))
+        return list(given)
+
+    yield give
+    if driver != "mongomock":
+        for one in given:
+            one.client.drop_database(one.name)
+
+
+@pytest.fixture
+def dbs(several: Callable[[int], list[Any]]) -> list[Any]:
+    """Five databases of one client."""
+    return several(5)

@@ -1,17 +1,14 @@
+# Generated from tests/async/test_concurrency.py by tools/sync_tests.py
 """Migrations that run at the same time: what begins when, what is recorded, and how a run ends that fails."""
 
-import asyncio
-import contextlib
 import contextvars
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import (
+    AsyncMigrationContext,
     InvalidOptionError,
     Lease,
     MigrationApplied,
@@ -26,97 +23,36 @@ from quaestor import (
     RunStarted,
     SyncRunner,
 )
-from tests.databases import drivers, opened
-from tests.functions import nothing
-from tests.meeting import Count, Meeting, Moment, Told
+from tests.databases import both_kinds, drivers, in_transactions
+from tests.functions import Broken, fill, is_free, nothing, outside, recorded
+from tests.meeting import Count, Meeting, Moment, Told, worker
 from tools.commands import Commands
 
 real = pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
 """For what the mocks do not have."""
 
-both_colours = pytest.mark.parametrize(
-    ("driver", "other"),
-    [
-        pytest.param("pymongo", "pymongo", marks=pytest.mark.driver("pymongo")),
-        pytest.param("pymongo", "motor", marks=[pytest.mark.driver("pymongo"), pytest.mark.driver("motor")]),
-        pytest.param("mongomock", "mongomock", marks=pytest.mark.driver("mongomock")),
-    ],
-    indirect=["driver"],
-)
-"""For what takes functions of both colours: the driver, and that of the other colour."""
-
-
-class Broken(Exception):
-    """A user's own exception."""
-
-
-@contextlib.contextmanager
-def other_colour(other: str, db: Any, place: tuple[str, str]) -> Iterator[Any]:
-    """The same database, for `async def` functions."""
-    uri, name = place
-    if other == "mongomock":
-        import mongomock_motor
-
-        yield mongomock_motor.AsyncMongoMockClient(mock_mongo_client=db.client)[name]
-    elif other == "motor":
-        from motor.motor_asyncio import AsyncIOMotorClient
-
-        client: Any = AsyncIOMotorClient(uri)
-        yield client[name]
-        client.close()
-    else:
-        yield AsyncMongoClient(uri)[name]
-
-
-@contextlib.contextmanager
-def another_client(driver: str, db: Any, place: tuple[str, str]) -> Iterator[Any]:
-    """The same database by a client of its own; a mock has but one."""
-    if driver == "mongomock":
-        yield db
-    else:
-        with opened(driver, *place) as another:
-            yield another
-
-
-def outside(call: Callable[[], Any]) -> Any:
-    """Call something that is not to be in the transaction of the function that asks for it."""
-    return contextvars.Context().run(call)
-
-
-def names(db: Any) -> list[str]:
-    """What is recorded."""
-    return sorted(record["name"] for record in db.app_migrations.find())
-
-
-def is_free(db: Any) -> bool:
-    """Whether the lease was given back, and names no session."""
-    lock = db.app_migrations_lock.find_one()
-    return "owner" not in lock and not lock.get("sessions")
-
-
-def fill(collection: Any, count: int) -> None:
-    """Documents with the numbers from 0 on."""
-    collection.insert_many([{"_id": number} for number in range(count)])
-
 
 @pytest.mark.parametrize(("count", "concurrency"), [(2, 2), (4, 4), (2, 100)])
-def test_under_way_together(db: Any, count: int, concurrency: int) -> None:
-    """As many as may run are under way at the same time; more lanes than migrations do no harm."""
+def test_concurrent(db: Any, count: int, concurrency: int) -> None:
+    """Migrations run at the same time, up to the concurrency; a concurrency above the number of migrations is fine."""
     registry = MigrationRegistry()
     meeting = Meeting(count)
     plan = list("abcd"[:count])
     for name in plan:
-        registry.register(name)(lambda db: meeting.wait())
+
+        @registry.register(name)
+        def meets(db: Any) -> None:
+            meeting.wait()
 
     assert registry.run_sync(db, "app", concurrency=concurrency) == plan
-    assert names(db) == plan
+    assert recorded(db) == plan
     assert is_free(db)
     assert registry.run_sync(db, "app", concurrency=concurrency) == []
 
 
-@both_colours
-def test_both_colours(db: Any, place: tuple[str, str], other: str) -> None:
-    """`def` and `async def` functions run beside each other, two of each, and those that need them after them."""
+@both_kinds
+def test_both_kinds(db: Any, async_db: Any) -> None:
+    """`def` and `async def` functions run concurrently, two of each, and those that need them after them."""
     registry = MigrationRegistry()
     meeting, later = Meeting(4), Meeting(2)
 
@@ -135,13 +71,12 @@ def test_both_colours(db: Any, place: tuple[str, str], other: str) -> None:
         later.wait()
 
     @registry.register("f", depends_on=["c", "d"])
-    async def needs_both_async(db: Any) -> None:
+    async def needs_both_too(db: Any) -> None:
         assert await db.app_migrations.count_documents({"_id": {"$in": ["c", "d"]}}) == 2
         await later.wait_async()
 
-    with other_colour(other, db, place) as other_db:
-        assert registry.run_sync(db, "app", async_db=other_db, concurrency=4) == list("abcdef")
-    assert names(db) == list("abcdef")
+    assert registry.run_sync(db, "app", async_db=async_db, concurrency=4) == list("abcdef")
+    assert recorded(db) == list("abcdef")
 
 
 def test_dependents_after_the_record(db: Any) -> None:
@@ -153,7 +88,7 @@ def test_dependents_after_the_record(db: Any) -> None:
 
     def function(name: str) -> Callable[[Any], None]:
         def body(db: Any) -> None:
-            missing.extend((name, one) for one in needs[name] if db.app_migrations.find_one({"_id": one}) is None)
+            missing.extend([(name, one) for one in needs[name] if db.app_migrations.find_one({"_id": one}) is None])
             if name == "d":
                 last.has_come()
             if name == "x":  # all of the others go by
@@ -187,18 +122,21 @@ def test_at_most(db: Any, concurrency: int) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"concurrency": 1}], ids=str)
 def test_one_at_a_time(db: Any, options: Any) -> None:
-    """By default they run one after the other, in the thread of the caller, the alphabetically first first."""
+    """By default they run one after the other, in the task or thread of the caller, the alphabetically first first."""
     registry = MigrationRegistry()
     calls = []
 
     def function(name: str) -> Callable[[Any], None]:
-        return lambda db: calls.append((name, threading.current_thread()))
+        def body(db: Any) -> None:
+            calls.append((name, worker()))
+
+        return body
 
     for name, depends_on in {"d": [], "c": ["d"], "a": ["c"], "b": []}.items():
         registry.register(name, depends_on)(function(name))
 
     assert registry.run_sync(db, "app", **options) == ["b", "d", "c", "a"]
-    assert calls == [(name, threading.current_thread()) for name in ["b", "d", "c", "a"]]
+    assert calls == [(name, worker()) for name in ["b", "d", "c", "a"]]
 
 
 def test_order_of_the_list(db: Any) -> None:
@@ -206,7 +144,11 @@ def test_order_of_the_list(db: Any) -> None:
     registry = MigrationRegistry()
     applied = Moment()
     told = Told({MigrationApplied: applied.has_come})
-    registry.register("a")(lambda db: applied.wait())
+
+    @registry.register("a")
+    def waits(db: Any) -> None:
+        applied.wait()
+
     registry.register("b")(nothing)
 
     assert registry.run_sync(db, "app", on_event=told, concurrency=2) == ["a", "b"]
@@ -215,15 +157,15 @@ def test_order_of_the_list(db: Any) -> None:
     assert told[-1].applied == ("a", "b")
 
 
-def test_failure_beside_others(db: Any) -> None:
+def test_failure_while_others_run(db: Any) -> None:
     """After a failure nothing begins; what is under way ends and is recorded; the caller gets the very exception."""
     registry = MigrationRegistry()
     error, meeting, failed = Broken("own"), Meeting(3), Moment()
-    mended: list[bool] = []
+    fixed: list[bool] = []
 
     @registry.register("a")
     def fails(db: Any) -> None:
-        if not mended:
+        if not fixed:
             meeting.wait()
             raise error
 
@@ -245,10 +187,10 @@ def test_failure_beside_others(db: Any) -> None:
     assert error.__notes__ == ["quaestor: in migration 'a', 1 of 6"]
     assert told.names(MigrationStarted) == ["a", "b", "c"]
     assert told.names(MigrationFailed) == ["a"]
-    assert sorted(told.names(MigrationApplied)) == names(db) == ["b", "c"]
+    assert sorted(told.names(MigrationApplied)) == recorded(db) == ["b", "c"]
     assert db.effects.count_documents({}) == 2
     assert is_free(db)
-    mended.append(True)
+    fixed.append(True)
     assert registry.run_sync(db, "app", concurrency=3) == ["a", "d", "e", "f"]
 
 
@@ -283,14 +225,14 @@ def test_two_failures(db: Any, second: type[BaseException], group: type[BaseExce
     ]
     failures = {event.name: event.error for event in told if isinstance(event, MigrationFailed)}
     assert failures == errors
-    assert names(db) == ["c"]
+    assert recorded(db) == ["c"]
     assert is_free(db)
 
 
+@both_kinds
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-@pytest.mark.parametrize("colour", ["sync", "async"])
-@both_colours
-def test_exit(db: Any, place: tuple[str, str], other: str, colour: str, kind: type[BaseException]) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_exit(db: Any, async_db: Any, is_async: bool, kind: type[BaseException]) -> None:
     """What ends a program can be raised by a function too: it waits for the others, and is raised as it is."""
     registry = MigrationRegistry()
     error, meeting, failed = kind("own"), Meeting(3), Moment()
@@ -307,20 +249,24 @@ def test_exit(db: Any, place: tuple[str, str], other: str, colour: str, kind: ty
         meeting.wait()
         failed.wait()
 
-    async def goes_on_async(db: Any) -> None:
+    async def awaits_the_others(db: Any) -> None:
         await meeting.wait_async()
         await failed.wait_async()
 
-    chosen: dict[str, Any] = {"sync": plain, "async": awaited}
-    for name, function in {"a": chosen[colour], "b": goes_on, "c": goes_on_async, "d": nothing}.items():
+    for name, function in {
+        "a": awaited if is_async else plain,
+        "b": goes_on,
+        "c": awaits_the_others,
+        "d": nothing,
+    }.items():
         registry.register(name)(function)
     told = Told({MigrationFailed: failed.has_come})
 
-    with other_colour(other, db, place) as other_db, pytest.raises(kind) as caught:
-        registry.run_sync(db, "app", async_db=other_db, on_event=told, concurrency=3)
+    with pytest.raises(kind) as caught:
+        registry.run_sync(db, "app", async_db=async_db, on_event=told, concurrency=3)
 
     assert caught.value is error
-    assert names(db) == ["b", "c"]
+    assert recorded(db) == ["b", "c"]
     assert told.names(MigrationFailed) == ["a"]
     assert is_free(db)
 
@@ -329,8 +275,12 @@ def test_events(db: Any) -> None:
     """Of each its start is told before its end, with its place in the plan, between start and end of the run."""
     registry = MigrationRegistry()
     meeting, told = Meeting(3), Told()
+
+    def meets(db: Any) -> None:
+        meeting.wait()
+
     for name in "abc":
-        registry.register(name)(lambda db: meeting.wait())
+        registry.register(name)(meets)
     registry.register("d", depends_on=["a", "c"])(nothing)
 
     registry.run_sync(db, "app", on_event=told, concurrency=3)
@@ -347,44 +297,38 @@ def test_events(db: Any) -> None:
     assert told.names(MigrationStarted)[3] == "d"
 
 
-def test_one_event_at_a_time(db: Any) -> None:
+@both_kinds
+def test_one_event_at_a_time(db: Any, async_db: Any) -> None:
     """The hook is never called by two at once, also where functions tell something while they run."""
     registry = MigrationRegistry()
-    meeting, about_to_tell = Meeting(2), Meeting(3)
+    meeting = Meeting(2)
+    told = Told()
 
-    def hook() -> None:
-        if told.names(PassStarted) in (["a"], ["b"]):  # the other one is about to tell the same
-            about_to_tell.wait()
-
-    told = Told({PassStarted: hook})
-    others = []
-
-    def function(name: str) -> Callable[[Any, MigrationContext], None]:
-        def body(db: Any, context: MigrationContext) -> None:
+    @registry.register("a")
+    def goes_over(db: Any, context: MigrationContext) -> None:
+        meeting.wait()
+        for _ in context.batches(db.a, size=1):
             meeting.wait()
-            others.append(threading.Thread(target=about_to_tell.wait))
-            others[-1].start()
-            for _ in context.batches(db[name], size=1):
-                meeting.wait()
 
-        return body
+    @registry.register("b")
+    async def goes_over_too(db: Any, context: AsyncMigrationContext) -> None:
+        await meeting.wait_async()
+        async for _ in context.batches(db.b, size=1):
+            await meeting.wait_async()
 
     for name in "ab":
         fill(db[name], 5)
-        registry.register(name)(function(name))
 
-    registry.run_sync(db, "app", on_event=told, concurrency=2)
+    registry.run_sync(db, "app", async_db=async_db, on_event=told, concurrency=2)
 
-    for thread in others:
-        thread.join()
     assert sorted(told.names(PassStarted)) == ["a", "b"]
     assert len(told.names(MigrationProgressed)) > 2
     assert told.calls.most == 1
 
 
 @real
-def test_transactions(db: Any, driver: str, place: tuple[str, str]) -> None:
-    """Transactions run beside each other, each in a session of its own that the lock names, and each counts once."""
+def test_transactions(db: Any, other: Any) -> None:
+    """Transactions run concurrently, each in a session of its own that the lock names, and each counts once."""
     registry = MigrationRegistry()
     meeting, told = Meeting(3), Told()
     calls: dict[str, int] = {}
@@ -397,17 +341,17 @@ def test_transactions(db: Any, driver: str, place: tuple[str, str]) -> None:
             db.effects.insert_one({"migration": name})
             if calls[name] == 1 and name in "abc":
                 meeting.wait()
-                sessions.append(outside(lambda: other.app_migrations_lock.find_one()["sessions"]))
+                sessions.append(outside(other.app_migrations_lock.find_one)["sessions"])
 
         return body
 
     for name, depends_on in {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}.items():
         registry.register(name, depends_on, transaction=True)(function(name))
 
-    with another_client(driver, db, place) as other:
-        assert registry.run_sync(db, "app", on_event=told, concurrency=3) == list("abcde")
+    assert registry.run_sync(db, "app", on_event=told, concurrency=3) == list("abcde")
 
-    assert sorted(document["migration"] for document in db.effects.find()) == names(db) == list("abcde")
+    effects = sorted([document["migration"] for document in db.effects.find()])
+    assert effects == recorded(db) == list("abcde")
     assert [len(named) for named in sessions] == [3, 3, 3]
     assert sum(calls.values()) == 5 + len(told.names(MigrationRetried))
     assert sorted(told.names(MigrationApplied)) == list("abcde")
@@ -437,23 +381,15 @@ def test_conflicting_transactions(db: Any) -> None:
 
     assert registry.run_sync(db, "app", on_event=told, concurrency=3) == ["a", "b", "c"]
     assert db.counts.find_one() == {"_id": 1, "count": 3}
-    assert names(db) == ["a", "b", "c"]
+    assert recorded(db) == ["a", "b", "c"]
     assert len(told.names(MigrationRetried)) >= 2
     assert sum(calls.values()) == 3 + len(told.names(MigrationRetried))
 
 
-@pytest.mark.parametrize(
-    ("driver", "transaction"),
-    [
-        pytest.param("pymongo", False, marks=pytest.mark.driver("pymongo")),
-        pytest.param("pymongo", True, marks=pytest.mark.driver("pymongo")),
-        pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock")),
-    ],
-    indirect=["driver"],
-)
-def test_passes(db: Any, *, transaction: bool) -> None:
-    """Passes of two migrations at once, over one collection, keep apart how far they are: of one that fails and one
-    that does not, the one goes on after its last batch, and the other is done.
+@in_transactions("pymongo")
+def test_backfills(db: Any, *, transaction: bool) -> None:
+    """Concurrent backfills over one collection have checkpoints of their own: the one that fails resumes after its last
+    batch, and the other is done.
     """
     registry = MigrationRegistry()
     fill(db.things, 6)
@@ -483,7 +419,7 @@ def test_passes(db: Any, *, transaction: bool) -> None:
 
     with pytest.raises(Broken):
         registry.run_sync(db, "app", concurrency=2)
-    assert names(db) == ["b"]
+    assert recorded(db) == ["b"]
     (kept,) = SyncRunner(registry, db, "app").status().migrations[0].passes
     assert (kept.collection, kept.done) == ("things", 4)
     assert db.app_migrations_progress.count_documents({}) == 1
@@ -491,12 +427,13 @@ def test_passes(db: Any, *, transaction: bool) -> None:
 
     assert registry.run_sync(db, "app", concurrency=2) == ["a"]
     for name in "ab":
-        assert sorted(entry["number"] for entry in db.log.find({"name": name})) == list(range(6))
+        numbers = [entry["number"] for entry in db.log.find({"name": name})]
+        assert sorted(numbers) == list(range(6))
     assert db.app_migrations_progress.count_documents({}) == 0
     assert is_free(db)
 
 
-def test_status(db: Any, driver: str, place: tuple[str, str]) -> None:
+def test_status(db: Any, other: Any) -> None:
     """A status names all that are under way, also those that began later; not those that have ended."""
     registry = MigrationRegistry()
     first, later = Meeting(3), Meeting(2)
@@ -529,9 +466,8 @@ def test_status(db: Any, driver: str, place: tuple[str, str]) -> None:
         look("d")
         later.wait()
 
-    with another_client(driver, db, place) as other:
-        assert registry.run_sync(db, "app", concurrency=3) == ["a", "b", "c", "d"]
-        assert SyncRunner(registry, other, "app").status().lease is None
+    assert registry.run_sync(db, "app", concurrency=3) == ["a", "b", "c", "d"]
+    assert SyncRunner(registry, other, "app").status().lease is None
 
     under_way = {name: sorted(lease.migrations) for name, lease in seen.items() if lease is not None}
     assert under_way == {"a": ["a", "b", "c"], "d": ["b", "d"]}
@@ -541,14 +477,18 @@ def test_targets(db: Any) -> None:
     """With targets these and what they need run at the same time, and nothing else does."""
     registry = MigrationRegistry()
     meeting = Meeting(2)
+
+    def meets(db: Any) -> None:
+        meeting.wait()
+
     for name, depends_on in {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}.items():
-        registry.register(name, depends_on)((lambda db: meeting.wait()) if name in "bc" else nothing)
+        registry.register(name, depends_on)(meets if name in "bc" else nothing)
 
     assert registry.run_sync(db, "app", targets=["b", "c"], concurrency=4) == ["a", "b", "c"]
-    assert names(db) == ["a", "b", "c"]
+    assert recorded(db) == ["a", "b", "c"]
 
 
-def test_generator_exit_of_one(db: Any) -> None:
+def test_generator_exit(db: Any) -> None:
     """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
     registry, told = MigrationRegistry(), Told()
 
@@ -563,28 +503,26 @@ def test_generator_exit_of_one(db: Any) -> None:
 
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 2"]
     assert told.names(MigrationFailed) == ["a"]
-    assert names(db) == ["b"]
+    assert recorded(db) == ["b"]
     assert is_free(db)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
-@pytest.mark.driver("pymongo")
-def test_bad_concurrency(uri: str, name: str, concurrency: Any) -> None:
-    """What is no number of things to do at once is refused before any command."""
-    commands = Commands()
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_bad_concurrency(db: Any, commands: Commands, concurrency: Any) -> None:
+    """Anything but a number from 1 to 100 is refused before any command."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
 
-    with MongoClient[dict[str, Any]](uri, event_listeners=[commands]) as client:
-        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
-            registry.run_sync(client[name], "app", concurrency=concurrency)
-        with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
-            SyncRunner(registry, client[name], "app").run(concurrency=concurrency)
+    with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+        registry.run_sync(db, "app", concurrency=concurrency)
+    with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
+        SyncRunner(registry, db, "app").run(concurrency=concurrency)
     assert commands.sent == []
 
 
-@both_colours
-def test_context_variables(db: Any, place: tuple[str, str], other: str) -> None:
+@both_kinds
+def test_context_variables(db: Any, async_db: Any) -> None:
     """Functions see the context variables of the caller, and not what another function sets."""
     registry = MigrationRegistry()
     variable = contextvars.ContextVar("variable", default="nobody's")
@@ -606,76 +544,5 @@ def test_context_variables(db: Any, place: tuple[str, str], other: str) -> None:
         registry.register(f"after {name}", depends_on=["a", "b"])(function)
 
     variable.set("the caller's")
-    with other_colour(other, db, place) as other_db:
-        assert len(registry.run_sync(db, "app", async_db=other_db, concurrency=2)) == 4
+    assert len(registry.run_sync(db, "app", async_db=async_db, concurrency=2)) == 4
     assert seen == ["the caller's"] * 4
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
-    """Gives what sends Ctrl-C to this thread. Who runs the tests may ignore that signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.get_ident()
-    try:
-        yield lambda: signal.pthread_kill(thread, signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@both_colours
-def test_interrupted(db: Any, place: tuple[str, str], other: str) -> None:
-    """An interruption cancels `async def` functions; in `def` functions passes end after their batch, and the others
-    come to their end and are recorded; nothing begins; the lease is free when it is raised.
-    """
-    registry = MigrationRegistry()
-    meeting, cancelled = Meeting(3), Moment()
-    told = Told()
-    fill(db.things, 6)
-    seen: list[int] = []
-    undisturbed: list[bool] = []
-    calls: list[bool] = []
-
-    @registry.register("a")
-    def goes_on(db: Any) -> None:
-        meeting.wait()
-        interrupt()
-        cancelled.wait()
-        db.effects.insert_one({})
-
-    @registry.register("b")
-    def is_a_pass(db: Any, context: MigrationContext) -> None:
-        for batch in context.batches(db.things, size=2):
-            seen.extend(document["_id"] for document in batch)
-            if not undisturbed:
-                meeting.wait()
-                cancelled.wait()
-
-    @registry.register("c")
-    async def is_cancelled(db: Any) -> None:
-        if not undisturbed:
-            try:
-                await meeting.wait_async()
-                await asyncio.Event().wait()
-            finally:
-                cancelled.has_come()
-
-    for name, depends_on in {"d": [], "e": ["a"]}.items():
-        registry.register(name, depends_on)(lambda db: calls.append(bool(undisturbed)))
-
-    with other_colour(other, db, place) as other_db:
-        with interruptible() as interrupt, pytest.raises(KeyboardInterrupt):
-            registry.run_sync(db, "app", async_db=other_db, on_event=told, concurrency=3)
-
-        assert names(db) == ["a"]
-        assert db.effects.count_documents({}) == 1
-        assert told.names(MigrationApplied) == ["a"]
-        assert {"b", "c"} <= set(told.names(MigrationFailed))
-        assert calls == []
-        assert seen == [0, 1]
-        assert is_free(db)
-
-    undisturbed.append(True)
-    with other_colour(other, db, place) as other_db:
-        assert registry.run_sync(db, "app", async_db=other_db, concurrency=3) == ["b", "c", "d", "e"]
-    assert seen == [0, 1, 2, 3, 4, 5]
-    assert calls == [True, True]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import InvalidDatabaseError, MigrationRegistry, MissingDatabaseError, SyncRunner
+from quaestor import InvalidDatabaseError, InvalidOptionError, MigrationRegistry, MissingDatabaseError, SyncRunner
 from tests.databases import both_kinds, drivers, pairs
-from tests.functions import NOWHERE, effects, nothing, nothing_async, nowhere, recorded
+from tests.functions import NOWHERE, Broken, effects, nothing, nothing_async, nowhere, recorded, recorded_in
 from tests.operations import records
 from tests.operations import registry as chain_of
 
@@ -320,3 +320,37 @@ def test_not_the_other_database(make: Any, words: str) -> None:
     with nowhere() as db, pytest.raises(InvalidDatabaseError) as caught:
         SyncRunner(MigrationRegistry(), db, "app", async_db=make())
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_many_without_the_other_database(dbs: list[Any], place: tuple[str, str]) -> None:
+    """Where there is no database for the other kind, or a wrong one, or to get it fails, that is the error of each
+    database that needs it, and nothing has run there.
+    """
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    registry.register("b")(nothing_async)
+    assert registry.run_many_sync(dbs[:1], "app", targets=["a"])[0].error is None
+
+    missing = registry.run_many_sync(dbs, "app")
+    wrong = registry.run_many_sync(dbs, "app", async_db=lambda name: AsyncMongoClient(place[0])["another"])
+    error = Broken()
+
+    def fails(name: str) -> Any:
+        raise error
+
+    failed = registry.run_many_sync(dbs, "app", async_db=fails)
+
+    assert [type(result.error) for result in missing] == [MissingDatabaseError] * 5
+    assert [type(result.error) for result in wrong] == [InvalidDatabaseError] * 5
+    assert [result.error for result in failed] == [error] * 5
+    assert recorded_in(dbs) == [["a"], [], [], [], []]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
+    """An async database, and what gives no database of a name, are refused."""
+    with pytest.raises(InvalidDatabaseError, match="db is an asynchronous database"):
+        MigrationRegistry().run_many_sync([*dbs, AsyncMongoClient(NOWHERE)["app"]], "app")
+    with pytest.raises(InvalidOptionError, match="async_db must be a function that gives the database of a name"):
+        MigrationRegistry().run_many_sync(dbs, "app", async_db=7)  # type: ignore[arg-type]
