@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -62,6 +62,11 @@ def notes_async(calls: list[str], name: str) -> Callable[[object], Awaitable[Non
         calls.append(name)
 
     return function
+
+
+def numbers(documents: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The `_id`s of documents."""
+    return [document["_id"] for document in documents]
 
 
 def recorded(db: Any) -> list[str]:

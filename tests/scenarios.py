@@ -143,7 +143,7 @@ CODEC: CodecOptions[Any] = CodecOptions(
 )
 """Options with which all of these can be written, and read as they are."""
 
-BAD_PACES: list[tuple[dict[str, Any], str]] = [
+BAD_BATCH_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"size": 0}, "size must be a whole number of documents, from 1 on, not 0."),
     ({"size": -1}, "not -1."),
     ({"size": 1.5}, "not 1.5."),
@@ -159,9 +159,14 @@ BAD_PACES: list[tuple[dict[str, Any], str]] = [
     ({"max_lag": "10"}, "not '10'."),
     ({"projection": {"_id": 0, "a": 1}}, "projection must keep `_id` as it is"),
     ({"projection": {"_id": {"$toString": "$_id"}}}, "projection must keep `_id` as it is"),
+    ({"projection": {"_id.b": 1}}, "projection must keep `_id` as it is"),
+    ({"projection": {"_id.b": 0}}, "projection must keep `_id` as it is"),
+    ({"projection": ["a", "_id.b"]}, "projection must keep `_id` as it is"),
+    ({"projection": b"a"}, "projection must be a dict or a list of fields, not b'a'."),
+    ({"projection": ["a", 1]}, "projection must hold the names of fields (str): ['a', 1]."),
     ({"projection": "a"}, "projection must be a dict or a list of fields, not 'a'."),
     ({"projection": 7}, "projection must be a dict or a list of fields, not 7."),
     ({"filter": [("a", 1)]}, "filter must be a dict, not [('a', 1)]."),
     ({"filter": "a"}, "filter must be a dict, not 'a'."),
 ]
-"""Arguments that a pass cannot use, and words of what is said of them."""
+"""Bad arguments of `batches`, and a part of the error's message."""

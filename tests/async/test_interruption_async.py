@@ -11,6 +11,7 @@ import pymongo
 import pytest
 
 from quaestor import (
+    AsyncMigrationContext,
     Event,
     MigrationApplied,
     MigrationContext,
@@ -20,7 +21,7 @@ from quaestor import (
     RunFinished,
     RunStarted,
 )
-from tests.databases import both_kinds_async, drivers
+from tests.databases import both_kinds_async, drivers, in_transactions
 from tests.functions import (
     ab_async,
     are_free_async,
@@ -28,6 +29,7 @@ from tests.functions import (
     is_free_async,
     nothing_async,
     number_of,
+    numbers,
     recorded_async,
     recorded_in_async,
 )
@@ -264,6 +266,8 @@ async def test_concurrent_migrations(db: Any, sync_db: Any) -> None:
                 await meeting.wait_async()
                 await asyncio.Event().wait()
             finally:
+                for _ in range(5):  # the loop cancels the others meanwhile
+                    await asyncio.sleep(0)
                 cancelled.has_come()
 
     for name, depends_on in {"d": [], "e": ["a"]}.items():
@@ -329,7 +333,7 @@ async def test_many(dbs: list[Any], sync_dbs: Any) -> None:
                 await meeting.wait_async()
                 await asyncio.Event().wait()
             finally:
-                for _ in range(5):  # the loop tells the others meanwhile
+                for _ in range(5):  # the loop cancels the others meanwhile
                     await asyncio.sleep(0)
                 cancelled.has_come()
 
@@ -409,3 +413,51 @@ async def test_many_as_one_ends(dbs: list[Any], steps: int) -> None:
     assert ended == ["01"]
     assert await recorded_in_async(dbs) == [["a"], [], [], [], []]
     assert await are_free_async(dbs)
+
+
+@in_transactions("pymongo", "motor")
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_backfill(db: Any, sync_db: Any, is_async: bool, *, transaction: bool) -> None:
+    """Cancellation ends an `async def` backfill where it is, and a `def` one, which can't be stopped, after its batch;
+    the next run resumes there.
+    """
+    registry = MigrationRegistry()
+    await fill_async(db.things, 6)
+    calls: list[list[int]] = []
+    started, released = threading.Event(), threading.Event()
+
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if calls == [[0, 1], [2, 3]]:
+                started.set()
+                assert released.wait(timeout=30)
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    async def a_async(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            if calls == [[0, 1], [2, 3]]:
+                started.set()
+                await asyncio.Event().wait()
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+
+    registry.register("a")(a_async if is_async else a)
+    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db))
+    await anyio.to_thread.run_sync(started.wait)
+    running.cancel()
+    asyncio.get_running_loop().call_soon(released.set)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert calls == [[0, 1], [2, 3]]
+    assert await recorded_async(db) == []
+    done = 2 if is_async else 4
+    assert [left["done"] async for left in db.app_migrations_progress.find()] == [done]
+
+    calls.clear()
+    assert await registry.run(db, "app", sync_db=sync_db, lease_timeout=0) == ["a"]
+    assert calls == [[number, number + 1] for number in range(done, 6, 2)]

@@ -10,15 +10,27 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import (
+    AsyncMigrationContext,
     AsyncRunner,
     InvalidDatabaseError,
     InvalidOptionError,
+    MigrationContext,
     MigrationRegistry,
     MissingDatabaseError,
     UnfinishedMigrationError,
 )
 from tests.databases import drivers
-from tests.functions import NOWHERE, Broken, effects_async, nothing, nothing_async, recorded_async, recorded_in_async
+from tests.functions import (
+    NOWHERE,
+    Broken,
+    effects_async,
+    fill_async,
+    nothing,
+    nothing_async,
+    numbers,
+    recorded_async,
+    recorded_in_async,
+)
 from tests.operations import records
 from tests.operations import registry as chain_of
 
@@ -312,3 +324,49 @@ async def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
         await MigrationRegistry().run_many([*dbs, MongoClient(NOWHERE, connect=False)["app"]], "app")
     with pytest.raises(InvalidOptionError, match="sync_db must be a function that gives the database of a name"):
         await MigrationRegistry().run_many(dbs, "app", sync_db=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_backfill_of_the_other_kind(db: Any, uri: str, name: str, *, transaction: bool) -> None:
+    """A function of the other kind has backfills over its own driver's collections, which resume."""
+    registry = MigrationRegistry()
+    await fill_async(db.things, 5)
+    calls: list[list[int]] = []
+    async_db = db
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        with pytest.raises(InvalidOptionError, match="collection must be a synchronous driver's"):
+            context.batches(async_db.things)
+
+        def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            db.log.insert_one({"of": numbers(batch)})
+            if len(calls) == 2:
+                raise Broken
+
+        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+        calls.extend([[entry["of"][0] for entry in batch] for batch in context.batches(db.log)])
+
+    with MongoClient(uri) as client:
+        with pytest.raises(Broken):
+            await registry.run(db, "app", sync_db=client[name])
+        assert [left["done"] async for left in db.app_migrations_progress.find()] == [2]
+        assert await registry.run(db, "app", sync_db=client[name]) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4], [0, 2, 4] if transaction else [0, 2, 2, 4]]
+    assert await db.app_migrations_progress.count_documents({}) == 0
+
+
+async def test_backfill_over_a_sync_collection(db: Any) -> None:
+    """An `async def` migration can't go over a collection of a sync driver."""
+    registry = MigrationRegistry()
+    synchronous: MongoClient[Any] = MongoClient(NOWHERE, connect=False)
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        with pytest.raises(InvalidOptionError) as refused:
+            context.batches(synchronous.app.things)
+        assert str(refused.value) == "collection must be an asynchronous driver's, as db.users, not Collection."
+
+    assert await registry.run(db, "app") == ["a"]

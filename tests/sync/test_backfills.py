@@ -1,21 +1,19 @@
-"""Passes over collections in batches: what is handed over, what is kept, and where a pass goes on."""
+# Generated from tests/async/test_backfills.py by tools/sync_tests.py
+"""Backfills: their batches, their checkpoints, and where they resume."""
 
-import contextvars
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
-from pymongo import AsyncMongoClient, MongoClient, WriteConcern
+from pymongo import MongoClient, WriteConcern
 from pymongo.errors import OperationFailure
 
 from quaestor import (
-    AsyncMigrationContext,
     BatchesInTransactionError,
     CollectionChangedError,
     Event,
@@ -37,30 +35,24 @@ from quaestor import (
     TransactionsUnsupportedError,
     UnfinishedMigrationError,
 )
-from quaestor._core import passes
-from quaestor._mongo import progress
-from tests.databases import drivers, opened
+from quaestor.core import passes
+from quaestor.runners import progress
+from tests.databases import drivers, in_transactions, opened
+from tests.functions import Broken, nothing, nothing_async, numbers, outside
 from tests.leases import HELD
-from tests.scenarios import BAD_PACES, CODEC, IDS
+from tests.meeting import Meeting, start
+from tests.scenarios import BAD_BATCH_OPTIONS, CODEC, IDS
 from tools.commands import Commands
 
 real = pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
 """For what the mocks do not have."""
+either_way = in_transactions("pymongo")
 
-in_transactions = pytest.mark.parametrize(
-    ("driver", "transaction"),
-    [(driver, transaction) for driver in ("pymongo",) for transaction in (False, True)]
-    + [pytest.param("mongomock", False, marks=pytest.mark.driver("mongomock"))],
-    indirect=["driver"],
-)
-
-
-class Broken(Exception):
-    """A user's own exception."""
+Batch = list[dict[str, Any]]
 
 
 class Told(list[Event]):
-    """A hook that keeps the events of passes."""
+    """A hook that keeps the events of backfills."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, PassStarted | PassChanged | MigrationProgressed | MigrationRetried):
@@ -68,47 +60,46 @@ class Told(list[Event]):
 
     @property
     def changes(self) -> int:
-        """How many passes were told to have changed."""
+        """The number of backfills that started anew because they had changed."""
         return sum(isinstance(event, PassChanged) for event in self)
 
 
-@pytest.fixture
-def other(uri: str, name: str) -> Iterator[Any]:
-    """The same database by a client of its own, which sees what is committed."""
-    with MongoClient(uri) as client:
-        yield client[name]
+def backfill(registry: MigrationRegistry, *args: Any, **options: Any) -> Callable[[Any], Any]:
+    """Register a migration `a` that calls the decorated function with the database and each batch of `things`."""
+
+    def decorator(function: Any) -> Any:
+        @registry.register("a")
+        def a(db: Any, context: MigrationContext) -> None:
+            def body(batch: Any) -> None:
+                function(db, batch)
+
+            context.for_each_batch(db.things, body, *args, **options)
+
+        return function
+
+    return decorator
 
 
-def outside(call: Callable[[], Any]) -> Any:
-    """Call something that is not to be in the transaction of the function that asks for it."""
-    return contextvars.Context().run(call)
-
-
-def numbers(documents: list[dict[str, Any]]) -> list[Any]:
-    """The `_id`s of documents."""
-    return [document["_id"] for document in documents]
-
-
-def kept(db: Any) -> list[dict[str, Any]]:
-    """What is kept of passes."""
+def kept(db: Any) -> Batch:
+    """The checkpoints, oldest first."""
     return list(db.app_migrations_progress.find().sort("updatedAt", 1))
 
 
 def fill(collection: Any, count: int) -> None:
-    """Documents with the numbers from 0 on."""
+    """Insert documents with the numbers from 0 on."""
     collection.insert_many([{"_id": number, "even": number % 2 == 0} for number in range(count)])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 1000])
 def test_batches(db: Any, size: int) -> None:
-    """A pass hands over all documents in the order of `_id`, in full batches, the rest in the last one."""
+    """The batches hold all documents in the order of `_id`; the last one has the rest."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     seen = []
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        seen.extend(context.batches(db.things, size=size))
+        seen.extend(list(context.batches(db.things, size=size)))
 
     assert registry.run_sync(db, "app") == ["a"]
     assert seen == [
@@ -118,20 +109,17 @@ def test_batches(db: Any, size: int) -> None:
     assert kept(db) == []
 
 
-@in_transactions
+@either_way
 def test_bodies(db: Any, *, transaction: bool) -> None:
-    """A body is given the same batches, of those documents that match."""
+    """A body gets the same batches, of the documents that match."""
     registry = MigrationRegistry()
     fill(db.things, 10)
     seen = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            seen.append(numbers(batch))
-            db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
-
-        context.for_each_batch(db.things, body, {"even": True}, size=2, transaction=transaction)
+    @backfill(registry, {"even": True}, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        seen.append(numbers(batch))
+        db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
 
     assert registry.run_sync(db, "app") == ["a"]
     assert seen == [[0, 2], [4, 6], [8]]
@@ -164,7 +152,7 @@ def test_ids_of_all_types(db: Any, size: int) -> None:
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("size", [1, 3])
 def test_ids_of_all_types_after_failures(db: Any, size: int, *, transaction: bool) -> None:
-    """Likewise where it fails after every single batch, and goes on: one comes twice, with a transaction none."""
+    """The same when it fails after each batch and resumes: one batch comes twice, in a transaction none."""
     registry = MigrationRegistry()
     things = db.things.with_options(codec_options=CODEC)
     things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
@@ -175,7 +163,7 @@ def test_ids_of_all_types_after_failures(db: Any, size: int, *, transaction: boo
     def a(db: Any, context: MigrationContext) -> None:
         calls = 0
 
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             nonlocal calls
             calls += 1
             places = [document["place"] for document in batch]
@@ -204,7 +192,7 @@ def test_ids_of_all_types_after_failures(db: Any, size: int, *, transaction: boo
 
 @real
 def test_collation(db: Any) -> None:
-    """In a collection whose collation knows no cases, each document comes once as well."""
+    """With a case-insensitive collation each document comes once as well."""
     registry = MigrationRegistry()
     things = db.create_collection("things", collation={"locale": "en", "strength": 2})
     things.insert_many([{"_id": {"of": one, "kind": kind}} for one in "cab" for kind in (1, 2)])
@@ -213,7 +201,9 @@ def test_collation(db: Any) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        for number, batch in enumerate(context.batches(db.things, size=1)):
+        number = -1
+        for batch in context.batches(db.things, size=1):
+            number += 1
             if number == 1:
                 raise Broken
             seen.extend(numbers(batch))
@@ -229,10 +219,8 @@ def test_collation(db: Any) -> None:
     assert seen == numbers(list(things.find().sort("_id", 1)))
 
 
-def test_goes_on(db: Any) -> None:
-    """A migration that fails between two batches goes on with the one that it was at; what is kept says how far it is,
-    for as long as it is not recorded.
-    """
+def test_resumes(db: Any) -> None:
+    """A migration that fails between two batches resumes with the one it was at; its checkpoint stays until then."""
     registry = MigrationRegistry()
     fill(db.things, 10)
     seen: list[list[int]] = []
@@ -241,27 +229,19 @@ def test_goes_on(db: Any) -> None:
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
         fails_at = failures.pop(0) if failures else None
-        for number, batch in enumerate(context.batches(db.things, size=2), start=1):
+        for batch in context.batches(db.things, size=2):
             seen.append(numbers(batch))
-            if number == fails_at:
+            if len(seen) == fails_at:
                 raise Broken
 
-    for expected in (
-        [[0, 1], [2, 3], [4, 5]],
-        [[4, 5]],
-        [[4, 5], [6, 7]],
-    ):
+    for expected in ([[0, 1], [2, 3], [4, 5]], [[4, 5]], [[4, 5], [6, 7]]):
         seen.clear()
         with pytest.raises(Broken):
             registry.run_sync(db, "app")
         assert seen == expected
         (left,) = kept(db)
-        assert (left["done"], left["total"], left["batches"], left["finished"]) == (
-            expected[-1][0],
-            10,
-            expected[-1][0] // 2,
-            False,
-        )
+        done = expected[-1][0]
+        assert (left["done"], left["total"], left["batches"], left["finished"]) == (done, 10, done // 2, False)
         assert (left["collection"], left["_id"]["migration"], left["_id"]["undo"]) == ("things", "a", False)
         assert isinstance(left["updatedAt"], datetime)
         assert db.app_migrations.count_documents({}) == 0
@@ -273,23 +253,20 @@ def test_goes_on(db: Any) -> None:
     assert registry.run_sync(db, "app") == []
 
 
-@in_transactions
+@either_way
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt, SystemExit])
 def test_failure_of_a_body(db: Any, failure: type[BaseException], *, transaction: bool) -> None:
-    """What a body raises reaches the caller as it is. Its batch comes again; of a transaction nothing was there."""
+    """The caller gets the very exception of a body. Its batch comes again; a transaction leaves nothing of it."""
     registry = MigrationRegistry()
     fill(db.things, 5)
     calls: list[list[int]] = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-            db.log.insert_one({"of": numbers(batch)})
-            if len(calls) == 2:
-                raise failure
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+        db.log.insert_one({"of": numbers(batch)})
+        if len(calls) == 2:
+            raise failure
 
     with pytest.raises(failure) as caught:
         registry.run_sync(db, "app")
@@ -305,8 +282,8 @@ def test_failure_of_a_body(db: Any, failure: type[BaseException], *, transaction
     assert kept(db) == []
 
 
-def test_several_passes(db: Any) -> None:
-    """The passes of a migration are kept apart, two over the same among them; what is finished does not come again."""
+def test_several_backfills(db: Any) -> None:
+    """The backfills of a migration have checkpoints of their own; a finished one does not start again."""
     registry = MigrationRegistry()
     fill(db.things, 4)
     fill(db.others, 2)
@@ -352,8 +329,8 @@ def test_several_passes(db: Any) -> None:
     assert kept(db) == []
 
 
-def test_pass_in_a_pass(db: Any) -> None:
-    """A loop in a loop goes over its own collection for each batch of the outer one; both go on where they were."""
+def test_nested(db: Any) -> None:
+    """A backfill inside another one's batch is a backfill of its own; both resume where they left off."""
     registry = MigrationRegistry()
     fill(db.things, 3)
     fill(db.others, 2)
@@ -376,29 +353,29 @@ def test_pass_in_a_pass(db: Any) -> None:
     assert told.changes == 0
 
 
-@in_transactions
-def test_beside_each_other(db: Any, *, transaction: bool) -> None:
-    """Passes may go on at the same time; each has its own checkpoint, and its own session if it has one."""
+@either_way
+def test_concurrent_backfills(db: Any, *, transaction: bool) -> None:
+    """Backfills can be concurrent; each has a checkpoint and a session of its own."""
     registry = MigrationRegistry()
     collections = ("things", "others", "more")
     for name in collections:
         fill(db[name], 9)
-    met = threading.Barrier(len(collections))
+    meeting = Meeting(len(collections))
     seen: dict[str, list[int]] = {name: [] for name in collections}
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
         def over(name: str) -> None:
-            def body(batch: list[dict[str, Any]]) -> None:
+            def body(batch: Batch) -> None:
                 if batch[0]["_id"] == 0:
-                    met.wait(timeout=30)
+                    meeting.wait()
                 db[name].update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
                 seen[name].extend(numbers(batch))
 
             context.for_each_batch(db[name], body, size=2, transaction=transaction)
 
-        with ThreadPoolExecutor(len(collections)) as executor:
-            list(executor.map(over, collections))
+        for started in [start(partial(over, name)) for name in collections]:
+            started.result()
 
     assert registry.run_sync(db, "app") == ["a"]
     assert seen == {name: list(range(9)) for name in collections}
@@ -408,7 +385,7 @@ def test_beside_each_other(db: Any, *, transaction: bool) -> None:
 
 
 def test_changed_filter(db: Any) -> None:
-    """Where the code goes over something else than before, that is told, and it begins anew."""
+    """A changed filter is an event, and the backfill starts again."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     filters: list[dict[str, Any] | None] = [None, {"even": True}, {"even": True}]
@@ -416,7 +393,9 @@ def test_changed_filter(db: Any) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        for number, batch in enumerate(context.batches(db.things, filters[0], size=2)):
+        number = -1
+        for batch in context.batches(db.things, filters[0], size=2):
+            number += 1
             seen.append(numbers(batch))
             if number == 1 and len(filters) > 1:
                 raise Broken
@@ -437,7 +416,7 @@ def test_changed_filter(db: Any) -> None:
 
 
 def test_changed_collection(db: Any) -> None:
-    """Likewise for another collection; and for another size or projection it goes on."""
+    """So is another collection; with another size or projection it resumes."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     fill(db.others, 2)
@@ -453,7 +432,9 @@ def test_changed_collection(db: Any) -> None:
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
         name, options = calls[0]
-        for number, batch in enumerate(context.batches(db[name], **options)):
+        number = -1
+        for batch in context.batches(db[name], **options):
+            number += 1
             seen[-1].append(numbers(batch))
             if number == 1 and len(calls) > 1:
                 raise Broken
@@ -472,31 +453,28 @@ def test_changed_collection(db: Any) -> None:
     assert changes == [0, 1, 0, 0]
 
 
-@in_transactions
-def test_written_meanwhile(db: Any, *, transaction: bool) -> None:
-    """What is inserted beyond the end is not gone over; nor what matches again; what is deleted is not missed."""
+@either_way
+def test_written_during_the_backfill(db: Any, *, transaction: bool) -> None:
+    """Documents inserted beyond the end, or that match again, are not visited; deleted ones are not missed."""
     registry = MigrationRegistry()
     db.things.insert_many([{"_id": number, "todo": True} for number in range(0, 60, 10)])
     seen = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            seen.append(numbers(batch))
-            if seen == [[0, 10]]:
-                db.things.insert_many([{"_id": one, "todo": True} for one in (-1, 5, 60, 1000, "x")])
-                db.things.delete_one({"_id": 20})
-                db.things.delete_one({"_id": 50})
-            db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"again": 1}})
-
-        context.for_each_batch(db.things, body, {"todo": True}, size=2, transaction=transaction)
+    @backfill(registry, {"todo": True}, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        seen.append(numbers(batch))
+        if seen == [[0, 10]]:
+            db.things.insert_many([{"_id": one, "todo": True} for one in (-1, 5, 60, 1000, "x")])
+            db.things.delete_one({"_id": 20})
+            db.things.delete_one({"_id": 50})
+        db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"again": 1}})
 
     assert registry.run_sync(db, "app") == ["a"]
     assert seen == [[0, 10], [30, 40]]
 
 
 def test_inserted_between_runs(db: Any) -> None:
-    """The end stays where it was when the pass began, though it goes on later."""
+    """A resumed backfill ends where the first attempt would have ended."""
     registry = MigrationRegistry()
     fill(db.things, 4)
     seen = []
@@ -516,29 +494,27 @@ def test_inserted_between_runs(db: Any) -> None:
     assert seen == [[0, 1], [2, 3], [2, 2.5], [3]]
 
 
-@in_transactions
+@either_way
 @pytest.mark.parametrize("projection", [["name"], {"name": 1}, {"name": True, "_id": 1}, {"other": 0}], ids=str)
 def test_projection(db: Any, projection: Any, *, transaction: bool) -> None:
-    """Of the documents those fields are read that were asked for, and `_id`."""
+    """Documents have the fields of the projection, and `_id`."""
     registry = MigrationRegistry()
     db.things.insert_many([{"_id": number, "name": "x", "other": "y"} for number in range(3)])
-    seen: list[dict[str, Any]] = []
+    seen: Batch = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            seen.extend(batch)
-
-        context.for_each_batch(db.things, body, projection=projection, size=2, transaction=transaction)
+    @backfill(registry, projection=projection, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        seen.extend(batch)
 
     registry.run_sync(db, "app")
 
     assert seen == [{"_id": number, "name": "x"} for number in range(3)]
 
 
-@pytest.mark.parametrize(("options", "words"), BAD_PACES, ids=str)
-def test_refused_arguments(db: Any, options: dict[str, Any], words: str) -> None:
-    """Arguments that cannot be used are refused where they stand, before anything is done."""
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+@pytest.mark.parametrize(("options", "words"), BAD_BATCH_OPTIONS, ids=str)
+def test_bad_arguments(db: Any, options: dict[str, Any], words: str) -> None:
+    """Bad arguments are refused by the call, before anything is done."""
     registry = MigrationRegistry()
     fill(db.things, 1)
 
@@ -547,7 +523,7 @@ def test_refused_arguments(db: Any, options: dict[str, Any], words: str) -> None
         with pytest.raises(InvalidOptionError) as in_loop:
             context.batches(db.things, **options)
         with pytest.raises(InvalidOptionError) as in_body:
-            context.for_each_batch(db.things, lambda batch: None, **options)
+            context.for_each_batch(db.things, nothing, **options)
         assert words in str(in_loop.value)
         assert str(in_body.value) == str(in_loop.value)
 
@@ -555,9 +531,8 @@ def test_refused_arguments(db: Any, options: dict[str, Any], words: str) -> None
     assert "app_migrations_progress" not in db.list_collection_names()
 
 
-def test_refused_collections(db: Any) -> None:
-    """What is no collection, or one of the other colour, is refused; so are a body and a choice that are none."""
-    asynchronous: AsyncMongoClient[Any] = AsyncMongoClient(connect=False)
+def test_bad_collections(db: Any) -> None:
+    """What is no collection is refused; so are a body and a choice that are none."""
     registry = MigrationRegistry()
 
     @registry.register("a")
@@ -566,15 +541,14 @@ def test_refused_collections(db: Any) -> None:
             (db, type(db).__name__),
             ("things", "str"),
             (None, "None"),
-            (asynchronous.app.things, "AsyncCollection"),
         ):
             with pytest.raises(InvalidOptionError) as refused:
                 context.batches(collection)
-            assert str(refused.value) == (f"collection must be a synchronous driver's, as db.users, not {kind}.")
+            assert str(refused.value).endswith(f"driver's, as db.users, not {kind}.")
         with pytest.raises(InvalidOptionError, match="must be a function that takes a list of documents, not 'a'"):
             context.for_each_batch(db.things, "a")  # type: ignore[arg-type]  # that is the point
         with pytest.raises(InvalidOptionError, match="transaction must be True or False, not 1"):
-            context.for_each_batch(db.things, lambda batch: None, transaction=1)  # type: ignore[arg-type]  # likewise
+            context.for_each_batch(db.things, nothing, transaction=1)  # type: ignore[arg-type]  # likewise
 
     registry.run_sync(db, "app")
     assert "app_migrations_progress" not in db.list_collection_names()
@@ -582,7 +556,7 @@ def test_refused_collections(db: Any) -> None:
 
 @real
 def test_committed_together(db: Any, other: Any) -> None:
-    """What a body writes is seen by others together with the checkpoint, not before; both when the next one begins."""
+    """Others see what a body wrote together with the checkpoint, before the next batch."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     looks = []
@@ -593,7 +567,7 @@ def test_committed_together(db: Any, other: Any) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"seen": True}})
             looks.append((db.things.count_documents({"seen": True}), *outside(look)))
 
@@ -607,29 +581,31 @@ def test_committed_together(db: Any, other: Any) -> None:
 
 @real
 def test_conflict(db: Any, other: Any) -> None:
-    """Where another client has written a document of the batch the body is called again, with the documents as they
-    are now; nothing of that client is overwritten.
+    """When another client has written a document of the batch, the body is called again with the current documents, and
+    nothing is overwritten.
     """
     registry = MigrationRegistry()
     db.things.insert_many([{"_id": number, "price": 10} for number in range(4)])
     calls = []
     told = Told()
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append([(document["_id"], document["price"]) for document in batch])
-            if len(calls) == 2:
-                outside(lambda: other.things.update_one({"_id": 3}, {"$set": {"price": 70}}))
-            for document in batch:
-                db.things.update_one({"_id": document["_id"]}, {"$set": {"price": document["price"] * 2}})
-
-        context.for_each_batch(db.things, body, size=2)
+    @backfill(registry, size=2)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append([(document["_id"], document["price"]) for document in batch])
+        if len(calls) == 2:
+            outside(lambda: other.things.update_one({"_id": 3}, {"$set": {"price": 70}}))
+        for document in batch:
+            db.things.update_one({"_id": document["_id"]}, {"$set": {"price": document["price"] * 2}})
 
     registry.run_sync(db, "app", on_event=told)
 
     assert calls == [[(0, 10), (1, 10)], [(2, 10), (3, 10)], [(2, 10), (3, 70)]]
-    assert [document["price"] for document in other.things.find().sort("_id", 1)] == [20, 20, 20, 140]
+    assert [document["price"] for document in other.things.find().sort("_id", 1)] == [
+        20,
+        20,
+        20,
+        140,
+    ]
     (retried,) = [event for event in told if isinstance(event, MigrationRetried)]
     assert (retried.name, retried.attempt) == ("a", 2)
     assert isinstance(retried.error, OperationFailure)
@@ -638,7 +614,7 @@ def test_conflict(db: Any, other: Any) -> None:
 
 @real
 def test_in_a_transaction(db: Any) -> None:
-    """A migration that is one transaction has no passes, nor has a body that is; another loop in the body has none."""
+    """Inside a transaction, be it a migration's or a batch's, there is no backfill."""
     registry = MigrationRegistry()
     fill(db.things, 2)
     refused = []
@@ -655,16 +631,16 @@ def test_in_a_transaction(db: Any) -> None:
         refuse(lambda: context.batches(db.things))
         for transaction in (False, True):
             with pytest.raises(BatchesInTransactionError) as caught:
-                context.for_each_batch(db.things, lambda batch: None, transaction=transaction)
+                context.for_each_batch(db.things, nothing, transaction=transaction)
             assert caught.value.name == "a"
 
     @registry.register("b", ["a"])
     def b(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             refuse(lambda: context.batches(db.things))
             for transaction in (False, True):
                 with pytest.raises(BatchesInTransactionError):
-                    context.for_each_batch(db.others, lambda batch: None, transaction=transaction)
+                    context.for_each_batch(db.others, nothing, transaction=transaction)
 
         context.for_each_batch(db.things, body)
 
@@ -674,14 +650,14 @@ def test_in_a_transaction(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("mongomock"), indirect=True)
 def test_no_transactions(db: Any) -> None:
-    """Where there are no transactions, a pass that needs them is refused before its first batch."""
+    """Without transactions on the server a backfill that needs them is refused before its first batch."""
     registry = MigrationRegistry()
     fill(db.things, 2)
     calls: list[Any] = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        context.for_each_batch(db.things, calls.append)
+    @backfill(registry)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(batch)
 
     with pytest.raises(TransactionsUnsupportedError, match="calls for_each_batch with transaction=True") as caught:
         registry.run_sync(db, "app")
@@ -693,8 +669,8 @@ def test_no_transactions(db: Any) -> None:
 
 @real
 def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
-    """A collection with a write concern of its own is refused for transactions, which the server would refuse; without
-    it, and without transactions, it is gone over.
+    """A collection with a write concern of its own is refused in transactions, as the server would; without it, and
+    without transactions, it works.
     """
     registry = MigrationRegistry()
     fill(db.things, 2)
@@ -702,7 +678,7 @@ def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             seen.append(numbers(batch))
 
         with pytest.raises(
@@ -720,7 +696,7 @@ def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
 
 @real
 def test_another_database(db: Any) -> None:
-    """A collection of another database of the same client can be gone over; it is named with its database."""
+    """A collection of another database of the client works; events name its database too."""
     registry = MigrationRegistry()
     another = db.client[f"{db.name}_2"]
     fill(db.things, 2)
@@ -730,7 +706,7 @@ def test_another_database(db: Any) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             seen.append(numbers(batch))
             another.things.update_many({}, {"$inc": {"seen": 1}})
 
@@ -749,18 +725,15 @@ def test_another_database(db: Any) -> None:
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 def test_client_that_reads_from_secondaries(db: Any, driver: str, uri: str, name: str, *, transaction: bool) -> None:
-    """A pass reads from the primary, whatever the client does; and keeps what it keeps with majority concern."""
+    """Batches are read from the primary and checkpoints are saved with majority concern, whatever the client does."""
     registry = MigrationRegistry()
     fill(db.things, 5)
     seen: list[list[int]] = []
     commands = Commands()
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            seen.append(numbers(batch))
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        seen.append(numbers(batch))
 
     options = {"readPreference": "secondaryPreferred", "readConcernLevel": "local"}
     with opened(driver, uri, name, event_listeners=[commands], **options) as weak:
@@ -777,42 +750,36 @@ def test_client_that_reads_from_secondaries(db: Any, driver: str, uri: str, name
     assert {command["writeConcern"]["w"] for command in committed} == ({"majority"} if transaction else set())
 
 
-@in_transactions
+@either_way
 def test_pause(db: Any, *, transaction: bool) -> None:
-    """With a pause the checkpoint is kept before it, and the pass goes on after it; none comes after the last batch."""
+    """The checkpoint is saved before a pause; there is no pause after the last batch."""
     registry = MigrationRegistry()
     fill(db.things, 3)
     looks: list[tuple[list[int], int]] = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            (left,) = outside(lambda: kept(db))
-            looks.append((numbers(batch), left["done"]))
-
-        context.for_each_batch(db.things, body, size=1, pause=0.001, max_lag=0, transaction=transaction)
+    @backfill(registry, size=1, pause=0.001, max_lag=0, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        (left,) = outside(lambda: kept(db))
+        looks.append((numbers(batch), left["done"]))
 
     registry.run_sync(db, "app")
 
     assert looks == [([0], 0), ([1], 1), ([2], 2)]
 
 
-@in_transactions
+@either_way
 def test_events(db: Any, *, transaction: bool) -> None:
-    """A pass tells where it begins and how far it is after each batch; so does one that goes on."""
+    """There is an event at the start and after each batch, also when a backfill resumes."""
     registry = MigrationRegistry()
     fill(db.things, 5)
     told: list[Event] = []
     calls: list[list[int]] = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-            if len(calls) == 2:
-                raise Broken
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+        if len(calls) == 2:
+            raise Broken
 
     def simple(event: Event) -> tuple[object, ...]:
         match event:
@@ -847,10 +814,10 @@ def test_events(db: Any, *, transaction: bool) -> None:
     assert told[3] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 5, told[3].rate)
 
 
-@in_transactions
+@either_way
 @pytest.mark.parametrize("by", ["another owner", "unlock"])
 def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
-    """When the lease is gone the next batch is not handed over; the next run goes on with it, or the one before."""
+    """Once the lease is lost there is no further batch; the next run resumes with it, or with the one before."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     calls: list[list[int]] = []
@@ -861,14 +828,11 @@ def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
         else:
             db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-            if len(calls) == 2:
-                outside(take_away)
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+        if len(calls) == 2:
+            outside(take_away)
 
     with pytest.raises(LeaseLostError, match="'a' was stopped") as caught:
         registry.run_sync(db, "app")
@@ -885,21 +849,18 @@ def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
     assert calls[3:] == [[4, 5]]
 
 
-@in_transactions
+@either_way
 def test_progress_of_a_later_run(db: Any, *, transaction: bool) -> None:
-    """A run that was frozen, while a later one went on, keeps nothing and hands over nothing more."""
+    """A run that was frozen while a later one went on saves nothing and gets no further batch."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     calls: list[list[int]] = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-            if len(calls) == 2:
-                outside(lambda: db.app_migrations_progress.update_one({}, {"$inc": {"token": 1}}))
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+        if len(calls) == 2:
+            outside(lambda: db.app_migrations_progress.update_one({}, {"$inc": {"token": 1}}))
 
     with pytest.raises(LeaseLostError) as caught:
         registry.run_sync(db, "app")
@@ -911,8 +872,8 @@ def test_progress_of_a_later_run(db: Any, *, transaction: bool) -> None:
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("change", ["dropped", "renamed", "replaced"])
-def test_collection_changed(db: Any, change: str, *, transaction: bool) -> None:
-    """A collection that is dropped, renamed or replaced under a pass is found out; the next run begins anew."""
+def test_collection_changed(db: Any, uri: str, change: str, *, transaction: bool) -> None:
+    """A collection that is dropped, renamed or replaced meanwhile is an error; the next run starts again."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     fill(db.others, 3)
@@ -921,19 +882,18 @@ def test_collection_changed(db: Any, change: str, *, transaction: bool) -> None:
     def hook(event: Event) -> None:
         told(event)
         if isinstance(event, MigrationProgressed) and event.done == 4:  # not in a transaction
-            if change == "dropped":
-                db.things.drop()
-            elif change == "renamed":
-                db.things.rename("elsewhere")
-            else:
-                db.others.rename("things", dropTarget=True)
+            with MongoClient(uri) as client:
+                changing = client[db.name]
+                if change == "dropped":
+                    changing.things.drop()
+                elif change == "renamed":
+                    changing.things.rename("elsewhere")
+                else:
+                    changing.others.rename("things", dropTarget=True)
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
 
     told = Told()
     with pytest.raises(CollectionChangedError, match="'things' was dropped, renamed or replaced") as caught:
@@ -949,9 +909,9 @@ def test_collection_changed(db: Any, change: str, *, transaction: bool) -> None:
     assert again.changes == 1
 
 
-@in_transactions
-def test_nothing_to_go_over(db: Any, *, transaction: bool) -> None:
-    """Over a collection that is not there or empty, or a filter that matches nothing, a pass ends at once."""
+@either_way
+def test_nothing_to_do(db: Any, *, transaction: bool) -> None:
+    """A missing or empty collection, or a filter that matches nothing, has no batch."""
     registry = MigrationRegistry()
     fill(db.things, 3)
     db.empty.insert_one({})
@@ -961,10 +921,13 @@ def test_nothing_to_go_over(db: Any, *, transaction: bool) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        context.for_each_batch(db.missing, calls.append, transaction=transaction)
-        context.for_each_batch(db.empty, calls.append, transaction=transaction)
-        context.for_each_batch(db.things, calls.append, {"even": "no"}, transaction=transaction)
-        calls.extend(context.batches(db.missing))
+        def body(batch: Batch) -> None:
+            calls.append(batch)
+
+        context.for_each_batch(db.missing, body, transaction=transaction)
+        context.for_each_batch(db.empty, body, transaction=transaction)
+        context.for_each_batch(db.things, body, {"even": "no"}, transaction=transaction)
+        calls.extend(list(context.batches(db.missing)))
 
     assert registry.run_sync(db, "app", on_event=told) == ["a"]
     assert calls == []
@@ -972,9 +935,9 @@ def test_nothing_to_go_over(db: Any, *, transaction: bool) -> None:
     assert kept(db) == []
 
 
-@in_transactions
+@either_way
 def test_rollback(db: Any, *, transaction: bool) -> None:
-    """A rollback has passes as well, kept apart; it goes on where it failed, and leaves nothing when it is done."""
+    """A rollback has backfills of its own; it resumes where it failed, and leaves no checkpoint when it is done."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     calls: list[list[int]] = []
@@ -986,7 +949,7 @@ def test_rollback(db: Any, *, transaction: bool) -> None:
 
     @registry.register_rollback("a")
     def undo_a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             calls.append(numbers(batch))
             if len(calls) == 2:
                 raise Broken
@@ -1013,7 +976,7 @@ def test_rollback(db: Any, *, transaction: bool) -> None:
 
 
 def test_break(db: Any) -> None:
-    """A loop may be left: the migration goes on behind it, and is recorded."""
+    """A loop may be left with `break`: the migration goes on and is recorded."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     seen: list[list[int]] = []
@@ -1032,7 +995,7 @@ def test_break(db: Any) -> None:
 
 
 def test_break_and_failure(db: Any) -> None:
-    """A loop that was left, in a migration that failed behind it, comes again with the batch that it was left at."""
+    """When the migration fails after a `break`, the batch of the `break` comes again."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     seen: list[list[int]] = []
@@ -1052,23 +1015,23 @@ def test_break_and_failure(db: Any) -> None:
     assert seen == [[0, 1], [2, 3], [2, 3]]
 
 
-@in_transactions
+@either_way
 def test_unfinished_body(db: Any, *, transaction: bool) -> None:
-    """A body whose work still waits to be done, when it has returned, is refused; its batch comes again."""
+    """A body that returns a generator or an awaitable has done nothing: an error, and its batch comes again."""
     registry = MigrationRegistry()
     fill(db.things, 3)
     calls: list[list[int]] = []
 
-    def generator(batch: list[dict[str, Any]]) -> Iterator[None]:
+    def generator(batch: Batch) -> Iterator[None]:
         yield
 
-    async def coroutine(batch: list[dict[str, Any]]) -> None:
-        """Never awaited."""
+    def coroutine(batch: Batch) -> Any:
+        return nothing_async(batch)
 
-    def body(batch: list[dict[str, Any]]) -> None:
+    def body(batch: Batch) -> None:
         calls.append(numbers(batch))
 
-    bodies: list[Callable[[list[dict[str, Any]]], object]] = [generator, coroutine, body]
+    bodies: list[Any] = [generator, coroutine, body]
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
@@ -1083,7 +1046,7 @@ def test_unfinished_body(db: Any, *, transaction: bool) -> None:
 
 
 def test_marked(db: Any) -> None:
-    """What is kept of a migration's passes goes as well when it is marked as applied, and as pending."""
+    """Marking a migration as applied or pending removes its checkpoints."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     seen: list[list[int]] = []
@@ -1115,7 +1078,7 @@ def test_marked(db: Any) -> None:
 
 @pytest.mark.parametrize("matching", [0, 40])
 def test_estimate(db: Any, monkeypatch: pytest.MonkeyPatch, matching: int) -> None:
-    """Of a large collection it is estimated by a sample how many documents match, for to count them would take long."""
+    """In a large collection the number of matching documents is estimated from a sample."""
     monkeypatch.setattr(passes, "COUNTED", 39)
     monkeypatch.setattr(passes, "SAMPLE", 20)
     registry = MigrationRegistry()
@@ -1136,7 +1099,7 @@ def test_estimate(db: Any, monkeypatch: pytest.MonkeyPatch, matching: int) -> No
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transaction: bool) -> None:
-    """While the replicas are further behind than they may be, no batch is read; that is told."""
+    """While replication lag exceeds the limit no batch is read; there is an event."""
     lags = iter([70.0, 5.0, 7.0, 2.0, 0.0])  # what it is when the pass begins does not matter
     monkeypatch.setattr(progress, "lag", lambda reply, known: next(lags))
     monkeypatch.setattr(passes, "LOOKED_EVERY", (0.0, 0.001))
@@ -1144,12 +1107,9 @@ def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transacti
     fill(db.things, 3)
     told: list[Event] = []
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            """Nothing."""
-
-        context.for_each_batch(db.things, body, size=1, max_lag=2, transaction=transaction)
+    @backfill(registry, size=1, max_lag=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        """Nothing."""
 
     registry.run_sync(db, "app", on_event=told.append)
 
@@ -1160,15 +1120,16 @@ def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transacti
 
 
 @real
-def test_inserted_as_it_begins(db: Any, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others insert while the pass asks where it ends is not a second end of its type: no document comes twice."""
+def test_inserted_at_the_start(db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents that others insert while the end is being determined don't make any document come twice."""
     inserts: list[list[Any]] = [[], ["zz", 60], ["zzz", 70, -1], ["zzzz", 80]]
     asked = progress.of_other_types
 
     def watched(bounds: Iterable[object]) -> dict[str, Any]:
         others = tuple(bounds)
         if inserted := inserts.pop(0):
-            other.things.insert_many([{"_id": one} for one in inserted])
+            with MongoClient(uri) as client:
+                client[db.name].things.insert_many([{"_id": one} for one in inserted])
         return asked(others)
 
     monkeypatch.setattr(progress, "of_other_types", watched)
@@ -1187,34 +1148,6 @@ def test_inserted_as_it_begins(db: Any, other: Any, monkeypatch: pytest.MonkeyPa
     assert inserts == [["zzzz", 80]]  # it asked for strings, for numbers, and whether that was all
 
 
-@in_transactions
-@pytest.mark.parametrize(
-    ("projection", "words"),
-    [
-        ({"_id.b": 1}, "projection must keep `_id` as it is"),
-        ({"_id.b": 0}, "projection must keep `_id` as it is"),
-        (["a", "_id.b"], "projection must keep `_id` as it is"),
-        (b"a", "projection must be a dict or a list of fields, not b'a'."),
-        (["a", 1], r"projection must hold the names of fields \(str\): \['a', 1\]."),
-    ],
-    ids=str,
-)
-def test_refused_projections(db: Any, projection: Any, words: str, *, transaction: bool) -> None:
-    """A projection of a part of `_id`, or of what is no name of a field, is refused before anything is done."""
-    registry = MigrationRegistry()
-    db.things.insert_many([{"_id": {"a": 1, "b": number}} for number in range(3)])
-
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        with pytest.raises(InvalidOptionError, match=words):
-            context.batches(db.things, projection=projection)
-        with pytest.raises(InvalidOptionError, match=words):
-            context.for_each_batch(db.things, lambda batch: None, projection=projection, transaction=transaction)
-
-    registry.run_sync(db, "app")
-    assert "app_migrations_progress" not in db.list_collection_names()
-
-
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize(
@@ -1222,15 +1155,15 @@ def test_refused_projections(db: Any, projection: Any, words: str, *, transactio
     [("view", {"viewOn": "things", "pipeline": []}), ("timeseries", {"timeseries": {"timeField": "at"}})],
     ids=str,
 )
-def test_no_collection(db: Any, kind: str, options: dict[str, Any], *, transaction: bool) -> None:
-    """A view or a time series, in which an `_id` may come twice, is refused before its first batch."""
+def test_view_or_time_series(db: Any, kind: str, options: dict[str, Any], *, transaction: bool) -> None:
+    """A view or a time series, in which an `_id` may occur twice, is refused before the first batch."""
     registry = MigrationRegistry()
     fill(db.things, 6)
     db.create_collection("measured", **options)
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             raise Broken
 
         context.for_each_batch(db.measured, body, size=2, transaction=transaction)
@@ -1245,7 +1178,7 @@ def test_no_collection(db: Any, kind: str, options: dict[str, Any], *, transacti
 @real
 @pytest.mark.parametrize("began", [False, True])
 def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
-    """A loop that was made outside of a transactional body cannot be gone on with inside, begun or not."""
+    """A loop made outside of a transactional body can't be advanced inside, started or not."""
     registry = MigrationRegistry()
     fill(db.things, 3)
     fill(db.others, 3)
@@ -1257,7 +1190,7 @@ def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
         if began:
             assert [numbers(next(batches)), numbers(next(batches))] == [[0], [1]]
 
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             with pytest.raises(BatchesInTransactionError, match="'a' wants to go over a collection in batches"):
                 next(batches)
             refused.append(numbers(batch))
@@ -1269,10 +1202,10 @@ def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
     assert kept(db) == []
 
 
-@in_transactions
-def test_caught(db: Any, *, transaction: bool) -> None:
-    """A migration that catches the error of a body and goes over the collection again, in the same run, goes on with
-    that batch; and if it does so when that pass has ended, from the beginning.
+@either_way
+def test_caught_by_the_migration(db: Any, *, transaction: bool) -> None:
+    """A migration that catches the error of a body and starts the backfill again resumes with that batch; once the
+    backfill has ended, it starts from the beginning.
     """
     registry = MigrationRegistry()
     fill(db.things, 5)
@@ -1281,7 +1214,7 @@ def test_caught(db: Any, *, transaction: bool) -> None:
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
+        def body(batch: Batch) -> None:
             calls.append(numbers(batch))
             db.log.insert_one({"of": numbers(batch)})
             if len(calls) in {2, 3}:
@@ -1297,17 +1230,17 @@ def test_caught(db: Any, *, transaction: bool) -> None:
     assert registry.run_sync(db, "app", on_event=told) == ["a"]
     assert calls == [[0, 1], [2, 3], [2, 3], [2, 3], [4], [0, 1, 2, 3, 4]]
     twice = [] if transaction else [[2, 3]] * 2
-    assert sorted(entry["of"] for entry in db.log.find()) == sorted([[0, 1], [2, 3], [4], *twice])
+    assert sorted([entry["of"] for entry in db.log.find()]) == sorted([[0, 1], [2, 3], [4], *twice])
     assert [event.done for event in told if isinstance(event, PassStarted)] == [0, 2, 2, 0]
     assert told.changes == 0
     assert kept(db) == []
 
 
-@in_transactions
+@either_way
 @pytest.mark.parametrize("outer", ["loop", "body"])
-def test_pass_in_a_pass_after_failures(db: Any, outer: str, *, transaction: bool) -> None:
-    """A pass that is begun inside each batch of another one, always over the same, is known by that batch: after a
-    failure both go on where they were.
+def test_nested_after_failures(db: Any, outer: str, *, transaction: bool) -> None:
+    """A backfill that starts inside each batch of another one belongs to that batch: after a failure both resume where
+    they left off.
     """
     registry = MigrationRegistry()
     fill(db.things, 3)
@@ -1318,8 +1251,8 @@ def test_pass_in_a_pass_after_failures(db: Any, outer: str, *, transaction: bool
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
-        def over_others(thing: list[dict[str, Any]]) -> None:
-            def body(batch: list[dict[str, Any]]) -> None:
+        def over_others(thing: Batch) -> None:
+            def body(batch: Batch) -> None:
                 seen.append((thing[0]["_id"], batch[0]["_id"]))
                 db.log.insert_one({"of": seen[-1]})
                 if seen[-1] == fails[0]:
@@ -1342,31 +1275,28 @@ def test_pass_in_a_pass_after_failures(db: Any, outer: str, *, transaction: bool
     pairs = [(thing, one) for thing in range(3) for one in range(3)]
     twice = [(0, 1), (1, 0), (1, 2), (2, 2)]
     assert seen == sorted(pairs + twice)
-    assert sorted(tuple(entry["of"]) for entry in db.log.find()) == sorted(pairs + ([] if transaction else twice))
+    assert sorted([tuple(entry["of"]) for entry in db.log.find()]) == sorted(pairs + ([] if transaction else twice))
     assert fails == [(9, 9)]
     assert told.changes == 0
     assert kept(db) == []
 
 
-@in_transactions
+@either_way
 def test_dropped_lock(db: Any, *, transaction: bool) -> None:
-    """Where the collection of the lock was dropped, and its tokens began again, the next run goes on all the same."""
+    """When the lock's collection was dropped, and tokens start from 1, the next run resumes all the same."""
     registry = MigrationRegistry()
     fill(db.things, 7)
     calls: list[list[int]] = []
     tokens: list[int] = []
     told = Told()
 
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-            (left,) = outside(lambda: kept(db))
-            tokens.append(left["token"])
-            if len(calls) in {2, 4}:
-                raise Broken
-
-        context.for_each_batch(db.things, body, size=2, transaction=transaction)
+    @backfill(registry, size=2, transaction=transaction)
+    def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+        (left,) = outside(lambda: kept(db))
+        tokens.append(left["token"])
+        if len(calls) in {2, 4}:
+            raise Broken
 
     for _ in range(2):
         with pytest.raises(Broken):
@@ -1382,7 +1312,7 @@ def test_dropped_lock(db: Any, *, transaction: bool) -> None:
 
 @real
 def test_own_codec(db: Any) -> None:
-    """Documents come as the collection decodes them; what that does to `_id`s does not touch where the pass goes on."""
+    """Batches are decoded by the collection's codec, checkpoints are not."""
     registry = MigrationRegistry()
     raw = db.things.with_options(codec_options=CodecOptions(document_class=RawBSONDocument, tz_aware=True))
     db.things.insert_many([{"_id": {"n": number}} for number in range(4)])
@@ -1407,7 +1337,7 @@ def test_own_codec(db: Any) -> None:
 
 @real
 def test_codec_that_changes_ids(db: Any) -> None:
-    """Where an `_id` is not the same any more when it was read, and so cannot be found by it, the pass is refused."""
+    """Codec options that change an `_id` are refused, because the document can't be found by it."""
     registry = MigrationRegistry()
     db.things.insert_one({"_id": DatetimeMS(2**62)})
     clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
@@ -1419,34 +1349,3 @@ def test_codec_that_changes_ids(db: Any) -> None:
 
     with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' do not survive the codec options"):
         registry.run_sync(db, "app")
-
-
-@real
-@pytest.mark.parametrize("transaction", [False, True])
-def test_function_of_the_other_colour(db: Any, other: Any, uri: str, name: str, *, transaction: bool) -> None:
-    """A function of the other colour has passes in its own, with its own driver's collections; and goes on."""
-    registry = MigrationRegistry()
-    fill(db.things, 5)
-    calls: list[list[int]] = []
-
-    @registry.register("a")
-    async def a(db: Any, context: AsyncMigrationContext) -> None:
-        with pytest.raises(InvalidOptionError, match="collection must be an asynchronous driver's"):
-            context.batches(other.things)
-
-        async def body(batch: list[dict[str, Any]]) -> None:
-            calls.append(numbers(batch))
-            await db.log.insert_one({"of": numbers(batch)})
-            if len(calls) == 2:
-                raise Broken
-
-        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
-        calls.extend([[entry["of"][0] for entry in batch] async for batch in context.batches(db.log)])
-
-    # The client belongs to the loop of the run that it is used in.
-    with pytest.raises(Broken):
-        registry.run_sync(db, "app", async_db=AsyncMongoClient(uri)[name])
-    assert [left["done"] for left in kept(db)] == [2]
-    assert registry.run_sync(db, "app", async_db=AsyncMongoClient(uri)[name]) == ["a"]
-    assert calls == [[0, 1], [2, 3], [2, 3], [4], [0, 2, 4] if transaction else [0, 2, 2, 4]]
-    assert kept(db) == []

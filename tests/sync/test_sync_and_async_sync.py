@@ -8,9 +8,28 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import InvalidDatabaseError, InvalidOptionError, MigrationRegistry, MissingDatabaseError, SyncRunner
+from quaestor import (
+    AsyncMigrationContext,
+    InvalidDatabaseError,
+    InvalidOptionError,
+    MigrationContext,
+    MigrationRegistry,
+    MissingDatabaseError,
+    SyncRunner,
+)
 from tests.databases import both_kinds, drivers, pairs
-from tests.functions import NOWHERE, Broken, effects, nothing, nothing_async, nowhere, recorded, recorded_in
+from tests.functions import (
+    NOWHERE,
+    Broken,
+    effects,
+    fill,
+    nothing,
+    nothing_async,
+    nowhere,
+    numbers,
+    recorded,
+    recorded_in,
+)
 from tests.operations import records
 from tests.operations import registry as chain_of
 
@@ -354,3 +373,49 @@ def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
         MigrationRegistry().run_many_sync([*dbs, AsyncMongoClient(NOWHERE)["app"]], "app")
     with pytest.raises(InvalidOptionError, match="async_db must be a function that gives the database of a name"):
         MigrationRegistry().run_many_sync(dbs, "app", async_db=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("transaction", [False, True])
+def test_backfill_of_the_other_kind(db: Any, uri: str, name: str, *, transaction: bool) -> None:
+    """A function of the other kind has backfills over its own driver's collections, which resume."""
+    registry = MigrationRegistry()
+    fill(db.things, 5)
+    calls: list[list[int]] = []
+    sync_db = db
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        with pytest.raises(InvalidOptionError, match="collection must be an asynchronous driver's"):
+            context.batches(sync_db.things)
+
+        async def body(batch: list[dict[str, Any]]) -> None:
+            calls.append(numbers(batch))
+            await db.log.insert_one({"of": numbers(batch)})
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(db.things, body, size=2, transaction=transaction)
+        calls.extend([[entry["of"][0] for entry in batch] async for batch in context.batches(db.log)])
+
+    # The client belongs to the loop of the run that it is used in.
+    with pytest.raises(Broken):
+        registry.run_sync(db, "app", async_db=AsyncMongoClient(uri)[name])
+    assert [left["done"] for left in list(db.app_migrations_progress.find())] == [2]
+    assert registry.run_sync(db, "app", async_db=AsyncMongoClient(uri)[name]) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3], [4], [0, 2, 4] if transaction else [0, 2, 2, 4]]
+    assert list(db.app_migrations_progress.find()) == []
+
+
+def test_backfill_over_an_async_collection(db: Any) -> None:
+    """A `def` migration can't go over a collection of an async driver."""
+    registry = MigrationRegistry()
+    asynchronous: AsyncMongoClient[Any] = AsyncMongoClient(NOWHERE)
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        with pytest.raises(InvalidOptionError) as refused:
+            context.batches(asynchronous.app.things)
+        assert str(refused.value) == "collection must be a synchronous driver's, as db.users, not AsyncCollection."
+
+    assert registry.run_sync(db, "app") == ["a"]
