@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from quaestor import MigrationRegistry
 from tests.databases import drivers, opened_async
 from tools.commands import Commands
 
@@ -20,6 +21,12 @@ def anyio_backend() -> str:
 def driver(request: pytest.FixtureRequest) -> str:
     """Every driver; a test that needs certain ones is parametrized with them."""
     return str(request.param)
+
+
+@pytest.fixture
+def registry() -> MigrationRegistry:
+    """A registry without migrations."""
+    return MigrationRegistry()
 
 
 @pytest.fixture

@@ -92,9 +92,8 @@ async def fill_async(collection: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 1000])
-async def test_batches(db: Any, size: int) -> None:
+async def test_batches(db: Any, registry: MigrationRegistry, size: int) -> None:
     """The batches hold all documents in the order of `_id`; the last one has the rest."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     seen = []
 
@@ -111,9 +110,8 @@ async def test_batches(db: Any, size: int) -> None:
 
 
 @either_way
-async def test_bodies(db: Any, *, transaction: bool) -> None:
+async def test_bodies(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A body gets the same batches, of the documents that match."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 10)
     seen = []
 
@@ -130,9 +128,8 @@ async def test_bodies(db: Any, *, transaction: bool) -> None:
 
 @real
 @pytest.mark.parametrize("size", [1, 2, 1000])
-async def test_ids_of_all_types(db: Any, size: int) -> None:
+async def test_ids_of_all_types(db: Any, registry: MigrationRegistry, size: int) -> None:
     """Whatever the `_id`s are, each document comes once, in the order of MongoDB."""
-    registry = MigrationRegistry()
     things = db.things.with_options(codec_options=CODEC)
     await things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
     assert [document["place"] async for document in things.find().sort("_id", 1)] == list(range(len(IDS)))
@@ -152,9 +149,10 @@ async def test_ids_of_all_types(db: Any, size: int) -> None:
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("size", [1, 3])
-async def test_ids_of_all_types_after_failures(db: Any, size: int, *, transaction: bool) -> None:
+async def test_ids_of_all_types_after_failures(
+    db: Any, registry: MigrationRegistry, size: int, *, transaction: bool
+) -> None:
     """The same when it fails after each batch and resumes: one batch comes twice, in a transaction none."""
-    registry = MigrationRegistry()
     things = db.things.with_options(codec_options=CODEC)
     await things.insert_many([{"_id": one, "place": place} for place, one in reversed(list(enumerate(IDS)))])
     seen: list[list[int]] = []
@@ -192,9 +190,8 @@ async def test_ids_of_all_types_after_failures(db: Any, size: int, *, transactio
 
 
 @real
-async def test_collation(db: Any) -> None:
+async def test_collation(db: Any, registry: MigrationRegistry) -> None:
     """With a case-insensitive collation each document comes once as well."""
-    registry = MigrationRegistry()
     things = await db.create_collection("things", collation={"locale": "en", "strength": 2})
     await things.insert_many([{"_id": {"of": one, "kind": kind}} for one in "cab" for kind in (1, 2)])
     await things.insert_many([{"_id": one} for one in ("d", "B", "a", "C")])
@@ -220,9 +217,8 @@ async def test_collation(db: Any) -> None:
     assert seen == numbers([one async for one in things.find().sort("_id", 1)])
 
 
-async def test_resumes(db: Any) -> None:
+async def test_resumes(db: Any, registry: MigrationRegistry) -> None:
     """A migration that fails between two batches resumes with the one it was at; its checkpoint stays until then."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 10)
     seen: list[list[int]] = []
     failures = [3, 1, 2]
@@ -256,9 +252,10 @@ async def test_resumes(db: Any) -> None:
 
 @either_way
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt, SystemExit])
-async def test_failure_of_a_body(db: Any, failure: type[BaseException], *, transaction: bool) -> None:
+async def test_failure_of_a_body(
+    db: Any, registry: MigrationRegistry, failure: type[BaseException], *, transaction: bool
+) -> None:
     """The caller gets the very exception of a body. Its batch comes again; a transaction leaves nothing of it."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 5)
     calls: list[list[int]] = []
 
@@ -283,9 +280,8 @@ async def test_failure_of_a_body(db: Any, failure: type[BaseException], *, trans
     assert await kept_async(db) == []
 
 
-async def test_several_backfills(db: Any) -> None:
+async def test_several_backfills(db: Any, registry: MigrationRegistry) -> None:
     """The backfills of a migration have checkpoints of their own; a finished one does not start again."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 4)
     await fill_async(db.others, 2)
     seen: list[tuple[str, list[int]]] = []
@@ -330,9 +326,8 @@ async def test_several_backfills(db: Any) -> None:
     assert await kept_async(db) == []
 
 
-async def test_nested(db: Any) -> None:
+async def test_nested(db: Any, registry: MigrationRegistry) -> None:
     """A backfill inside another one's batch is a backfill of its own; both resume where they left off."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     await fill_async(db.others, 2)
     seen: list[tuple[int, int]] = []
@@ -357,9 +352,8 @@ async def test_nested(db: Any) -> None:
 
 
 @either_way
-async def test_concurrent_backfills(db: Any, *, transaction: bool) -> None:
+async def test_concurrent_backfills(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """Backfills can be concurrent; each has a checkpoint and a session of its own."""
-    registry = MigrationRegistry()
     collections = ("things", "others", "more")
     for name in collections:
         await fill_async(db[name], 9)
@@ -387,9 +381,8 @@ async def test_concurrent_backfills(db: Any, *, transaction: bool) -> None:
     assert await kept_async(db) == []
 
 
-async def test_changed_filter(db: Any) -> None:
+async def test_changed_filter(db: Any, registry: MigrationRegistry) -> None:
     """A changed filter is an event, and the backfill starts again."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     filters: list[dict[str, Any] | None] = [None, {"even": True}, {"even": True}]
     seen = []
@@ -418,9 +411,8 @@ async def test_changed_filter(db: Any) -> None:
     assert await kept_async(db) == []
 
 
-async def test_changed_collection(db: Any) -> None:
+async def test_changed_collection(db: Any, registry: MigrationRegistry) -> None:
     """So is another collection; with another size or projection it resumes."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     await fill_async(db.others, 2)
     calls: list[tuple[str, dict[str, Any]]] = [
@@ -457,9 +449,8 @@ async def test_changed_collection(db: Any) -> None:
 
 
 @either_way
-async def test_written_during_the_backfill(db: Any, *, transaction: bool) -> None:
+async def test_written_during_the_backfill(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """Documents inserted beyond the end, or that match again, are not visited; deleted ones are not missed."""
-    registry = MigrationRegistry()
     await db.things.insert_many([{"_id": number, "todo": True} for number in range(0, 60, 10)])
     seen = []
 
@@ -476,9 +467,8 @@ async def test_written_during_the_backfill(db: Any, *, transaction: bool) -> Non
     assert seen == [[0, 10], [30, 40]]
 
 
-async def test_inserted_between_runs(db: Any) -> None:
+async def test_inserted_between_runs(db: Any, registry: MigrationRegistry) -> None:
     """A resumed backfill ends where the first attempt would have ended."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 4)
     seen = []
 
@@ -499,9 +489,8 @@ async def test_inserted_between_runs(db: Any) -> None:
 
 @either_way
 @pytest.mark.parametrize("projection", [["name"], {"name": 1}, {"name": True, "_id": 1}, {"other": 0}], ids=str)
-async def test_projection(db: Any, projection: Any, *, transaction: bool) -> None:
+async def test_projection(db: Any, registry: MigrationRegistry, projection: Any, *, transaction: bool) -> None:
     """Documents have the fields of the projection, and `_id`."""
-    registry = MigrationRegistry()
     await db.things.insert_many([{"_id": number, "name": "x", "other": "y"} for number in range(3)])
     seen: Batch = []
 
@@ -516,9 +505,8 @@ async def test_projection(db: Any, projection: Any, *, transaction: bool) -> Non
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
 @pytest.mark.parametrize(("options", "words"), BAD_BATCH_OPTIONS, ids=str)
-async def test_bad_arguments(db: Any, options: dict[str, Any], words: str) -> None:
+async def test_bad_arguments(db: Any, registry: MigrationRegistry, options: dict[str, Any], words: str) -> None:
     """Bad arguments are refused by the call, before anything is done."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 1)
 
     @registry.register("a")
@@ -534,9 +522,8 @@ async def test_bad_arguments(db: Any, options: dict[str, Any], words: str) -> No
     assert "app_migrations_progress" not in await db.list_collection_names()
 
 
-async def test_bad_collections(db: Any) -> None:
+async def test_bad_collections(db: Any, registry: MigrationRegistry) -> None:
     """What is no collection is refused; so are a body and a choice that are none."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def a(db: Any, context: AsyncMigrationContext) -> None:
@@ -558,9 +545,8 @@ async def test_bad_collections(db: Any) -> None:
 
 
 @real
-async def test_committed_together(db: Any, other: Any) -> None:
+async def test_committed_together(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """Others see what a body wrote together with the checkpoint, before the next batch."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     looks = []
 
@@ -583,11 +569,10 @@ async def test_committed_together(db: Any, other: Any) -> None:
 
 
 @real
-async def test_conflict(db: Any, other: Any) -> None:
+async def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """When another client has written a document of the batch, the body is called again with the current documents, and
     nothing is overwritten.
     """
-    registry = MigrationRegistry()
     await db.things.insert_many([{"_id": number, "price": 10} for number in range(4)])
     calls = []
     told = Told()
@@ -616,9 +601,8 @@ async def test_conflict(db: Any, other: Any) -> None:
 
 
 @real
-async def test_in_a_transaction(db: Any) -> None:
+async def test_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     """Inside a transaction, be it a migration's or a batch's, there is no backfill."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 2)
     refused = []
 
@@ -652,9 +636,8 @@ async def test_in_a_transaction(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"), indirect=True)
-async def test_no_transactions(db: Any) -> None:
+async def test_no_transactions(db: Any, registry: MigrationRegistry) -> None:
     """Without transactions on the server a backfill that needs them is refused before its first batch."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 2)
     calls: list[Any] = []
 
@@ -671,11 +654,10 @@ async def test_no_transactions(db: Any) -> None:
 
 
 @real
-async def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
+async def test_write_concern(db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str) -> None:
     """A collection with a write concern of its own is refused in transactions, as the server would; without it, and
     without transactions, it works.
     """
-    registry = MigrationRegistry()
     await fill_async(db.things, 2)
     seen: list[list[int]] = []
 
@@ -698,9 +680,8 @@ async def test_write_concern(db: Any, driver: str, uri: str, name: str) -> None:
 
 
 @real
-async def test_another_database(db: Any) -> None:
+async def test_another_database(db: Any, registry: MigrationRegistry) -> None:
     """A collection of another database of the client works; events name its database too."""
-    registry = MigrationRegistry()
     another = db.client[f"{db.name}_2"]
     await fill_async(db.things, 2)
     await fill_async(another.things, 3)
@@ -728,10 +709,9 @@ async def test_another_database(db: Any) -> None:
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 async def test_client_that_reads_from_secondaries(
-    db: Any, driver: str, uri: str, name: str, *, transaction: bool
+    db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str, *, transaction: bool
 ) -> None:
     """Batches are read from the primary and checkpoints are saved with majority concern, whatever the client does."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 5)
     seen: list[list[int]] = []
     commands = Commands()
@@ -756,9 +736,8 @@ async def test_client_that_reads_from_secondaries(
 
 
 @either_way
-async def test_pause(db: Any, *, transaction: bool) -> None:
+async def test_pause(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """The checkpoint is saved before a pause; there is no pause after the last batch."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     looks: list[tuple[list[int], int]] = []
 
@@ -773,9 +752,8 @@ async def test_pause(db: Any, *, transaction: bool) -> None:
 
 
 @either_way
-async def test_events(db: Any, *, transaction: bool) -> None:
+async def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """There is an event at the start and after each batch, also when a backfill resumes."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 5)
     told: list[Event] = []
     calls: list[list[int]] = []
@@ -821,9 +799,8 @@ async def test_events(db: Any, *, transaction: bool) -> None:
 
 @either_way
 @pytest.mark.parametrize("by", ["another owner", "unlock"])
-async def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
+async def test_lease_lost(db: Any, registry: MigrationRegistry, by: str, *, transaction: bool) -> None:
     """Once the lease is lost there is no further batch; the next run resumes with it, or with the one before."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     calls: list[list[int]] = []
 
@@ -855,9 +832,8 @@ async def test_lease_lost(db: Any, by: str, *, transaction: bool) -> None:
 
 
 @either_way
-async def test_progress_of_a_later_run(db: Any, *, transaction: bool) -> None:
+async def test_progress_of_a_later_run(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A run that was frozen while a later one went on saves nothing and gets no further batch."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     calls: list[list[int]] = []
 
@@ -877,9 +853,10 @@ async def test_progress_of_a_later_run(db: Any, *, transaction: bool) -> None:
 @real
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("change", ["dropped", "renamed", "replaced"])
-async def test_collection_changed(db: Any, uri: str, change: str, *, transaction: bool) -> None:
+async def test_collection_changed(
+    db: Any, registry: MigrationRegistry, uri: str, change: str, *, transaction: bool
+) -> None:
     """A collection that is dropped, renamed or replaced meanwhile is an error; the next run starts again."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     await fill_async(db.others, 3)
     calls: list[list[int]] = []
@@ -915,9 +892,8 @@ async def test_collection_changed(db: Any, uri: str, change: str, *, transaction
 
 
 @either_way
-async def test_nothing_to_do(db: Any, *, transaction: bool) -> None:
+async def test_nothing_to_do(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A missing or empty collection, or a filter that matches nothing, has no batch."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     await db.empty.insert_one({})
     await db.empty.delete_many({})
@@ -941,9 +917,8 @@ async def test_nothing_to_do(db: Any, *, transaction: bool) -> None:
 
 
 @either_way
-async def test_rollback(db: Any, *, transaction: bool) -> None:
+async def test_rollback(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A rollback has backfills of its own; it resumes where it failed, and leaves no checkpoint when it is done."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     calls: list[list[int]] = []
     told = Told()
@@ -980,9 +955,8 @@ async def test_rollback(db: Any, *, transaction: bool) -> None:
     assert calls == [[0, 1], [2, 3], [4, 5]]
 
 
-async def test_break(db: Any) -> None:
+async def test_break(db: Any, registry: MigrationRegistry) -> None:
     """A loop may be left with `break`: the migration goes on and is recorded."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     seen: list[list[int]] = []
 
@@ -999,9 +973,8 @@ async def test_break(db: Any) -> None:
     assert await kept_async(db) == []
 
 
-async def test_break_and_failure(db: Any) -> None:
+async def test_break_and_failure(db: Any, registry: MigrationRegistry) -> None:
     """When the migration fails after a `break`, the batch of the `break` comes again."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     seen: list[list[int]] = []
 
@@ -1021,9 +994,8 @@ async def test_break_and_failure(db: Any) -> None:
 
 
 @either_way
-async def test_unfinished_body(db: Any, *, transaction: bool) -> None:
+async def test_unfinished_body(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A body that returns a generator or an awaitable has done nothing: an error, and its batch comes again."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     calls: list[list[int]] = []
 
@@ -1050,9 +1022,8 @@ async def test_unfinished_body(db: Any, *, transaction: bool) -> None:
     assert calls == [[0, 1], [2]]
 
 
-async def test_marked(db: Any) -> None:
+async def test_marked(db: Any, registry: MigrationRegistry) -> None:
     """Marking a migration as applied or pending removes its checkpoints."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     seen: list[list[int]] = []
 
@@ -1082,11 +1053,10 @@ async def test_marked(db: Any) -> None:
 
 
 @pytest.mark.parametrize("matching", [0, 40])
-async def test_estimate(db: Any, monkeypatch: pytest.MonkeyPatch, matching: int) -> None:
+async def test_estimate(db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, matching: int) -> None:
     """In a large collection the number of matching documents is estimated from a sample."""
     monkeypatch.setattr(passes, "COUNTED", 39)
     monkeypatch.setattr(passes, "SAMPLE", 20)
-    registry = MigrationRegistry()
     await fill_async(db.things, 40)
     told = Told()
 
@@ -1103,12 +1073,13 @@ async def test_estimate(db: Any, monkeypatch: pytest.MonkeyPatch, matching: int)
 
 @real
 @pytest.mark.parametrize("transaction", [False, True])
-async def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, transaction: bool) -> None:
+async def test_replicas_awaited(
+    db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, *, transaction: bool
+) -> None:
     """While replication lag exceeds the limit no batch is read; there is an event."""
     lags = iter([70.0, 5.0, 7.0, 2.0, 0.0])  # what it is when the pass begins does not matter
     monkeypatch.setattr(progress, "lag", lambda reply, known: next(lags))
     monkeypatch.setattr(passes, "LOOKED_EVERY", (0.0, 0.001))
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     told: list[Event] = []
 
@@ -1125,7 +1096,9 @@ async def test_replicas_awaited(db: Any, monkeypatch: pytest.MonkeyPatch, *, tra
 
 
 @real
-async def test_inserted_at_the_start(db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inserted_at_the_start(
+    db: Any, registry: MigrationRegistry, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Documents that others insert while the end is being determined don't make any document come twice."""
     inserts: list[list[Any]] = [[], ["zz", 60], ["zzz", 70, -1], ["zzzz", 80]]
     asked = progress.of_other_types
@@ -1138,7 +1111,6 @@ async def test_inserted_at_the_start(db: Any, uri: str, monkeypatch: pytest.Monk
         return asked(others)
 
     monkeypatch.setattr(progress, "of_other_types", watched)
-    registry = MigrationRegistry()
     await db.things.insert_many([{"_id": one} for one in (0, 1, 2, "a", "z")])
     seen: list[Any] = []
 
@@ -1160,9 +1132,10 @@ async def test_inserted_at_the_start(db: Any, uri: str, monkeypatch: pytest.Monk
     [("view", {"viewOn": "things", "pipeline": []}), ("timeseries", {"timeseries": {"timeField": "at"}})],
     ids=str,
 )
-async def test_view_or_time_series(db: Any, kind: str, options: dict[str, Any], *, transaction: bool) -> None:
+async def test_view_or_time_series(
+    db: Any, registry: MigrationRegistry, kind: str, options: dict[str, Any], *, transaction: bool
+) -> None:
     """A view or a time series, in which an `_id` may occur twice, is refused before the first batch."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     await db.create_collection("measured", **options)
 
@@ -1182,9 +1155,8 @@ async def test_view_or_time_series(db: Any, kind: str, options: dict[str, Any], 
 
 @real
 @pytest.mark.parametrize("began", [False, True])
-async def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
+async def test_advanced_in_a_transaction(db: Any, registry: MigrationRegistry, *, began: bool) -> None:
     """A loop made outside of a transactional body can't be advanced inside, started or not."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     await fill_async(db.others, 3)
     refused: list[list[int]] = []
@@ -1208,11 +1180,10 @@ async def test_advanced_in_a_transaction(db: Any, *, began: bool) -> None:
 
 
 @either_way
-async def test_caught_by_the_migration(db: Any, *, transaction: bool) -> None:
+async def test_caught_by_the_migration(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A migration that catches the error of a body and starts the backfill again resumes with that batch; once the
     backfill has ended, it starts from the beginning.
     """
-    registry = MigrationRegistry()
     await fill_async(db.things, 5)
     calls: list[list[int]] = []
     told = Told()
@@ -1243,11 +1214,10 @@ async def test_caught_by_the_migration(db: Any, *, transaction: bool) -> None:
 
 @either_way
 @pytest.mark.parametrize("outer", ["loop", "body"])
-async def test_nested_after_failures(db: Any, outer: str, *, transaction: bool) -> None:
+async def test_nested_after_failures(db: Any, registry: MigrationRegistry, outer: str, *, transaction: bool) -> None:
     """A backfill that starts inside each batch of another one belongs to that batch: after a failure both resume where
     they left off.
     """
-    registry = MigrationRegistry()
     await fill_async(db.things, 3)
     await fill_async(db.others, 3)
     seen: list[tuple[int, int]] = []
@@ -1289,9 +1259,8 @@ async def test_nested_after_failures(db: Any, outer: str, *, transaction: bool) 
 
 
 @either_way
-async def test_dropped_lock(db: Any, *, transaction: bool) -> None:
+async def test_dropped_lock(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """When the lock's collection was dropped, and tokens start from 1, the next run resumes all the same."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 7)
     calls: list[list[int]] = []
     tokens: list[int] = []
@@ -1318,9 +1287,8 @@ async def test_dropped_lock(db: Any, *, transaction: bool) -> None:
 
 
 @real
-async def test_own_codec(db: Any) -> None:
+async def test_own_codec(db: Any, registry: MigrationRegistry) -> None:
     """Batches are decoded by the collection's codec, checkpoints are not."""
-    registry = MigrationRegistry()
     raw = db.things.with_options(codec_options=CodecOptions(document_class=RawBSONDocument, tz_aware=True))
     await db.things.insert_many([{"_id": {"n": number}} for number in range(4)])
     calls: list[list[int]] = []
@@ -1343,9 +1311,8 @@ async def test_own_codec(db: Any) -> None:
 
 
 @real
-async def test_codec_that_changes_ids(db: Any) -> None:
+async def test_codec_that_changes_ids(db: Any, registry: MigrationRegistry) -> None:
     """Codec options that change an `_id` are refused, because the document can't be found by it."""
-    registry = MigrationRegistry()
     await db.things.insert_one({"_id": DatetimeMS(2**62)})
     clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
 

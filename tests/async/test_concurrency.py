@@ -34,9 +34,8 @@ real = pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=T
 
 
 @pytest.mark.parametrize(("count", "concurrency"), [(2, 2), (4, 4), (2, 100)])
-async def test_concurrent(db: Any, count: int, concurrency: int) -> None:
+async def test_concurrent(db: Any, registry: MigrationRegistry, count: int, concurrency: int) -> None:
     """Migrations run at the same time, up to the concurrency; a concurrency above the number of migrations is fine."""
-    registry = MigrationRegistry()
     meeting = Meeting(count)
     plan = list("abcd"[:count])
     for name in plan:
@@ -52,9 +51,8 @@ async def test_concurrent(db: Any, count: int, concurrency: int) -> None:
 
 
 @both_kinds_async
-async def test_both_kinds(db: Any, sync_db: Any) -> None:
+async def test_both_kinds(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """`def` and `async def` functions run concurrently, two of each, and those that need them after them."""
-    registry = MigrationRegistry()
     meeting, later = Meeting(4), Meeting(2)
 
     def plain(db: Any) -> None:
@@ -80,9 +78,8 @@ async def test_both_kinds(db: Any, sync_db: Any) -> None:
     assert await recorded_async(db) == list("abcdef")
 
 
-async def test_dependents_after_the_record(db: Any) -> None:
+async def test_dependents_after_the_record(db: Any, registry: MigrationRegistry) -> None:
     """Whatever is needed is recorded when a function begins, and nothing else is waited for."""
-    registry = MigrationRegistry()
     needs = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "x": [], "y": ["d", "x"]}
     missing: list[tuple[str, str]] = []
     last = Moment()
@@ -107,9 +104,8 @@ async def test_dependents_after_the_record(db: Any) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [2, 3])
-async def test_at_most(db: Any, concurrency: int) -> None:
+async def test_at_most(db: Any, registry: MigrationRegistry, concurrency: int) -> None:
     """As many as may are under way, and never more."""
-    registry = MigrationRegistry()
     meeting, count = Meeting(concurrency), Count()
 
     async def body(db: Any) -> None:
@@ -124,9 +120,8 @@ async def test_at_most(db: Any, concurrency: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"concurrency": 1}], ids=str)
-async def test_one_at_a_time(db: Any, options: Any) -> None:
+async def test_one_at_a_time(db: Any, registry: MigrationRegistry, options: Any) -> None:
     """By default they run one after the other, in the task or thread of the caller, the alphabetically first first."""
-    registry = MigrationRegistry()
     calls = []
 
     def function(name: str) -> Callable[[Any], Awaitable[None]]:
@@ -142,9 +137,8 @@ async def test_one_at_a_time(db: Any, options: Any) -> None:
     assert calls == [(name, worker_async()) for name in ["b", "d", "c", "a"]]
 
 
-async def test_order_of_the_list(db: Any) -> None:
+async def test_order_of_the_list(db: Any, registry: MigrationRegistry) -> None:
     """What is returned is in the order of the plan, and what is told in that in which it ended."""
-    registry = MigrationRegistry()
     applied = Moment()
     told = Told({MigrationApplied: applied.has_come})
 
@@ -160,9 +154,8 @@ async def test_order_of_the_list(db: Any) -> None:
     assert told[-1].applied == ("a", "b")
 
 
-async def test_failure_while_others_run(db: Any) -> None:
+async def test_failure_while_others_run(db: Any, registry: MigrationRegistry) -> None:
     """After a failure nothing begins; what is under way ends and is recorded; the caller gets the very exception."""
-    registry = MigrationRegistry()
     error, meeting, failed = Broken("own"), Meeting(3), Moment()
     fixed: list[bool] = []
 
@@ -198,9 +191,10 @@ async def test_failure_while_others_run(db: Any) -> None:
 
 
 @pytest.mark.parametrize(("second", "group"), [(LookupError, ExceptionGroup), (SystemExit, BaseExceptionGroup)])
-async def test_two_failures(db: Any, second: type[BaseException], group: type[BaseExceptionGroup[Any]]) -> None:
+async def test_two_failures(
+    db: Any, registry: MigrationRegistry, second: type[BaseException], group: type[BaseExceptionGroup[Any]]
+) -> None:
     """Several failures are raised together, each as it is with its note; what ended well is recorded."""
-    registry = MigrationRegistry()
     errors, meeting, failed = {"a": Broken("own"), "b": second("own")}, Meeting(3), Moment()
 
     def function(name: str) -> Callable[[Any], Awaitable[None]]:
@@ -235,9 +229,10 @@ async def test_two_failures(db: Any, second: type[BaseException], group: type[Ba
 @both_kinds_async
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_exit(db: Any, sync_db: Any, is_async: bool, kind: type[BaseException]) -> None:
+async def test_exit(
+    db: Any, registry: MigrationRegistry, sync_db: Any, is_async: bool, kind: type[BaseException]
+) -> None:
     """What ends a program can be raised by a function too: it waits for the others, and is raised as it is."""
-    registry = MigrationRegistry()
     error, meeting, failed = kind("own"), Meeting(3), Moment()
 
     def plain(db: Any) -> None:
@@ -274,9 +269,8 @@ async def test_exit(db: Any, sync_db: Any, is_async: bool, kind: type[BaseExcept
     assert await is_free_async(db)
 
 
-async def test_events(db: Any) -> None:
+async def test_events(db: Any, registry: MigrationRegistry) -> None:
     """Of each its start is told before its end, with its place in the plan, between start and end of the run."""
-    registry = MigrationRegistry()
     meeting, told = Meeting(3), Told()
 
     async def meets(db: Any) -> None:
@@ -301,9 +295,8 @@ async def test_events(db: Any) -> None:
 
 
 @both_kinds_async
-async def test_one_event_at_a_time(db: Any, sync_db: Any) -> None:
+async def test_one_event_at_a_time(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """The hook is never called by two at once, also where functions tell something while they run."""
-    registry = MigrationRegistry()
     meeting = Meeting(2)
     told = Told()
 
@@ -330,9 +323,8 @@ async def test_one_event_at_a_time(db: Any, sync_db: Any) -> None:
 
 
 @real
-async def test_transactions(db: Any, other: Any) -> None:
+async def test_transactions(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """Transactions run concurrently, each in a session of its own that the lock names, and each counts once."""
-    registry = MigrationRegistry()
     meeting, told = Meeting(3), Told()
     calls: dict[str, int] = {}
     sessions = []
@@ -362,9 +354,8 @@ async def test_transactions(db: Any, other: Any) -> None:
 
 
 @real
-async def test_conflicting_transactions(db: Any) -> None:
+async def test_conflicting_transactions(db: Any, registry: MigrationRegistry) -> None:
     """Of transactions that write the same document all are there in the end, each once."""
-    registry = MigrationRegistry()
     meeting, told = Meeting(3), Told()
     calls: dict[str, int] = {}
     await db.counts.insert_one({"_id": 1, "count": 0})
@@ -390,11 +381,10 @@ async def test_conflicting_transactions(db: Any) -> None:
 
 
 @in_transactions("pymongo", "motor")
-async def test_backfills(db: Any, *, transaction: bool) -> None:
+async def test_backfills(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """Concurrent backfills over one collection have checkpoints of their own: the one that fails resumes after its last
     batch, and the other is done.
     """
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     await db.create_collection("log")
     meeting = Meeting(2)
@@ -436,9 +426,8 @@ async def test_backfills(db: Any, *, transaction: bool) -> None:
     assert await is_free_async(db)
 
 
-async def test_status(db: Any, other: Any) -> None:
+async def test_status(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """A status names all that are under way, also those that began later; not those that have ended."""
-    registry = MigrationRegistry()
     first, later = Meeting(3), Meeting(2)
     seen: dict[str, Lease | None] = {}
 
@@ -476,9 +465,8 @@ async def test_status(db: Any, other: Any) -> None:
     assert under_way == {"a": ["a", "b", "c"], "d": ["b", "d"]}
 
 
-async def test_targets(db: Any) -> None:
+async def test_targets(db: Any, registry: MigrationRegistry) -> None:
     """With targets these and what they need run at the same time, and nothing else does."""
-    registry = MigrationRegistry()
     meeting = Meeting(2)
 
     async def meets(db: Any) -> None:
@@ -512,9 +500,8 @@ async def test_generator_exit(db: Any) -> None:
 
 @pytest.mark.parametrize("concurrency", [0, -1, 101, True, False, 2.0, "2", None, [2]], ids=repr)
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-async def test_bad_concurrency(db: Any, commands: Commands, concurrency: Any) -> None:
+async def test_bad_concurrency(db: Any, registry: MigrationRegistry, commands: Commands, concurrency: Any) -> None:
     """Anything but a number from 1 to 100 is refused before any command."""
-    registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
     with pytest.raises(InvalidOptionError, match="concurrency must be a whole number, from 1 to 100"):
@@ -525,9 +512,8 @@ async def test_bad_concurrency(db: Any, commands: Commands, concurrency: Any) ->
 
 
 @both_kinds_async
-async def test_context_variables(db: Any, sync_db: Any) -> None:
+async def test_context_variables(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """Functions see the context variables of the caller, and not what another function sets."""
-    registry = MigrationRegistry()
     variable = contextvars.ContextVar("variable", default="nobody's")
     meeting = Meeting(2)
     seen = []

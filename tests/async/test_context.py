@@ -18,11 +18,10 @@ from tests.databases import drivers
 pytestmark = pytest.mark.anyio
 
 
-async def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
     """A function that takes a second argument gets its name, a logger, and a way to say how far it is; so does a
     rollback. What it says is an event, told as it happens.
     """
-    registry = MigrationRegistry()
     events: list[Event] = []
 
     @registry.register("a")
@@ -50,9 +49,8 @@ async def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
-async def test_context_in_a_transaction(db: Any) -> None:
+async def test_context_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     """It comes with the database of the transaction, too."""
-    registry = MigrationRegistry()
     events: list[Event] = []
 
     @registry.register("a", transaction=True)
@@ -66,9 +64,8 @@ async def test_context_in_a_transaction(db: Any) -> None:
     assert await db.effects.count_documents({"migration": "a"}) == 1
 
 
-async def test_progress_in_whole_numbers(db: Any) -> None:
+async def test_progress_in_whole_numbers(db: Any, registry: MigrationRegistry) -> None:
     """What is no whole number is refused where it is said."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def a(db: Any, context: AsyncMigrationContext) -> None:

@@ -25,10 +25,9 @@ class Frozen(Exception):
 
 
 @pytest.mark.parametrize("make", [Broken, lambda: Frozen(7), SystemExit, asyncio.CancelledError, StopAsyncIteration])
-async def test_exception_as_it_is(db: Any, make: Callable[[], BaseException]) -> None:
+async def test_exception_as_it_is(db: Any, registry: MigrationRegistry, make: Callable[[], BaseException]) -> None:
     """The caller gets the very exception, with its traceback; nothing is recorded and what came before stays."""
     error = make()
-    registry = MigrationRegistry()
     registry.register("a")(nothing_async)
     registry.register("c")(nothing_async)
 
@@ -44,9 +43,8 @@ async def test_exception_as_it_is(db: Any, make: Callable[[], BaseException]) ->
     assert await recorded_async(db) == ["a"]
 
 
-async def test_note(db: Any) -> None:
+async def test_note(db: Any, registry: MigrationRegistry) -> None:
     """The exception carries a note with the migration and its place."""
-    registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
     @registry.register("b")
@@ -58,9 +56,8 @@ async def test_note(db: Any) -> None:
     assert caught.value.__notes__ == ["quaestor: in migration 'b', 2 of 2"]
 
 
-async def test_retry(db: Any) -> None:
+async def test_retry(db: Any, registry: MigrationRegistry) -> None:
     """What failed is tried again by the next run, and what was applied is not."""
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes_async(calls, "a"))
@@ -77,9 +74,8 @@ async def test_retry(db: Any) -> None:
     assert calls == ["a", "b", "b"]
 
 
-async def test_empty_iterator(db: Any) -> None:
+async def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     """`next()` of nothing in a migration is a failure like any other."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def looks_for_one(db: Any) -> None:
@@ -90,9 +86,8 @@ async def test_empty_iterator(db: Any) -> None:
     assert await recorded_async(db) == []
 
 
-async def test_generator_returned(db: Any, sync_db: Any) -> None:
+async def test_generator_returned(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """A function that returns a generator has done nothing: an error, not a record."""
-    registry = MigrationRegistry()
     registry.register("a")(lambda db: (user for user in ()))
 
     with pytest.raises(UnfinishedMigrationError, match="'a' returned a generator"):
@@ -100,9 +95,8 @@ async def test_generator_returned(db: Any, sync_db: Any) -> None:
     assert await recorded_async(db) == []
 
 
-async def test_awaitable_returned(db: Any, sync_db: Any) -> None:
+async def test_awaitable_returned(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """A `def` that returns a coroutine has done nothing: an error, no record, and no warning of Python's."""
-    registry = MigrationRegistry()
     registry.register("a")(lambda db: nothing_async(db))  # stays async
 
     with pytest.raises(UnfinishedMigrationError, match=r"'a' returned an awaitable \(coroutine\)"):
@@ -111,10 +105,9 @@ async def test_awaitable_returned(db: Any, sync_db: Any) -> None:
     assert await recorded_async(db) == []
 
 
-async def test_record_that_cannot_be_written(db: Any) -> None:
+async def test_record_that_cannot_be_written(db: Any, registry: MigrationRegistry) -> None:
     """A document that has the `_id` of a pending migration is found before the migration runs."""
     await db.app_migrations.insert_one({"_id": "b", "name": "something else"})
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes_async(calls, "a"))
@@ -127,9 +120,8 @@ async def test_record_that_cannot_be_written(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_error_of_the_driver(db: Any) -> None:
+async def test_error_of_the_driver(db: Any, registry: MigrationRegistry) -> None:
     """What the driver raises in a migration reaches the caller as it is."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def breaks(db: Any) -> None:
@@ -143,9 +135,8 @@ async def test_error_of_the_driver(db: Any) -> None:
 # PyMongo leaves a socket to the garbage collector when its client is closed while it tries to connect.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_server_away(driver: str) -> None:
+async def test_server_away(registry: MigrationRegistry, driver: str) -> None:
     """Without a server the driver's own error comes, after the driver's own time-out."""
-    registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
     options = {"serverSelectionTimeoutMS": 50}

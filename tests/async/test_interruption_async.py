@@ -39,9 +39,8 @@ from tests.processes import interrupted
 pytestmark = pytest.mark.anyio
 
 
-async def test_cancelled(db: Any) -> None:
+async def test_cancelled(db: Any, registry: MigrationRegistry) -> None:
     """Cancellation reaches the function, is told and noted, and leaves no record but of what came before."""
-    registry = MigrationRegistry()
     started = asyncio.Event()
     told: list[Event] = []
     registry.register("a")(nothing_async)
@@ -62,9 +61,8 @@ async def test_cancelled(db: Any) -> None:
     assert await recorded_async(db) == ["a"]
 
 
-async def test_timeout(db: Any) -> None:
+async def test_timeout(db: Any, registry: MigrationRegistry) -> None:
     """A time-out around a run is a TimeoutError for the caller, and the run can be repeated."""
-    registry = MigrationRegistry()
     interruptions: list[Callable[[], None]] = []
 
     @registry.register("a")
@@ -87,9 +85,8 @@ async def test_timeout(db: Any) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_function_ends_before_the_run(db: Any, sync_db: Any, *, again: bool) -> None:
+async def test_function_ends_before_the_run(db: Any, registry: MigrationRegistry, sync_db: Any, *, again: bool) -> None:
     """A cancelled run ends only when the function in the worker thread has, however often it is cancelled."""
-    registry = MigrationRegistry()
     started, released = threading.Event(), threading.Event()
     steps = []
 
@@ -117,9 +114,8 @@ async def test_function_ends_before_the_run(db: Any, sync_db: Any, *, again: boo
     assert await recorded_async(db) == []
 
 
-async def test_cancel_scope_waits_for_the_function(db: Any, sync_db: Any) -> None:
+async def test_cancel_scope_waits_for_the_function(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """The same with anyio's cancellation, which is repeated until it is heeded, and a function that fails."""
-    registry = MigrationRegistry()
     started, released = threading.Event(), threading.Event()
     ended = []
 
@@ -139,9 +135,8 @@ async def test_cancel_scope_waits_for_the_function(db: Any, sync_db: Any) -> Non
     assert ended == ["function"]
 
 
-async def test_failure_of_a_cancelled_function(db: Any, sync_db: Any) -> None:
+async def test_failure_of_a_cancelled_function(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """What a function raises after its run was cancelled is the cause of the cancellation's exception."""
-    registry = MigrationRegistry()
     started, released = threading.Event(), threading.Event()
 
     @registry.register("a")
@@ -161,11 +156,10 @@ async def test_failure_of_a_cancelled_function(db: Any, sync_db: Any) -> None:
 
 
 @pytest.mark.driver("mongomock")
-def test_end_of_the_loop() -> None:
+def test_end_of_the_loop(registry: MigrationRegistry) -> None:
     """The end of an event loop cancels all its tasks; a run among them still waits for its function."""
     from mongomock_motor import AsyncMongoMockClient
 
-    registry = MigrationRegistry()
     started = asyncio.Event()
     steps = []
 
@@ -191,9 +185,8 @@ def test_end_of_the_loop() -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_cancelled_twice(db: Any, other: Any) -> None:
+async def test_cancelled_twice(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """Cancelled again while its transaction is aborted: it is aborted all the same, and blocks nothing."""
-    registry = MigrationRegistry()
     started = asyncio.Event()
     await db.users.insert_one({"_id": 1})
 
@@ -231,11 +224,10 @@ async def test_ctrl_c(uri: str, name: str, kind: str) -> None:
     assert ended.released
 
 
-async def test_concurrent_migrations(db: Any, sync_db: Any) -> None:
+async def test_concurrent_migrations(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """An interruption cancels `async def` functions; in `def` functions backfills end after their batch, and the others
     come to their end and are recorded; nothing begins; the lease is free when it is raised.
     """
-    registry = MigrationRegistry()
     meeting, cancelled = Meeting(3), Moment()
     told = Told()
     await fill_async(db.things, 6)
@@ -296,12 +288,11 @@ async def test_concurrent_migrations(db: Any, sync_db: Any) -> None:
 
 
 @both_kinds_async
-async def test_many(dbs: list[Any], sync_dbs: Any) -> None:
+async def test_many(dbs: list[Any], registry: MigrationRegistry, sync_dbs: Any) -> None:
     """A cancellation lets a `def` function come to its end, a backfill to that of its batch, and cancels an `async def`
     one; no other migration and no other database begins; the leases are free when it is raised, and the next call does
     the rest.
     """
-    registry = MigrationRegistry()
     meeting, cancelled = Meeting(3), Moment()
     loop, told = asyncio.get_running_loop(), Told()
     fixed: list[bool] = []
@@ -381,9 +372,8 @@ async def test_many_at_an_event(dbs: list[Any], kind: type[Event] | None, *, aga
 
 
 @pytest.mark.parametrize("steps", range(5))
-async def test_many_as_one_ends(dbs: list[Any], steps: int) -> None:
+async def test_many_as_one_ends(dbs: list[Any], registry: MigrationRegistry, steps: int) -> None:
     """Cancelled just when one database is done, where the next would begin: the other one is waited for."""
-    registry = MigrationRegistry()
     started, ended = Moment(), []
 
     @registry.register("a")
@@ -417,11 +407,12 @@ async def test_many_as_one_ends(dbs: list[Any], steps: int) -> None:
 
 @in_transactions("pymongo", "motor")
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_backfill(db: Any, sync_db: Any, is_async: bool, *, transaction: bool) -> None:
+async def test_backfill(
+    db: Any, registry: MigrationRegistry, sync_db: Any, is_async: bool, *, transaction: bool
+) -> None:
     """Cancellation ends an `async def` backfill where it is, and a `def` one, which can't be stopped, after its batch;
     the next run resumes there.
     """
-    registry = MigrationRegistry()
     await fill_async(db.things, 6)
     calls: list[list[int]] = []
     started, released = threading.Event(), threading.Event()

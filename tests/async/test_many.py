@@ -86,9 +86,8 @@ async def test_no_databases() -> None:
     assert await ab_async().run_many([], "app") == []
 
 
-async def test_order_of_the_results(dbs: list[Any]) -> None:
+async def test_order_of_the_results(dbs: list[Any], registry: MigrationRegistry) -> None:
     """The results are in the order given, also where the first ends last."""
-    registry = MigrationRegistry()
     ended = Moment()
 
     def hook(event: Event) -> None:
@@ -105,9 +104,8 @@ async def test_order_of_the_results(dbs: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [2, 3])
-async def test_at_most(several: Callable[[int], list[Any]], concurrency: int) -> None:
+async def test_at_most(registry: MigrationRegistry, several: Callable[[int], list[Any]], concurrency: int) -> None:
     """As many databases as may are migrated at once, and never more; in each one migration after the other."""
-    registry = MigrationRegistry()
     meeting, at_once = Meeting(concurrency), Count()
     in_each: dict[str, Count] = {}
 
@@ -127,11 +125,12 @@ async def test_at_most(several: Callable[[int], list[Any]], concurrency: int) ->
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("kind", [Broken, SystemExit, KeyboardInterrupt])
-async def test_failure_in_one(dbs: list[Any], kind: type[BaseException], concurrency: int) -> None:
+async def test_failure_in_one(
+    dbs: list[Any], registry: MigrationRegistry, kind: type[BaseException], concurrency: int
+) -> None:
     """What a migration raises is the error of its database, with its note, be it what ends a program; what was recorded
     before is said; the others are done. The next call does the rest.
     """
-    registry = MigrationRegistry()
     error = kind("own")
     fixed: list[bool] = []
     registry.register("a")(nothing_async)
@@ -157,9 +156,8 @@ async def test_failure_in_one(dbs: list[Any], kind: type[BaseException], concurr
 
 @pytest.mark.parametrize("is_async", [False, True])
 @both_kinds_async
-async def test_both_kinds(dbs: list[Any], sync_dbs: Any, *, is_async: bool) -> None:
+async def test_both_kinds(dbs: list[Any], registry: MigrationRegistry, sync_dbs: Any, *, is_async: bool) -> None:
     """Functions of both kinds run in all databases, each in its own; what they raise is the error of theirs."""
-    registry = MigrationRegistry()
     error = SystemExit("own")
 
     @registry.register("a")
@@ -251,9 +249,8 @@ async def test_targets(dbs: list[Any]) -> None:
     assert await recorded_in_async(dbs) == [["a", "c"]] * 5
 
 
-async def test_same_database_twice(db: Any) -> None:
+async def test_same_database_twice(db: Any, registry: MigrationRegistry) -> None:
     """A database that is given twice is migrated once: one run waits for the other and finds nothing to do."""
-    registry = MigrationRegistry()
     registry.register("a")(leaves_an_effect)
 
     results = await registry.run_many([db, db, db], "app")
@@ -265,9 +262,8 @@ async def test_same_database_twice(db: Any) -> None:
     assert await is_free_async(db)
 
 
-async def test_events(dbs: list[Any]) -> None:
+async def test_events(dbs: list[Any], registry: MigrationRegistry) -> None:
     """The hook is told what happens in each database, in order, and called by one at a time."""
-    registry = MigrationRegistry()
     meeting, told = Meeting(5), Told()
 
     async def body(db: Any) -> None:
@@ -305,9 +301,8 @@ async def test_failing_hook(dbs: list[Any], caplog: pytest.LogCaptureFixture) ->
     assert len([record for record in caplog.records if "hook" in record.message]) == 5 * 7
 
 
-async def test_unsound_graph(dbs: list[Any], commands: Commands) -> None:
+async def test_unsound_graph(dbs: list[Any], registry: MigrationRegistry, commands: Commands) -> None:
     """What is wrong with the migrations is raised at once, and nothing is sent."""
-    registry = MigrationRegistry()
     registry.register("a", depends_on=["b"])(nothing_async)
     registry.register("b", depends_on=["a"])(nothing_async)
 

@@ -86,9 +86,8 @@ async def test_transactions(db: Any, sync_db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_failure_in_a_transaction(db: Any, sync_db: Any) -> None:
+async def test_failure_in_a_transaction(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """A function of the other kind that fails in its transaction leaves nothing."""
-    registry = MigrationRegistry()
 
     @registry.register("fails", transaction=True)
     def fails(db: Any) -> None:
@@ -113,9 +112,8 @@ async def test_refused_without_the_database(db: Any) -> None:
     assert await recorded_async(db) == []
 
 
-async def test_not_needed_once_applied(db: Any) -> None:
+async def test_not_needed_once_applied(db: Any, registry: MigrationRegistry) -> None:
     """Migrations of the other kind that are applied need no database."""
-    registry = MigrationRegistry()
     registry.register("old")(nothing)
     registry.register("new")(nothing_async)
     await db.app_migrations.insert_one({"name": "old"})
@@ -123,9 +121,8 @@ async def test_not_needed_once_applied(db: Any) -> None:
     assert await registry.run(db, "app") == ["new"]
 
 
-async def test_where_the_other_kind_runs(db: Any, sync_db: Any) -> None:
+async def test_where_the_other_kind_runs(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """A `def` migration runs in a worker thread, and the event loop stays free meanwhile."""
-    registry = MigrationRegistry()
     started, loop_is_free = threading.Event(), threading.Event()
     seen = []
 
@@ -144,9 +141,10 @@ async def test_where_the_other_kind_runs(db: Any, sync_db: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
-async def test_failure_of_the_other_kind(db: Any, sync_db: Any, kind: type[BaseException]) -> None:
+async def test_failure_of_the_other_kind(
+    db: Any, registry: MigrationRegistry, sync_db: Any, kind: type[BaseException]
+) -> None:
     """An exception of the other kind reaches the caller as it is."""
-    registry = MigrationRegistry()
     error = kind("own")
 
     @registry.register("a")
@@ -160,9 +158,8 @@ async def test_failure_of_the_other_kind(db: Any, sync_db: Any, kind: type[BaseE
     assert await recorded_async(db) == []
 
 
-async def test_empty_iterator_of_the_other_kind(db: Any, sync_db: Any) -> None:
+async def test_empty_iterator_of_the_other_kind(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """A StopIteration cannot leave a coroutine: Python makes a RuntimeError of it, which shows it as its cause."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     def looks_for_one(db: Any) -> None:
@@ -174,9 +171,8 @@ async def test_empty_iterator_of_the_other_kind(db: Any, sync_db: Any) -> None:
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
-async def test_returns_too_early(db: Any) -> None:
+async def test_returns_too_early(db: Any, registry: MigrationRegistry) -> None:
     """An `async def` in name only, whose decorator had nothing to await, is applied."""
-    registry = MigrationRegistry()
 
     @functools.wraps(nothing_async)
     def skipped(db: Any) -> None: ...
@@ -187,9 +183,8 @@ async def test_returns_too_early(db: Any) -> None:
     assert await registry.run(db, "app") == ["a"]
 
 
-async def test_forgotten_await(db: Any) -> None:
+async def test_forgotten_await(db: Any, registry: MigrationRegistry) -> None:
     """An `async def` that returns what it should have awaited has done nothing either."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def forgets(db: Any) -> Any:
@@ -293,11 +288,12 @@ async def test_not_the_other_database(make: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-async def test_many_without_the_other_database(dbs: list[Any], place: tuple[str, str]) -> None:
+async def test_many_without_the_other_database(
+    dbs: list[Any], registry: MigrationRegistry, place: tuple[str, str]
+) -> None:
     """Where there is no database for the other kind, or a wrong one, or to get it fails, that is the error of each
     database that needs it, and nothing has run there.
     """
-    registry = MigrationRegistry()
     registry.register("a")(nothing_async)
     registry.register("b")(nothing)
     assert (await registry.run_many(dbs[:1], "app", targets=["a"]))[0].error is None
@@ -328,9 +324,10 @@ async def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 @pytest.mark.parametrize("transaction", [False, True])
-async def test_backfill_of_the_other_kind(db: Any, uri: str, name: str, *, transaction: bool) -> None:
+async def test_backfill_of_the_other_kind(
+    db: Any, registry: MigrationRegistry, uri: str, name: str, *, transaction: bool
+) -> None:
     """A function of the other kind has backfills over its own driver's collections, which resume."""
-    registry = MigrationRegistry()
     await fill_async(db.things, 5)
     calls: list[list[int]] = []
     async_db = db
@@ -358,9 +355,8 @@ async def test_backfill_of_the_other_kind(db: Any, uri: str, name: str, *, trans
     assert await db.app_migrations_progress.count_documents({}) == 0
 
 
-async def test_backfill_over_a_sync_collection(db: Any) -> None:
+async def test_backfill_over_a_sync_collection(db: Any, registry: MigrationRegistry) -> None:
     """An `async def` migration can't go over a collection of a sync driver."""
-    registry = MigrationRegistry()
     synchronous: MongoClient[Any] = MongoClient(NOWHERE, connect=False)
 
     @registry.register("a")

@@ -33,9 +33,8 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def test_committed_together(db: Any, other: Any) -> None:
+async def test_committed_together(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """What the function writes is seen by itself, and by others together with the record."""
-    registry = MigrationRegistry()
     await db.users.insert_one({"_id": 1})
 
     @registry.register("a", transaction=True)
@@ -51,9 +50,8 @@ async def test_committed_together(db: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [Broken, asyncio.CancelledError])
-async def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
+async def test_nothing_of_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
     """A function that fails leaves nothing, blocks nothing, and is run again by the next run."""
-    registry = MigrationRegistry()
     calls = []
 
     @registry.register("a", transaction=True)
@@ -74,9 +72,10 @@ async def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> No
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-async def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: str) -> None:
+async def test_client_closed_in_a_transaction(
+    db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str
+) -> None:
     """What the function raises reaches the caller, also where the transaction cannot be aborted any more."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:
@@ -101,9 +100,10 @@ async def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, na
     ],
     ids=str,
 )
-async def test_concerns_of_the_client(driver: str, uri: str, name: str, options: Any) -> None:
+async def test_concerns_of_the_client(
+    registry: MigrationRegistry, driver: str, uri: str, name: str, options: Any
+) -> None:
     """A client may have any concerns and preferences: in a transaction those of the transaction count."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:
@@ -115,9 +115,8 @@ async def test_concerns_of_the_client(driver: str, uri: str, name: str, options:
         assert await registry.run(db, "app") == ["a"]
 
 
-async def test_empty_iterator(db: Any) -> None:
+async def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     """`anext()` of nothing is a failure like any other."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     async def looks_for_one(db: Any) -> None:
@@ -128,9 +127,8 @@ async def test_empty_iterator(db: Any) -> None:
     assert await db.app_migrations.count_documents({}) == 0
 
 
-async def test_several_and_others(db: Any) -> None:
+async def test_several_and_others(db: Any, registry: MigrationRegistry) -> None:
     """Transactional migrations and others stand beside each other in one run."""
-    registry = MigrationRegistry()
     for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
         registry.register(name, transaction=transaction)(inserts)
     events: list[Event] = []
@@ -141,9 +139,8 @@ async def test_several_and_others(db: Any) -> None:
     assert [type(event) for event in events[1:-1]] == [MigrationStarted, MigrationApplied] * 4
 
 
-async def test_session_in_the_lock(db: Any, other: Any) -> None:
+async def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """The session of the transactions stands in the lock from the start, for a successor to end; then no more."""
-    registry = MigrationRegistry()
     seen = []
 
     @registry.register("a", transaction=True)
@@ -161,9 +158,8 @@ async def test_session_in_the_lock(db: Any, other: Any) -> None:
     assert (await other.app_migrations_lock.find_one())["sessions"] == []
 
 
-async def test_conflict(db: Any, other: Any) -> None:
+async def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """A function that meets the write of somebody else is called again, and its work is there once."""
-    registry = MigrationRegistry()
     await db.users.insert_one({"_id": 1, "count": 0})
     events: list[Event] = []
     calls = []
@@ -186,9 +182,8 @@ async def test_conflict(db: Any, other: Any) -> None:
     assert await db.users.find_one() == {"_id": 1, "count": 1}
 
 
-async def test_refused_in_a_transaction(db: Any) -> None:
+async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     """What the server does not allow in a transaction is its error, with a note on what to do."""
-    registry = MigrationRegistry()
     await db.users.insert_one({})
 
     @registry.register("a", transaction=True)
@@ -202,9 +197,8 @@ async def test_refused_in_a_transaction(db: Any) -> None:
     assert await db.app_migrations.count_documents({}) == 0
 
 
-async def test_another_client(db: Any, driver: str, uri: str, name: str) -> None:
+async def test_another_client(db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str) -> None:
     """What could not be in the transaction is refused by the driver, with a note on what to do."""
-    registry = MigrationRegistry()
 
     async with opened_async(driver, uri, name) as another:
 
@@ -217,9 +211,8 @@ async def test_another_client(db: Any, driver: str, uri: str, name: str) -> None
     assert "use the database that it is given" in caught.value.__notes__[0]
 
 
-async def test_recorded_meanwhile(db: Any, other: Any) -> None:
+async def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """Of two that do the same migration one commits; the other leaves nothing, and goes on as it has the lease."""
-    registry = MigrationRegistry()
     calls = []
 
     @registry.register("a", transaction=True)
@@ -237,9 +230,8 @@ async def test_recorded_meanwhile(db: Any, other: Any) -> None:
     assert [user async for user in db.users.find()] == [{"_id": "b"}]
 
 
-async def test_concerns(db: Any, other: Any) -> None:
+async def test_concerns(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """It commits with majority concern, and makes collections and indexes that are new."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:
@@ -251,9 +243,8 @@ async def test_concerns(db: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
-async def test_no_transactions(db: Any) -> None:
+async def test_no_transactions(db: Any, registry: MigrationRegistry) -> None:
     """Without transactions on the server nothing runs, and the error names those that need them."""
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes_async(calls, "a"))

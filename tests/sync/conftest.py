@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 
+from quaestor import MigrationRegistry
 from tests.databases import drivers, opened
 from tools.commands import Commands
 
@@ -14,6 +15,12 @@ from tools.commands import Commands
 def driver(request: pytest.FixtureRequest) -> str:
     """Every driver; a test that needs certain ones is parametrized with them."""
     return str(request.param)
+
+
+@pytest.fixture
+def registry() -> MigrationRegistry:
+    """A registry without migrations."""
+    return MigrationRegistry()
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from tests.functions import fill
 from tests.meeting import Meeting, Told
 
 
-def test_one_event_at_a_time(db: Any) -> None:
+def test_one_event_at_a_time(db: Any, registry: MigrationRegistry) -> None:
     """Threads that have an event at the same time take turns to call the hook."""
-    registry = MigrationRegistry()
     meeting, about_to_tell = Meeting(2), Meeting(3)
 
     def hook() -> None:

@@ -17,11 +17,10 @@ from quaestor import (
 from tests.databases import drivers
 
 
-def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
     """A function that takes a second argument gets its name, a logger, and a way to say how far it is; so does a
     rollback. What it says is an event, told as it happens.
     """
-    registry = MigrationRegistry()
     events: list[Event] = []
 
     @registry.register("a")
@@ -49,9 +48,8 @@ def test_context(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
-def test_context_in_a_transaction(db: Any) -> None:
+def test_context_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     """It comes with the database of the transaction, too."""
-    registry = MigrationRegistry()
     events: list[Event] = []
 
     @registry.register("a", transaction=True)
@@ -65,9 +63,8 @@ def test_context_in_a_transaction(db: Any) -> None:
     assert db.effects.count_documents({"migration": "a"}) == 1
 
 
-def test_progress_in_whole_numbers(db: Any) -> None:
+def test_progress_in_whole_numbers(db: Any, registry: MigrationRegistry) -> None:
     """What is no whole number is refused where it is said."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:

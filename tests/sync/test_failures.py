@@ -23,10 +23,9 @@ class Frozen(Exception):
 
 
 @pytest.mark.parametrize("make", [Broken, lambda: Frozen(7), SystemExit, KeyboardInterrupt, StopIteration])
-def test_exception_as_it_is(db: Any, make: Callable[[], BaseException]) -> None:
+def test_exception_as_it_is(db: Any, registry: MigrationRegistry, make: Callable[[], BaseException]) -> None:
     """The caller gets the very exception, with its traceback; nothing is recorded and what came before stays."""
     error = make()
-    registry = MigrationRegistry()
     registry.register("a")(nothing)
     registry.register("c")(nothing)
 
@@ -42,9 +41,8 @@ def test_exception_as_it_is(db: Any, make: Callable[[], BaseException]) -> None:
     assert recorded(db) == ["a"]
 
 
-def test_note(db: Any) -> None:
+def test_note(db: Any, registry: MigrationRegistry) -> None:
     """The exception carries a note with the migration and its place."""
-    registry = MigrationRegistry()
     registry.register("a")(nothing)
 
     @registry.register("b")
@@ -56,9 +54,8 @@ def test_note(db: Any) -> None:
     assert caught.value.__notes__ == ["quaestor: in migration 'b', 2 of 2"]
 
 
-def test_retry(db: Any) -> None:
+def test_retry(db: Any, registry: MigrationRegistry) -> None:
     """What failed is tried again by the next run, and what was applied is not."""
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes(calls, "a"))
@@ -75,9 +72,8 @@ def test_retry(db: Any) -> None:
     assert calls == ["a", "b", "b"]
 
 
-def test_empty_iterator(db: Any) -> None:
+def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     """`next()` of nothing in a migration is a failure like any other."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     def looks_for_one(db: Any) -> None:
@@ -88,9 +84,8 @@ def test_empty_iterator(db: Any) -> None:
     assert recorded(db) == []
 
 
-def test_generator_returned(db: Any, async_db: Any) -> None:
+def test_generator_returned(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """A function that returns a generator has done nothing: an error, not a record."""
-    registry = MigrationRegistry()
     registry.register("a")(lambda db: (user for user in ()))
 
     with pytest.raises(UnfinishedMigrationError, match="'a' returned a generator"):
@@ -98,9 +93,8 @@ def test_generator_returned(db: Any, async_db: Any) -> None:
     assert recorded(db) == []
 
 
-def test_awaitable_returned(db: Any, async_db: Any) -> None:
+def test_awaitable_returned(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """A `def` that returns a coroutine has done nothing: an error, no record, and no warning of Python's."""
-    registry = MigrationRegistry()
     registry.register("a")(lambda db: nothing_async(db))
 
     with pytest.raises(UnfinishedMigrationError, match=r"'a' returned an awaitable \(coroutine\)"):
@@ -109,10 +103,9 @@ def test_awaitable_returned(db: Any, async_db: Any) -> None:
     assert recorded(db) == []
 
 
-def test_record_that_cannot_be_written(db: Any) -> None:
+def test_record_that_cannot_be_written(db: Any, registry: MigrationRegistry) -> None:
     """A document that has the `_id` of a pending migration is found before the migration runs."""
     db.app_migrations.insert_one({"_id": "b", "name": "something else"})
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes(calls, "a"))
@@ -125,9 +118,8 @@ def test_record_that_cannot_be_written(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_error_of_the_driver(db: Any) -> None:
+def test_error_of_the_driver(db: Any, registry: MigrationRegistry) -> None:
     """What the driver raises in a migration reaches the caller as it is."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     def breaks(db: Any) -> None:
@@ -141,9 +133,8 @@ def test_error_of_the_driver(db: Any) -> None:
 # PyMongo leaves a socket to the garbage collector when its client is closed while it tries to connect.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_server_away(driver: str) -> None:
+def test_server_away(registry: MigrationRegistry, driver: str) -> None:
     """Without a server the driver's own error comes, after the driver's own time-out."""
-    registry = MigrationRegistry()
     registry.register("a")(nothing)
 
     options = {"serverSelectionTimeoutMS": 50}

@@ -51,9 +51,8 @@ def test_ctrl_c(uri: str, name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_generator_exit(db: Any, *, transaction: bool) -> None:
+def test_generator_exit(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
     """A function that raises GeneratorExit, as broken generators do, fails like any other and releases the lease."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=transaction)
     def leaves(db: Any) -> None:
@@ -67,11 +66,10 @@ def test_generator_exit(db: Any, *, transaction: bool) -> None:
 
 
 @both_kinds
-def test_concurrent_migrations(db: Any, async_db: Any, async_dbs: Any) -> None:
+def test_concurrent_migrations(db: Any, registry: MigrationRegistry, async_db: Any, async_dbs: Any) -> None:
     """An interruption cancels `async def` functions; in `def` functions backfills end after their batch, and the others
     come to their end and are recorded; nothing begins; the lease is free when it is raised.
     """
-    registry = MigrationRegistry()
     meeting, cancelled = Meeting(3), Moment()
     told = Told()
     fill(db.things, 6)
@@ -124,12 +122,11 @@ def test_concurrent_migrations(db: Any, async_db: Any, async_dbs: Any) -> None:
 
 
 @both_kinds
-def test_many(dbs: list[Any], async_dbs: Any) -> None:
+def test_many(dbs: list[Any], registry: MigrationRegistry, async_dbs: Any) -> None:
     """An interruption lets a `def` function come to its end and a backfill to that of its batch, and cancels an
     `async def` one; no other migration and no other database begins; the leases are free when it is raised, and the
     next call does the rest.
     """
-    registry = MigrationRegistry()
     meeting, cancelled = Meeting(3), Moment()
     told = Told()
     fixed: list[bool] = []
@@ -196,9 +193,8 @@ def test_many_at_an_event(dbs: list[Any], kind: type[Event], *, again: bool) -> 
     assert recorded_in(dbs) == [["a", "b"]] * 5
 
 
-def test_many_as_one_ends(dbs: list[Any]) -> None:
+def test_many_as_one_ends(dbs: list[Any], registry: MigrationRegistry) -> None:
     """Interrupted just when one database is done, where the next would begin: the other one is waited for."""
-    registry = MigrationRegistry()
     started, interrupted, ended = Moment(), Moment(), []
 
     @registry.register("a")

@@ -30,9 +30,8 @@ def lock(db: Any) -> dict[str, Any]:
     return document
 
 
-def test_lock_document(db: Any) -> None:
+def test_lock_document(db: Any, registry: MigrationRegistry) -> None:
     """While a run migrates the lock says who does, since and until when, and in which migration; then it is free."""
-    registry = MigrationRegistry()
     seen = []
 
     def looks(db: Any) -> None:
@@ -51,18 +50,16 @@ def test_lock_document(db: Any) -> None:
     assert lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
 
 
-def test_token_rises(db: Any) -> None:
+def test_token_rises(db: Any, registry: MigrationRegistry) -> None:
     """Every time that the lease is taken has a token of its own, larger than all before."""
-    registry = MigrationRegistry()
     for count in (1, 2, 3):
         registry.register(f"migration_{count}")(nothing)
         registry.run_sync(db, "app")
         assert lock(db)["token"] == count
 
 
-def test_nothing_to_do_takes_no_lease(db: Any) -> None:
+def test_nothing_to_do_takes_no_lease(db: Any, registry: MigrationRegistry) -> None:
     """A run that has nothing to do neither waits for a lease nor leaves one."""
-    registry = MigrationRegistry()
     registry.register("a")(nothing)
     registry.run_sync(db, "app")
     db.app_migrations_lock.replace_one({}, HELD)
@@ -71,10 +68,9 @@ def test_nothing_to_do_takes_no_lease(db: Any) -> None:
     assert lock(db) == HELD
 
 
-def test_lease_timeout(db: Any) -> None:
+def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
     """A lease that stays held is waited for as long as told; the error says who holds it; nothing has run."""
     db.app_migrations_lock.insert_one(HELD)
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes(calls, "a"))
@@ -97,10 +93,9 @@ def test_lease_timeout(db: Any) -> None:
     assert lock(db) == HELD
 
 
-def test_log_of_waiting(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_of_waiting(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
     """Waiting is logged with the holder's name."""
     db.app_migrations_lock.insert_one(HELD)
-    registry = MigrationRegistry()
     registry.register("a")(nothing)
 
     with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
@@ -110,10 +105,9 @@ def test_log_of_waiting(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert "Waiting, for 0 s by now, for the migrations of elsewhere (process 4711), since 2026-01-01" in message
 
 
-def test_take_over(db: Any) -> None:
+def test_take_over(db: Any, registry: MigrationRegistry) -> None:
     """A lease that has ended is taken over, with the token of the dead holder plus one."""
     db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
-    registry = MigrationRegistry()
     seen = []
 
     @registry.register("a")
@@ -127,9 +121,8 @@ def test_take_over(db: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])
-def test_released_after_a_failure(db: Any, failure: type[BaseException]) -> None:
+def test_released_after_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
     """A run that fails or is interrupted gives the lease back at once."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     def fails(db: Any) -> None:
@@ -140,9 +133,8 @@ def test_released_after_a_failure(db: Any, failure: type[BaseException]) -> None
     assert is_free(db)
 
 
-def test_second_instance_waits(db: Any) -> None:
+def test_second_instance_waits(db: Any, registry: MigrationRegistry) -> None:
     """An instance that starts while another migrates waits, and returns an empty list when that one has done it all."""
-    registry = MigrationRegistry()
     calls = []
     waiting, second = Moment(), []
     told = Told({LeaseAwaited: waiting.has_come})
@@ -173,9 +165,8 @@ def let_it_end(db: Any) -> None:
 
 
 @pytest.mark.parametrize("lose", [take, let_it_end])
-def test_lost_in_a_function(db: Any, lose: Callable[[Any], None]) -> None:
+def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable[[Any], None]) -> None:
     """A lease that was lost while a function ran: it is not recorded, and nothing more is started."""
-    registry = MigrationRegistry()
     calls = []
     registry.register("a")(lose)
 
@@ -189,9 +180,8 @@ def test_lost_in_a_function(db: Any, lose: Callable[[Any], None]) -> None:
     assert db.app_migrations.count_documents({}) == 0
 
 
-def test_lease_of_another_is_left_alone(db: Any) -> None:
+def test_lease_of_another_is_left_alone(db: Any, registry: MigrationRegistry) -> None:
     """A run that has lost its lease does not release that of the instance that has it now."""
-    registry = MigrationRegistry()
     registry.register("a")(take)
 
     with pytest.raises(LeaseLostError):
@@ -199,9 +189,8 @@ def test_lease_of_another_is_left_alone(db: Any) -> None:
     assert lock(db) == HELD
 
 
-def test_record_of_another(db: Any) -> None:
+def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
     """A record that is there already when the function ends was written by somebody who must hold the lease: stop."""
-    registry = MigrationRegistry()
     calls = []
 
     @registry.register("a")
@@ -215,10 +204,9 @@ def test_record_of_another(db: Any) -> None:
     assert calls == []
 
 
-def test_record_of_a_holder_that_woke(db: Any) -> None:
+def test_record_of_a_holder_that_woke(db: Any, registry: MigrationRegistry) -> None:
     """After a take-over it can be the old holder's, frozen until then just before its record: the new one goes on."""
     db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
-    registry = MigrationRegistry()
 
     @registry.register("a")
     def a(db: Any) -> None:
@@ -229,9 +217,8 @@ def test_record_of_a_holder_that_woke(db: Any) -> None:
     assert registry.run_sync(db, "app") == ["a", "b"]
 
 
-def test_unlock(db: Any) -> None:
+def test_unlock(db: Any, registry: MigrationRegistry) -> None:
     """`unlock` frees the lease and says who had it; the old holder stops at its next step, and a next run can go on."""
-    registry = MigrationRegistry()
     unlocked = []
 
     @registry.register("a")
@@ -248,9 +235,8 @@ def test_unlock(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_kept_alive(db: Any) -> None:
+def test_kept_alive(db: Any, registry: MigrationRegistry) -> None:
     """While a function runs the lease is renewed, well before it ends."""
-    registry = MigrationRegistry()
     ends = []
 
     @registry.register("a")

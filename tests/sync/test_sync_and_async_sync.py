@@ -86,9 +86,8 @@ def test_transactions(db: Any, async_db: Any) -> None:
 
 
 @real
-def test_failure_in_a_transaction(db: Any, async_db: Any) -> None:
+def test_failure_in_a_transaction(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """A function of the other kind that fails in its transaction leaves nothing."""
-    registry = MigrationRegistry()
 
     @registry.register("fails", transaction=True)
     async def fails(db: Any) -> None:
@@ -112,9 +111,8 @@ def test_refused_without_the_database(db: Any) -> None:
     assert recorded(db) == []
 
 
-def test_not_needed_once_applied(db: Any) -> None:
+def test_not_needed_once_applied(db: Any, registry: MigrationRegistry) -> None:
     """Migrations of the other kind that are applied need no database."""
-    registry = MigrationRegistry()
     registry.register("old")(nothing_async)
     registry.register("new")(nothing)
     db.app_migrations.insert_one({"name": "old"})
@@ -123,9 +121,8 @@ def test_not_needed_once_applied(db: Any) -> None:
 
 
 @both_kinds
-def test_where_the_other_kind_runs(db: Any, async_db: Any) -> None:
+def test_where_the_other_kind_runs(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """All `async def` migrations of a run share one event loop, in one thread that is not the caller's."""
-    registry = MigrationRegistry()
     seen = []
     for name in ("a", "b"):
 
@@ -144,9 +141,10 @@ def test_where_the_other_kind_runs(db: Any, async_db: Any) -> None:
 
 @both_kinds
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, StopAsyncIteration, asyncio.CancelledError])
-def test_failure_of_the_other_kind(db: Any, async_db: Any, kind: type[BaseException]) -> None:
+def test_failure_of_the_other_kind(
+    db: Any, registry: MigrationRegistry, async_db: Any, kind: type[BaseException]
+) -> None:
     """An exception of the other kind reaches the caller as it is."""
-    registry = MigrationRegistry()
     error = kind("own")
 
     @registry.register("a")
@@ -161,9 +159,8 @@ def test_failure_of_the_other_kind(db: Any, async_db: Any, kind: type[BaseExcept
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_closed_client(db: Any, uri: str, name: str) -> None:
+def test_closed_client(db: Any, registry: MigrationRegistry, uri: str, name: str) -> None:
     """A client that cannot be used is the driver's error in the migration, and hides nothing of the migration's own."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def fails(db: Any) -> None:
@@ -176,9 +173,8 @@ def test_closed_client(db: Any, uri: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
+def test_client_of_another_loop(db: Any, registry: MigrationRegistry, uri: str, name: str) -> None:
     """A client that is at work in another event loop cannot be used, as its driver says, and is left alone."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def works(db: Any) -> None:
@@ -196,9 +192,8 @@ def test_client_of_another_loop(db: Any, uri: str, name: str) -> None:
 
 
 @both_kinds
-def test_empty_iterator_of_the_other_kind(db: Any, async_db: Any) -> None:
+def test_empty_iterator_of_the_other_kind(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """`anext()` of nothing in an `async def` migration is a failure like any other."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def looks_for_one(db: Any) -> None:
@@ -210,9 +205,8 @@ def test_empty_iterator_of_the_other_kind(db: Any, async_db: Any) -> None:
 
 
 @both_kinds
-def test_function_that_ends_its_loop(db: Any, async_db: Any) -> None:
+def test_function_that_ends_its_loop(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """A function that cancels all tasks of its loop ends the loop; its own exception still reaches the caller."""
-    registry = MigrationRegistry()
 
     @registry.register("a")
     async def fails(db: Any) -> None:
@@ -225,14 +219,13 @@ def test_function_that_ends_its_loop(db: Any, async_db: Any) -> None:
 
 
 @both_kinds
-def test_no_event_loop(db: Any, async_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_event_loop(db: Any, registry: MigrationRegistry, async_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no event loop can be had, the run says so instead of waiting for it."""
 
     def fails(*args: object) -> None:
         raise OSError("too many open files")
 
     monkeypatch.setattr("anyio.run", fails)
-    registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
     with pytest.raises(OSError, match="too many open files"):
@@ -240,9 +233,8 @@ def test_no_event_loop(db: Any, async_db: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @both_kinds
-def test_returns_too_early(db: Any, async_db: Any) -> None:
+def test_returns_too_early(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """An `async def` in name only, whose decorator had nothing to await, is applied."""
-    registry = MigrationRegistry()
 
     @functools.wraps(nothing_async)
     def skipped(db: Any) -> None: ...
@@ -342,11 +334,10 @@ def test_not_the_other_database(make: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_many_without_the_other_database(dbs: list[Any], place: tuple[str, str]) -> None:
+def test_many_without_the_other_database(dbs: list[Any], registry: MigrationRegistry, place: tuple[str, str]) -> None:
     """Where there is no database for the other kind, or a wrong one, or to get it fails, that is the error of each
     database that needs it, and nothing has run there.
     """
-    registry = MigrationRegistry()
     registry.register("a")(nothing)
     registry.register("b")(nothing_async)
     assert registry.run_many_sync(dbs[:1], "app", targets=["a"])[0].error is None
@@ -377,9 +368,10 @@ def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 @pytest.mark.parametrize("transaction", [False, True])
-def test_backfill_of_the_other_kind(db: Any, uri: str, name: str, *, transaction: bool) -> None:
+def test_backfill_of_the_other_kind(
+    db: Any, registry: MigrationRegistry, uri: str, name: str, *, transaction: bool
+) -> None:
     """A function of the other kind has backfills over its own driver's collections, which resume."""
-    registry = MigrationRegistry()
     fill(db.things, 5)
     calls: list[list[int]] = []
     sync_db = db
@@ -407,9 +399,8 @@ def test_backfill_of_the_other_kind(db: Any, uri: str, name: str, *, transaction
     assert list(db.app_migrations_progress.find()) == []
 
 
-def test_backfill_over_an_async_collection(db: Any) -> None:
+def test_backfill_over_an_async_collection(db: Any, registry: MigrationRegistry) -> None:
     """A `def` migration can't go over a collection of an async driver."""
-    registry = MigrationRegistry()
     asynchronous: AsyncMongoClient[Any] = AsyncMongoClient(NOWHERE)
 
     @registry.register("a")

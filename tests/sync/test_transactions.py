@@ -31,9 +31,8 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_committed_together(db: Any, other: Any) -> None:
+def test_committed_together(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """What the function writes is seen by itself, and by others together with the record."""
-    registry = MigrationRegistry()
     db.users.insert_one({"_id": 1})
 
     @registry.register("a", transaction=True)
@@ -49,9 +48,8 @@ def test_committed_together(db: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])
-def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
+def test_nothing_of_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
     """A function that fails leaves nothing, blocks nothing, and is run again by the next run."""
-    registry = MigrationRegistry()
     calls = []
 
     @registry.register("a", transaction=True)
@@ -72,9 +70,8 @@ def test_nothing_of_a_failure(db: Any, failure: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: str) -> None:
+def test_client_closed_in_a_transaction(db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str) -> None:
     """What the function raises reaches the caller, also where the transaction cannot be aborted any more."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     def a(db: Any) -> None:
@@ -98,9 +95,8 @@ def test_client_closed_in_a_transaction(db: Any, driver: str, uri: str, name: st
     ],
     ids=str,
 )
-def test_concerns_of_the_client(driver: str, uri: str, name: str, options: Any) -> None:
+def test_concerns_of_the_client(registry: MigrationRegistry, driver: str, uri: str, name: str, options: Any) -> None:
     """A client may have any concerns and preferences: in a transaction those of the transaction count."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     def a(db: Any) -> None:
@@ -112,9 +108,8 @@ def test_concerns_of_the_client(driver: str, uri: str, name: str, options: Any) 
         assert registry.run_sync(db, "app") == ["a"]
 
 
-def test_empty_iterator(db: Any) -> None:
+def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     """`next()` of nothing is a failure like any other."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     def looks_for_one(db: Any) -> None:
@@ -125,9 +120,8 @@ def test_empty_iterator(db: Any) -> None:
     assert db.app_migrations.count_documents({}) == 0
 
 
-def test_several_and_others(db: Any) -> None:
+def test_several_and_others(db: Any, registry: MigrationRegistry) -> None:
     """Transactional migrations and others stand beside each other in one run."""
-    registry = MigrationRegistry()
     for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
         registry.register(name, transaction=transaction)(inserts)
     events: list[Event] = []
@@ -138,9 +132,8 @@ def test_several_and_others(db: Any) -> None:
     assert [type(event) for event in events[1:-1]] == [MigrationStarted, MigrationApplied] * 4
 
 
-def test_session_in_the_lock(db: Any, other: Any) -> None:
+def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """The session of the transactions stands in the lock from the start, for a successor to end; then no more."""
-    registry = MigrationRegistry()
     seen = []
 
     @registry.register("a", transaction=True)
@@ -158,9 +151,8 @@ def test_session_in_the_lock(db: Any, other: Any) -> None:
     assert other.app_migrations_lock.find_one()["sessions"] == []
 
 
-def test_conflict(db: Any, other: Any) -> None:
+def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """A function that meets the write of somebody else is called again, and its work is there once."""
-    registry = MigrationRegistry()
     db.users.insert_one({"_id": 1, "count": 0})
     events: list[Event] = []
     calls = []
@@ -183,9 +175,8 @@ def test_conflict(db: Any, other: Any) -> None:
     assert db.users.find_one() == {"_id": 1, "count": 1}
 
 
-def test_refused_in_a_transaction(db: Any) -> None:
+def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     """What the server does not allow in a transaction is its error, with a note on what to do."""
-    registry = MigrationRegistry()
     db.users.insert_one({})
 
     @registry.register("a", transaction=True)
@@ -199,9 +190,8 @@ def test_refused_in_a_transaction(db: Any) -> None:
     assert db.app_migrations.count_documents({}) == 0
 
 
-def test_another_client(db: Any, driver: str, uri: str, name: str) -> None:
+def test_another_client(db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str) -> None:
     """What could not be in the transaction is refused by the driver, with a note on what to do."""
-    registry = MigrationRegistry()
 
     with opened(driver, uri, name) as another:
 
@@ -214,9 +204,8 @@ def test_another_client(db: Any, driver: str, uri: str, name: str) -> None:
     assert "use the database that it is given" in caught.value.__notes__[0]
 
 
-def test_recorded_meanwhile(db: Any, other: Any) -> None:
+def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """Of two that do the same migration one commits; the other leaves nothing, and goes on as it has the lease."""
-    registry = MigrationRegistry()
     calls = []
 
     @registry.register("a", transaction=True)
@@ -234,9 +223,8 @@ def test_recorded_meanwhile(db: Any, other: Any) -> None:
     assert list(db.users.find()) == [{"_id": "b"}]
 
 
-def test_concerns(db: Any, other: Any) -> None:
+def test_concerns(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """It commits with majority concern, and makes collections and indexes that are new."""
-    registry = MigrationRegistry()
 
     @registry.register("a", transaction=True)
     def a(db: Any) -> None:
@@ -248,9 +236,8 @@ def test_concerns(db: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
-def test_no_transactions(db: Any) -> None:
+def test_no_transactions(db: Any, registry: MigrationRegistry) -> None:
     """Without transactions on the server nothing runs, and the error names those that need them."""
-    registry = MigrationRegistry()
     calls = []
 
     registry.register("a")(notes(calls, "a"))
