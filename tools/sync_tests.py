@@ -94,7 +94,7 @@ def generate(name: str) -> str:
         text = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", SYNC / name, "-"],
             input=text,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             check=True,
             encoding="utf-8",
         ).stdout

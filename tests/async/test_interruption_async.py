@@ -21,7 +21,7 @@ from quaestor import (
     RunFinished,
     RunStarted,
 )
-from tests.databases import both_kinds_async, drivers, in_transactions
+from tests.databases import drivers, in_transactions
 from tests.functions import (
     ab_async,
     are_free_async,
@@ -33,7 +33,7 @@ from tests.functions import (
     recorded_async,
     recorded_in_async,
 )
-from tests.meeting import Meeting, Moment, Told
+from tests.meeting import Moment, Told
 from tests.processes import interrupted
 
 pytestmark = pytest.mark.anyio
@@ -222,126 +222,6 @@ async def test_ctrl_c(uri: str, name: str, kind: str) -> None:
     assert ended.lines == ["started", "function ended", "failed"]
     assert ended.records == ["a"]
     assert ended.released
-
-
-async def test_concurrent_migrations(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
-    """An interruption cancels `async def` functions; in `def` functions backfills end after their batch, and the others
-    come to their end and are recorded; nothing begins; the lease is free when it is raised.
-    """
-    meeting, cancelled = Meeting(3), Moment()
-    told = Told()
-    await fill_async(db.things, 6)
-    seen: list[int] = []
-    fixed: list[bool] = []
-    calls: list[bool] = []
-    loop = asyncio.get_running_loop()
-
-    @registry.register("a")
-    def goes_on(db: Any) -> None:
-        meeting.wait()
-        loop.call_soon_threadsafe(running.cancel)
-        cancelled.wait()
-        db.effects.insert_one({})
-
-    @registry.register("b")
-    def backfills(db: Any, context: MigrationContext) -> None:
-        for batch in context.batches(db.things, size=2):
-            seen.extend(document["_id"] for document in batch)
-            if not fixed:
-                meeting.wait()
-                cancelled.wait()
-
-    @registry.register("c")
-    async def is_cancelled(db: Any) -> None:
-        if not fixed:
-            try:
-                await meeting.wait_async()
-                await asyncio.Event().wait()
-            finally:
-                for _ in range(5):  # the loop cancels the others meanwhile
-                    await asyncio.sleep(0)
-                cancelled.has_come()
-
-    for name, depends_on in {"d": [], "e": ["a"]}.items():
-
-        @registry.register(name, depends_on)
-        async def is_called(db: Any) -> None:
-            calls.append(bool(fixed))
-
-    running = asyncio.ensure_future(registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3))
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert running.cancelled()
-    assert await recorded_async(db) == ["a"]
-    assert await db.effects.count_documents({}) == 1
-    assert told.names(MigrationApplied) == ["a"]
-    assert {"b", "c"} <= set(told.names(MigrationFailed))
-    assert calls == []
-    assert seen == [0, 1]
-    assert await is_free_async(db)
-
-    fixed.append(True)
-    assert await registry.run(db, "app", sync_db=sync_db, concurrency=3) == ["b", "c", "d", "e"]
-    assert seen == [0, 1, 2, 3, 4, 5]
-    assert calls == [True, True]
-
-
-@both_kinds_async
-async def test_many(dbs: list[Any], registry: MigrationRegistry, sync_dbs: Any) -> None:
-    """A cancellation lets a `def` function come to its end, a backfill to that of its batch, and cancels an `async def`
-    one; no other migration and no other database begins; the leases are free when it is raised, and the next call does
-    the rest.
-    """
-    meeting, cancelled = Meeting(3), Moment()
-    loop, told = asyncio.get_running_loop(), Told()
-    fixed: list[bool] = []
-    seen: list[int] = []
-    await dbs[1].things.insert_many([{"_id": number} for number in range(4)])
-
-    @registry.register("a")
-    def goes_on(db: Any, context: MigrationContext) -> None:
-        if number_of(db) == "00" and not fixed:
-            meeting.wait()
-            loop.call_soon_threadsafe(running.cancel)
-            cancelled.wait()
-            db.effects.insert_one({})
-            return
-        for batch in context.batches(db.things, size=2):
-            seen.extend(document["_id"] for document in batch)
-            if not fixed:
-                meeting.wait()
-                cancelled.wait()
-
-    @registry.register("b", depends_on=["c"])
-    async def is_next(db: Any) -> None:
-        """Nothing."""
-
-    @registry.register("c")
-    async def is_cancelled(db: Any) -> None:
-        if number_of(db) == "02" and not fixed:
-            try:  # the cancellation may come while it still waits for the others
-                await meeting.wait_async()
-                await asyncio.Event().wait()
-            finally:
-                for _ in range(5):  # the loop cancels the others meanwhile
-                    await asyncio.sleep(0)
-                cancelled.has_come()
-
-    running = asyncio.ensure_future(registry.run_many(dbs, "app", sync_db=sync_dbs, on_event=told, concurrency=3))
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert await recorded_in_async(dbs) == [[], [], ["a"], [], []]
-    assert await dbs[0].effects.count_documents({}) == 1
-    assert seen == [0, 1]
-    assert {event.database for event in told} == {one.name for one in dbs[:3]}
-    assert await are_free_async(dbs)
-    fixed.append(True)
-    results = await registry.run_many(dbs, "app", sync_db=sync_dbs, lease_timeout=0)
-    assert [result.error for result in results] == [None] * 5
-    assert await recorded_in_async(dbs) == [["a", "b", "c"]] * 5
-    assert seen == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -1,0 +1,129 @@
+"""A run with `def` and `async def` functions that is interrupted."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from quaestor import MigrationApplied, MigrationContext, MigrationFailed, MigrationRegistry
+from tests.databases import both_kinds_async
+from tests.functions import are_free_async, fill_async, is_free_async, number_of, recorded_async, recorded_in_async
+from tests.interruption import interruption_async, recorded_when_interrupted_async
+from tests.meeting import Meeting, Moment, Told
+
+pytestmark = pytest.mark.anyio
+
+
+@both_kinds_async
+async def test_concurrent_migrations(db: Any, registry: MigrationRegistry, sync_db: Any, sync_dbs: Any) -> None:
+    """An interruption cancels `async def` functions; in `def` functions backfills end after their batch, and the others
+    come to their end and are recorded; nothing begins; the lease is free when it is raised.
+    """
+    meeting, cancelled, told, running = Meeting(3), Moment(), Told(), interruption_async()
+    await fill_async(db.things, 6)
+    seen: list[int] = []
+    fixed: list[bool] = []
+    calls: list[bool] = []
+
+    @registry.register("a")
+    def goes_on(db: Any) -> None:
+        meeting.wait()
+        running.interrupt()
+        cancelled.wait()
+        db.effects.insert_one({})
+
+    @registry.register("b")
+    def backfills(db: Any, context: MigrationContext) -> None:
+        for batch in context.batches(db.things, size=2):
+            seen.extend(document["_id"] for document in batch)
+            if not fixed:
+                meeting.wait()
+                cancelled.wait()
+
+    @registry.register("c")
+    async def is_cancelled(db: Any) -> None:  # stays async
+        if not fixed:
+            try:
+                await meeting.wait_async()
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(5):  # the loop cancels the others meanwhile
+                    await asyncio.sleep(0)
+                cancelled.has_come()
+
+    for name, depends_on in {"d": [], "e": ["a"]}.items():
+
+        @registry.register(name, depends_on)
+        async def is_called(db: Any) -> None:
+            calls.append(bool(fixed))
+
+    with pytest.raises(asyncio.CancelledError):
+        await running.call_async(lambda: registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3))
+
+    assert await recorded_async(db) == ["a"]
+    assert await db.effects.count_documents({}) == 1
+    assert told.names(MigrationApplied) == ["a"]
+    assert {"b", "c"} <= set(told.names(MigrationFailed))
+    assert calls == []
+    assert seen == [0, 1]
+    assert await is_free_async(db)
+
+    fixed.append(True)
+    assert await registry.run(db, "app", sync_db=sync_dbs and sync_dbs(db.name), concurrency=3) == ["b", "c", "d", "e"]
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert calls == [True, True]
+
+
+@both_kinds_async
+async def test_many(dbs: list[Any], registry: MigrationRegistry, sync_dbs: Any) -> None:
+    """An interruption lets a `def` function come to its end and a backfill to that of its batch, and cancels an
+    `async def` one; no other migration and no other database starts; the leases are free when it is raised, and the
+    next call does the rest.
+    """
+    meeting, cancelled, told, running = Meeting(3), Moment(), Told(), interruption_async()
+    fixed: list[bool] = []
+    seen: list[int] = []
+    await dbs[1].things.insert_many([{"_id": number} for number in range(4)])
+
+    @registry.register("a")
+    def goes_on(db: Any, context: MigrationContext) -> None:
+        if number_of(db) == "00" and not fixed:
+            meeting.wait()
+            running.interrupt()
+            cancelled.wait()
+            db.effects.insert_one({})
+            return
+        for batch in context.batches(db.things, size=2):
+            seen.extend(document["_id"] for document in batch)
+            if not fixed:
+                meeting.wait()
+                cancelled.wait()
+
+    @registry.register("b", depends_on=["c"])
+    async def is_next(db: Any) -> None:
+        """Nothing."""
+
+    @registry.register("c")
+    async def is_cancelled(db: Any) -> None:  # stays async
+        if number_of(db) == "02" and not fixed:
+            try:  # the cancellation may come while it still waits for the others
+                await meeting.wait_async()
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(5):  # the loop cancels the others meanwhile
+                    await asyncio.sleep(0)
+                cancelled.has_come()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running.call_async(lambda: registry.run_many(dbs, "app", sync_db=sync_dbs, on_event=told, concurrency=3))
+
+    assert await recorded_in_async(dbs) == [recorded_when_interrupted_async, [], ["a"], [], []]
+    assert await dbs[0].effects.count_documents({}) == 1
+    assert seen == [0, 1]
+    assert {event.database for event in told} == {one.name for one in dbs[:3]}
+    assert await are_free_async(dbs)
+    fixed.append(True)
+    results = await registry.run_many(dbs, "app", sync_db=sync_dbs, lease_timeout=0)
+    assert [result.error for result in results] == [None] * 5
+    assert await recorded_in_async(dbs) == [["a", "b", "c"]] * 5
+    assert seen == [0, 1, 2, 3]
