@@ -16,14 +16,24 @@ def drivers(*names: str) -> list[Any]:
 
 def pairs(*drivers: tuple[str, str | None]) -> pytest.MarkDecorator:
     """Parametrize a test with the drivers of `db` and of the database for functions of the other kind."""
-    params = [pytest.param(*pair, marks=[pytest.mark.driver(name) for name in {*pair} if name]) for pair in drivers]
+    params = [
+        # Where Motor is installed PyMongo is.
+        pytest.param(
+            first, second, marks=[pytest.mark.driver(name) for name in {first, second} - {None, "pymongo"} or {first}]
+        )
+        for first, second in drivers
+    ]
     return pytest.mark.parametrize(("driver", "other_driver"), params, indirect=True)
 
 
-both_kinds = pairs(("pymongo", "pymongo"), ("pymongo", "motor"), ("mongomock", "mongomock"))
-"""Parametrizes a sync test of `def` and `async def` functions with the drivers of both."""
-both_kinds_async = pairs(("pymongo", "pymongo"), ("motor", "pymongo"), ("motor", None), ("mongomock", None))
+real_kinds = pairs(("pymongo", "pymongo"), ("pymongo", "motor"))
+"""Parametrizes a sync test of `def` and `async def` functions with the drivers of both, of real servers."""
+real_kinds_async = pairs(("pymongo", "pymongo"), ("motor", "pymongo"), ("motor", None))
 """The same for async tests; Motor and mongomock-motor need no database for `def` functions."""
+both_kinds = pairs(("pymongo", "pymongo"), ("pymongo", "motor"), ("mongomock", "mongomock"))
+"""The same as `real_kinds`, with the mocks."""
+both_kinds_async = pairs(("pymongo", "pymongo"), ("motor", "pymongo"), ("motor", None), ("mongomock", None))
+"""The same as `real_kinds_async`, with the mocks."""
 
 
 def in_transactions(*names: str) -> pytest.MarkDecorator:

@@ -26,6 +26,20 @@ async def nothing_async(db: object) -> None:
     """An `async def` migration that does nothing."""
 
 
+def other_kind(sync: Any, asynchronous: Any) -> Any:
+    """The one of two functions that a sync test calls the other kind."""
+    return asynchronous
+
+
+def other_kind_async(sync: Any, asynchronous: Any) -> Any:
+    """The one of two functions that an async test calls the other kind."""
+    return sync
+
+
+other_nothing, other_nothing_async = nothing_async, nothing
+"""The same for functions that do nothing."""
+
+
 def definitions(needs: Mapping[str, Sequence[str]], *, transactional: bool = False) -> dict[str, MigrationDefinition]:
     """Migrations that do nothing, with these dependencies; nor do their rollbacks."""
     return {

@@ -20,8 +20,8 @@ ONE_SIDE = {
     "test_concurrency_sync.py": "threads that meet in a hook",
     "test_interruption_async.py": "cancellation, time-outs, the end of an event loop",
     "test_interruption_sync.py": "Ctrl-C",
-    "test_sync_and_async_async.py": "`def` migrations called from an event loop",
-    "test_sync_and_async_sync.py": "`async def` migrations called from sync code",
+    "test_sync_and_async_async.py": "what is said and done about `def` functions",
+    "test_sync_and_async_sync.py": "what is said and done about `async def` functions",
 }
 """Hand-written files, with the reason why they are."""
 
