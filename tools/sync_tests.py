@@ -23,7 +23,7 @@ ONE_SIDE = {
     "test_sync_and_async_async.py": "what is said and done about `def` functions",
     "test_sync_and_async_sync.py": "what is said and done about `async def` functions",
 }
-"""Hand-written files, with the reason why they are."""
+"""Files that are written by hand, with what they are about."""
 
 HEADER = "# Generated from tests/async/{name} by tools/sync_tests.py\n"
 IMPORT = re.compile(r"from [\w.]+ import \w|    \w+,$")  # on one line, or one name of several lines
@@ -41,15 +41,14 @@ SUBSTITUTIONS = [
         (r"(?<!`)\basync (?=(?:def|for|with)\b)", ""),  # in a docstring it is what it says
         (r"\bAwaitable\[([^\[\]]*)\]", r"\1"),
         # A registry is called with a database first, a runner never.
-        (r"\.run\((?=(?:db|another|watched|weak|proxy|client\[name\]|Own\(|make\(\)))", ".run_sync("),
+        (r"\.run\((?=(?:db|another|weak|proxy|Own\())", ".run_sync("),
         (r"\.run_many\(", ".run_many_sync("),
         (r"\bsync_(?=dbs?\b)", "async_"),
         (r'"pymongo", "motor"', '"pymongo"'),
         (r'"async"', '"sync"'),
         (r"\bStopAsyncIteration\b", "StopIteration"),
         (r"\basyncio\.CancelledError\b", "KeyboardInterrupt"),
-        (r"\b(anext|aclosing|aenter|aexit)\b", lambda match: match[0][1:]),
-        (r"\b(asynccontextmanager)\b", "contextmanager"),
+        (r"\banext\b", "next"),
         (r"\bpymongo\.asynchronous\b", "pymongo.synchronous"),
         (r"\bAsyncRunner\b", "SyncRunner"),
         (r"\bAsync(?=[A-Z])", ""),

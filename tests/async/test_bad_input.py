@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
-from pymongo.asynchronous.database import AsyncDatabase
 
 from quaestor import InvalidOptionError, InvalidPrefixError, MigrationRegistry
 from tests.databases import drivers
@@ -71,6 +70,8 @@ async def test_proxy_of_a_database(db: Any) -> None:
 @pytest.mark.driver("pymongo")
 async def test_subclass_of_a_database(uri: str, name: str) -> None:
     """A framework's subclass of a database, as Flask-PyMongo's, is accepted."""
+
+    from pymongo.asynchronous.database import AsyncDatabase
 
     class Own(AsyncDatabase[dict[str, Any]]):
         pass

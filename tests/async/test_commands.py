@@ -40,7 +40,7 @@ async def test_nothing_to_do_is_one_command(db: Any, commands: Commands) -> None
 
 
 async def test_applying(db: Any, commands: Commands) -> None:
-    """N migrations cost 2 N + 4 commands besides their own: two reads and a lease, and each a check and a record."""
+    """N migrations cost 2 N + 4 commands: two reads, a lease and its release, and for each a check and a record."""
     await migrations(7).run(db, "app")
 
     assert commands.names == ["find", "findAndModify", "find"] + ["update", "insert"] * 7 + ["update"]
@@ -55,7 +55,7 @@ async def test_applying_in_transactions(db: Any, commands: Commands) -> None:
 
 
 async def test_majority_on_the_primary(db: Any, commands: Commands) -> None:
-    """Majority concern, on the primary, whatever the client's defaults are; a check is vouched for by the record."""
+    """Majority concern on the primary, whatever the client's defaults are; a check needs none before a record."""
     await migrations(1).run(db, "app")
 
     reads = [command for command in commands.sent if "find" in command]
@@ -92,7 +92,7 @@ async def test_unsound_graph_sends_nothing(db: Any, commands: Commands) -> None:
 
 
 async def test_own_codec(driver: str, uri: str, name: str) -> None:
-    """Options of the user's client that change what documents look like do not touch the records."""
+    """Codec options of the client don't affect the records."""
     from bson.raw_bson import RawBSONDocument
 
     async with opened_async(driver, uri, name, document_class=RawBSONDocument, tz_aware=True) as db:

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
-    """A function that takes a second argument gets its name, a logger, and a way to say how far it is; so does a
-    rollback. What it says is an event, told as it happens.
+    """A function with a second argument gets a context: its name, a logger, and `progress`, which emits an event; so
+    does a rollback.
     """
     events: list[Event] = []
 
@@ -50,7 +50,7 @@ async def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogC
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
 async def test_context_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
-    """It comes with the database of the transaction, too."""
+    """In a transaction there is a context, too."""
     events: list[Event] = []
 
     @registry.register("a", transaction=True)
@@ -65,7 +65,7 @@ async def test_context_in_a_transaction(db: Any, registry: MigrationRegistry) ->
 
 
 async def test_progress_in_whole_numbers(db: Any, registry: MigrationRegistry) -> None:
-    """What is no whole number is refused where it is said."""
+    """Progress that is not a whole number is refused by the call."""
 
     @registry.register("a")
     async def a(db: Any, context: AsyncMigrationContext) -> None:

@@ -37,7 +37,7 @@ def registry() -> MigrationRegistry:
 
 
 async def test_events(db: Any, registry: MigrationRegistry) -> None:
-    """A hook is told every fact of a run, in order, with the database and the prefix."""
+    """A hook gets every event of a run, in order, with the database and the prefix."""
     told: list[Event] = []
     await db.app_migrations.insert_one({"_id": 7})
 
@@ -59,7 +59,7 @@ async def test_events(db: Any, registry: MigrationRegistry) -> None:
 
 
 async def test_nothing_to_do(db: Any) -> None:
-    """A run that finds nothing tells its start and its end."""
+    """A run with nothing to do emits its start and its end."""
     told: list[Event] = []
 
     await AsyncRunner(MigrationRegistry(), db, "app", on_event=told.append).run()
@@ -68,7 +68,7 @@ async def test_nothing_to_do(db: Any) -> None:
 
 
 async def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """What a hook raises is logged and stops nothing."""
+    """An exception of a hook is logged, and the run goes on."""
     registry = MigrationRegistry()
     registry.register("a")(nothing_async)
 
@@ -83,14 +83,14 @@ async def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize("hook", ["log_event", 7])
-async def test_hook_that_cannot_be_called(db: Any, hook: Any) -> None:
+async def test_hook_that_is_not_callable(db: Any, hook: Any) -> None:
     """A hook must be a function; anything else is refused before the first command."""
     with pytest.raises(InvalidOptionError, match="on_event must be a `def` function"):
         await MigrationRegistry().run(db, "app", on_event=hook)
 
 
-async def test_hook_that_must_be_awaited(db: Any) -> None:
-    """A coroutine function, or an object called like one, would never be awaited: refused."""
+async def test_async_hook(db: Any) -> None:
+    """A coroutine function, or an object with an async `__call__`, is refused: nothing would await it."""
 
     class Hook:
         async def __call__(self, event: Event) -> None: ...  # stays async
@@ -123,7 +123,7 @@ async def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptu
 
 
 async def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The default hook can be given by its name; a run with nothing to do is one line, a long plan is cut."""
+    """The default hook can be passed explicitly; a run with nothing to do is one line, and a long plan is cut."""
     caplog.set_level(logging.INFO, "quaestor")
     registry = MigrationRegistry()
     for number in range(22):
@@ -138,7 +138,7 @@ async def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_log_that_raises(db: Any) -> None:
-    """A handler of the log that fails stops nothing either."""
+    """The run goes on after an exception of a log handler, too."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

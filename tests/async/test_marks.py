@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("case", MARKS_APPLIED, ids=str)
 async def test_mark_applied(db: Any, case: Case) -> None:
-    """The names that were not are recorded, dependencies first; nothing is run, now or by the next run."""
+    """The names are recorded, dependencies first; no function is called, now or by the next run."""
     if case.recorded:
         await db.app_migrations.insert_many(records(*case.recorded))
     calls: list[str] = []
@@ -50,7 +50,7 @@ async def test_mark_applied(db: Any, case: Case) -> None:
 
 @pytest.mark.parametrize("case", MARKS_PENDING, ids=str)
 async def test_mark_pending(db: Any, case: Case) -> None:
-    """The records of the names go, dependents first, also of unknown ones; no rollback is run or needed."""
+    """The records of the names are removed, dependents first, also unknown ones; no rollback is called or needed."""
     if case.recorded:
         await db.app_migrations.insert_many(records(*case.recorded))
     calls: list[str] = []
@@ -74,7 +74,7 @@ async def test_record(db: Any) -> None:
 
 
 async def test_conflicts(db: Any) -> None:
-    """What would leave a recorded migration with an unrecorded dependency is refused, whole, and says why."""
+    """A mark that would leave an applied migration without a dependency is refused as a whole."""
     runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
     await db.app_migrations.insert_many(records("a", "b"))
 
@@ -91,7 +91,7 @@ async def test_conflicts(db: Any) -> None:
 
 @pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
 async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
-    """Records of the old tool count as records, and go when the migration is marked as pending, all of them."""
+    """Records of version 0.1 count, and all of them are removed when the migration is marked pending."""
     others = [{"_id": 7}, {"_id": 8, "name": 7}, *records("from tomorrow")]
     await db.app_migrations.insert_many([*found, *others])
     runner = AsyncRunner(registry({"a": []}, "async", []), db, "app")
@@ -102,7 +102,7 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
 
 
 async def test_record_conflict(db: Any) -> None:
-    """A name whose `_id` belongs to a record of something else is not marked, nor is any other."""
+    """When the `_id` of a name belongs to another record, nothing is marked."""
     await db.app_migrations.insert_one({"_id": "b", "name": "other"})
 
     with pytest.raises(RecordConflictError) as caught:
@@ -112,7 +112,7 @@ async def test_record_conflict(db: Any) -> None:
 
 
 async def test_unknown_names(db: Any) -> None:
-    """What is not registered cannot be marked as applied; as pending it can where it is recorded."""
+    """Unregistered names can't be marked applied, and can be marked pending if they are recorded."""
     runner = AsyncRunner(registry({"create_users": []}, "async", []), db, "app")
     await db.app_migrations.insert_many(records("create_orders"))
 
@@ -127,7 +127,7 @@ async def test_unknown_names(db: Any) -> None:
 
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
-    """Unknown names to mark as applied, and what is no list of names, are refused before anything is sent."""
+    """Unknown names to mark applied, and anything but a list of names, are refused before the first command."""
     async with nowhere_async() as db:
         runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
         with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
@@ -140,7 +140,7 @@ async def test_refused_before_the_first_command() -> None:
 
 
 async def test_lease(db: Any) -> None:
-    """A mark waits for the lease of another, where it has something to do, and gives its own back."""
+    """A mark with something to do waits for the lease, and releases it."""
     held = lock_of()
     await db.app_migrations_lock.insert_one(held)
     await db.app_migrations.insert_many(records("a"))
@@ -159,7 +159,7 @@ async def test_lease(db: Any) -> None:
 
 
 async def test_events(db: Any) -> None:
-    """A hook is told what was marked, and no event of a migration."""
+    """A hook gets an event of the marks, and none of a migration."""
     told: list[Event] = []
     runner = AsyncRunner(registry({"a": [], "b": ["a"]}, "async", []), db, "app", on_event=told.append)
     await db.app_migrations.insert_many(records("from tomorrow"))

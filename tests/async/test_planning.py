@@ -70,7 +70,7 @@ async def test_plan_rollback(db: Any, case: Case) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_one_command(db: Any, commands: Commands) -> None:
-    """A plan of either kind is one find, also of transactions; what the database holds stays as it is."""
+    """A plan is one find, also with transactions, and changes nothing in the database."""
     await db.app_migrations.insert_many(records("top", "left"))
     before = [one async for one in db.app_migrations.find()]
     runner = AsyncRunner(registry(DIAMOND, "async", [], transaction=True), db, "app")
@@ -87,8 +87,8 @@ async def test_one_command(db: Any, commands: Commands) -> None:
     assert await db.list_collection_names() == ["app_migrations"]
 
 
-async def test_nothing_is_told(db: Any) -> None:
-    """The events of a run are facts: of a plan there are none."""
+async def test_no_events(db: Any) -> None:
+    """A plan emits no events."""
     await db.app_migrations.insert_many(records("a", "from tomorrow"))
     told: list[Event] = []
     runner = AsyncRunner(registry(CHAIN, "async", []), db, "app", on_event=told.append)
@@ -99,7 +99,7 @@ async def test_nothing_is_told(db: Any) -> None:
     assert told == []
 
 
-async def test_plan_beside_a_holder(db: Any) -> None:
+async def test_plan_during_a_run(db: Any) -> None:
     """A plan neither waits for the lease of another nor touches it."""
     held = lock_of()
     await db.app_migrations_lock.insert_one(held)
@@ -113,7 +113,7 @@ async def test_plan_beside_a_holder(db: Any) -> None:
 
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
-    """An unsound graph, unknown names and what is no list of names are refused before anything is sent."""
+    """An unsound graph, unknown names and anything but a list of names are refused before the first command."""
     migrations = registry(CHAIN, "async", [])
     async with nowhere_async() as db:
         runner = AsyncRunner(migrations, db, "app")
@@ -130,7 +130,7 @@ async def test_refused_before_the_first_command() -> None:
 
 
 async def test_refused_after_the_read(db: Any) -> None:
-    """What a run or a rollback refuses because of the records, the plan does."""
+    """A plan refuses the same records that a run or a rollback refuses."""
     migrations = registry(CHAIN, "async", [], irreversible=["a", "c"])
     runner = AsyncRunner(migrations, db, "app")
     await db.app_migrations.insert_one({"_id": "d", "name": "other"})
@@ -145,7 +145,7 @@ async def test_refused_after_the_read(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
 async def test_refused_without_transactions(db: Any) -> None:
-    """Without transactions on the server a plan that needs them is refused, as the run is."""
+    """Without transactions on the server a plan that needs them is refused like the run."""
     runner = AsyncRunner(registry(CHAIN, "async", [], transaction=True), db, "app")
 
     with pytest.raises(TransactionsUnsupportedError):

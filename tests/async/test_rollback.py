@@ -44,7 +44,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("case", ROLLBACKS, ids=str)
 async def test_rollback(db: Any, case: Case) -> None:
-    """The targets and all applied ones that need them are undone, dependents first, and recorded no more."""
+    """The targets and all applied migrations that need them are rolled back, dependents first."""
     if case.recorded:
         await db.app_migrations.insert_many(records(*case.recorded))
         await db.effects.insert_many([{"_id": name} for name in case.recorded])
@@ -59,7 +59,7 @@ async def test_rollback(db: Any, case: Case) -> None:
 
 
 async def test_rollback_then_reapply(db: Any) -> None:
-    """What is undone is pending: the next run applies it again, and the next rollback undoes it again."""
+    """A migration that was rolled back is pending: a run applies it again, a rollback undoes it again."""
     runner = AsyncRunner(registry(DIAMOND, "async", []), db, "app")
 
     for _ in range(2):
@@ -79,7 +79,7 @@ async def test_rollback_then_reapply(db: Any) -> None:
     ],
 )
 async def test_commands(db: Any, commands: Commands, transaction: bool, each: list[str], once: list[str]) -> None:
-    """A rollback costs what a run does: two reads and a lease, and each a check and a record that goes."""
+    """A rollback costs as much as a run: two reads and a lease, and per migration a check and a removed record."""
     migrations = MigrationRegistry()
     for number in range(5):
         migrations.register(str(number), transaction=transaction)(nothing_async)
@@ -98,7 +98,7 @@ async def test_commands(db: Any, commands: Commands, transaction: bool, each: li
 
 
 async def test_events(db: Any) -> None:
-    """A hook is told every fact of a rollback, in order; unknown records are told once."""
+    """A hook gets every event of a rollback, in order; there is one event of unknown records."""
     told: list[Event] = []
     runner = AsyncRunner(registry({"a": [], "b": ["a"]}, "async", []), db, "app", on_event=told.append)
     await runner.run()
@@ -138,7 +138,7 @@ async def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_irreversible(db: Any) -> None:
-    """Where rollbacks are missing the error names them all, of those that are applied; nothing has run."""
+    """The error names all applied migrations without a rollback; nothing has run."""
     calls: list[str] = []
     migrations = registry(CHAIN, "async", calls, irreversible=["a", "c", "d"])
     await db.app_migrations.insert_many(records("a", "b", "c"))
@@ -153,8 +153,8 @@ async def test_irreversible(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
-    """What is applied while a rollback waits for its turn counts: where it cannot be undone, nothing is."""
+async def test_irreversible_under_the_lease(db: Any, uri: str, name: str) -> None:
+    """Migrations that are applied while a rollback waits count: if one is irreversible, nothing is undone."""
     calls: list[str] = []
     await db.app_migrations_lock.insert_one(lock_of())
     await db.app_migrations.insert_many(records("a"))
@@ -176,7 +176,7 @@ async def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
 
 
 async def test_failure(db: Any) -> None:
-    """A rollback that fails leaves exactly the undone ones unrecorded, gives back the lease, and can be repeated."""
+    """A rollback that fails has removed exactly the records of what it undid, and can be repeated."""
     calls: list[str] = []
     told: list[Event] = []
     await registry(CHAIN, "async", calls).run(db, "app")
@@ -195,7 +195,7 @@ async def test_failure(db: Any) -> None:
 
 @pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
 async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
-    """All records of what is undone go, those of the old tool included; all others stay."""
+    """All records of the migration are removed, those of version 0.1 included; all others stay."""
     others = [{"_id": 7}, {"_id": 8, "name": 7}, *records("from tomorrow")]
     await db.app_migrations.insert_many([*found, *others])
     calls: list[str] = []
@@ -208,7 +208,7 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
 
 @pytest.mark.driver("pymongo")
 async def test_refused_before_the_first_command() -> None:
-    """Unknown names and what is no list of names are refused before anything is sent."""
+    """Unknown names and anything but a list of names are refused before the first command."""
     async with nowhere_async() as db:
         runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
         with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
@@ -220,7 +220,7 @@ async def test_refused_before_the_first_command() -> None:
 
 
 async def test_lease(db: Any) -> None:
-    """A rollback takes the lease, which says that it is one; it waits for another's as long as told."""
+    """A rollback acquires the lease, which names the operation, or waits for it until the timeout."""
     migrations = MigrationRegistry()
     seen = []
     migrations.register("a")(nothing_async)
@@ -243,7 +243,7 @@ async def test_lease(db: Any) -> None:
 
 
 async def test_waits_for_a_run(db: Any) -> None:
-    """A rollback that meets a run waits, and then undoes what is recorded by then, as planned under the lease."""
+    """A rollback that waits for a run undoes what is recorded once it has the lease."""
     calls: list[str] = []
     migrations = registry({"a": [], "c": ["b"]}, "async", calls)
     await db.app_migrations.insert_many(records("a"))
@@ -263,12 +263,12 @@ async def test_waits_for_a_run(db: Any) -> None:
 
 
 async def take(db: Any) -> None:
-    """Another instance takes the lease."""
+    """Another instance acquires the lease."""
     await db.app_migrations_lock.replace_one({"_id": "lease"}, lock_of())
 
 
 async def unlock(db: Any) -> None:
-    """Somebody frees it."""
+    """Somebody unlocks it."""
     lease = await AsyncRunner(MigrationRegistry(), db, "app").unlock()
     assert lease is not None
     assert (lease.work, lease.migrations) == ("rollback", ("b",))
@@ -276,7 +276,7 @@ async def unlock(db: Any) -> None:
 
 @pytest.mark.parametrize("lose", [take, unlock])
 async def test_lost_lease(db: Any, lose: Callable[[Any], Awaitable[None]]) -> None:
-    """A lease that was lost while a rollback ran: the record stays, and nothing more is undone."""
+    """When the lease is lost during a rollback, the record stays and nothing else is undone."""
     calls: list[str] = []
     migrations = registry({"a": []}, "async", calls)
     migrations.register("b", ["a"])(nothing_async)

@@ -37,7 +37,7 @@ async def test_scenario(db: Any, scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 async def test_rerun(db: Any, scenario: Scenario) -> None:
-    """A second run applies what the first could not, and a third finds nothing to do."""
+    """A second run applies what the first one couldn't, and a third finds nothing to do."""
     if scenario.records:
         await db.app_migrations.insert_many(scenario.records)
     calls: list[str] = []
@@ -66,7 +66,7 @@ async def test_record(db: Any) -> None:
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 
 
-async def test_prefixes_are_apart(db: Any) -> None:
+async def test_prefixes_are_independent(db: Any) -> None:
     """Each prefix has its own records."""
     migrations = MigrationRegistry()
     migrations.register("first")(nothing_async)
@@ -77,7 +77,7 @@ async def test_prefixes_are_apart(db: Any) -> None:
 
 
 async def test_runner(db: Any) -> None:
-    """A runner does what the registry's call does, as often as it is asked to."""
+    """A runner can run as often as you like."""
     migrations = MigrationRegistry()
     migrations.register("first")(nothing_async)
     runner = AsyncRunner(migrations, db, "app")
@@ -89,7 +89,7 @@ async def test_runner(db: Any) -> None:
 
 
 async def test_prefix_from_an_enum(db: Any) -> None:
-    """A prefix that is a subclass of str names the collection that the str it is equal to names."""
+    """A prefix of a subclass of str names the same collection as the equal str."""
 
     class Prefix(str, enum.Enum):  # noqa: UP042 - whose str() is another one
         APP = "app"

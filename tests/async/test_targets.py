@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("case", TARGETS, ids=str)
 async def test_targets(db: Any, case: Case) -> None:
-    """A run applies the targets and what they need, and nothing else; the next one without targets does the rest."""
+    """A run applies only the targets and their dependencies; the next run without targets does the rest."""
     if case.recorded:
         await db.app_migrations.insert_many(records(*case.recorded))
     calls: list[str] = []
@@ -42,7 +42,7 @@ async def test_targets(db: Any, case: Case) -> None:
 
 
 async def test_targets_by_the_registry(db: Any) -> None:
-    """The registry's call takes the same; its hook is told the part that is done."""
+    """The registry's method takes targets too; the events have only that part."""
     told: list[Event] = []
     migrations = registry(CHAIN, "async", [])
 
@@ -53,7 +53,7 @@ async def test_targets_by_the_registry(db: Any) -> None:
 
 
 async def test_log_of_nothing_to_do(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the targets are applied and others are not, the log does not say that all are."""
+    """When only the targets are applied the log doesn't say that everything is."""
     await db.app_migrations.insert_many(records("a"))
 
     with caplog.at_level(logging.INFO, "quaestor"):
@@ -65,7 +65,7 @@ async def test_log_of_nothing_to_do(db: Any, caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.driver("pymongo")
 async def test_unknown_target() -> None:
-    """Names that are not registered are refused, each with the closest that is, before anything is sent."""
+    """Unregistered names are refused before the first command, each with the closest registered name."""
     migrations = registry({"create_users": [], "create_orders": []}, "async", [])
 
     async with nowhere_async() as db:
@@ -86,7 +86,7 @@ async def test_bad_targets(db: Any, targets: Any, words: str) -> None:
 
 
 async def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Records that the code does not know are told once, as a warning with their names, and the run goes on."""
+    """Unknown records are one event and one warning with their names, and the run goes on."""
     await db.app_migrations.insert_many(records("z", "from tomorrow"))
     told: list[Event] = []
 
@@ -104,7 +104,7 @@ async def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> Non
 
 
 async def test_unknown_records_with_nothing_to_do(db: Any) -> None:
-    """They are told by a run that finds nothing to do as well, and not where there are none."""
+    """A run with nothing to do has this event too, and a run without unknown records has not."""
     told: list[Event] = []
     migrations = MigrationRegistry()
 
@@ -117,7 +117,7 @@ async def test_unknown_records_with_nothing_to_do(db: Any) -> None:
 
 @pytest.mark.parametrize("targets", [None, ["a"]])
 async def test_strict(db: Any, targets: list[str] | None) -> None:
-    """A strict run refuses them: nothing has run, and no lease was taken; without such records it is a run."""
+    """A strict run refuses unknown records before it acquires the lease."""
     calls: list[str] = []
     migrations = registry({"a": []}, "async", calls)
     await db.app_migrations.insert_many(records("z", "from tomorrow"))
@@ -135,7 +135,7 @@ async def test_strict(db: Any, targets: list[str] | None) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_strict_under_the_lease(db: Any, uri: str, name: str) -> None:
-    """What comes to be recorded while a strict run waits for its turn is refused as well; it gives the lease back."""
+    """A strict run refuses records that were written while it waited, and releases the lease."""
     calls: list[str] = []
     await db.app_migrations_lock.insert_one(lock_of())
 

@@ -34,7 +34,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 
 async def test_committed_together(db: Any, registry: MigrationRegistry, other: Any) -> None:
-    """What the function writes is seen by itself, and by others together with the record."""
+    """A function sees its own writes; others see them together with the record."""
     await db.users.insert_one({"_id": 1})
 
     @registry.register("a", transaction=True)
@@ -51,7 +51,7 @@ async def test_committed_together(db: Any, registry: MigrationRegistry, other: A
 
 @pytest.mark.parametrize("failure", [Broken, asyncio.CancelledError])
 async def test_nothing_of_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
-    """A function that fails leaves nothing, blocks nothing, and is run again by the next run."""
+    """A function that fails leaves no writes and no locks, and the next run calls it again."""
     calls = []
 
     @registry.register("a", transaction=True)
@@ -75,7 +75,7 @@ async def test_nothing_of_a_failure(db: Any, registry: MigrationRegistry, failur
 async def test_client_closed_in_a_transaction(
     db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str
 ) -> None:
-    """What the function raises reaches the caller, also where the transaction cannot be aborted any more."""
+    """The function's exception reaches the caller even if the transaction can't be aborted any more."""
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:
@@ -103,7 +103,7 @@ async def test_client_closed_in_a_transaction(
 async def test_concerns_of_the_client(
     registry: MigrationRegistry, driver: str, uri: str, name: str, options: Any
 ) -> None:
-    """A client may have any concerns and preferences: in a transaction those of the transaction count."""
+    """In a transaction the concerns and preferences of the client don't matter."""
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:
@@ -127,8 +127,8 @@ async def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     assert await db.app_migrations.count_documents({}) == 0
 
 
-async def test_several_and_others(db: Any, registry: MigrationRegistry) -> None:
-    """Transactional migrations and others stand beside each other in one run."""
+async def test_transactional_and_others(db: Any, registry: MigrationRegistry) -> None:
+    """Transactional and other migrations can be in one run."""
     for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
         registry.register(name, transaction=transaction)(inserts)
     events: list[Event] = []
@@ -140,7 +140,7 @@ async def test_several_and_others(db: Any, registry: MigrationRegistry) -> None:
 
 
 async def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: Any) -> None:
-    """The session of the transactions stands in the lock from the start, for a successor to end; then no more."""
+    """The lock names the session of the transactions until the run ends, so that a successor can end it."""
     seen = []
 
     @registry.register("a", transaction=True)
@@ -159,7 +159,7 @@ async def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: 
 
 
 async def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> None:
-    """A function that meets the write of somebody else is called again, and its work is there once."""
+    """A function with a write conflict is called again, and its writes are there once."""
     await db.users.insert_one({"_id": 1, "count": 0})
     events: list[Event] = []
     calls = []
@@ -183,7 +183,7 @@ async def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> Non
 
 
 async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
-    """What the server does not allow in a transaction is its error, with a note on what to do."""
+    """An operation that MongoDB doesn't allow in a transaction is its error, with a note on what to do."""
     await db.users.insert_one({})
 
     @registry.register("a", transaction=True)
@@ -198,7 +198,7 @@ async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) ->
 
 
 async def test_another_client(db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str) -> None:
-    """What could not be in the transaction is refused by the driver, with a note on what to do."""
+    """Another client can't take part in the transaction: the driver's error, with a note on what to do."""
 
     async with opened_async(driver, uri, name) as another:
 
@@ -212,7 +212,7 @@ async def test_another_client(db: Any, registry: MigrationRegistry, driver: str,
 
 
 async def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: Any) -> None:
-    """Of two that do the same migration one commits; the other leaves nothing, and goes on as it has the lease."""
+    """When another instance commits the same migration first, this one leaves nothing and goes on."""
     calls = []
 
     @registry.register("a", transaction=True)
@@ -231,7 +231,7 @@ async def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: A
 
 
 async def test_concerns(db: Any, registry: MigrationRegistry, other: Any) -> None:
-    """It commits with majority concern, and makes collections and indexes that are new."""
+    """A transaction can create collections and indexes."""
 
     @registry.register("a", transaction=True)
     async def a(db: Any) -> None:

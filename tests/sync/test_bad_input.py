@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
-from pymongo.asynchronous.database import Database
 
 from quaestor import InvalidOptionError, InvalidPrefixError, MigrationRegistry
 from tests.databases import drivers
@@ -70,6 +69,8 @@ def test_proxy_of_a_database(db: Any) -> None:
 @pytest.mark.driver("pymongo")
 def test_subclass_of_a_database(uri: str, name: str) -> None:
     """A framework's subclass of a database, as Flask-PyMongo's, is accepted."""
+
+    from pymongo.synchronous.database import Database
 
     class Own(Database[dict[str, Any]]):
         pass

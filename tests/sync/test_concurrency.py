@@ -78,7 +78,7 @@ def test_both_kinds(db: Any, registry: MigrationRegistry, async_db: Any) -> None
 
 
 def test_dependents_after_the_record(db: Any, registry: MigrationRegistry) -> None:
-    """Whatever is needed is recorded when a function begins, and nothing else is waited for."""
+    """A function starts once all its dependencies are recorded, and waits for nothing else."""
     needs = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "x": [], "y": ["d", "x"]}
     missing: list[tuple[str, str]] = []
     last = Moment()
@@ -102,7 +102,7 @@ def test_dependents_after_the_record(db: Any, registry: MigrationRegistry) -> No
 
 @pytest.mark.parametrize("concurrency", [2, 3])
 def test_at_most(db: Any, registry: MigrationRegistry, concurrency: int) -> None:
-    """As many as may are under way, and never more."""
+    """Never more than `concurrency` run at once."""
     meeting, count = Meeting(concurrency), Count()
 
     def body(db: Any) -> None:
@@ -118,7 +118,7 @@ def test_at_most(db: Any, registry: MigrationRegistry, concurrency: int) -> None
 
 @pytest.mark.parametrize("options", [{}, {"concurrency": 1}], ids=str)
 def test_one_at_a_time(db: Any, registry: MigrationRegistry, options: Any) -> None:
-    """By default they run one after the other, in the task or thread of the caller, the alphabetically first first."""
+    """By default they run one at a time, in alphabetical order, in the task or thread of the caller."""
     calls = []
 
     def function(name: str) -> Callable[[Any], None]:
@@ -135,7 +135,7 @@ def test_one_at_a_time(db: Any, registry: MigrationRegistry, options: Any) -> No
 
 
 def test_order_of_the_list(db: Any, registry: MigrationRegistry) -> None:
-    """What is returned is in the order of the plan, and what is told in that in which it ended."""
+    """The result is in the order of the plan, the events are in the order of what happened."""
     applied = Moment()
     told = Told({MigrationApplied: applied.has_come})
 
@@ -152,7 +152,7 @@ def test_order_of_the_list(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_failure_while_others_run(db: Any, registry: MigrationRegistry) -> None:
-    """After a failure nothing begins; what is under way ends and is recorded; the caller gets the very exception."""
+    """After a failure no migration starts; running ones end and are recorded; the caller gets the very exception."""
     error, meeting, failed = Broken("own"), Meeting(3), Moment()
     fixed: list[bool] = []
 
@@ -191,7 +191,7 @@ def test_failure_while_others_run(db: Any, registry: MigrationRegistry) -> None:
 def test_two_failures(
     db: Any, registry: MigrationRegistry, second: type[BaseException], group: type[BaseExceptionGroup[Any]]
 ) -> None:
-    """Several failures are raised together, each as it is with its note; what ended well is recorded."""
+    """Several failures are raised as a group, each with its note; the others are recorded."""
     errors, meeting, failed = {"a": Broken("own"), "b": second("own")}, Meeting(3), Moment()
 
     def function(name: str) -> Callable[[Any], None]:
@@ -227,7 +227,7 @@ def test_two_failures(
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_exit(db: Any, registry: MigrationRegistry, async_db: Any, is_async: bool, kind: type[BaseException]) -> None:
-    """What ends a program can be raised by a function too: it waits for the others, and is raised as it is."""
+    """SystemExit and KeyboardInterrupt of a function wait for the others, and are raised unchanged."""
     error, meeting, failed = kind("own"), Meeting(3), Moment()
 
     def plain(db: Any) -> None:
@@ -265,7 +265,7 @@ def test_exit(db: Any, registry: MigrationRegistry, async_db: Any, is_async: boo
 
 
 def test_events(db: Any, registry: MigrationRegistry) -> None:
-    """Of each its start is told before its end, with its place in the plan, between start and end of the run."""
+    """Each migration starts before it ends, with its number in the plan, between start and end of the run."""
     meeting, told = Meeting(3), Told()
 
     def meets(db: Any) -> None:
@@ -291,7 +291,7 @@ def test_events(db: Any, registry: MigrationRegistry) -> None:
 
 @both_kinds
 def test_one_event_at_a_time(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
-    """The hook is never called by two at once, also where functions tell something while they run."""
+    """The hook is called by one function at a time."""
     meeting = Meeting(2)
     told = Told()
 
@@ -350,7 +350,7 @@ def test_transactions(db: Any, registry: MigrationRegistry, other: Any) -> None:
 
 @real
 def test_conflicting_transactions(db: Any, registry: MigrationRegistry) -> None:
-    """Of transactions that write the same document all are there in the end, each once."""
+    """Transactions that write the same document are retried until each is there once."""
     meeting, told = Meeting(3), Told()
     calls: dict[str, int] = {}
     db.counts.insert_one({"_id": 1, "count": 0})
@@ -422,7 +422,7 @@ def test_backfills(db: Any, registry: MigrationRegistry, *, transaction: bool) -
 
 
 def test_status(db: Any, registry: MigrationRegistry, other: Any) -> None:
-    """A status names all that are under way, also those that began later; not those that have ended."""
+    """A status names all running migrations, also those that started later, and none that has ended."""
     first, later = Meeting(3), Meeting(2)
     seen: dict[str, Lease | None] = {}
 
@@ -461,7 +461,7 @@ def test_status(db: Any, registry: MigrationRegistry, other: Any) -> None:
 
 
 def test_targets(db: Any, registry: MigrationRegistry) -> None:
-    """With targets these and what they need run at the same time, and nothing else does."""
+    """Only the targets and their dependencies run, concurrently."""
     meeting = Meeting(2)
 
     def meets(db: Any) -> None:
@@ -475,7 +475,7 @@ def test_targets(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_generator_exit(db: Any) -> None:
-    """A GeneratorExit that a function raises, which flows take for their own end, is told as a RuntimeError."""
+    """A GeneratorExit of a function becomes a RuntimeError."""
     registry, told = MigrationRegistry(), Told()
 
     @registry.register("a")

@@ -36,7 +36,7 @@ def registry() -> MigrationRegistry:
 
 
 def test_events(db: Any, registry: MigrationRegistry) -> None:
-    """A hook is told every fact of a run, in order, with the database and the prefix."""
+    """A hook gets every event of a run, in order, with the database and the prefix."""
     told: list[Event] = []
     db.app_migrations.insert_one({"_id": 7})
 
@@ -58,7 +58,7 @@ def test_events(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_nothing_to_do(db: Any) -> None:
-    """A run that finds nothing tells its start and its end."""
+    """A run with nothing to do emits its start and its end."""
     told: list[Event] = []
 
     SyncRunner(MigrationRegistry(), db, "app", on_event=told.append).run()
@@ -67,7 +67,7 @@ def test_nothing_to_do(db: Any) -> None:
 
 
 def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """What a hook raises is logged and stops nothing."""
+    """An exception of a hook is logged, and the run goes on."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
 
@@ -82,14 +82,14 @@ def test_hook_that_raises(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("hook", ["log_event", 7])
-def test_hook_that_cannot_be_called(db: Any, hook: Any) -> None:
+def test_hook_that_is_not_callable(db: Any, hook: Any) -> None:
     """A hook must be a function; anything else is refused before the first command."""
     with pytest.raises(InvalidOptionError, match="on_event must be a `def` function"):
         MigrationRegistry().run_sync(db, "app", on_event=hook)
 
 
-def test_hook_that_must_be_awaited(db: Any) -> None:
-    """A coroutine function, or an object called like one, would never be awaited: refused."""
+def test_async_hook(db: Any) -> None:
+    """A coroutine function, or an object with an async `__call__`, is refused: nothing would it."""
 
     class Hook:
         async def __call__(self, event: Event) -> None: ...
@@ -122,7 +122,7 @@ def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixt
 
 
 def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The default hook can be given by its name; a run with nothing to do is one line, a long plan is cut."""
+    """The default hook can be passed explicitly; a run with nothing to do is one line, and a long plan is cut."""
     caplog.set_level(logging.INFO, "quaestor")
     registry = MigrationRegistry()
     for number in range(22):
@@ -137,7 +137,7 @@ def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_log_that_raises(db: Any) -> None:
-    """A handler of the log that fails stops nothing either."""
+    """The run goes on after an exception of a log handler, too."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -24,7 +24,7 @@ class Frozen(Exception):
 
 @pytest.mark.parametrize("make", [Broken, lambda: Frozen(7), SystemExit, KeyboardInterrupt, StopIteration])
 def test_exception_as_it_is(db: Any, registry: MigrationRegistry, make: Callable[[], BaseException]) -> None:
-    """The caller gets the very exception, with its traceback; nothing is recorded and what came before stays."""
+    """The caller gets the very exception with its traceback; earlier records stay."""
     error = make()
     registry.register("a")(nothing)
     registry.register("c")(nothing)
@@ -55,7 +55,7 @@ def test_note(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_retry(db: Any, registry: MigrationRegistry) -> None:
-    """What failed is tried again by the next run, and what was applied is not."""
+    """The next run retries the failed migration, and not the applied ones."""
     calls = []
 
     registry.register("a")(notes(calls, "a"))
@@ -104,7 +104,7 @@ def test_awaitable_returned(db: Any, registry: MigrationRegistry, async_db: Any)
 
 
 def test_record_that_cannot_be_written(db: Any, registry: MigrationRegistry) -> None:
-    """A document that has the `_id` of a pending migration is found before the migration runs."""
+    """A foreign document with the `_id` of a pending migration is an error before anything runs."""
     db.app_migrations.insert_one({"_id": "b", "name": "something else"})
     calls = []
 
@@ -119,7 +119,7 @@ def test_record_that_cannot_be_written(db: Any, registry: MigrationRegistry) -> 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_error_of_the_driver(db: Any, registry: MigrationRegistry) -> None:
-    """What the driver raises in a migration reaches the caller as it is."""
+    """The driver's error in a migration reaches the caller unchanged."""
 
     @registry.register("a")
     def breaks(db: Any) -> None:
@@ -134,7 +134,7 @@ def test_error_of_the_driver(db: Any, registry: MigrationRegistry) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_server_away(registry: MigrationRegistry, driver: str) -> None:
-    """Without a server the driver's own error comes, after the driver's own time-out."""
+    """Without a server the driver's own error is raised after its own timeout."""
     registry.register("a")(nothing)
 
     options = {"serverSelectionTimeoutMS": 50}

@@ -31,7 +31,7 @@ def lock(db: Any) -> dict[str, Any]:
 
 
 def test_lock_document(db: Any, registry: MigrationRegistry) -> None:
-    """While a run migrates the lock says who does, since and until when, and in which migration; then it is free."""
+    """While a run migrates the lock document names it, its times and its migration; then it is free."""
     seen = []
 
     def looks(db: Any) -> None:
@@ -51,7 +51,7 @@ def test_lock_document(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_token_rises(db: Any, registry: MigrationRegistry) -> None:
-    """Every time that the lease is taken has a token of its own, larger than all before."""
+    """Each acquired lease has a larger token than all before."""
     for count in (1, 2, 3):
         registry.register(f"migration_{count}")(nothing)
         registry.run_sync(db, "app")
@@ -59,7 +59,7 @@ def test_token_rises(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_nothing_to_do_takes_no_lease(db: Any, registry: MigrationRegistry) -> None:
-    """A run that has nothing to do neither waits for a lease nor leaves one."""
+    """A run with nothing to do neither waits for the lease nor acquires it."""
     registry.register("a")(nothing)
     registry.run_sync(db, "app")
     db.app_migrations_lock.replace_one({}, HELD)
@@ -69,7 +69,7 @@ def test_nothing_to_do_takes_no_lease(db: Any, registry: MigrationRegistry) -> N
 
 
 def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
-    """A lease that stays held is waited for as long as told; the error says who holds it; nothing has run."""
+    """A run waits until the timeout for a lease that stays held; the error names the holder, and nothing has run."""
     db.app_migrations_lock.insert_one(HELD)
     calls = []
 
@@ -106,7 +106,7 @@ def test_log_of_waiting(db: Any, registry: MigrationRegistry, caplog: pytest.Log
 
 
 def test_take_over(db: Any, registry: MigrationRegistry) -> None:
-    """A lease that has ended is taken over, with the token of the dead holder plus one."""
+    """An expired lease is taken over, with the token of the dead holder plus one."""
     db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
     seen = []
 
@@ -122,7 +122,7 @@ def test_take_over(db: Any, registry: MigrationRegistry) -> None:
 
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])
 def test_released_after_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
-    """A run that fails or is interrupted gives the lease back at once."""
+    """A run that fails or is interrupted releases the lease at once."""
 
     @registry.register("a")
     def fails(db: Any) -> None:
@@ -134,7 +134,7 @@ def test_released_after_a_failure(db: Any, registry: MigrationRegistry, failure:
 
 
 def test_second_instance_waits(db: Any, registry: MigrationRegistry) -> None:
-    """An instance that starts while another migrates waits, and returns an empty list when that one has done it all."""
+    """An instance that starts while another one migrates waits, and then finds nothing to do."""
     calls = []
     waiting, second = Moment(), []
     told = Told({LeaseAwaited: waiting.has_come})
@@ -155,18 +155,18 @@ def test_second_instance_waits(db: Any, registry: MigrationRegistry) -> None:
 
 
 def take(db: Any) -> None:
-    """Another instance takes the lease, as if this one's had ended."""
+    """Another instance acquires the lease, as if this one's had expired."""
     db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
 
 
 def let_it_end(db: Any) -> None:
-    """The lease ends, and nobody takes it."""
+    """The lease expires, and nobody acquires it."""
     db.app_migrations_lock.update_one({"_id": "lease"}, {"$set": {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)}})
 
 
 @pytest.mark.parametrize("lose", [take, let_it_end])
 def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable[[Any], None]) -> None:
-    """A lease that was lost while a function ran: it is not recorded, and nothing more is started."""
+    """When the lease is lost while a function runs, it is not recorded and no other one starts."""
     calls = []
     registry.register("a")(lose)
 
@@ -181,7 +181,7 @@ def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable
 
 
 def test_lease_of_another_is_left_alone(db: Any, registry: MigrationRegistry) -> None:
-    """A run that has lost its lease does not release that of the instance that has it now."""
+    """A run that has lost its lease doesn't release the next holder's."""
     registry.register("a")(take)
 
     with pytest.raises(LeaseLostError):
@@ -190,7 +190,7 @@ def test_lease_of_another_is_left_alone(db: Any, registry: MigrationRegistry) ->
 
 
 def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
-    """A record that is there already when the function ends was written by somebody who must hold the lease: stop."""
+    """When another instance has written the record meanwhile, it must hold the lease: stop."""
     calls = []
 
     @registry.register("a")
@@ -205,7 +205,7 @@ def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_record_of_a_holder_that_woke(db: Any, registry: MigrationRegistry) -> None:
-    """After a take-over it can be the old holder's, frozen until then just before its record: the new one goes on."""
+    """After a take-over it can be the old holder's, frozen just before its record: the new holder goes on."""
     db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
 
     @registry.register("a")
@@ -218,7 +218,7 @@ def test_record_of_a_holder_that_woke(db: Any, registry: MigrationRegistry) -> N
 
 
 def test_unlock(db: Any, registry: MigrationRegistry) -> None:
-    """`unlock` frees the lease and says who had it; the old holder stops at its next step, and a next run can go on."""
+    """`unlock` releases the lease and returns its holder, who stops at its next step; the next run works."""
     unlocked = []
 
     @registry.register("a")
@@ -236,7 +236,7 @@ def test_unlock(db: Any, registry: MigrationRegistry) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_kept_alive(db: Any, registry: MigrationRegistry) -> None:
-    """While a function runs the lease is renewed, well before it ends."""
+    """While a function runs the lease is renewed well before it expires."""
     ends = []
 
     @registry.register("a")

@@ -69,7 +69,7 @@ def test_migrated(several: Callable[[int], list[Any]], concurrency: int) -> None
 
 @real
 def test_nothing_to_do_is_one_command(dbs: list[Any], commands: Commands) -> None:
-    """Where all is applied a run is one find in each database."""
+    """With nothing to do a run is one find in each database."""
     ab().run_many_sync(dbs, "app")
     commands.sent.clear()
 
@@ -81,11 +81,11 @@ def test_nothing_to_do_is_one_command(dbs: list[Any], commands: Commands) -> Non
 
 
 def test_no_databases() -> None:
-    """Where there are none, there are no results."""
+    """Without databases there are no results."""
     assert ab().run_many_sync([], "app") == []
 
 
-def test_order_of_the_results(dbs: list[Any], registry: MigrationRegistry) -> None:
+def test_order_of_results(dbs: list[Any], registry: MigrationRegistry) -> None:
     """The results are in the order given, also where the first ends last."""
     ended = Moment()
 
@@ -104,7 +104,7 @@ def test_order_of_the_results(dbs: list[Any], registry: MigrationRegistry) -> No
 
 @pytest.mark.parametrize("concurrency", [2, 3])
 def test_at_most(registry: MigrationRegistry, several: Callable[[int], list[Any]], concurrency: int) -> None:
-    """As many databases as may are migrated at once, and never more; in each one migration after the other."""
+    """Up to `concurrency` databases are migrated at once; in each, one migration at a time."""
     meeting, at_once = Meeting(concurrency), Count()
     in_each: dict[str, Count] = {}
 
@@ -127,8 +127,8 @@ def test_at_most(registry: MigrationRegistry, several: Callable[[int], list[Any]
 def test_failure_in_one(
     dbs: list[Any], registry: MigrationRegistry, kind: type[BaseException], concurrency: int
 ) -> None:
-    """What a migration raises is the error of its database, with its note, be it what ends a program; what was recorded
-    before is said; the others are done. The next call does the rest.
+    """An exception of a migration is the error of its database, with a note, even SystemExit; the result has what was
+    applied before. The others are migrated, and the next call does the rest.
     """
     error = kind("own")
     fixed: list[bool] = []
@@ -156,7 +156,7 @@ def test_failure_in_one(
 @pytest.mark.parametrize("is_async", [False, True])
 @both_kinds
 def test_both_kinds(dbs: list[Any], registry: MigrationRegistry, async_dbs: Any, *, is_async: bool) -> None:
-    """Functions of both kinds run in all databases, each in its own; what they raise is the error of theirs."""
+    """Functions of both kinds run in all databases; an exception is the error of its database."""
     error = SystemExit("own")
 
     @registry.register("a")
@@ -184,7 +184,7 @@ def test_both_kinds(dbs: list[Any], registry: MigrationRegistry, async_dbs: Any,
 
 @pytest.mark.parametrize("seconds", [0, 0.2])
 def test_held_by_another(dbs: list[Any], seconds: float) -> None:
-    """A database that another instance holds for longer than it is waited for is told of; the others are done."""
+    """A lease timeout in one database is its error; the others are migrated."""
     dbs[1].app_migrations_lock.insert_one(HELD)
 
     results = ab().run_many_sync(dbs, "app", lease_timeout=seconds, concurrency=2)
@@ -199,7 +199,7 @@ def test_held_by_another(dbs: list[Any], seconds: float) -> None:
 @real
 @pytest.mark.parametrize("position", [0, 2, 5])
 def test_name_refused_by_the_server(dbs: list[Any], position: int) -> None:
-    """A database whose name the server refuses has its word for an error; the others are done."""
+    """When the server refuses a database's name, that is its error; the others are migrated."""
     long = dbs[0].client["x" * 70]
     given = [*dbs[:position], long, *dbs[position:]]
 
@@ -214,7 +214,7 @@ def test_name_refused_by_the_server(dbs: list[Any], position: int) -> None:
 
 @pytest.mark.parametrize("position", [0, 2, 5])
 def test_prefix_too_long_for_one(driver: str, dbs: list[Any], position: int) -> None:
-    """A prefix that is too long beside the name of one database is the error of that one; the others are done."""
+    """A prefix that is too long for one database's name is its error; the others are migrated."""
     long = dbs[0].client[f"{dbs[0].name}_with_more"]
     prefix = "p" * (255 - len(f"{dbs[0].name}._migrations_progress"))
     given = [*dbs[:position], long, *dbs[position:]]
@@ -228,7 +228,7 @@ def test_prefix_too_long_for_one(driver: str, dbs: list[Any], position: int) -> 
 
 
 def test_strict(dbs: list[Any]) -> None:
-    """With `strict` a database of a newer release is refused, and the others are done."""
+    """With `strict` a database of a newer release is refused; the others are migrated."""
     dbs[3].app_migrations.insert_one({"_id": "from tomorrow", "name": "from tomorrow"})
 
     results = ab().run_many_sync(dbs, "app", strict=True)
@@ -238,7 +238,7 @@ def test_strict(dbs: list[Any]) -> None:
 
 
 def test_targets(dbs: list[Any]) -> None:
-    """With targets these and what they need are applied in each database, also where a generator gives them."""
+    """Targets and their dependencies are applied in each database, also from a generator."""
     registry = ab()
     registry.register("c", depends_on=["a"])(nothing)
 
@@ -249,7 +249,7 @@ def test_targets(dbs: list[Any]) -> None:
 
 
 def test_same_database_twice(db: Any, registry: MigrationRegistry) -> None:
-    """A database that is given twice is migrated once: one run waits for the other and finds nothing to do."""
+    """A database that is passed twice is migrated once: one run waits for the other and finds nothing to do."""
     registry.register("a")(leaves_an_effect)
 
     results = registry.run_many_sync([db, db, db], "app")
@@ -262,7 +262,7 @@ def test_same_database_twice(db: Any, registry: MigrationRegistry) -> None:
 
 
 def test_events(dbs: list[Any], registry: MigrationRegistry) -> None:
-    """The hook is told what happens in each database, in order, and called by one at a time."""
+    """The hook gets the events of each database in order, one at a time."""
     meeting, told = Meeting(5), Told()
 
     def body(db: Any) -> None:
@@ -289,7 +289,7 @@ def test_events(dbs: list[Any], registry: MigrationRegistry) -> None:
 
 
 def test_failing_hook(dbs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that raises is logged, and disturbs no run."""
+    """An exception of a hook is logged, and the runs go on."""
 
     def hook(event: Event) -> None:
         raise Broken
@@ -301,7 +301,7 @@ def test_failing_hook(dbs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_unsound_graph(dbs: list[Any], registry: MigrationRegistry, commands: Commands) -> None:
-    """What is wrong with the migrations is raised at once, and nothing is sent."""
+    """An unsound graph is an error before the first command."""
     registry.register("a", depends_on=["b"])(nothing)
     registry.register("b", depends_on=["a"])(nothing)
 

@@ -69,7 +69,7 @@ def test_plan_rollback(db: Any, case: Case) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_one_command(db: Any, commands: Commands) -> None:
-    """A plan of either kind is one find, also of transactions; what the database holds stays as it is."""
+    """A plan is one find, also with transactions, and changes nothing in the database."""
     db.app_migrations.insert_many(records("top", "left"))
     before = list(db.app_migrations.find())
     runner = SyncRunner(registry(DIAMOND, "sync", [], transaction=True), db, "app")
@@ -86,8 +86,8 @@ def test_one_command(db: Any, commands: Commands) -> None:
     assert db.list_collection_names() == ["app_migrations"]
 
 
-def test_nothing_is_told(db: Any) -> None:
-    """The events of a run are facts: of a plan there are none."""
+def test_no_events(db: Any) -> None:
+    """A plan emits no events."""
     db.app_migrations.insert_many(records("a", "from tomorrow"))
     told: list[Event] = []
     runner = SyncRunner(registry(CHAIN, "sync", []), db, "app", on_event=told.append)
@@ -98,7 +98,7 @@ def test_nothing_is_told(db: Any) -> None:
     assert told == []
 
 
-def test_plan_beside_a_holder(db: Any) -> None:
+def test_plan_during_a_run(db: Any) -> None:
     """A plan neither waits for the lease of another nor touches it."""
     held = lock_of()
     db.app_migrations_lock.insert_one(held)
@@ -112,7 +112,7 @@ def test_plan_beside_a_holder(db: Any) -> None:
 
 @pytest.mark.driver("pymongo")
 def test_refused_before_the_first_command() -> None:
-    """An unsound graph, unknown names and what is no list of names are refused before anything is sent."""
+    """An unsound graph, unknown names and anything but a list of names are refused before the first command."""
     migrations = registry(CHAIN, "sync", [])
     with nowhere() as db:
         runner = SyncRunner(migrations, db, "app")
@@ -129,7 +129,7 @@ def test_refused_before_the_first_command() -> None:
 
 
 def test_refused_after_the_read(db: Any) -> None:
-    """What a run or a rollback refuses because of the records, the plan does."""
+    """A plan refuses the same records that a run or a rollback refuses."""
     migrations = registry(CHAIN, "sync", [], irreversible=["a", "c"])
     runner = SyncRunner(migrations, db, "app")
     db.app_migrations.insert_one({"_id": "d", "name": "other"})
@@ -144,7 +144,7 @@ def test_refused_after_the_read(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
 def test_refused_without_transactions(db: Any) -> None:
-    """Without transactions on the server a plan that needs them is refused, as the run is."""
+    """Without transactions on the server a plan that needs them is refused like the run."""
     runner = SyncRunner(registry(CHAIN, "sync", [], transaction=True), db, "app")
 
     with pytest.raises(TransactionsUnsupportedError):

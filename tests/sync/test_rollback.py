@@ -43,7 +43,7 @@ from tools.commands import Commands
 
 @pytest.mark.parametrize("case", ROLLBACKS, ids=str)
 def test_rollback(db: Any, case: Case) -> None:
-    """The targets and all applied ones that need them are undone, dependents first, and recorded no more."""
+    """The targets and all applied migrations that need them are rolled back, dependents first."""
     if case.recorded:
         db.app_migrations.insert_many(records(*case.recorded))
         db.effects.insert_many([{"_id": name} for name in case.recorded])
@@ -58,7 +58,7 @@ def test_rollback(db: Any, case: Case) -> None:
 
 
 def test_rollback_then_reapply(db: Any) -> None:
-    """What is undone is pending: the next run applies it again, and the next rollback undoes it again."""
+    """A migration that was rolled back is pending: a run applies it again, a rollback undoes it again."""
     runner = SyncRunner(registry(DIAMOND, "sync", []), db, "app")
 
     for _ in range(2):
@@ -78,7 +78,7 @@ def test_rollback_then_reapply(db: Any) -> None:
     ],
 )
 def test_commands(db: Any, commands: Commands, transaction: bool, each: list[str], once: list[str]) -> None:
-    """A rollback costs what a run does: two reads and a lease, and each a check and a record that goes."""
+    """A rollback costs as much as a run: two reads and a lease, and per migration a check and a removed record."""
     migrations = MigrationRegistry()
     for number in range(5):
         migrations.register(str(number), transaction=transaction)(nothing)
@@ -97,7 +97,7 @@ def test_commands(db: Any, commands: Commands, transaction: bool, each: list[str
 
 
 def test_events(db: Any) -> None:
-    """A hook is told every fact of a rollback, in order; unknown records are told once."""
+    """A hook gets every event of a rollback, in order; there is one event of unknown records."""
     told: list[Event] = []
     runner = SyncRunner(registry({"a": [], "b": ["a"]}, "sync", []), db, "app", on_event=told.append)
     runner.run()
@@ -137,7 +137,7 @@ def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_irreversible(db: Any) -> None:
-    """Where rollbacks are missing the error names them all, of those that are applied; nothing has run."""
+    """The error names all applied migrations without a rollback; nothing has run."""
     calls: list[str] = []
     migrations = registry(CHAIN, "sync", calls, irreversible=["a", "c", "d"])
     db.app_migrations.insert_many(records("a", "b", "c"))
@@ -152,8 +152,8 @@ def test_irreversible(db: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
-    """What is applied while a rollback waits for its turn counts: where it cannot be undone, nothing is."""
+def test_irreversible_under_the_lease(db: Any, uri: str, name: str) -> None:
+    """Migrations that are applied while a rollback waits count: if one is irreversible, nothing is undone."""
     calls: list[str] = []
     db.app_migrations_lock.insert_one(lock_of())
     db.app_migrations.insert_many(records("a"))
@@ -175,7 +175,7 @@ def test_irreversible_by_then(db: Any, uri: str, name: str) -> None:
 
 
 def test_failure(db: Any) -> None:
-    """A rollback that fails leaves exactly the undone ones unrecorded, gives back the lease, and can be repeated."""
+    """A rollback that fails has removed exactly the records of what it undid, and can be repeated."""
     calls: list[str] = []
     told: list[Event] = []
     registry(CHAIN, "sync", calls).run_sync(db, "app")
@@ -194,7 +194,7 @@ def test_failure(db: Any) -> None:
 
 @pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
 def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
-    """All records of what is undone go, those of the old tool included; all others stay."""
+    """All records of the migration are removed, those of version 0.1 included; all others stay."""
     others = [{"_id": 7}, {"_id": 8, "name": 7}, *records("from tomorrow")]
     db.app_migrations.insert_many([*found, *others])
     calls: list[str] = []
@@ -207,7 +207,7 @@ def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
 
 @pytest.mark.driver("pymongo")
 def test_refused_before_the_first_command() -> None:
-    """Unknown names and what is no list of names are refused before anything is sent."""
+    """Unknown names and anything but a list of names are refused before the first command."""
     with nowhere() as db:
         runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
         with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
@@ -219,7 +219,7 @@ def test_refused_before_the_first_command() -> None:
 
 
 def test_lease(db: Any) -> None:
-    """A rollback takes the lease, which says that it is one; it waits for another's as long as told."""
+    """A rollback acquires the lease, which names the operation, or waits for it until the timeout."""
     migrations = MigrationRegistry()
     seen = []
     migrations.register("a")(nothing)
@@ -242,7 +242,7 @@ def test_lease(db: Any) -> None:
 
 
 def test_waits_for_a_run(db: Any) -> None:
-    """A rollback that meets a run waits, and then undoes what is recorded by then, as planned under the lease."""
+    """A rollback that waits for a run undoes what is recorded once it has the lease."""
     calls: list[str] = []
     migrations = registry({"a": [], "c": ["b"]}, "sync", calls)
     db.app_migrations.insert_many(records("a"))
@@ -262,12 +262,12 @@ def test_waits_for_a_run(db: Any) -> None:
 
 
 def take(db: Any) -> None:
-    """Another instance takes the lease."""
+    """Another instance acquires the lease."""
     db.app_migrations_lock.replace_one({"_id": "lease"}, lock_of())
 
 
 def unlock(db: Any) -> None:
-    """Somebody frees it."""
+    """Somebody unlocks it."""
     lease = SyncRunner(MigrationRegistry(), db, "app").unlock()
     assert lease is not None
     assert (lease.work, lease.migrations) == ("rollback", ("b",))
@@ -275,7 +275,7 @@ def unlock(db: Any) -> None:
 
 @pytest.mark.parametrize("lose", [take, unlock])
 def test_lost_lease(db: Any, lose: Callable[[Any], None]) -> None:
-    """A lease that was lost while a rollback ran: the record stays, and nothing more is undone."""
+    """When the lease is lost during a rollback, the record stays and nothing else is undone."""
     calls: list[str] = []
     migrations = registry({"a": []}, "sync", calls)
     migrations.register("b", ["a"])(nothing)

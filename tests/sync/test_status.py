@@ -35,7 +35,7 @@ from tools.commands import Commands
 
 
 def test_states(db: Any) -> None:
-    """Every migration of the code in the order of a plan for all, then the unknown ones; each as it was registered."""
+    """All registered migrations in the order of a plan, then the unknown ones."""
     migrations = registry({"b": ["z"], "a": ["b", "z"], "z": []}, "sync", [], irreversible=["b"])
     migrations.register("c", transaction=True, description="Says what it does.")(nothing)
     db.app_migrations.insert_many([*records("from tomorrow", "another", "z"), {"_id": 7}])
@@ -70,7 +70,7 @@ def test_applied_at(db: Any) -> None:
 
 
 def test_records_of_the_old_tool(db: Any) -> None:
-    """Of doubled records the latest time counts; where no record says one, there is none."""
+    """The latest time of several records counts; without a time in any of them there is none."""
     later = LONG_AGO + timedelta(days=1)
     db.app_migrations.insert_many(
         [
@@ -91,7 +91,7 @@ def test_records_of_the_old_tool(db: Any) -> None:
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 @pytest.mark.parametrize("time", [2**62, -(2**62)])
 def test_time_that_python_does_not_have(db: Any, time: int) -> None:
-    """A record of a year that Python does not know is a record all the same, for a status, a run and a rollback."""
+    """A record with a year that Python can't represent is still a record, for a status, a run and a rollback."""
     db.app_migrations.insert_one({"_id": "a", "name": "a", "appliedAt": DatetimeMS(time)})
     runner = SyncRunner(registry({"a": [], "b": []}, "sync", []), db, "app")
 
@@ -132,7 +132,7 @@ def test_refused_before_the_first_command() -> None:
 
 @pytest.mark.parametrize("work", ["run", "rollback"])
 def test_lease(db: Any, work: str) -> None:
-    """While a run or a rollback works the status says who it is, since when, what for, and in which migration."""
+    """During a run or a rollback the status has the holder, its times, its operation and its migration."""
     migrations = MigrationRegistry()
     runner = SyncRunner(migrations, db, "app", lease_ttl=20)
     seen = []
@@ -161,7 +161,7 @@ def test_lease(db: Any, work: str) -> None:
 
 
 def test_lease_of_another(db: Any) -> None:
-    """The lease of another instance is shown, and left as it is; once it is unlocked there is none."""
+    """The lease of another instance is shown and left alone; after an unlock there is none."""
     held = lock_of(work="rollback", migrations=["a"])
     db.app_migrations_lock.insert_one(held)
     runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
@@ -177,7 +177,7 @@ def test_lease_of_another(db: Any) -> None:
 
 @pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=str)
 def test_interrupted(db: Any, interruption: Interruption) -> None:
-    """What a holder left half done that never released its lease is shown as interrupted, and nothing else is."""
+    """Only migrations that a dead holder left half done are shown as interrupted."""
     db.app_migrations_lock.insert_one(ended_lock(**interruption.lock))
     if interruption.recorded:
         db.app_migrations.insert_many(records(*interruption.recorded))
@@ -191,7 +191,7 @@ def test_interrupted(db: Any, interruption: Interruption) -> None:
 
 @pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
 def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
-    """Of a migration in a transaction nothing is left half done."""
+    """A migration in a transaction is never left half done."""
     db.app_migrations_lock.insert_one(ended_lock(work=work, migrations=["a"]))
     if recorded:
         db.app_migrations.insert_many(records(recorded))
@@ -212,7 +212,7 @@ def test_held_is_not_interrupted(db: Any) -> None:
 
 
 def test_failed_is_not_interrupted(db: Any) -> None:
-    """A run that failed gave its lease back, and whoever called it knows: nothing is interrupted."""
+    """A failed run has released its lease and raised: nothing is interrupted."""
     migrations = MigrationRegistry()
 
     @migrations.register("a")
@@ -230,7 +230,7 @@ def test_failed_is_not_interrupted(db: Any) -> None:
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 @pytest.mark.parametrize("death", DEATHS, ids=", ".join)
 def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[str, str, str]) -> None:
-    """A process that is killed leaves its migration interrupted; it is no more when the same work is done again."""
+    """A killed process leaves its migration interrupted, until the same operation succeeds."""
     work, migration, _ = death
     killed(driver, death, uri, name)
     runner = SyncRunner(registry(NEEDS, "sync", []), db, "app", lease_timeout=0)
@@ -247,7 +247,7 @@ def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[str, str
 
 
 def test_passes(db: Any) -> None:
-    """While a migration is in a pass, and when it has failed in it, the status says how far; not when it is done."""
+    """The status has the progress of a backfill, also after a failure, until its migration is done."""
     migrations = MigrationRegistry()
     runner = SyncRunner(migrations, db, "app")
     another = SyncRunner(migrations, db, "app")

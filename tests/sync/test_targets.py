@@ -27,7 +27,7 @@ from tests.operations import BAD_NAMES, CHAIN, TARGETS, Case, lock_of, records, 
 
 @pytest.mark.parametrize("case", TARGETS, ids=str)
 def test_targets(db: Any, case: Case) -> None:
-    """A run applies the targets and what they need, and nothing else; the next one without targets does the rest."""
+    """A run applies only the targets and their dependencies; the next run without targets does the rest."""
     if case.recorded:
         db.app_migrations.insert_many(records(*case.recorded))
     calls: list[str] = []
@@ -41,7 +41,7 @@ def test_targets(db: Any, case: Case) -> None:
 
 
 def test_targets_by_the_registry(db: Any) -> None:
-    """The registry's call takes the same; its hook is told the part that is done."""
+    """The registry's method takes targets too; the events have only that part."""
     told: list[Event] = []
     migrations = registry(CHAIN, "sync", [])
 
@@ -52,7 +52,7 @@ def test_targets_by_the_registry(db: Any) -> None:
 
 
 def test_log_of_nothing_to_do(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the targets are applied and others are not, the log does not say that all are."""
+    """When only the targets are applied the log doesn't say that everything is."""
     db.app_migrations.insert_many(records("a"))
 
     with caplog.at_level(logging.INFO, "quaestor"):
@@ -64,7 +64,7 @@ def test_log_of_nothing_to_do(db: Any, caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.driver("pymongo")
 def test_unknown_target() -> None:
-    """Names that are not registered are refused, each with the closest that is, before anything is sent."""
+    """Unregistered names are refused before the first command, each with the closest registered name."""
     migrations = registry({"create_users": [], "create_orders": []}, "sync", [])
 
     with nowhere() as db, pytest.raises(UnknownMigrationError) as caught:
@@ -84,7 +84,7 @@ def test_bad_targets(db: Any, targets: Any, words: str) -> None:
 
 
 def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Records that the code does not know are told once, as a warning with their names, and the run goes on."""
+    """Unknown records are one event and one warning with their names, and the run goes on."""
     db.app_migrations.insert_many(records("z", "from tomorrow"))
     told: list[Event] = []
 
@@ -102,7 +102,7 @@ def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_unknown_records_with_nothing_to_do(db: Any) -> None:
-    """They are told by a run that finds nothing to do as well, and not where there are none."""
+    """A run with nothing to do has this event too, and a run without unknown records has not."""
     told: list[Event] = []
     migrations = MigrationRegistry()
 
@@ -115,7 +115,7 @@ def test_unknown_records_with_nothing_to_do(db: Any) -> None:
 
 @pytest.mark.parametrize("targets", [None, ["a"]])
 def test_strict(db: Any, targets: list[str] | None) -> None:
-    """A strict run refuses them: nothing has run, and no lease was taken; without such records it is a run."""
+    """A strict run refuses unknown records before it acquires the lease."""
     calls: list[str] = []
     migrations = registry({"a": []}, "sync", calls)
     db.app_migrations.insert_many(records("z", "from tomorrow"))
@@ -133,7 +133,7 @@ def test_strict(db: Any, targets: list[str] | None) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_strict_under_the_lease(db: Any, uri: str, name: str) -> None:
-    """What comes to be recorded while a strict run waits for its turn is refused as well; it gives the lease back."""
+    """A strict run refuses records that were written while it waited, and releases the lease."""
     calls: list[str] = []
     db.app_migrations_lock.insert_one(lock_of())
 
