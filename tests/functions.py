@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
@@ -62,6 +63,18 @@ def ab_async() -> MigrationRegistry:
     registry.register("a")(nothing_async)
     registry.register("b")(nothing_async)
     return registry
+
+
+def each(
+    registry: MigrationRegistry, needs: Mapping[str, Sequence[str]], **options: Any
+) -> Callable[[Callable[[str, Any], Any]], None]:
+    """Register a migration for each name, which calls the decorated function with the name and the database."""
+
+    def decorator(function: Callable[[str, Any], Any]) -> None:
+        for name, depends_on in needs.items():
+            registry.register(name, depends_on, **options)(partial(function, name))
+
+    return decorator
 
 
 def notes(calls: list[str], name: str) -> Callable[[object], None]:

@@ -14,7 +14,7 @@ PATIENCE = 30.0
 
 
 class Meeting:
-    """A place that only so many functions at once can pass: it shows that they run at the same time.
+    """A barrier: it shows that so many functions run at the same time.
 
     Args:
         parties: How many.
@@ -102,7 +102,7 @@ class Told(list[Event]):
 
 
 class Started:
-    """A function that has been started beside the test; `result` or `result_async` waits for its end."""
+    """A function that runs concurrently; `result` or `result_async` waits for its end."""
 
     def __init__(self, future: Future[Any] | asyncio.Future[Any]) -> None:
         self._future: Any = future

@@ -808,7 +808,7 @@ async def test_lease_lost(db: Any, registry: MigrationRegistry, by: str, *, tran
         assert await AsyncRunner(registry, db, "app").unlock() is not None
     calls.append([])
     assert await registry.run(db, "app") == ["a"]
-    # The last batch was kept beside the next read, before the lease was looked at.
+    # The checkpoint of the last batch was saved during the next read, before the lease was checked.
     assert calls[3:] == [[4, 5]]
 
 

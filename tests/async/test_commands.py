@@ -101,12 +101,11 @@ async def test_own_codec(driver: str, uri: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-async def test_batches(db: Any, registry: MigrationRegistry, commands: Commands, *, transaction: bool) -> None:
-    """A pass of N batches costs 3 N commands, and as transactions 4 N: each a read, a check and a checkpoint, and a
-    commit. To begin: which passes there were, what the collection is, the highest `_id` of each type, how many
-    documents there are, a check, and the first checkpoint; to end, what the collection is. (As transactions: who the
-    user is, the session in the lock, and one more checkpoint in the end.) And twice what was kept is removed, before
-    the function and in the end.
+async def test_backfill(db: Any, registry: MigrationRegistry, commands: Commands, *, transaction: bool) -> None:
+    """A backfill of N batches costs 3 N commands, in transactions 4 N: a read, a check and a checkpoint each, and a
+    commit. At the start: the checkpoints, the collection, its highest `_id` of each type, its size, a check, and the
+    first checkpoint; at the end, the collection again. (In transactions: the user, the session in the lock, and one
+    more checkpoint at the end.) Old checkpoints are removed before the function, and its own after it.
     """
     await db.get_collection("things", write_concern=WriteConcern(1)).insert_many([{} for _ in range(5)])
     commands.sent.clear()

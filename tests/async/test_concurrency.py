@@ -23,7 +23,7 @@ from quaestor import (
     RunStarted,
 )
 from tests.databases import both_kinds_async, drivers, in_transactions
-from tests.functions import Broken, fill_async, is_free_async, nothing_async, outside_async, recorded_async
+from tests.functions import Broken, each, fill_async, is_free_async, nothing_async, outside_async, recorded_async
 from tests.meeting import Count, Meeting, Moment, Told, worker_async
 from tools.commands import Commands
 
@@ -84,20 +84,13 @@ async def test_dependents_after_the_record(db: Any, registry: MigrationRegistry)
     missing: list[tuple[str, str]] = []
     last = Moment()
 
-    def function(name: str) -> Callable[[Any], Awaitable[None]]:
-        async def body(db: Any) -> None:
-            missing.extend(
-                [(name, one) for one in needs[name] if await db.app_migrations.find_one({"_id": one}) is None]
-            )
-            if name == "d":
-                last.has_come()
-            if name == "x":  # all of the others go by
-                await last.wait_async()
-
-        return body
-
-    for name, depends_on in needs.items():
-        registry.register(name, depends_on)(function(name))
+    @each(registry, needs)
+    async def body(name: str, db: Any) -> None:
+        missing.extend([(name, one) for one in needs[name] if await db.app_migrations.find_one({"_id": one}) is None])
+        if name == "d":
+            last.has_come()
+        if name == "x":  # all of the others go by
+            await last.wait_async()
 
     assert await registry.run(db, "app", concurrency=3) == ["a", "b", "c", "d", "x", "y"]
     assert missing == []
@@ -124,14 +117,9 @@ async def test_one_at_a_time(db: Any, registry: MigrationRegistry, options: Any)
     """By default they run one at a time, in alphabetical order, in the task or thread of the caller."""
     calls = []
 
-    def function(name: str) -> Callable[[Any], Awaitable[None]]:
-        async def body(db: Any) -> None:
-            calls.append((name, worker_async()))
-
-        return body
-
-    for name, depends_on in {"d": [], "c": ["d"], "a": ["c"], "b": []}.items():
-        registry.register(name, depends_on)(function(name))
+    @each(registry, {"d": [], "c": ["d"], "a": ["c"], "b": []})
+    async def body(name: str, db: Any) -> None:
+        calls.append((name, worker_async()))
 
     assert await registry.run(db, "app", **options) == ["b", "d", "c", "a"]
     assert calls == [(name, worker_async()) for name in ["b", "d", "c", "a"]]
@@ -197,17 +185,13 @@ async def test_two_failures(
     """Several failures are raised as a group, each with its note; the others are recorded."""
     errors, meeting, failed = {"a": Broken("own"), "b": second("own")}, Meeting(3), Moment()
 
-    def function(name: str) -> Callable[[Any], Awaitable[None]]:
-        async def body(db: Any) -> None:
-            await meeting.wait_async()
-            if name in errors:
-                raise errors[name]
-            await failed.wait_async()
+    @each(registry, dict.fromkeys("abc", ()))
+    async def body(name: str, db: Any) -> None:
+        await meeting.wait_async()
+        if name in errors:
+            raise errors[name]
+        await failed.wait_async()
 
-        return body
-
-    for name in "abc":
-        registry.register(name)(function(name))
     registry.register("d", depends_on=["c"])(nothing_async)
     told = Told({MigrationFailed: failed.has_come})
 
@@ -330,18 +314,13 @@ async def test_transactions(db: Any, registry: MigrationRegistry, other: Any) ->
     sessions = []
     await db.create_collection("effects")
 
-    def function(name: str) -> Callable[[Any], Awaitable[None]]:
-        async def body(db: Any) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            await db.effects.insert_one({"migration": name})
-            if calls[name] == 1 and name in "abc":
-                await meeting.wait_async()
-                sessions.append((await outside_async(other.app_migrations_lock.find_one))["sessions"])
-
-        return body
-
-    for name, depends_on in {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}.items():
-        registry.register(name, depends_on, transaction=True)(function(name))
+    @each(registry, {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}, transaction=True)
+    async def body(name: str, db: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        await db.effects.insert_one({"migration": name})
+        if calls[name] == 1 and name in "abc":
+            await meeting.wait_async()
+            sessions.append((await outside_async(other.app_migrations_lock.find_one))["sessions"])
 
     assert await registry.run(db, "app", on_event=told, concurrency=3) == list("abcde")
 
@@ -360,18 +339,13 @@ async def test_conflicting_transactions(db: Any, registry: MigrationRegistry) ->
     calls: dict[str, int] = {}
     await db.counts.insert_one({"_id": 1, "count": 0})
 
-    def function(name: str) -> Callable[[Any], Awaitable[None]]:
-        async def body(db: Any) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            count = (await db.counts.find_one())["count"]
-            if calls[name] == 1:
-                await meeting.wait_async()  # all have read it, and so only one of them can commit
-            await db.counts.update_one({"_id": 1}, {"$set": {"count": count + 1}})
-
-        return body
-
-    for name in "abc":
-        registry.register(name, transaction=True)(function(name))
+    @each(registry, dict.fromkeys("abc", ()), transaction=True)
+    async def body(name: str, db: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        count = (await db.counts.find_one())["count"]
+        if calls[name] == 1:
+            await meeting.wait_async()  # all have read it, and so only one of them can commit
+        await db.counts.update_one({"_id": 1}, {"$set": {"count": count + 1}})
 
     assert await registry.run(db, "app", on_event=told, concurrency=3) == ["a", "b", "c"]
     assert await db.counts.find_one() == {"_id": 1, "count": 3}

@@ -1,4 +1,4 @@
-"""The context: what a migration is given beside the database."""
+"""The context, a migration's second argument."""
 
 import logging
 from typing import Any

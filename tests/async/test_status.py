@@ -248,7 +248,7 @@ async def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[st
     assert not any(one.interrupted for one in (await runner.status()).migrations)
 
 
-async def test_passes(db: Any) -> None:
+async def test_backfills(db: Any) -> None:
     """The status has the progress of a backfill, also after a failure, until its migration is done."""
     migrations = MigrationRegistry()
     runner = AsyncRunner(migrations, db, "app")

@@ -805,7 +805,7 @@ def test_lease_lost(db: Any, registry: MigrationRegistry, by: str, *, transactio
         assert SyncRunner(registry, db, "app").unlock() is not None
     calls.append([])
     assert registry.run_sync(db, "app") == ["a"]
-    # The last batch was kept beside the next read, before the lease was looked at.
+    # The checkpoint of the last batch was saved during the next read, before the lease was checked.
     assert calls[3:] == [[4, 5]]
 
 

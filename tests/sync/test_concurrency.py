@@ -24,7 +24,7 @@ from quaestor import (
     SyncRunner,
 )
 from tests.databases import both_kinds, drivers, in_transactions
-from tests.functions import Broken, fill, is_free, nothing, outside, recorded
+from tests.functions import Broken, each, fill, is_free, nothing, outside, recorded
 from tests.meeting import Count, Meeting, Moment, Told, worker
 from tools.commands import Commands
 
@@ -83,18 +83,13 @@ def test_dependents_after_the_record(db: Any, registry: MigrationRegistry) -> No
     missing: list[tuple[str, str]] = []
     last = Moment()
 
-    def function(name: str) -> Callable[[Any], None]:
-        def body(db: Any) -> None:
-            missing.extend([(name, one) for one in needs[name] if db.app_migrations.find_one({"_id": one}) is None])
-            if name == "d":
-                last.has_come()
-            if name == "x":  # all of the others go by
-                last.wait()
-
-        return body
-
-    for name, depends_on in needs.items():
-        registry.register(name, depends_on)(function(name))
+    @each(registry, needs)
+    def body(name: str, db: Any) -> None:
+        missing.extend([(name, one) for one in needs[name] if db.app_migrations.find_one({"_id": one}) is None])
+        if name == "d":
+            last.has_come()
+        if name == "x":  # all of the others go by
+            last.wait()
 
     assert registry.run_sync(db, "app", concurrency=3) == ["a", "b", "c", "d", "x", "y"]
     assert missing == []
@@ -121,14 +116,9 @@ def test_one_at_a_time(db: Any, registry: MigrationRegistry, options: Any) -> No
     """By default they run one at a time, in alphabetical order, in the task or thread of the caller."""
     calls = []
 
-    def function(name: str) -> Callable[[Any], None]:
-        def body(db: Any) -> None:
-            calls.append((name, worker()))
-
-        return body
-
-    for name, depends_on in {"d": [], "c": ["d"], "a": ["c"], "b": []}.items():
-        registry.register(name, depends_on)(function(name))
+    @each(registry, {"d": [], "c": ["d"], "a": ["c"], "b": []})
+    def body(name: str, db: Any) -> None:
+        calls.append((name, worker()))
 
     assert registry.run_sync(db, "app", **options) == ["b", "d", "c", "a"]
     assert calls == [(name, worker()) for name in ["b", "d", "c", "a"]]
@@ -194,17 +184,13 @@ def test_two_failures(
     """Several failures are raised as a group, each with its note; the others are recorded."""
     errors, meeting, failed = {"a": Broken("own"), "b": second("own")}, Meeting(3), Moment()
 
-    def function(name: str) -> Callable[[Any], None]:
-        def body(db: Any) -> None:
-            meeting.wait()
-            if name in errors:
-                raise errors[name]
-            failed.wait()
+    @each(registry, dict.fromkeys("abc", ()))
+    def body(name: str, db: Any) -> None:
+        meeting.wait()
+        if name in errors:
+            raise errors[name]
+        failed.wait()
 
-        return body
-
-    for name in "abc":
-        registry.register(name)(function(name))
     registry.register("d", depends_on=["c"])(nothing)
     told = Told({MigrationFailed: failed.has_come})
 
@@ -325,18 +311,13 @@ def test_transactions(db: Any, registry: MigrationRegistry, other: Any) -> None:
     sessions = []
     db.create_collection("effects")
 
-    def function(name: str) -> Callable[[Any], None]:
-        def body(db: Any) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            db.effects.insert_one({"migration": name})
-            if calls[name] == 1 and name in "abc":
-                meeting.wait()
-                sessions.append(outside(other.app_migrations_lock.find_one)["sessions"])
-
-        return body
-
-    for name, depends_on in {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}.items():
-        registry.register(name, depends_on, transaction=True)(function(name))
+    @each(registry, {"a": [], "b": [], "c": [], "d": ["a"], "e": ["b"]}, transaction=True)
+    def body(name: str, db: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        db.effects.insert_one({"migration": name})
+        if calls[name] == 1 and name in "abc":
+            meeting.wait()
+            sessions.append(outside(other.app_migrations_lock.find_one)["sessions"])
 
     assert registry.run_sync(db, "app", on_event=told, concurrency=3) == list("abcde")
 
@@ -355,18 +336,13 @@ def test_conflicting_transactions(db: Any, registry: MigrationRegistry) -> None:
     calls: dict[str, int] = {}
     db.counts.insert_one({"_id": 1, "count": 0})
 
-    def function(name: str) -> Callable[[Any], None]:
-        def body(db: Any) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            count = db.counts.find_one()["count"]
-            if calls[name] == 1:
-                meeting.wait()  # all have read it, and so only one of them can commit
-            db.counts.update_one({"_id": 1}, {"$set": {"count": count + 1}})
-
-        return body
-
-    for name in "abc":
-        registry.register(name, transaction=True)(function(name))
+    @each(registry, dict.fromkeys("abc", ()), transaction=True)
+    def body(name: str, db: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        count = db.counts.find_one()["count"]
+        if calls[name] == 1:
+            meeting.wait()  # all have read it, and so only one of them can commit
+        db.counts.update_one({"_id": 1}, {"$set": {"count": count + 1}})
 
     assert registry.run_sync(db, "app", on_event=told, concurrency=3) == ["a", "b", "c"]
     assert db.counts.find_one() == {"_id": 1, "count": 3}

@@ -1,5 +1,5 @@
 # Generated from tests/async/test_context.py by tools/sync_tests.py
-"""The context: what a migration is given beside the database."""
+"""The context, a migration's second argument."""
 
 import logging
 from typing import Any

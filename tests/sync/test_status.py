@@ -246,7 +246,7 @@ def test_killed(db: Any, driver: str, uri: str, name: str, death: tuple[str, str
     assert not any(one.interrupted for one in runner.status().migrations)
 
 
-def test_passes(db: Any) -> None:
+def test_backfills(db: Any) -> None:
     """The status has the progress of a backfill, also after a failure, until its migration is done."""
     migrations = MigrationRegistry()
     runner = SyncRunner(migrations, db, "app")
