@@ -31,7 +31,11 @@ class InterruptionAsync:
         """Await what `interrupt` is to interrupt."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.ensure_future(function())
-        return await self._task
+        try:
+            return await self._task
+        except asyncio.CancelledError:
+            assert self._task.cancelled()
+            raise
 
     def interrupt(self) -> None:
         """Cancel it, from any thread."""
