@@ -59,51 +59,6 @@ def test_every_effect_is_in_the_vocabulary() -> None:
     assert {cls.__name__ for cls in descendants(effects.Ask)} - {"Command"} == EFFECTS
 
 
-def names_by_file(colour: str) -> dict[str, list[str]]:
-    """The names of the tests of one colour by file."""
-    return {
-        name: sorted(
-            node.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-        )
-        for name, tree in trees(ROOT / "tests" / colour)
-        if name.startswith("test_")
-    }
-
-
-# What only one colour knows: plain calls cannot be cancelled, and only they bring an event loop of their own.
-ONE_COLOUR = {
-    "async": {
-        "test_cancel_scope_waits_for_the_function",
-        "test_cancelled",
-        "test_cancelled_twice",
-        "test_end_of_the_loop",
-        "test_failure_of_a_cancelled_function",
-        "test_forgotten_await",
-        "test_function_ends_before_the_run",
-        "test_timeout",
-    },
-    "sync": {
-        "test_client_of_another_loop",
-        "test_closed_client",
-        "test_function_that_ends_its_loop",
-        "test_generator_exit",
-        "test_no_event_loop",
-    },
-}
-
-
-def test_both_colours_have_the_same_tests() -> None:
-    """Every file and every test of one colour stands in the other, but for those that cannot."""
-    mirrored = {
-        colour: {file: [name for name in names if name not in alone] for file, names in names_by_file(colour).items()}
-        for colour, alone in ONE_COLOUR.items()
-    }
-    assert mirrored["sync"]
-    assert mirrored["sync"] == mirrored["async"]
-
-
 def test_public_names() -> None:
     """The public names are sorted, complete and there; a name that is not public is an AttributeError."""
     assert quaestor.__all__ == sorted(quaestor.__all__)
