@@ -20,11 +20,11 @@ class Broken(Exception):
 
 
 def nothing(db: object) -> None:
-    """A `def` migration that does nothing."""
+    """A `def` migration."""
 
 
 async def nothing_async(db: object) -> None:
-    """An `async def` migration that does nothing."""
+    """An `async def` migration."""
 
 
 def other_kind(sync: Any, asynchronous: Any) -> Any:
