@@ -3,6 +3,7 @@
 Every session but `newest` installs the versions of constraints.txt, which `nox -s constraints` writes.
 """
 
+import json
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +22,8 @@ CONSTRAINTS = Path("constraints.txt")
 
 # Tests and demo start hundreds of Pythons. Where they may keep no compiled modules, compiling takes most of the time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+TYPE_COMPLETENESS = 0.99
 
 
 def groups(*names: str) -> list[str]:
@@ -55,18 +58,29 @@ def run_tests(session: nox.Session, *options: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, and the contracts of docs/architecture.md."""
+    """Style, the contracts of docs/architecture.md, and whether tests/sync is as tests/async generates it."""
     install(session, ".", *groups("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
+    session.run("python", "-m", "tools.sync_tests", "--check")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy --strict, on the package and on typed uses of it."""
+    """Mypy --strict and basedpyright, on the package and on typed uses of it; and how much of it has types."""
     install(session, ".[cli]", *groups("ci", "types", "benchmarks"))
     session.run("mypy")
+    session.run("basedpyright")
+    # It fails below 100 %.
+    verify = ("basedpyright", "--verifytypes", "quaestor", "--ignoreexternal", "--outputjson")
+    report = session.run(*verify, silent=True, success_codes=[0, 1])
+    completeness = json.loads(str(report))["typeCompleteness"]["completenessScore"]
+    session.log(f"{completeness:.1%} of the public symbols have known types")
+    if completeness < TYPE_COMPLETENESS:
+        session.error(
+            f"That's less than {TYPE_COMPLETENESS:.0%}: `basedpyright --verifytypes quaestor` names the others."
+        )
 
 
 @nox.session
@@ -84,7 +98,7 @@ def coverage(session: nox.Session) -> None:
     """The same tests, with the coverage to reach."""
     install(session, ".[cli]", *groups("test"))
     run_tests(session, "--cov", "--cov-report=")
-    session.run("coverage", "report", "--include=*/quaestor/core/*", "--fail-under=100")
+    session.run("coverage", "report", "--include=*/quaestor/_core/*", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=95")
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 from pymongo import AsyncMongoClient, MongoClient, UpdateOne
 
 from benchmarks.table import Row, at_least, at_most
-from quaestor import AsyncMigrationContext, Event, MigrationContext, MigrationRegistry, PassStarted
+from quaestor import AsyncMigrationContext, BackfillStarted, Event, MigrationContext, MigrationRegistry
 
 DRIVERS = ("PyMongo", "PyMongo async", "Motor")
 SIZE = 1_000
@@ -312,7 +312,7 @@ ONE_AT_A_TIME = Way(_one_by_one, _one_by_one_async)
 
 
 def _tell(event: Event) -> None:
-    if isinstance(event, PassStarted):
+    if isinstance(event, BackfillStarted):
         print("passing", flush=True)  # noqa: T201 - it is how the processes talk
 
 

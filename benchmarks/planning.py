@@ -51,7 +51,7 @@ def nothing(db: object) -> None:
 
 def planned(definitions: dict[str, MigrationDefinition], applied: frozenset[str]) -> plan.Plan:
     """What a run does between reading the records and the first migration."""
-    return plan.pending(definitions, plan.validated(definitions), Records(dict.fromkeys(applied, ())))
+    return plan.plan_run(definitions, plan.check_graph(definitions), Records(dict.fromkeys(applied, ())))
 
 
 def bare_order(needs: Needs) -> list[str]:

@@ -72,9 +72,9 @@ BAD_PREFIXES = [
     ("", "must not be empty"),
     ("mongodb://user:se$cret@host/app", "looks like a URI"),
     ("app ", "must not start or end with white space: 'app '"),
-    ("my$app", "must not hold '$'"),
-    ("my\0app", "must not hold '\\x00'"),
-    ("my..app", "must not hold '..'"),
+    ("my$app", "can't contain '$'"),
+    ("my\0app", "can't contain '\\x00'"),
+    ("my..app", "can't contain '..'"),
     ("system.app", "must not start with 'system.'"),
     (".app", "must not start with '.'"),
     ("\ud800", "lone surrogates"),
@@ -83,13 +83,13 @@ BAD_PREFIXES = [
 """What cannot be a prefix, and words of what is said of it."""
 
 BAD_OPTIONS = [
-    ({"lease_ttl": 0.5}, "lease_ttl must be a number of seconds, from 1 to 86400, not 0.5"),
-    ({"lease_ttl": None}, "lease_ttl must be a number of seconds, from 1 to 86400, not None"),
-    ({"lease_ttl": "30"}, "lease_ttl must be a number of seconds, from 1 to 86400, not '30'"),
+    ({"lease_ttl": 0.5}, "lease_ttl must be a number of seconds, from 1 to 86,400, not 0.5"),
+    ({"lease_ttl": None}, "lease_ttl must be a number of seconds, from 1 to 86,400, not None"),
+    ({"lease_ttl": "30"}, "lease_ttl must be a number of seconds, from 1 to 86,400, not '30'"),
     ({"lease_ttl": float("inf")}, "not inf"),
     ({"lease_ttl": True}, "not True"),
     ({"lease_ttl": 10**400}, "not 1000"),
-    ({"lease_timeout": -1}, "lease_timeout must be a number of seconds, from 0 to 1e+09, not -1"),
+    ({"lease_timeout": -1}, "lease_timeout must be a number of seconds, from 0 to 1,000,000,000, not -1"),
     ({"lease_timeout": float("nan")}, "not nan"),
 ]
 """What cannot be a time, and words of what is said of it."""
@@ -144,7 +144,7 @@ CODEC: CodecOptions[Any] = CodecOptions(
 """Options with which all of these can be written, and read as they are."""
 
 BAD_BATCH_OPTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"size": 0}, "size must be a whole number of documents, from 1 on, not 0."),
+    ({"size": 0}, "size must be a whole number of documents, 1 or more, not 0."),
     ({"size": -1}, "not -1."),
     ({"size": 1.5}, "not 1.5."),
     ({"size": True}, "not True."),
@@ -152,6 +152,7 @@ BAD_BATCH_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"size": 2**31}, "not 2147483648."),
     ({"pause": -1}, "pause must be a number of seconds, from 0 to 86,400, not -1."),
     ({"pause": float("nan")}, "not nan."),
+    ({"pause": 10**400}, "not 1000"),
     ({"pause": None}, "not None."),
     ({"pause": True}, "not True."),
     ({"max_lag": -0.1}, "max_lag must be a number of seconds, from 0 to 86,400, not -0.1."),

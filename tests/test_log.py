@@ -1,19 +1,26 @@
-"""What the log says of the lease, of transactions and of passes. (Of the rest: tests/sync/test_events.py.)"""
+"""The messages of events about the lease, transactions and backfills, and their levels in the log.
+
+(The other messages: tests/async/test_events.py.)
+"""
 
 import logging
 
 import pytest
 
 from quaestor import (
+    BackfillRestarted,
+    BackfillStarted,
     DatabaseFinished,
     Event,
     LeaseAwaited,
     LeaseNotReleased,
+    MigrationFailed,
     MigrationProgressed,
     MigrationRetried,
-    PassChanged,
-    PassStarted,
     ReplicasAwaited,
+    RollbackStarted,
+    RunFailed,
+    RunStarted,
     SessionsNotEnded,
     log_event,
 )
@@ -23,60 +30,55 @@ WHERE = ("shop", "app")
 PLACE = (*WHERE, "a", 1, 2)
 
 
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise TypeError
+
+
 @pytest.mark.parametrize(
-    ("event", "level", "words"),
+    ("event", "level", "facts"),
     [
+        (LeaseAwaited(*WHERE, lease(), 0.004), logging.INFO, ["Waiting for the lease, held by host (process 7)"]),
+        (LeaseAwaited(*WHERE, lease(), 61.2), logging.INFO, ["Waiting", "lease", "1 min 1 s", "host (process 7)"]),
+        (SessionsNotEnded(*WHERE, PermissionError("no")), logging.WARNING, ["a minute", "PermissionError: no"]),
+        (LeaseNotReleased(*WHERE, 30, OSError()), logging.WARNING, ["lease", "expires", "30.0 s", "OSError"]),
+        (MigrationRetried(*PLACE, 3, OSError("x")), logging.INFO, ["'a' (1 of 2)", "attempt 3", "OSError: x"]),
+        (MigrationRetried(*PLACE, 2, None), logging.INFO, ["'a' (1 of 2)", "attempt 2"]),
+        (MigrationFailed(*PLACE, KeyboardInterrupt()), logging.ERROR, ["Interrupted", "applying 'a' (1 of 2)"]),
+        (MigrationFailed(*PLACE, OSError("x"), undo=True), logging.ERROR, ["Failed to roll back 'a'", "OSError: x"]),
+        (MigrationFailed(*PLACE, Silent()), logging.ERROR, ["Failed to apply 'a' (1 of 2): Silent"]),
+        (BackfillStarted(*PLACE, "users", "users", 0, None), logging.INFO, ["'a' (1 of 2)", "'users' starts"]),
+        (BackfillStarted(*PLACE, "users", "users", 0, 12_345), logging.INFO, ["starts", "about 12,345 documents"]),
+        (BackfillStarted(*PLACE, "users", "users", 1000, None), logging.INFO, ["resumes", "1,000 documents"]),
+        (BackfillStarted(*PLACE, "old", "users", 1000, 9000), logging.INFO, ["'old' of 'users'", "1,000 of 9,000"]),
         (
-            LeaseAwaited(*WHERE, lease(), 61.2),
-            logging.INFO,
-            "Waiting, for 61 s by now, for the migrations of host (pro",
+            BackfillRestarted(*PLACE, "users", "users"),
+            logging.WARNING,
+            ["'a'", "'users' starts over", "again"],
         ),
-        (SessionsNotEnded(*WHERE, PermissionError("no")), logging.WARNING, "for a minute. PermissionError: no"),
-        (LeaseNotReleased(*WHERE, 30, OSError()), logging.WARNING, "and ends by itself in 30 s. OSError"),
-        (MigrationRetried(*WHERE, "a", 1, 2, 3, OSError("x")), logging.INFO, "Attempt 3 at 'a' (1 of 2): OSError: x"),
-        (MigrationRetried(*WHERE, "a", 1, 2, 2, None), logging.INFO, "Attempt 2 at 'a' (1 of 2)"),
-        (PassStarted(*PLACE, "users", 0, None), logging.INFO, "'a' goes over 'users'"),
-        (PassStarted(*PLACE, "users", 0, 12_345), logging.INFO, "'a' goes over 'users', about 12,345 documents"),
-        (PassStarted(*PLACE, "users", 1000, None), logging.INFO, "'a' goes on over 'users', after 1,000 documents"),
+        (ReplicasAwaited(*PLACE, 12.4, 61.2), logging.INFO, ["'a' (1 of 2)", "12.4 s behind", "1 min 1 s"]),
+        (MigrationProgressed(*PLACE, 1000, None, due=True), logging.INFO, ["'a' (1 of 2): 1,000"]),
         (
-            PassStarted(*PLACE, "users", 1000, 12_345),
+            MigrationProgressed(*PLACE, 1000, 9000, 412.6, due=True),
             logging.INFO,
-            "'a' goes on over 'users', after 1,000 of 12,345 documents",
+            ["'a' (1 of 2): 1,000 of 9,000", "413/s", "20 s left"],
         ),
-        (PassChanged(*PLACE, "users"), logging.WARNING, "'a' begins anew over 'users': an earlier attempt was in a"),
-        (
-            ReplicasAwaited(*PLACE, 12.4, 61.2),
-            logging.INFO,
-            "'a' waits, for 61 s by now, for replicas that are 12 s behind",
-        ),
-        (MigrationProgressed(*PLACE, 1000, None, due=True), logging.INFO, "'a': 1,000"),
-        (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, "Ended with an error. OSError: x"),
-        (MigrationProgressed(*PLACE, 1000, 9000, 412.6, due=True), logging.INFO, "'a': 1,000 of 9,000, 413 a second"),
+        (MigrationProgressed(*PLACE, 1000, 9000, 412.6), logging.DEBUG, ["1,000 of 9,000"]),
+        (RunFailed(*WHERE, OSError("x")), logging.ERROR, ["Run failed", "OSError: x"]),
+        (RunFailed(*WHERE, KeyboardInterrupt(), work="rollback"), logging.ERROR, ["Rollback interrupted"]),
+        (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, ["OSError: x"]),
+        # The end of the run says the same.
+        (DatabaseFinished(*WHERE, ("a",)), logging.DEBUG, ["1 migration"]),
+        (RunStarted(*WHERE, ()), logging.DEBUG, ["0 migrations"]),
+        (RollbackStarted(*WHERE, ()), logging.DEBUG, ["0 migrations"]),
     ],
 )
-def test_log(event: Event, level: int, words: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One sentence each, with the place and the reason."""
-    with caplog.at_level(logging.INFO, "quaestor"):
+def test_log(event: Event, level: int, facts: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Each event is one record: its message after the database and the prefix, at its level."""
+    with caplog.at_level(logging.DEBUG, "quaestor"):
         log_event(event)
 
     (record,) = caplog.records
     assert record.levelno == level
-    assert record.getMessage().startswith("[shop/app] ")
-    assert words in record.getMessage()
-
-
-def test_database_that_ended_well(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing more is said of it: the end of its run has been."""
-    with caplog.at_level(logging.DEBUG, "quaestor"):
-        log_event(DatabaseFinished(*WHERE, ("a",)))
-
-    assert caplog.records == []
-
-
-def test_progress_that_is_not_due(caplog: pytest.LogCaptureFixture) -> None:
-    """What a migration says of its progress in between is there for those who ask for it: DEBUG."""
-    with caplog.at_level(logging.DEBUG, "quaestor"):
-        log_event(MigrationProgressed(*PLACE, 1000, 9000, 412.6))
-
-    (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.DEBUG, "[shop/app] 'a': 1,000 of 9,000, 413 a second")
+    assert record.getMessage() == f"[shop/app] {event}"
+    assert [fact for fact in facts if fact not in str(event)] == []

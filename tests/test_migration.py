@@ -1,4 +1,4 @@
-"""Registration: what is a migration, what is not, and of which colour it is."""
+"""Definitions: what can be a migration, what can't, and whether it is async."""
 
 import enum
 import functools
@@ -13,9 +13,11 @@ from quaestor import (
     CircularDependencyError,
     DuplicateMigrationError,
     InvalidMigrationError,
+    InvalidOptionError,
     MigrationDefinition,
     MigrationRegistry,
 )
+from quaestor._core.definition import check_text
 from tests.functions import nothing, nothing_async
 
 
@@ -87,44 +89,44 @@ odd_signature.__signature__ = "(db)"  # type: ignore[attr-defined]  # what a car
 def marked(db: object) -> Any: ...
 
 
-COLOURS = [
-    (nothing, "sync"),
-    (nothing_async, "async"),
-    (lambda db: None, "sync"),
-    (functools.partial(nothing), "sync"),
-    (functools.partial(functools.partial(nothing_async)), "async"),
-    (functools.partial(with_options, size=1), "sync"),
-    (passing(nothing), "sync"),
-    (injecting(lambda db, settings: None), "sync"),
-    (odd_signature, "sync"),
-    (passing(passing(nothing_async)), "async"),
-    (passing(functools.partial(nothing_async)), "async"),
-    (passing(awaiting(nothing)), "async"),
-    (awaiting(nothing), "async"),
-    (functools.partial(passing(nothing_async)), "async"),
-    (Called(), "sync"),
-    (CalledAsync(), "async"),
-    (functools.partial(CalledAsync()), "async"),
-    (passing(CalledAsync()), "async"),
-    (Called().method, "sync"),
-    (Called().method_async, "async"),
-    (Called.static, "sync"),
-    (Called.of_class, "async"),
-    (staticmethod(nothing_async), "async"),
-    (functools.cache(nothing_async), "async"),
-    (Blocking(nothing_async), "sync"),
-    (print, "sync"),
-    (max, "sync"),
-    (mock.Mock(), "sync"),
+KINDS = [
+    (nothing, False),
+    (nothing_async, True),
+    (lambda db: None, False),
+    (functools.partial(nothing), False),
+    (functools.partial(functools.partial(nothing_async)), True),
+    (functools.partial(with_options, size=1), False),
+    (passing(nothing), False),
+    (injecting(lambda db, settings: None), False),
+    (odd_signature, False),
+    (passing(passing(nothing_async)), True),
+    (passing(functools.partial(nothing_async)), True),
+    (passing(awaiting(nothing)), True),
+    (awaiting(nothing), True),
+    (functools.partial(passing(nothing_async)), True),
+    (Called(), False),
+    (CalledAsync(), True),
+    (functools.partial(CalledAsync()), True),
+    (passing(CalledAsync()), True),
+    (Called().method, False),
+    (Called().method_async, True),
+    (Called.static, False),
+    (Called.of_class, True),
+    (staticmethod(nothing_async), True),
+    (functools.cache(nothing_async), True),
+    (Blocking(nothing_async), False),
+    (print, False),
+    (max, False),
+    (mock.Mock(), False),
 ]
 if hasattr(inspect, "markcoroutinefunction"):  # Python 3.12
-    COLOURS.append((inspect.markcoroutinefunction(marked), "async"))
+    KINDS.append((inspect.markcoroutinefunction(marked), True))
 
 
-@pytest.mark.parametrize(("function", "colour"), COLOURS)
-def test_colour(function: Callable[..., object], colour: str) -> None:
-    """The colour is that of what a call returns, found without a call."""
-    assert MigrationDefinition("a", function).colour == colour
+@pytest.mark.parametrize(("function", "is_async"), KINDS)
+def test_is_async(function: Callable[..., object], is_async: bool) -> None:
+    """Whether a call returns something to await is found without a call."""
+    assert MigrationDefinition("a", function).is_async is is_async
 
 
 def generator(db: object) -> Iterator[None]:
@@ -160,7 +162,7 @@ class CalledGenerator:
     ],
 )
 def test_not_a_function(function: Any, words: str) -> None:
-    """What cannot be called with a database, or would do nothing, is refused when it is registered."""
+    """A function that can't be called with the database, or whose call would do nothing, is refused at once."""
     registry = MigrationRegistry()
     with pytest.raises(InvalidMigrationError, match="Migration 'a'") as caught:
         registry.register("a")(function)
@@ -175,16 +177,23 @@ def test_not_a_function(function: Any, words: str) -> None:
         (1, "must be a str, not int (1)"),
         (b"a", "must be a str, not bytes (b'a')"),
         ("", "must not be empty"),
-        ("a\0b", "must not hold NUL"),
+        ("a\0b", "can't contain NUL"),
         ("\ud800", "lone surrogates"),
         (nothing, 'Write @registry.register("its_name").'),
     ],
 )
 def test_bad_name(name: Any, words: str) -> None:
-    """A name that cannot be stored is refused at once, before the decorator sees a function."""
+    """A name that can't be stored is refused before the decorator sees a function."""
     with pytest.raises(InvalidMigrationError) as caught:
         MigrationRegistry().register(name)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, 7, "", "a\0b", "\ud800"])
+def test_bad_text(name: Any) -> None:
+    """The names of other things are checked in the same way, each with an error of its own."""
+    with pytest.raises(InvalidOptionError, match="The name of a backfill"):
+        check_text("The name of a backfill", name, InvalidOptionError)
 
 
 @pytest.mark.parametrize(
@@ -207,14 +216,14 @@ def test_bad_dependencies(depends_on: Any, words: str) -> None:
 
 
 def test_dependency_on_itself() -> None:
-    """A migration that waits for itself is refused when it is registered."""
+    """A migration that depends on itself is refused at once."""
     with pytest.raises(CircularDependencyError, match="a -> a") as caught:
         MigrationRegistry().register("a", depends_on=["b", "a"])(nothing)
     assert caught.value.cycle == ["a", "a"]
 
 
 def test_definition() -> None:
-    """The definition has what was given; the decorator returns the function unchanged."""
+    """The definition has all arguments; the decorator returns the function unchanged."""
     registry = MigrationRegistry()
     given = ["z", "b"]
 
@@ -252,12 +261,12 @@ def test_definition() -> None:
         (max, False),
     ],
 )
-def test_context_is_wanted(function: Any, wants: bool) -> None:
-    """The context is the second argument, if it has no default; who takes only the database goes without."""
+def test_wants_context(function: Any, wants: bool) -> None:
+    """The context is the second argument, if that has no default."""
     assert MigrationDefinition("a", function).wants_context is wants
     assert MigrationDefinition("a", nothing, rollback=function).wants_context is False
-    assert MigrationDefinition("a", function, rollback=nothing).keeps_progress is wants
-    assert MigrationDefinition("a", nothing, rollback=function).keeps_progress is wants
+    assert MigrationDefinition("a", function, rollback=nothing).can_backfill is wants
+    assert MigrationDefinition("a", nothing, rollback=function).can_backfill is wants
 
 
 @pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])
@@ -268,13 +277,13 @@ def test_dependencies_of_any_kind(depends_on: Any) -> None:
 
 @pytest.mark.parametrize("transaction", [None, 1, "yes"])
 def test_bad_transaction(transaction: Any) -> None:
-    """Whether it is a transaction is said by True or False, and by nothing else."""
-    with pytest.raises(InvalidMigrationError, match="transaction of migration 'a' must be True or False, not"):
+    """transaction is True or False."""
+    with pytest.raises(InvalidMigrationError, match="transaction of migration 'a'"):
         MigrationRegistry().register("a", transaction=transaction)(nothing)
 
 
 def test_migrations_are_read_only() -> None:
-    """Nothing is registered or removed but with `register`."""
+    """Only `register` registers; nothing is removed."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
 
@@ -285,7 +294,7 @@ def test_migrations_are_read_only() -> None:
 
 
 def test_duplicate() -> None:
-    """A name stands for one function; the error says which one has it."""
+    """A name has one function; the error says which."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
 
@@ -295,7 +304,7 @@ def test_duplicate() -> None:
 
 
 def test_name_from_an_enum() -> None:
-    """A subclass of str becomes the plain str it is equal to, so that messages and records show that."""
+    """A subclass of str becomes the plain str it is equal to, which messages and records show."""
 
     class Name(enum.StrEnum):
         FIRST = "first"

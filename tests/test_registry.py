@@ -8,6 +8,7 @@ import pytest
 
 from quaestor import (
     DuplicateMigrationError,
+    GraphError,
     InvalidMigrationError,
     MigrationDefinition,
     MigrationRegistry,
@@ -20,7 +21,7 @@ def undone(db: object) -> None: ...
 
 
 def test_rollback() -> None:
-    """The rollback stands in the definition, the rest of which stays; the decorator returns the function unchanged."""
+    """The rollback becomes part of the definition; the decorator returns the function unchanged."""
     registry = MigrationRegistry()
     registry.register("a", ["b"], transaction=True, description="Does it.")(nothing)
     registry.register("b")(nothing)
@@ -34,13 +35,13 @@ def test_rollback() -> None:
     assert list(registry.migrations) == ["a", "b"]
 
 
-def test_rollback_of_the_other_colour() -> None:
-    """A rollback may be of the other colour; that of the migration stays."""
+def test_rollback_of_the_other_kind() -> None:
+    """A `def` migration can have an `async def` rollback."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
     registry.register_rollback("a")(nothing_async)
 
-    assert registry.migrations["a"].colour == "sync"
+    assert registry.migrations["a"].is_async is False
 
 
 def test_rollback_of_nothing() -> None:
@@ -56,7 +57,7 @@ def test_rollback_of_nothing() -> None:
 
 
 def test_two_rollbacks() -> None:
-    """A migration has one rollback; the error says which one."""
+    """A migration has one rollback; the error says which."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
     registry.register_rollback("a")(undone)
@@ -83,7 +84,7 @@ def generator(db: object) -> Any:
     ],
 )
 def test_bad_rollback(function: Any, words: str) -> None:
-    """What cannot be called with a database, or would do nothing, is refused; the migration stays as it was."""
+    """A rollback that can't be called with the database is refused; the migration stays as it was."""
     registry = MigrationRegistry()
     registry.register("a")(nothing)
     decorate = registry.register_rollback("a")
@@ -99,7 +100,7 @@ def test_bad_rollback(function: Any, words: str) -> None:
     [(nothing, "must be a str, not function"), ("", "must not be empty"), (None, "must be a str, not None")],
 )
 def test_bad_name(name: Any, words: str) -> None:
-    """`@registry.register_rollback` without its argument, and what is no name, is refused at once."""
+    """`@registry.register_rollback` without a name is refused at once."""
     with pytest.raises(InvalidMigrationError) as caught:
         MigrationRegistry().register_rollback(name)
     assert words in str(caught.value)
@@ -161,7 +162,7 @@ def of(value: object) -> Callable[[object], None]:
     ],
 )
 def test_first_line_of_the_docstring(function: Any, description: str) -> None:
-    """Without a description it is the first line of the function's own docstring; "" where there is none."""
+    """The default description is the first line of the function's own docstring; "" without one."""
     registry = MigrationRegistry()
     registry.register("a")(function)
     assert registry.migrations["a"].description == description
@@ -169,7 +170,7 @@ def test_first_line_of_the_docstring(function: Any, description: str) -> None:
 
 @pytest.mark.parametrize("description", ["Says it.", ""])
 def test_description(description: str) -> None:
-    """A description that is given goes first, an empty one too."""
+    """An explicit description wins, even an empty one."""
     registry = MigrationRegistry()
     registry.register("a", description=description)(documented)
     assert registry.migrations["a"].description == description
@@ -180,3 +181,15 @@ def test_bad_description(description: Any) -> None:
     """A description is a str."""
     with pytest.raises(InvalidMigrationError, match="The description of migration 'a' must be a str, not"):
         MigrationRegistry().register("a", description=description)(nothing)
+
+
+def test_sort() -> None:
+    """Dependencies come first, then the alphabet decides; a graph that can't be sorted is an error."""
+    registry = MigrationRegistry()
+    for name, depends_on in {"a": ["c"], "c": [], "b": []}.items():
+        registry.register(name, depends_on)(nothing)
+    assert [migration.name for migration in registry.sort()] == ["b", "c", "a"]
+
+    registry.register("d", ["e"])(nothing)
+    with pytest.raises(GraphError, match="'d' depends on 'e'"):
+        registry.sort()

@@ -1,78 +1,88 @@
-"""Migrations for MongoDB: named functions that say what they depend on, for async and synchronous applications."""
+"""Migrations for MongoDB: named functions with dependencies, for sync and async applications."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from quaestor._core.definition import MigrationDefinition
-from quaestor._core.plan import PlannedMigration
-from quaestor._hosts.hooks import log_event
-from quaestor.errors import (
-    BatchesInTransactionError,
-    CircularDependencyError,
-    CollectionChangedError,
-    DependencyConflictError,
-    DuplicateMigrationError,
-    InvalidDatabaseError,
-    InvalidMigrationError,
-    InvalidOptionError,
-    InvalidPrefixError,
-    IrreversibleMigrationError,
-    LeaseLostError,
-    LeaseTimeoutError,
-    MissingDatabaseError,
-    MissingDependencyError,
-    QuaestorError,
-    RecordConflictError,
-    TransactionFailedError,
-    TransactionsUnsupportedError,
-    UnfinishedMigrationError,
-    UnknownMigrationError,
-    UnknownRecordsError,
-)
-from quaestor.events import (
-    DatabaseFinished,
-    Event,
-    Hook,
-    LeaseAwaited,
-    LeaseNotReleased,
-    MigrationApplied,
-    MigrationFailed,
-    MigrationProgressed,
-    MigrationRetried,
-    MigrationRolledBack,
-    MigrationStarted,
-    PassChanged,
-    PassStarted,
-    RecordsIgnored,
-    RecordsMarked,
-    RecordsUnknown,
-    ReplicasAwaited,
-    RollbackFinished,
-    RollbackStarted,
-    RunFinished,
-    RunStarted,
-    SessionsNotEnded,
-)
-from quaestor.registry import MigrationRegistry
-from quaestor.status import Lease, MigrationStatus, PassStatus, Status
-
 if TYPE_CHECKING:
-    from quaestor._core.many import DatabaseResult
-    from quaestor._hosts.asynchronous import AsyncRunner
-    from quaestor._hosts.sync import SyncRunner
+    from quaestor._core.definition import MigrationDefinition
+    from quaestor._hosts.hooks import log_event
     from quaestor.context import AsyncMigrationContext, MigrationContext
+    from quaestor.databases import AsyncCollection, AsyncDatabase, SyncCollection, SyncDatabase
+    from quaestor.errors import (
+        BatchesInTransactionError,
+        CircularDependencyError,
+        CollectionChangedError,
+        DependencyConflictError,
+        DuplicateBackfillError,
+        DuplicateMigrationError,
+        GraphError,
+        InvalidDatabaseError,
+        InvalidMigrationError,
+        InvalidOptionError,
+        InvalidPrefixError,
+        IrreversibleMigrationError,
+        LeaseError,
+        LeaseLostError,
+        LeaseTimeoutError,
+        MissingDatabaseError,
+        MissingDependencyError,
+        QuaestorError,
+        RecordConflictError,
+        TransactionError,
+        TransactionFailedError,
+        TransactionsUnsupportedError,
+        UnfinishedMigrationError,
+        UnknownMigrationError,
+        UnknownRecordsError,
+    )
+    from quaestor.events import (
+        BackfillRestarted,
+        BackfillStarted,
+        DatabaseFinished,
+        Event,
+        Hook,
+        LeaseAwaited,
+        LeaseNotReleased,
+        MigrationApplied,
+        MigrationEvent,
+        MigrationFailed,
+        MigrationProgressed,
+        MigrationRetried,
+        MigrationRolledBack,
+        MigrationStarted,
+        RecordsIgnored,
+        RecordsMarked,
+        RecordsUnknown,
+        ReplicasAwaited,
+        RollbackFinished,
+        RollbackStarted,
+        RunEvent,
+        RunFailed,
+        RunFinished,
+        RunStarted,
+        SessionsNotEnded,
+    )
+    from quaestor.registry import MigrationRegistry
+    from quaestor.runners import AsyncRunner, SyncRunner
+    from quaestor.status import BackfillStatus, DatabaseResult, Lease, MigrationStatus, PlannedMigration, Status
 
 __all__ = [
+    "AsyncCollection",
+    "AsyncDatabase",
     "AsyncMigrationContext",
     "AsyncRunner",
+    "BackfillRestarted",
+    "BackfillStarted",
+    "BackfillStatus",
     "BatchesInTransactionError",
     "CircularDependencyError",
     "CollectionChangedError",
     "DatabaseFinished",
     "DatabaseResult",
     "DependencyConflictError",
+    "DuplicateBackfillError",
     "DuplicateMigrationError",
     "Event",
+    "GraphError",
     "Hook",
     "InvalidDatabaseError",
     "InvalidMigrationError",
@@ -81,12 +91,14 @@ __all__ = [
     "IrreversibleMigrationError",
     "Lease",
     "LeaseAwaited",
+    "LeaseError",
     "LeaseLostError",
     "LeaseNotReleased",
     "LeaseTimeoutError",
     "MigrationApplied",
     "MigrationContext",
     "MigrationDefinition",
+    "MigrationEvent",
     "MigrationFailed",
     "MigrationProgressed",
     "MigrationRegistry",
@@ -96,9 +108,6 @@ __all__ = [
     "MigrationStatus",
     "MissingDatabaseError",
     "MissingDependencyError",
-    "PassChanged",
-    "PassStarted",
-    "PassStatus",
     "PlannedMigration",
     "QuaestorError",
     "RecordConflictError",
@@ -108,11 +117,16 @@ __all__ = [
     "ReplicasAwaited",
     "RollbackFinished",
     "RollbackStarted",
+    "RunEvent",
+    "RunFailed",
     "RunFinished",
     "RunStarted",
     "SessionsNotEnded",
     "Status",
+    "SyncCollection",
+    "SyncDatabase",
     "SyncRunner",
+    "TransactionError",
     "TransactionFailedError",
     "TransactionsUnsupportedError",
     "UnfinishedMigrationError",
@@ -121,20 +135,29 @@ __all__ = [
     "log_event",
 ]
 
-# Loaded when first asked for (PEP 562): the runners load a driver and anyio, the contexts much that only a run needs.
-_LATE = {
-    "AsyncMigrationContext": "quaestor.context",
-    "AsyncRunner": "quaestor._hosts.asynchronous",
-    "DatabaseResult": "quaestor._core.many",
-    "MigrationContext": "quaestor.context",
-    "SyncRunner": "quaestor._hosts.sync",
-}
+if not TYPE_CHECKING:  # type checkers accept any name from a module with a `__getattr__`
 
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562), because the events and the drivers load slowly."""
+        if name in __all__:
+            from importlib import import_module
 
-def __getattr__(name: str) -> object:
-    if name not in _LATE:
+            # In the order in which they import each other, so that a name loads no module that it doesn't need.
+            for module in (
+                "errors",
+                "_core.definition",
+                "registry",
+                "databases",
+                "status",
+                "events",
+                "_hosts.hooks",
+                "context",
+                "runners",
+            ):
+                names = vars(import_module(f"{__name__}.{module}"))
+                if name in names:
+                    return globals().setdefault(name, names[name])
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,371 +1,251 @@
-"""What a migration is given beside the database, if it takes a second argument."""
+"""The contexts: the second argument of a migration's function, for its backfills and progress."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any, Protocol, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from quaestor._core.checkpoint import DEFAULT_SIZE, Document, Pace, Reminder, Source
-from quaestor._core.pass_effects import PassEffect, PassFlow
-from quaestor._core.passes import Loop, Passes
-from quaestor._hosts.drive import drive, drive_async
+from quaestor._core.backfill import Backfill, Backfills
+from quaestor._core.checkpoint import DEFAULT_SIZE, Reminder, Throttle
+from quaestor._hosts.functions import call
+from quaestor._hosts.threads import run_to_completion
+from quaestor.databases import AsyncCollection, SyncCollection
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
-from quaestor.events import Event, MigrationProgressed, Place
+from quaestor.events import MigrationProgressed
 
+if TYPE_CHECKING:  # importing a context loads no driver
+    from quaestor._mongo.backfill_store import MongoBackfillStore
 
-class within:  # noqa: N801 - it is used as a function is
-    """A batch that is worked on: the passes that are begun inside know where.
-
-    Args:
-        where: Where it is.
-
-    Attributes:
-        where: The same.
-        is_open: Whether it is still worked on. A mark, for loops need not end in the order in which they began, nor in
-            the context that they were left in.
-    """
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.is_open = True
-
-    def __enter__(self) -> None:
-        _around.set((*_around.get(), self))
-
-    def __exit__(self, *_: object) -> None:
-        self.is_open = False
-        _around.set(tuple(one for one in _around.get() if one.is_open))
-
-
-_around: ContextVar[tuple[within, ...]] = ContextVar("_around", default=())
-
-
-def forget_around() -> None:
-    """Begin in no batch: what holds the exception of an earlier run keeps its loop open."""
-    _around.set(())
-
-
-def _where() -> str:
-    return next((one.where for one in reversed(_around.get()) if one.is_open), "")
-
-
-class SyncCollection(Protocol):
-    """A collection of PyMongo, or of mongomock."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    def count_documents(self, filter: Mapping[str, Any], /) -> int:  # noqa: A002 - PyMongo's word
-        """How many documents match."""
-
-
-class AsyncCollection(Protocol):
-    """A collection of PyMongo's async client, of Motor, or of mongomock-motor."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    async def count_documents(self, filter: Mapping[str, Any], /) -> int:  # noqa: A002 - PyMongo's word
-        """How many documents match."""
-
-
-class Table(Protocol):
-    """Performs the effects of one pass."""
-
-    def source(self, collection: Any, filter: Any, projection: Any, *, transaction: bool) -> Source:  # noqa: A002
-        """The checked arguments of a pass."""
-
-    def close(self) -> None:
-        """Give back what the pass had."""
-
-
-class SyncTable(Table, Protocol):
-    """For a `def` function."""
-
-    def perform(self, effect: PassEffect) -> object:
-        """Do what the effect asks for, and answer."""
-
-
-class AsyncTable(Table, Protocol):
-    """For an `async def` function."""
-
-    async def perform(self, effect: PassEffect) -> object:
-        """Do what the effect asks for, and answer."""
+D = TypeVar("D", bound=Mapping[str, Any])
+"""A document."""
 
 
 class _Context:
-    """The migration as it runs.
+    """The part that sync and async functions share.
 
-    Attributes:
-        name: The name of the migration (str).
-        logger: A logger to write to (logging.Logger): `quaestor.migration`.
+    Args:
+        backfills: The backfills of this attempt.
+        open_store: Makes the store of a backfill, given the arguments that describe it, and checks these.
     """
 
-    def __init__(self, place: Place, tell: Callable[[Event], None], now: Callable[[], float], *, undo: bool) -> None:
-        self._place = place
-        self._tell = tell
-        self._now = now
-        self._undo = undo
-        self._reminder = Reminder(now())
-        self._unbegun = 0  # passes that were asked for
-        self.name = place.name
-        self.logger = logging.getLogger("quaestor.migration")
+    def __init__(self, backfills: Backfills, open_store: "Callable[..., MongoBackfillStore]") -> None:
+        self._backfills = backfills
+        self._open_store = open_store
+        self._reminder = Reminder(backfills.surroundings.now())
+        self._unstarted = 0  # backfills that the function has asked for
+        self.name: str = backfills.place.name
+        self.logger: logging.Logger = logging.getLogger("quaestor.migration")
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """Say how far the migration is: an event `MigrationProgressed`, which the command line shows as a bar.
+        """Report progress: emits a `MigrationProgressed`, which the command line shows as a bar.
 
-        Passes over collections do that by themselves; this is for a loop of your own.
+        Backfills report by themselves; this is for a loop of your own.
 
         Args:
-            done: How much is done, in whatever it counts.
-            total: How much there is to do in all; None if that is not known.
+            done: How much is done, in any unit.
+            total: How much there is to do in all; None if unknown.
 
         Raises:
-            InvalidOptionError: One of them is not a whole number.
+            InvalidOptionError: One of them isn't a whole number.
         """
         for number in (done, total):
             if number is not None and not isinstance(number, int):
                 raise InvalidOptionError(f"progress() takes whole numbers (int), not {number!r:.40}.")
-        due = self._reminder.is_due(self._now())
-        self._tell(MigrationProgressed(*self._place, done, total, due=due, undo=self._undo))
+        backfills = self._backfills
+        due = self._reminder.is_due(backfills.surroundings.now())
+        progressed = MigrationProgressed(*backfills.place, done, total, due=due, undo=backfills.undo)
+        backfills.surroundings.emit(progressed)
 
-    def check_begun(self) -> None:
-        """Check, when the function has returned, that it began all passes that it asked for.
+    def check_started(self) -> None:
+        """Check, when the function has returned, that it started all its backfills.
 
         Raises:
-            UnfinishedMigrationError: It did not.
+            UnfinishedMigrationError: It didn't.
         """
-        if self._unbegun:
+        if self._unstarted:
             raise UnfinishedMigrationError(
                 self.name,
-                "without going over batches that it asked for (its `context.batches` has no loop, or its "
+                "without starting a backfill that it asked for (its `context.batches` has no loop, or its "
                 "`context.for_each_batch` no `await`)",
             )
 
+    def _open(
+        self,
+        collection: Any,
+        filter: Any,  # noqa: A002 - PyMongo's word
+        projection: Any,
+        name: str | None,
+        throttle: Throttle,
+        *,
+        transaction: bool,
+    ) -> "tuple[Backfill, MongoBackfillStore]":
+        store = self._open_store(
+            collection=collection, filter=filter, projection=projection, name=name, transaction=transaction
+        )
+        return self._backfills.start(store, throttle), store
+
 
 class MigrationContext(_Context):
-    """The migration as it runs, for a `def` function.
+    """The second argument of a `def` function: runs backfills and reports progress.
 
     Attributes:
-        name: The name of the migration (str).
-        logger: A logger to write to (logging.Logger): `quaestor.migration`.
+        name: The name of the migration.
+        logger: The logger `quaestor.migration`.
     """
-
-    def __init__(
-        self,
-        place: Place,
-        tell: Callable[[Event], None],
-        now: Callable[[], float],
-        *,
-        undo: bool,
-        passes: Passes,
-        table: Callable[[], SyncTable],
-    ) -> None:
-        super().__init__(place, tell, now, undo=undo)
-        self._passes = passes
-        self._table = table
 
     def batches(
         self,
-        collection: SyncCollection,
+        collection: SyncCollection[D],
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
+        name: str | None = None,
         size: int = DEFAULT_SIZE,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
-    ) -> Iterator[list[Document]]:
-        """Go over a collection in the order of `_id`, in batches; after a crash, from the batch that it met.
+    ) -> Iterator[list[D]]:
+        """Go over a collection in batches, in the order of `_id`; after a crash, resume at the batch in progress.
 
-        When the loop asks for the next batch, the one before is done: that is kept in `{prefix}_migrations_progress`
-        until the migration is recorded, and the lease is checked. So a migration that was killed, or failed, goes on
-        there when it is run again, and sees at most one batch twice. The pass ends at the highest `_id` there was
-        when it began; what is inserted later, or matches again, does not prolong it.
+        A batch is done when the loop asks for the next one. A checkpoint in `{prefix}_migrations_progress` then says
+        so, until the migration is recorded, and the lease is checked. An interrupted or failed migration resumes there
+        when it runs again, and sees at most one batch twice. The backfill ends at the `_id` that was the highest when
+        it started: documents that are inserted later, or match again, don't prolong it.
 
         Args:
-            collection: A collection of the database's driver (of this database or another one of its client).
-            filter: Which documents (dict, as for `find`); None: all of them.
-            size: How many documents are in a batch, at most.
-            projection: Which fields of them (dict or list, as for `find`; it keeps `_id`); None: all.
-            pause: How long to wait between two batches (float, seconds).
-            max_lag: Between two batches wait until no replica is more than this behind (float, seconds). It takes the
-                right to `replSetGetStatus`, which the role clusterMonitor has.
+            collection: A collection of the function's driver, in this database or another one of its client.
+            filter: Which documents, as for `find`; None: all.
+            name: The backfill's name, under which its checkpoint is stored. Defaults to the collection's name, as
+                `database.collection` in another database. Two backfills of one migration need different names. If the
+                collection or the filter has changed since the last attempt, the backfill restarts.
+            size: How many documents a batch has at most.
+            projection: Which fields, as for `find`, with `_id`; None: all.
+            pause: How long to wait between two batches, in seconds.
+            max_lag: Between two batches, wait until no replica is further behind than this, in seconds. Needs the right
+                to `replSetGetStatus`, which the role clusterMonitor has.
 
         Returns:
-            The batches (iterator of lists of documents), none of them empty.
+            The batches, none of them empty.
 
         Raises:
-            InvalidOptionError: An argument cannot be used; nothing was done.
-            BatchesInTransactionError: The migration, or the body that this is called from, is one transaction.
-            LeaseLostError: Another instance may hold the lease by now; the pass goes on where it runs next.
-            CollectionChangedError: The collection was dropped or renamed meanwhile.
+            InvalidOptionError: An argument can't be used; nothing was done.
+            DuplicateBackfillError: The migration has a backfill of this name already; nothing was done.
+            BatchesInTransactionError: The migration, or the body that calls this, is one transaction.
+            LeaseLostError: Another instance may hold the lease by now; the backfill resumes in the next run.
+            CollectionChangedError: The collection was dropped or renamed during the backfill.
             Exception: What the driver raises.
         """
-        pace = Pace(size, pause, max_lag)
-        table = self._table()
-        source = table.source(collection, filter, projection, transaction=False)
-        self._unbegun += 1
-        return self._looped(Loop(self._passes.over(source, pace, within=_where())), table)
+        throttle = Throttle(size, pause, max_lag)
+        backfill, _ = self._open(collection, filter, projection, name, throttle, transaction=False)
+        self._unstarted += 1
+        return self._iterate(backfill)
 
     def for_each_batch(
         self,
-        collection: SyncCollection,
-        body: Callable[[list[Document]], object],
+        collection: SyncCollection[D],
+        body: Callable[[list[D]], object],
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
+        name: str | None = None,
         size: int = DEFAULT_SIZE,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
         transaction: bool = True,
     ) -> None:
-        """Go over a collection as `batches` does, giving each batch to a function; by default exactly once.
+        """Go over a collection as `batches` does, and give each batch to a function; by default exactly once.
 
-        With transaction=True what the body writes and the progress are committed together, so that after a crash
-        nothing is done twice. The session is bound: the body passes none, uses the database of the migration, in its
-        own thread or task, and does one operation after the other. The server may abort a transaction; then the body is
-        called again, with documents that are read anew.
+        With transaction=True, which is the default, the body's writes and the checkpoint are committed together, so a
+        crash repeats nothing. The session is bound: the body passes none, uses the migration's database, in its own
+        thread or task, and does one operation after the other. The server may abort a transaction; then the body is
+        called again, with documents that are read anew. A transaction must end within
+        `transactionLifetimeLimitSeconds` (60 s by default), so choose a small `size`.
 
-        Args:
-            collection: As for `batches`.
-            body: Called with each batch (a function of the migration's colour, taking a list of documents).
-            filter: As for `batches`.
-            size: As for `batches`. A transaction must end within `transactionLifetimeLimitSeconds` (60 s by default).
-            projection: As for `batches`.
-            pause: As for `batches`.
-            max_lag: As for `batches`.
-            transaction: Whether each batch is one transaction (bool).
+        The body is a `def` function in a `def` migration, and an `async def` function in an `async def` migration. The
+        other arguments are those of `batches`.
 
         Raises:
             TransactionsUnsupportedError: `transaction`, and the server has none; nothing was done.
             TransactionFailedError: The server aborted the transaction of a batch again and again.
             UnfinishedMigrationError: The body returned a generator, or (in a `def` migration) an awaitable.
-            Exception: What the body raised, as it is; its batch is handed over again in the next run. All else as of
-                `batches`.
+            Exception: What the body raised, unchanged; the next run repeats its batch. Also what `batches` raises.
         """
-        pace = Pace(size, pause, max_lag)
+        throttle = Throttle(size, pause, max_lag)
         _check_body(body, transaction)
-        table = self._table()
-        source = table.source(collection, filter, projection, transaction=transaction)
+        backfill, store = self._open(collection, filter, projection, name, throttle, transaction=transaction)
+        give = partial(call, self.name, body, is_async=False, source=_FROM_BODY)
         try:
-            drive(self._passes.over(source, pace, body, transaction=transaction, within=_where()), table.perform)
+            run_to_completion(backfill.transact_all(give) if transaction else backfill.give_all(give))
         finally:
-            table.close()
+            store.close()
 
-    def _looped(self, loop: Loop, table: SyncTable) -> Iterator[list[Document]]:
-        self._unbegun -= 1
-        try:
-            while (documents := drive(loop.next(), table.perform)) is not None:
-                with within(loop.where):
-                    yield documents
-        finally:
-            table.close()
+    def _iterate(self, backfill: Backfill) -> Iterator[list[Any]]:
+        self._unstarted -= 1
+        while (batch := run_to_completion(backfill.next())) is not None:
+            yield batch
 
 
 class AsyncMigrationContext(_Context):
-    """The migration as it runs, for an `async def` function.
+    """The second argument of an `async def` function: runs backfills and reports progress.
 
     Attributes:
-        name: The name of the migration (str).
-        logger: A logger to write to (logging.Logger): `quaestor.migration`.
+        name: The name of the migration.
+        logger: The logger `quaestor.migration`.
     """
-
-    def __init__(
-        self,
-        place: Place,
-        tell: Callable[[Event], None],
-        now: Callable[[], float],
-        *,
-        undo: bool,
-        passes: Passes,
-        table: Callable[[], AsyncTable],
-    ) -> None:
-        super().__init__(place, tell, now, undo=undo)
-        self._passes = passes
-        self._table = table
 
     def batches(
         self,
-        collection: AsyncCollection,
+        collection: AsyncCollection[D],
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
+        name: str | None = None,
         size: int = DEFAULT_SIZE,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
-    ) -> AsyncIterator[list[Document]]:
-        """The same as `MigrationContext.batches`, for `async for`."""
-        pace = Pace(size, pause, max_lag)
-        table = self._table()
-        source = table.source(collection, filter, projection, transaction=False)
-        self._unbegun += 1
-        return _AsyncBatches(Loop(self._passes.over(source, pace, within=_where())), table, self._begin)
+    ) -> AsyncIterator[list[D]]:
+        """Do the same as `MigrationContext.batches`, for an `async for` loop."""
+        throttle = Throttle(size, pause, max_lag)
+        backfill, _ = self._open(collection, filter, projection, name, throttle, transaction=False)
+        self._unstarted += 1
+        return self._iterate(backfill)
 
     def for_each_batch(
         self,
-        collection: AsyncCollection,
-        body: Callable[[list[Document]], Awaitable[object]],
+        collection: AsyncCollection[D],
+        body: Callable[[list[D]], Awaitable[object]],
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - PyMongo's word
         *,
+        name: str | None = None,
         size: int = DEFAULT_SIZE,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
         transaction: bool = True,
     ) -> Coroutine[Any, Any, None]:
-        """The same as `MigrationContext.for_each_batch`, with a body that is awaited."""
-        pace = Pace(size, pause, max_lag)
+        """Do the same as `MigrationContext.for_each_batch`, with an `async def` body."""
+        throttle = Throttle(size, pause, max_lag)
         _check_body(body, transaction)
-        table = self._table()
-        source = table.source(collection, filter, projection, transaction=transaction)
-        self._unbegun += 1
-        flow = self._passes.over(source, pace, body, transaction=transaction, within=_where())
-        return self._given(flow, table)
+        backfill, store = self._open(collection, filter, projection, name, throttle, transaction=transaction)
+        give = partial(call, self.name, body, is_async=True, source=_FROM_BODY)
+        self._unstarted += 1
+        return self._give(backfill.transact_all if transaction else backfill.give_all, give, store)
 
-    async def _given(self, flow: PassFlow[None], table: AsyncTable) -> None:
-        self._unbegun -= 1
+    async def _give(
+        self, run: Callable[[Any], Awaitable[None]], give: Callable[..., Any], store: "MongoBackfillStore"
+    ) -> None:
+        self._unstarted -= 1
         try:
-            await drive_async(flow, table.perform)
+            await run(give)
         finally:
-            table.close()
+            store.close()
 
-    def _begin(self) -> None:
-        self._unbegun -= 1
+    async def _iterate(self, backfill: Backfill) -> AsyncIterator[list[Any]]:
+        self._unstarted -= 1
+        while (batch := await backfill.next()) is not None:
+            yield batch
 
 
-class _AsyncBatches:
-    """No asynchronous generator: that one was left the event loop would tell it later, when another pass has begun."""
-
-    def __init__(self, loop: Loop, table: AsyncTable, begin: Callable[[], None]) -> None:
-        self._loop = loop
-        self._table = table
-        self._begin: Callable[[], None] | None = begin
-        self._batch: within | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[Document]:
-        if self._begin is not None:
-            self._begin()
-            self._begin = None
-        self._leave()
-        documents = await drive_async(self._loop.next(), self._table.perform)
-        if documents is None:
-            raise StopAsyncIteration
-        self._batch = within(self._loop.where)
-        self._batch.__enter__()
-        return documents
-
-    def __del__(self) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._batch is not None:
-            self._batch.__exit__()
-            self._batch = None
+_FROM_BODY = " from the body of for_each_batch"
 
 
 def _check_body(body: object, transaction: object) -> None:

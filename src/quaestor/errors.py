@@ -1,83 +1,90 @@
-"""Every error that quaestor raises by itself.
+"""Every error that quaestor raises itself.
 
-Exceptions of your migrations and of the driver are never wrapped; a migration's carries a note with its name.
+Exceptions of your migrations and of the driver are never wrapped; a migration's gets a note with its name.
 
     QuaestorError
-    ├── InvalidMigrationError     (ValueError)  a name, dependency or function that cannot be a migration
-    ├── DuplicateMigrationError   (ValueError)  two functions under one name
-    ├── UnknownMigrationError     (ValueError)  a name that is no migration's
-    ├── MissingDependencyError    (ValueError)  a dependency that nobody registered
-    ├── CircularDependencyError   (ValueError)  migrations that wait for each other
-    ├── InvalidPrefixError        (ValueError)  a prefix that cannot name a collection
-    ├── InvalidDatabaseError      (TypeError)   not a database, or one of the other colour
-    ├── MissingDatabaseError      (ValueError)  a pending migration is of a colour that has no database
-    ├── RecordConflictError       (ValueError)  a pending migration could not be recorded
-    ├── UnknownRecordsError       (ValueError)  strict=True, and a record is of no registered migration
-    ├── IrreversibleMigrationError  (ValueError)  a migration that is to be undone has no rollback
-    ├── DependencyConflictError   (ValueError)  a mark that would leave a record without one that it depends on
-    ├── InvalidOptionError        (ValueError)  an option that cannot be used
-    ├── UnfinishedMigrationError  (TypeError)   a function that returned before its work was done
-    ├── LeaseTimeoutError         (TimeoutError)  another instance held the lease for longer than lease_timeout
-    ├── LeaseLostError            (RuntimeError)  another instance may hold the lease by now: this one has stopped
-    ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server that has none
-    ├── TransactionFailedError        (RuntimeError)  a transaction that the server aborted again and again
-    ├── BatchesInTransactionError     (RuntimeError)  a pass in batches inside a transaction
-    └── CollectionChangedError        (RuntimeError)  a collection was dropped or renamed under a pass
+    ├── InvalidMigrationError         (ValueError)    a name, dependency or function that can't be a migration
+    ├── DuplicateMigrationError       (ValueError)    two functions with one name
+    ├── UnknownMigrationError         (ValueError)    a name that no migration has
+    ├── GraphError                    (ValueError)    the dependencies can't be put in order
+    │   ├── MissingDependencyError    (ValueError)    a dependency that isn't registered
+    │   └── CircularDependencyError   (ValueError)    migrations that depend on each other
+    ├── InvalidPrefixError            (ValueError)    a prefix that can't name a collection
+    ├── InvalidDatabaseError          (TypeError)     not a database, or sync instead of async
+    ├── InvalidOptionError            (ValueError)    an option with a value that can't be used
+    ├── MissingDatabaseError          (ValueError)    a pending migration is sync or async, and has no database for it
+    ├── RecordConflictError           (ValueError)    a pending migration couldn't be recorded
+    ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
+    ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
+    ├── DependencyConflictError       (ValueError)    a mark would leave an applied migration with a pending dependency
+    ├── UnfinishedMigrationError      (TypeError)     a function returned before its work was done
+    ├── LeaseError                                    the lease
+    │   ├── LeaseTimeoutError         (TimeoutError)  another instance held it for longer than lease_timeout
+    │   └── LeaseLostError            (RuntimeError)  another instance may hold it by now, so this one has stopped
+    ├── TransactionError                              transactions
+    │   ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server without them
+    │   ├── TransactionFailedError        (RuntimeError)  the server aborted a transaction again and again
+    │   └── BatchesInTransactionError     (RuntimeError)  a backfill inside a transaction
+    ├── DuplicateBackfillError        (ValueError)    two backfills with one name in one migration
+    └── CollectionChangedError        (RuntimeError)  a collection was dropped or renamed during a backfill
 
-An error's arguments are its data, so it can be pickled and carried between processes; the sentence is made by `str()`.
+An error's arguments are its data, so it can be pickled and sent between processes; `str()` makes the sentence.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a lease is data that an error carries; the errors stand below everything
+if TYPE_CHECKING:  # a lease is data of an error; at run time this module imports nothing of quaestor
     from quaestor.status import Lease
 
 
 class QuaestorError(Exception):
-    """The base of all errors that quaestor raises by itself."""
+    """The base of all errors that quaestor raises itself."""
+
+    def __post_init__(self) -> None:
+        """Make the data of an error (a dataclass) its arguments, from which pickle makes it again."""
+        super().__init__(*vars(self).values())
 
 
 class InvalidMigrationError(QuaestorError, ValueError):
-    """A name, a list of dependencies or a function that cannot be a migration; `str()` says why."""
+    """A name, a list of dependencies or a function can't be a migration; `str()` says why."""
 
 
+@dataclass(eq=False)
 class DuplicateMigrationError(QuaestorError, ValueError):
     """Two functions were registered under one name.
 
     Attributes:
-        name: The name (str).
-        first: Where the function that has the name comes from (str), as `module.function`.
-        rollback: Whether they are rollbacks (bool).
+        name: The name.
+        first: The function that was registered first, as `module.function`.
+        rollback: Whether the functions are rollbacks.
     """
 
-    def __init__(self, name: str, first: str, rollback: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
-        super().__init__(name, first, rollback)
-        self.name = name
-        self.first = first
-        self.rollback = rollback
+    name: str
+    first: str
+    rollback: bool = False
 
     def __str__(self) -> str:
         if self.rollback:
-            return f"Migration {self.name!r} already has a rollback ({self.first}): remove one of the two."
-        return f"Migration {self.name!r} is already registered (by {self.first}): give one of the two another name."
+            return f"Migration {self.name!r} already has a rollback ({self.first}). Remove one of the two."
+        return f"Migration {self.name!r} is already registered (by {self.first}). Give one of the two another name."
 
 
+@dataclass(eq=False)
 class UnknownMigrationError(QuaestorError, ValueError):
-    """Names that are no migration's. Nothing has run.
+    """Names were given that no migration has. Nothing has run.
 
     Attributes:
-        suggestions: Each of the names (str) with the closest that there is (str), or None where none is close (dict).
+        suggestions: Each of these names with the most similar registered name, or None.
     """
 
-    def __init__(self, suggestions: dict[str, str | None]) -> None:
-        super().__init__(suggestions)
-        self.suggestions = suggestions
+    suggestions: dict[str, str | None]
 
     @property
     def names(self) -> list[str]:
-        """The names (list of str)."""
+        """The names that no migration has."""
         return list(self.suggestions)
 
     def __str__(self) -> str:
@@ -88,20 +95,23 @@ class UnknownMigrationError(QuaestorError, ValueError):
         )
 
 
-class MissingDependencyError(QuaestorError, ValueError):
+class GraphError(QuaestorError, ValueError):
+    """The base of the errors about dependencies that can't be put in order. Nothing has run."""
+
+
+@dataclass(eq=False)
+class MissingDependencyError(GraphError):
     """A migration depends on a name that is not registered.
 
     Attributes:
-        migration: The migration that has the dependency (str).
-        dependency: The name that is not registered (str).
-        suggestion: The registered name closest to it (str), or None where none is close.
+        migration: The migration that has the dependency.
+        dependency: The name that is not registered.
+        suggestion: The most similar registered name, or None.
     """
 
-    def __init__(self, migration: str, dependency: str, suggestion: str | None = None) -> None:
-        super().__init__(migration, dependency, suggestion)
-        self.migration = migration
-        self.dependency = dependency
-        self.suggestion = suggestion
+    migration: str
+    dependency: str
+    suggestion: str | None = None
 
     def __str__(self) -> str:
         remedy = (
@@ -112,312 +122,317 @@ class MissingDependencyError(QuaestorError, ValueError):
         return f"Migration {self.migration!r} depends on {self.dependency!r}, which is not registered. {remedy}"
 
 
-class CircularDependencyError(QuaestorError, ValueError):
+@dataclass(eq=False)
+class CircularDependencyError(GraphError):
     """Migrations depend on each other in a circle.
 
     Attributes:
-        cycle: The names (list of str): each depends on the next one, and the last is the first again.
+        cycle: The names: each depends on the next, and the last equals the first.
     """
 
-    def __init__(self, cycle: list[str]) -> None:
-        super().__init__(cycle)
-        self.cycle = cycle
+    cycle: list[str]
 
     def __str__(self) -> str:
-        return f"Circular dependency: {' -> '.join(self.cycle)}"
+        return f"Circular dependency: {' -> '.join(self.cycle)}. Remove one of these dependencies."
 
 
 class InvalidPrefixError(QuaestorError, ValueError):
-    """A prefix that cannot name a collection; `str()` says why."""
+    """A prefix can't name a collection; `str()` says why."""
 
 
 class InvalidDatabaseError(QuaestorError, TypeError):
-    """Something that is not a database, or one that this call cannot use; `str()` says why and what to pass."""
+    """An argument is no database, or one this call can't use; `str()` says why, and what to pass."""
 
 
+@dataclass(eq=False)
 class MissingDatabaseError(QuaestorError, ValueError):
-    """Migrations of the plan are `def`, or `async def`, and the call was given no database for such. Nothing has run.
+    """The plan has sync (or async) migrations, and the call has no sync (or async) database. Nothing has run.
 
     Attributes:
-        migrations: The names of these migrations (list of str), in the order of the plan.
+        migrations: The names of these migrations, in the order of the plan.
         argument: The argument to pass: "sync_db" or "async_db".
     """
 
-    def __init__(self, migrations: list[str], argument: str) -> None:
-        super().__init__(migrations, argument)
-        self.migrations = migrations
-        self.argument = argument
+    migrations: list[str]
+    argument: str
 
     def __str__(self) -> str:
         functions, driver = {
-            "sync_db": ("`def`", "PyMongo's synchronous client"),
-            "async_db": ("`async def`", "an asynchronous client"),
+            "sync_db": ("`def`", "PyMongo's sync client"),
+            "async_db": ("`async def`", "an async client"),
         }[self.argument]
         return (
-            f"The functions of these migrations are {functions} functions: {', '.join(self.migrations)}. "
+            f"These migrations are {functions} functions: {', '.join(self.migrations)}. "
             f"Pass {self.argument}=, the same database opened with {driver}. Nothing has run."
         )
 
 
+@dataclass(eq=False)
 class RecordConflictError(QuaestorError, ValueError):
-    """Pending migrations could not be recorded: a document that is no record of them has their `_id`. Nothing has run.
+    """Pending migrations couldn't be recorded: other documents have their `_id`. Nothing has run.
 
     Attributes:
-        migrations: The names of these migrations (list of str), in the order of the plan.
+        migrations: The names of these migrations, in the order of the plan.
     """
 
-    def __init__(self, migrations: list[str]) -> None:
-        super().__init__(migrations)
-        self.migrations = migrations
+    migrations: list[str]
 
     def __str__(self) -> str:
         return (
-            f"The records hold documents whose _id is the name of a pending migration while their name is not: "
-            f"{', '.join(self.migrations)}. Correct their name or remove them. Nothing has run."
+            f"Records have the name of a pending migration as _id, but another `name`: {', '.join(self.migrations)}. "
+            "Correct their `name` or remove them. Nothing has run."
         )
 
 
+@dataclass(eq=False)
 class UnknownRecordsError(QuaestorError, ValueError):
-    """Migrations are recorded that are not registered, and the run was told to be strict. Nothing has run.
+    """The run is strict, and applied migrations aren't registered. Nothing has run.
 
     Attributes:
-        names: The names recorded (list of str), alphabetically.
+        names: Their names, alphabetically.
     """
 
-    def __init__(self, names: list[str]) -> None:
-        super().__init__(names)
-        self.names = names
+    names: list[str]
 
     def __str__(self) -> str:
         return (
-            f"The database has migrations that the code does not have: {', '.join(self.names)}. A newer release has "
-            "migrated it, or they were renamed or removed. Deploy that release, or run without strict. Nothing has run."
+            f"The database has applied migrations that the code doesn't have: {', '.join(self.names)}. They are from a "
+            "newer release, or were renamed or removed. Deploy that release, or run without strict. Nothing has run."
         )
 
 
+@dataclass(eq=False)
 class IrreversibleMigrationError(QuaestorError, ValueError):
-    """Migrations that would have to be undone have no rollback. Nothing has run.
+    """Migrations to roll back have no rollback. Nothing has run.
 
     Attributes:
-        names: Their names (list of str), in the order in which they would be undone.
+        names: Their names, in the order of the plan.
     """
 
-    def __init__(self, names: list[str]) -> None:
-        super().__init__(names)
-        self.names = names
+    names: list[str]
 
     def __str__(self) -> str:
         return (
             f"No rollback is registered for {', '.join(self.names)}. Write one with "
-            f"@registry.register_rollback({self.names[0]!r}), or correct the data by a new migration. Nothing has run."
+            f"@registry.register_rollback({self.names[0]!r}), or fix the data with a new migration. Nothing has run."
         )
 
 
+@dataclass(eq=False)
 class DependencyConflictError(QuaestorError, ValueError):
-    """A mark would leave a migration recorded while one that it depends on is not. Nothing was marked.
+    """A mark would leave a migration applied while a dependency of it is pending. Nothing was marked.
 
     Attributes:
-        conflicts: Each such migration (str) with those of its dependencies that would not be recorded (dict of lists).
+        conflicts: Each such migration with its pending dependencies.
     """
 
-    def __init__(self, conflicts: dict[str, list[str]]) -> None:
-        super().__init__(conflicts)
-        self.conflicts = conflicts
+    conflicts: dict[str, list[str]]
 
     def __str__(self) -> str:
         needs = "; ".join(f"{name!r} needs {', '.join(map(repr, needed))}" for name, needed in self.conflicts.items())
         return (
-            f"Recorded migrations would have dependencies that are not recorded: {needs}. "
-            "Mark these together. Nothing was marked."
+            f"An applied migration can't have a pending dependency: {needs}. Mark these together. Nothing was marked."
         )
 
 
 class InvalidOptionError(QuaestorError, ValueError):
-    """An option of a run that cannot be used; `str()` says why."""
+    """An option has a value that can't be used; `str()` says why."""
 
 
+@dataclass(eq=False)
 class UnfinishedMigrationError(QuaestorError, TypeError):
-    """A migration's function returned something that still waits to be run; the migration is not recorded.
+    """A migration's function returned a coroutine, generator or the like instead of doing its work. The migration isn't
+    recorded.
 
     Attributes:
-        name: The migration (str).
-        returned: What its function returned (str): "a coroutine", "a generator", ...
+        name: The migration.
+        returned: What its function returned: "a coroutine", "a generator", ...
     """
 
-    def __init__(self, name: str, returned: str) -> None:
-        super().__init__(name, returned)
-        self.name = name
-        self.returned = returned
+    name: str
+    returned: str
 
     def __str__(self) -> str:
         return (
-            f"Migration {self.name!r} returned {self.returned}, so its work is not done. "
-            "Make it an `async def` function that awaits what it starts, or a `def` function that runs to its end."
+            f"Migration {self.name!r} returned {self.returned}, so its work isn't done. "
+            "Make it an `async def` function that awaits its work, or a `def` function that does it before it returns."
         )
 
 
-class LeaseTimeoutError(QuaestorError, TimeoutError):
-    """Another instance held the lease for as long as this one was told to wait. Nothing has run.
+class LeaseError(QuaestorError):
+    """The base of the errors about the lease."""
+
+
+@dataclass(eq=False)
+class LeaseTimeoutError(LeaseError, TimeoutError):
+    """Another instance held the lease for longer than `lease_timeout`. Nothing has run.
 
     Attributes:
-        seconds: How long it waited (float, seconds).
-        holder: Who holds the lease (Lease).
+        seconds: How long this instance waited, in seconds.
+        holder: Who holds the lease.
     """
 
-    def __init__(self, seconds: float, holder: Lease) -> None:
-        super().__init__(seconds, holder)
-        self.seconds = seconds
-        self.holder = holder
+    seconds: float
+    holder: Lease
 
     def __str__(self) -> str:
         return (
-            f"Waited {self.seconds:.1f} s for the migrations of {self.holder}. Nothing has run here. "
-            "Give it more time by lease_timeout=. If that process is gone its lease ends by itself; "
-            "if it hangs, end it, or free the lease by the runner's unlock()."
+            f"Waited {self.seconds:.1f} s for the lease, held by {self.holder}. Nothing has run here. "
+            "Pass a longer lease_timeout=. If that process is gone, its lease expires; "
+            "if it hangs, kill it, or release the lease with the runner's unlock()."
         )
 
 
-class LeaseLostError(QuaestorError, RuntimeError):
-    """The lease was lost: another instance may have it by now, so this one has stopped.
+@dataclass(eq=False)
+class LeaseLostError(LeaseError, RuntimeError):
+    """The lease was lost: another instance may hold it by now, so this one has stopped.
 
     Attributes:
-        migration: The migration (str) whose function had just run to its end, and whose record was not written (in a
-            rollback: removed) by this run; None if there was none.
-        in_batches: Whether that function was stopped at a batch of a pass (bool), and did not come to its end.
+        migration: The migration whose function had just returned, and whose record this run didn't write (in a
+            rollback: remove); None if there was none.
+        in_batches: Whether that function was stopped at a batch of a backfill, and didn't return.
     """
 
-    def __init__(self, migration: str | None, in_batches: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
-        super().__init__(migration, in_batches)
-        self.migration = migration
-        self.in_batches = in_batches
+    migration: str | None
+    in_batches: bool = False
 
     def __str__(self) -> str:
         if self.in_batches:
-            left = f"{self.migration!r} was stopped at a batch of a pass; whoever runs it next goes on from there."
+            left = f"{self.migration!r} was stopped at a batch of a backfill; the next run resumes there."
         elif self.migration is None:
             left = "Nothing was left half done."
         else:
-            left = (
-                f"This run did not get to the record of {self.migration!r}; a function of it that ran came to its end."
-            )
+            left = f"The function of {self.migration!r} may have run, but this run didn't update its record."
         return (
-            f"The lease was lost, and nothing more was started. {left} The lease is lost when it cannot be renewed in "
-            "time (a frozen process, a blocked event loop, a broken network, no connection left in the pool), is "
-            "freed by unlock(), or its document is removed, as by dropping the database. "
-            "Run again: what another instance has done is skipped."
+            f"The lease was lost, and nothing more was started. {left} A lease is lost when it can't be renewed in "
+            "time (a frozen process, a blocked event loop, a broken network, no free connection in the pool), when "
+            "unlock() releases it, or when its document is removed, as by dropping the database. "
+            "Run again: migrations that another instance has applied are skipped."
         )
 
 
-class TransactionsUnsupportedError(QuaestorError, ValueError):
-    """Migrations need transactions, which this server does not have.
+class TransactionError(QuaestorError):
+    """The base of the errors about transactions."""
+
+
+@dataclass(eq=False)
+class TransactionsUnsupportedError(TransactionError, ValueError):
+    """Migrations need transactions, and the server has none.
 
     Attributes:
-        migrations: The names of these migrations (list of str), in the order of the plan. Nothing has run.
-        in_batches: Whether it is one that called `for_each_batch(..., transaction=True)` (bool); it has run up to that.
+        migrations: The names of these migrations, in the order of the plan. Nothing has run.
+        in_batches: Whether one called `for_each_batch(..., transaction=True)`, and has run up to there.
     """
 
-    def __init__(self, migrations: list[str], in_batches: bool = False) -> None:  # noqa: FBT001, FBT002 - it is data
-        super().__init__(migrations, in_batches)
-        self.migrations = migrations
-        self.in_batches = in_batches
+    migrations: list[str]
+    in_batches: bool = False
 
     def __str__(self) -> str:
         if self.in_batches:
             return (
                 f"Migration {self.migrations[0]!r} calls for_each_batch with transaction=True, and this server has no "
-                "transactions: make it a replica set (one node is enough), or use transaction=False, with a body that "
-                "may be given a batch twice. (mongomock has none either.)"
+                "transactions. Make it a replica set (one node is enough), or use transaction=False with an idempotent "
+                "body. (mongomock has no transactions either.)"
             )
         return (
             f"These migrations are registered with transaction=True: {', '.join(self.migrations)}. This server "
-            "has no transactions: make it a replica set (one node is enough), or register them without. (mongomock has "
-            "none either: call such a function by itself in a unit test.) Nothing has run."
+            "has no transactions. Make it a replica set (one node is enough), or register them without. (mongomock has "
+            "none either: in a unit test, call the function itself.) Nothing has run."
         )
 
 
-class TransactionFailedError(QuaestorError, RuntimeError):
-    """The server aborted the transaction of a migration again and again; nothing of it is applied.
+@dataclass(eq=False)
+class TransactionFailedError(TransactionError, RuntimeError):
+    """The server aborted the transaction of a migration again and again. Nothing of it is applied.
 
-    Its `__cause__` is what the driver raised last.
+    Its `__cause__` is the last exception of the driver.
 
     Attributes:
-        name: The migration (str).
-        attempts: How often its function was called (int).
-        seconds: How long that took, all in all (float, seconds).
-        expired: Whether the server ended the last transaction, as it does after `transactionLifetimeLimitSeconds`.
-        in_batches: Whether it was that of a batch of a pass (bool): the batches before it are done and stay.
+        name: The migration.
+        attempts: How many times its function was called.
+        seconds: How long all attempts took, in seconds.
+        expired: Whether the server no longer had the last transaction, as after `transactionLifetimeLimitSeconds`.
+        in_batches: Whether it was the transaction of one batch of a backfill: the batches before it stay.
     """
 
-    def __init__(
-        self,
-        name: str,
-        attempts: int,
-        seconds: float,
-        expired: bool,  # noqa: FBT001 - it is data
-        in_batches: bool = False,  # noqa: FBT001, FBT002 - likewise
-    ) -> None:
-        super().__init__(name, attempts, seconds, expired, in_batches)
-        self.name = name
-        self.attempts = attempts
-        self.seconds = seconds
-        self.expired = expired
-        self.in_batches = in_batches
+    name: str
+    attempts: int
+    seconds: float
+    expired: bool
+    in_batches: bool = False
 
     def __str__(self) -> str:
         what, smaller = ("a batch of ", "the batches") if self.in_batches else ("", "the migration")
         without = "use transaction=False" if self.in_batches else "register it without transaction=True"
         remedy = (
-            "The server had ended it: it lasted longer than transactionLifetimeLimitSeconds (60 s by default), or its "
-            f"function went on after an error in it. Make {smaller} smaller, raise that parameter of the server, or "
+            "The server had ended it: it took longer than transactionLifetimeLimitSeconds (60 s by default), or its "
+            f"function went on after an error in it. Make {smaller} smaller, raise that server parameter, or "
             f"{without}."
             if self.expired
-            else "Something else writes the same documents at the same time, or the servers are unwell: see the cause."
+            else "Something else writes the same documents, or the servers have a problem: see the cause."
         )
         return (
             f"The transaction of {what}migration {self.name!r} was aborted {self.attempts} times in "
-            f"{self.seconds:.0f} s and is not tried again; nothing of it is applied. {remedy}"
+            f"{self.seconds:.0f} s and isn't retried; nothing of it is applied. {remedy}"
         )
 
 
-class BatchesInTransactionError(QuaestorError, RuntimeError):
-    """A function that is done in a transaction wanted to go over a collection in batches.
+@dataclass(eq=False)
+class BatchesInTransactionError(TransactionError, RuntimeError):
+    """A function in a transaction started a backfill.
 
     Attributes:
-        name: The migration (str).
+        name: The migration.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    name: str
 
     def __str__(self) -> str:
         return (
-            f"Migration {self.name!r} wants to go over a collection in batches inside a transaction. What it keeps of "
-            "each batch, to go on from there, would be gone with the transaction, and a transaction is too short for "
-            "many. Register the migration without transaction=True, and use context.for_each_batch(..., "
-            "transaction=True), which makes each batch a transaction; and no pass inside the body of another such."
+            f"Migration {self.name!r} starts a backfill inside a transaction, which would undo its checkpoints and is "
+            "too short for many batches. Register the migration without transaction=True and use "
+            "context.for_each_batch(..., transaction=True), which makes each batch a transaction; don't start a "
+            "backfill inside the body of one."
         )
 
 
+@dataclass(eq=False)
+class DuplicateBackfillError(QuaestorError, ValueError):
+    """A migration started a second backfill with the same name. The first one, and its checkpoint, stay.
+
+    Attributes:
+        name: The migration.
+        backfill: The name of both backfills.
+    """
+
+    name: str
+    backfill: str
+
+    def __str__(self) -> str:
+        return (
+            f"Migration {self.name!r} already has a backfill named {self.backfill!r}. Pass name= to tell the "
+            "two apart; it defaults to the name of the collection."
+        )
+
+
+@dataclass(eq=False)
 class CollectionChangedError(QuaestorError, RuntimeError):
-    """A collection was dropped, renamed or replaced while a migration went over it.
+    """A collection was dropped, renamed or replaced during a backfill.
 
-    The batches up to then are done; of what was in the collection besides, nothing is known. The migration is not
-    recorded, and begins anew over whatever the collection's name stands for when it runs again.
+    The batches up to then are done; other documents may have been missed. The migration isn't recorded. When it runs
+    again, the backfill starts over with the collection that has the name then.
 
     Attributes:
-        name: The migration (str).
-        collection: The collection (str).
+        name: The migration.
+        collection: The collection.
     """
 
-    def __init__(self, name: str, collection: str) -> None:
-        super().__init__(name, collection)
-        self.name = name
-        self.collection = collection
+    name: str
+    collection: str
 
     def __str__(self) -> str:
         return (
-            f"The collection {self.collection!r} was dropped, renamed or replaced while migration {self.name!r} went "
-            "over it, so some of its documents may not have been seen. The migration is not recorded; see what became "
-            "of the collection, and run again: the pass begins anew."
+            f"The collection {self.collection!r} was dropped, renamed or replaced during a backfill of migration "
+            f"{self.name!r}, so documents may have been missed. The migration isn't recorded. Check the collection, "
+            "then run again: the backfill starts over."
         )

@@ -1,32 +1,35 @@
-"""Facts of a run, told to the event hook (`on_event`) as frozen values when they have happened.
+"""Events: what happened in a run, as frozen values that go to the event hook (`on_event`).
 
-Reporting facts as values, with logging as one hook among others, follows stamina's instrumentation.
+`str(event)` is its message, which both the log and the command line show. Events as values, with logging as one hook
+among others, follow stamina's instrumentation.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from quaestor.status import Lease
+from quaestor._text import format_amount, format_count, format_duration, format_error, format_list, format_rate
+from quaestor.status import Lease, Work
 
 
 class Place(NamedTuple):
-    """Where a migration stands: what all events of one begin with."""
+    """The first five fields of every event of a migration."""
 
     database: str
     prefix: str
     name: str
     position: int
-    total: int
+    # Hides tuple.count, which has no use here:
+    count: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @dataclass(frozen=True, slots=True)
-class _Fact:
-    """What all events have.
+class Event:
+    """The base of all events.
 
     Attributes:
-        database: The name of the database (str).
-        prefix: The prefix of the run (str).
+        database: The name of the database.
+        prefix: The prefix of the run.
     """
 
     database: str
@@ -34,290 +37,403 @@ class _Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class RunStarted(_Fact):
+class RunEvent(Event):
+    """The base of all events of a run, a rollback or a mark as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationEvent(Event):
+    """The base of all events of one migration.
+
+    Attributes:
+        name: The migration.
+        position: Its position in the plan (from 1).
+        count: The number of migrations in the plan.
+        undo: Whether the migration is being rolled back.
+    """
+
+    name: str
+    position: int
+    count: int
+    undo: bool = field(default=False, kw_only=True)
+
+    @property
+    def _label(self) -> str:
+        return f"{self.name!r} ({self.position} of {self.count})"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(RunEvent):
     """A run has read the records and made its plan.
 
     Attributes:
-        plan: The names to apply, in order (tuple of str); empty where nothing is to do.
+        plan: The migrations to apply, in order; empty if all are applied.
     """
 
     plan: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{format_count(len(self.plan))} to apply{format_list(self.plan)}"
+
 
 @dataclass(frozen=True, slots=True)
-class RecordsIgnored(_Fact):
-    """Some records have a name that is missing or not a str; they were left alone. Told once a run.
+class RecordsIgnored(RunEvent):
+    """Some records have no name, or one that is not a str. They were left alone. Emitted once per run.
 
     Attributes:
-        ids: The `_id` of each of these records (tuple of any BSON values).
+        ids: The `_id` of each of these records.
     """
 
     ids: tuple[object, ...]
 
+    def __str__(self) -> str:
+        ignored = format_count(len(self.ids), "record")
+        return f"Ignored {ignored} whose name is missing or not a str; _id{format_list(self.ids)}"
+
 
 @dataclass(frozen=True, slots=True)
-class RecordsUnknown(_Fact):
-    """Some migrations are recorded that the code does not have: an older release runs on a newer database. Told once a
-    run or rollback, which leaves them alone.
+class RecordsUnknown(RunEvent):
+    """Some applied migrations aren't in the code: an older release runs on a newer database. They were left alone.
+    Emitted once per run or rollback.
 
     Attributes:
-        names: Their names, alphabetically (tuple of str).
+        names: Their names, alphabetically.
     """
 
     names: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return (
+            f"The database has {format_count(len(self.names), 'applied migration')} not in the code, which may be an "
+            f"older release{format_list(self.names)}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class LeaseAwaited(_Fact):
-    """Another instance is at work, and this one waits for it. Told at once, then every 30 s.
+class LeaseAwaited(RunEvent):
+    """Another instance holds the lease, and this one waits. Emitted at once, then every 30 s.
 
     Attributes:
-        holder: Who holds the lease (Lease).
-        seconds: For how long this run has waited (float, seconds).
+        holder: Who holds the lease.
+        seconds: How long this instance has waited, in seconds.
     """
 
     holder: Lease
     seconds: float
 
+    def __str__(self) -> str:
+        waited = f" ({format_duration(self.seconds)} so far)" if self.seconds >= 1 else ""  # not at the first look
+        return f"Waiting for the lease{waited}, held by {self.holder}"
+
 
 @dataclass(frozen=True, slots=True)
-class SessionsNotEnded(_Fact):
-    """A holder was killed or frozen, and the server refused to end the transactions that it may have left open.
+class SessionsNotEnded(RunEvent):
+    """The previous lease holder was killed or frozen, and the server refused to end the transactions it may have left
+    open.
 
-    What they touched stays blocked until the server ends them by itself, after about a minute; the migrations wait.
+    The documents they changed stay blocked until the server aborts the transactions, after about a minute; the
+    migrations wait.
 
     Attributes:
-        error: Why the server refused (Exception).
+        error: Why the server refused.
     """
 
     error: Exception
 
+    def __str__(self) -> str:
+        return (
+            "The previous lease holder was killed, and the server refused to end its transactions: documents they "
+            f"changed may be blocked for a minute. {format_error(self.error)}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class LeaseNotReleased(_Fact):
-    """The run has ended and could not give its lease back; others wait until it ends by itself.
+class LeaseNotReleased(RunEvent):
+    """The run has ended but couldn't release its lease; other instances wait until it expires.
 
     Attributes:
-        seconds: How long that is, at most (float, seconds).
-        error: What the driver raised (Exception).
+        seconds: How long that takes at most, in seconds.
+        error: What the driver raised.
     """
 
     seconds: float
     error: Exception
 
-
-@dataclass(frozen=True, slots=True)
-class _MigrationFact(_Fact):
-    """What all events of one migration have.
-
-    Attributes:
-        name: The migration (str).
-        position: Its place in the plan (int, from 1).
-        total: How many migrations the plan holds (int).
-        undo: Whether it is being undone, and its function is its rollback (bool).
-    """
-
-    name: str
-    position: int
-    total: int
-    undo: bool = field(default=False, kw_only=True)
+    def __str__(self) -> str:
+        return (
+            "Couldn't release the lease: other instances wait until it expires, in "
+            f"{format_duration(self.seconds)} at most. {format_error(self.error)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationStarted(_MigrationFact):
+class MigrationStarted(MigrationEvent):
     """The function of a migration is about to be called."""
 
+    def __str__(self) -> str:
+        return f"{'Rolling back' if self.undo else 'Applying'} {self._label}"
+
 
 @dataclass(frozen=True, slots=True)
-class MigrationRetried(_MigrationFact):
-    """The transaction of a migration was aborted by the server, and its function is about to be called again.
+class MigrationRetried(MigrationEvent):
+    """The server aborted the transaction of a migration, or of a batch, and its function is about to be called again.
 
     Attributes:
-        attempt: Which attempt begins now (int, from 2).
-        error: What the driver raised in the last one (Exception); None where another process had it recorded.
+        attempt: The number of the attempt that starts now (from 2).
+        error: What the driver raised in the previous attempt; None if another process had recorded the
+            migration.
     """
 
     attempt: int
     error: Exception | None
 
+    def __str__(self) -> str:
+        reason = "" if self.error is None else f": {format_error(self.error)}"
+        return f"Retrying {self._label}, attempt {self.attempt}{reason}"
+
 
 @dataclass(frozen=True, slots=True)
-class MigrationProgressed(_MigrationFact):
-    """A migration has said how far it is: by `context.progress`, or with each batch of a pass. It may be told from the
-    thread of its function.
+class MigrationProgressed(MigrationEvent):
+    """A migration has reported progress: by `context.progress`, or with each batch of a backfill. May be emitted from
+    the thread of its function.
 
     Attributes:
-        done: How much is done (int), in whatever it counts; in a pass documents, those of earlier attempts included.
-        whole: How much there is to do in all (int), in a pass an estimate; None where nobody knows.
-        rate: How many documents a second this attempt at the pass has done (float); None where it is no pass.
-        due: Whether nothing was said of this for 30 s (bool): the log shows these.
+        done: How much is done, in whatever unit the migration uses; in a backfill documents, including those of
+            earlier attempts.
+        total: How much there is to do in all, in a backfill an estimate; None if unknown.
+        rate: How many documents per second this attempt at the backfill has processed; None outside one.
+        due: Whether 30 s have passed since the last one with `due`: the log shows these as INFO.
     """
 
     done: int
-    whole: int | None
+    total: int | None
     rate: float | None = None
     due: bool = field(default=False, kw_only=True)
 
+    def __str__(self) -> str:
+        rate = "" if self.rate is None else f", {format_rate(self.done, self.total, self.rate)}"
+        return f"In {self._label}: {format_amount(self.done, self.total)}{rate}"
+
 
 @dataclass(frozen=True, slots=True)
-class PassStarted(_MigrationFact):
-    """A migration begins to go over a collection in batches, or goes on where an earlier attempt has ended.
+class BackfillStarted(MigrationEvent):
+    """A backfill starts, or resumes where an earlier attempt left off.
 
     Attributes:
-        collection: The name of the collection (str).
-        done: How many documents earlier attempts have done (int).
-        whole: About how many there are in all (int); None where nobody knows.
+        backfill: The name of the backfill; by default that of the collection, as `database.collection` in another
+            database.
+        collection: The name of the collection.
+        done: How many documents earlier attempts have processed.
+        total: About how many documents there are in all; None if unknown.
     """
 
+    backfill: str
     collection: str
     done: int
-    whole: int | None
+    total: int | None
+
+    def __str__(self) -> str:
+        backfill = _format_backfill(self.backfill, self.collection)
+        if self.done:
+            return f"In {self._label}: {backfill} resumes after {format_amount(self.done, self.total)} documents"
+        about = "" if self.total is None else f", about {format_count(self.total, 'document')}"
+        return f"In {self._label}: {backfill} starts{about}"
 
 
 @dataclass(frozen=True, slots=True)
-class PassChanged(_MigrationFact):
-    """An earlier attempt has ended in a pass over something else: the filter or the collection was changed in the code
-    since, or another collection has its name. This pass begins anew, and documents that are done may be seen again.
+class BackfillRestarted(MigrationEvent):
+    """A backfill starts over, because its filter or collection has changed since the last attempt: in the code, or
+    because another collection has its name now. It may process documents again.
 
     Attributes:
-        collection: The name of the collection (str) that this pass goes over.
+        backfill: The name of the backfill.
+        collection: The name of the collection.
     """
 
+    backfill: str
     collection: str
+
+    def __str__(self) -> str:
+        return (
+            f"In {self._label}: {_format_backfill(self.backfill, self.collection)} starts over, because its filter or "
+            "collection has changed since the last attempt. It may process documents again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicasAwaited(_MigrationFact):
-    """A pass waits between two batches until the replicas have caught up. Told at once, then every 30 s.
+class ReplicasAwaited(MigrationEvent):
+    """A backfill waits between two batches until the replicas have caught up. Emitted at once, then every 30 s.
 
     Attributes:
-        lag: How far the one that is most behind is behind (float, seconds).
-        seconds: For how long the pass has waited (float, seconds).
+        lag: The highest replication lag, in seconds.
+        seconds: How long the backfill has waited, in seconds.
     """
 
     lag: float
     seconds: float
 
+    def __str__(self) -> str:
+        return (
+            f"In {self._label}: waiting for replicas that are {format_duration(self.lag)} behind "
+            f"({format_duration(self.seconds)} so far)"
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class MigrationApplied(_MigrationFact):
-    """A migration has run to its end and is recorded.
+class MigrationApplied(MigrationEvent):
+    """The function of a migration has returned, and the migration is recorded.
 
     Attributes:
-        seconds: How long its function took (float, seconds); with transaction=True, its last transaction.
+        seconds: How long the function took, in seconds; with transaction=True, its last attempt.
     """
 
     seconds: float
 
+    def __str__(self) -> str:
+        return f"Applied {self._label} in {format_duration(self.seconds)}"
+
 
 @dataclass(frozen=True, slots=True)
-class MigrationRolledBack(_MigrationFact):
-    """The rollback of a migration has run to its end, and the migration is recorded no more.
+class MigrationRolledBack(MigrationEvent):
+    """The rollback of a migration has returned, and the record of the migration is removed.
 
     Attributes:
-        seconds: As of `MigrationApplied`.
+        seconds: How long the rollback took, in seconds; with transaction=True, its last attempt.
     """
 
     seconds: float
 
+    def __str__(self) -> str:
+        return f"Rolled back {self._label} in {format_duration(self.seconds)}"
+
 
 @dataclass(frozen=True, slots=True)
-class MigrationFailed(_MigrationFact):
-    """A migration failed, was cancelled or interrupted before its record was known to be written (or, where it is
-    undone, removed); the run ends with it.
+class MigrationFailed(MigrationEvent):
+    """A migration failed, was cancelled or interrupted before its record was known to be written (in a rollback:
+    removed). The run ends with it.
 
     Attributes:
-        error: The exception (BaseException), which goes on to the caller. (Of a StopIteration it is the RuntimeError
-            that Python makes of it; the caller of a synchronous run of one at a time gets the StopIteration.)
+        error: The exception, which the caller gets. (For a StopIteration, this is the RuntimeError that
+            Python makes of it; the caller of a sync run of one migration at a time gets the StopIteration.)
     """
 
     error: BaseException
 
+    def __str__(self) -> str:
+        if not isinstance(self.error, Exception):
+            return f"Interrupted while {'rolling back' if self.undo else 'applying'} {self._label}"
+        return f"Failed to {'roll back' if self.undo else 'apply'} {self._label}: {format_error(self.error)}"
+
 
 @dataclass(frozen=True, slots=True)
-class RunFinished(_Fact):
-    """All of the plan is applied.
+class RunFinished(RunEvent):
+    """All migrations of the plan are applied.
 
     Attributes:
-        applied: The names applied by this run, in order (tuple of str).
+        applied: The migrations that this run applied, in order.
     """
 
     applied: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"Applied {format_count(len(self.applied))}" if self.applied else "Up to date: nothing to apply."
+
 
 @dataclass(frozen=True, slots=True)
-class RollbackStarted(_Fact):
+class RollbackStarted(RunEvent):
     """A rollback has read the records and made its plan.
 
     Attributes:
-        plan: The names to undo, in order (tuple of str); empty where nothing is to do.
+        plan: The migrations to roll back, in order; empty if none is applied.
     """
 
     plan: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{format_count(len(self.plan))} to roll back{format_list(self.plan)}"
+
 
 @dataclass(frozen=True, slots=True)
-class RollbackFinished(_Fact):
-    """All of the plan is undone.
+class RollbackFinished(RunEvent):
+    """All migrations of the plan are rolled back.
 
     Attributes:
-        rolled_back: The names undone, in order (tuple of str).
+        rolled_back: The migrations that were rolled back, in order.
     """
 
     rolled_back: tuple[str, ...]
 
+    def __str__(self) -> str:
+        if not self.rolled_back:
+            return "Nothing to roll back: not applied."
+        return f"Rolled back {format_count(len(self.rolled_back))}"
+
 
 @dataclass(frozen=True, slots=True)
-class RecordsMarked(_Fact):
-    """Records were corrected, without running anything.
+class RecordsMarked(RunEvent):
+    """Migrations were marked as applied or pending, without running anything.
 
     Attributes:
-        names: The migrations whose record was written or removed, in order (tuple of str).
-        applied: Whether they are recorded now (bool).
+        names: The migrations whose record was written or removed, in order.
+        applied: Whether they are recorded now.
     """
 
     names: tuple[str, ...]
     applied: bool
 
+    def __str__(self) -> str:
+        state = "applied" if self.applied else "pending"
+        if not self.names:
+            return f"Nothing to mark: already {state}."
+        return f"Marked {format_count(len(self.names))} as {state}, without running anything{format_list(self.names)}"
+
 
 @dataclass(frozen=True, slots=True)
-class DatabaseFinished(_Fact):
-    """The run of one of many databases has ended, well or not. Told by `MigrationRegistry.run_many` and its twin.
+class RunFailed(RunEvent):
+    """A run, rollback or mark has ended with an exception: the last event of each that doesn't end with `RunFinished`,
+    `RollbackFinished` or `RecordsMarked`.
 
     Attributes:
-        applied: The names applied in it by this call (tuple of str).
-        error: What it raised (BaseException); None if it went well.
+        error: The exception, which the caller gets.
+        work: What has ended: "run", "rollback" or "mark".
+    """
+
+    error: BaseException
+    work: Work = field(default="run", kw_only=True)
+
+    def __str__(self) -> str:
+        if not isinstance(self.error, Exception):
+            return f"{self.work.capitalize()} interrupted"
+        # A note may say in which migration; the message of `MigrationFailed` has the error then.
+        notes = [note.removeprefix("quaestor: ") for note in getattr(self.error, "__notes__", ())]
+        places = ("in migration ", "while rolling back migration ")
+        where = next((note for note in notes if note.startswith(places)), None)
+        return f"{self.work.capitalize()} failed" + (f": {format_error(self.error)}" if where is None else f" {where}")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFinished(RunEvent):
+    """The run on one of many databases has ended. Emitted by `MigrationRegistry.run_many` and `run_many_sync`.
+
+    Attributes:
+        applied: The migrations that this run applied, in order.
+        error: The exception it ended with; None if it succeeded.
     """
 
     applied: tuple[str, ...]
     error: BaseException | None = None
 
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"Finished: {format_count(len(self.applied))} applied"
+        return f"Ended with an error: {format_error(self.error)}"
 
-Event: TypeAlias = (
-    RunStarted
-    | RecordsIgnored
-    | RecordsUnknown
-    | LeaseAwaited
-    | SessionsNotEnded
-    | LeaseNotReleased
-    | MigrationStarted
-    | MigrationRetried
-    | MigrationProgressed
-    | PassStarted
-    | PassChanged
-    | ReplicasAwaited
-    | MigrationApplied
-    | MigrationRolledBack
-    | MigrationFailed
-    | RunFinished
-    | RollbackStarted
-    | RollbackFinished
-    | RecordsMarked
-    | DatabaseFinished
-)
-"""Any of the facts."""
+
+def _format_backfill(name: str, collection: str) -> str:
+    return f"backfill of {collection!r}" if name == collection else f"backfill {name!r} of {collection!r}"
+
 
 Hook: TypeAlias = Callable[[Event], None]
-"""What `on_event` takes: a plain function, called between two steps of a run, with one event at a time; where several
-migrations or databases are under way at once, from other threads as well. It must be quick, and must not wait for the
-event loop, which may be waiting for it. An Exception of its own is logged."""
+"""What `on_event` takes: a plain function, called between two steps of a run, with one event at a time; with concurrent
+migrations or databases, from other threads as well. It must be quick, and must not wait for the event loop, which may
+be waiting for it. An Exception that it raises is logged."""

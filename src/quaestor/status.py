@@ -1,34 +1,34 @@
-"""What is applied, what is not, and who is at work, as values for people and programs to read."""
+"""What is applied, what is pending, and who holds the lease, as values."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
 Work: TypeAlias = Literal["run", "rollback", "mark"]
-"""What a lease is held for: to apply migrations, to undo them, or to correct the records."""
+"""What a lease is held for: to apply migrations, to roll them back, or to mark them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who holds the lease of a database and prefix, as its lock document says.
+    """The lease of a database and prefix, as it is stored.
 
     Attributes:
-        owner: The id of the run (str).
-        token: Rises with every take-over (int).
-        host: The machine the run is on (str).
-        pid: Its process there (int).
-        since: When it took the lease (datetime, aware, UTC, by the server's clock).
-        expires_at: When the lease ends unless it is renewed (datetime, likewise).
-        migrations: The migrations it is in (tuple of str), as far as it has said; empty after the last. One that failed
-            while others go on is named until they have ended.
-        sessions: The server's sessions in which transactions of this or an ended holder may be open (tuple of bytes:
-            their ids, as `_mongo/documents.py` makes them).
-        previous: The last owner that never released it (str), and so was killed, or frozen and able to wake; None if
+        owner: The id of the run that holds it.
+        token: The fencing token: higher for each holder.
+        host: The machine of the run.
+        pid: Its process there.
+        since: When the run acquired the lease (aware, UTC, by the server's clock).
+        expires_at: When the lease expires unless it is renewed (likewise).
+        migrations: The migrations in progress, as last recorded; empty after the last. A failed
+            one is listed until those that run beside it have ended.
+        sessions: The ids of the server sessions in which transactions of this holder or an earlier one may be open
+            (lsid and SHA-256 of the user).
+        previous: The last owner that never released the lease: it was killed, or is frozen and may wake; None if
             there was none.
-        work: What it is held for: "run", "rollback" or "mark".
-        recording: The migration (str) whose function has ended, and whose record was next to be written or removed when
-            the run last said where it is; None if there was none.
-        upcoming: Those of `migrations` (tuple of str) that begin when that is done.
+        work: What the lease is held for: "run", "rollback" or "mark".
+        recording: The migration whose function has returned and whose record was about to be written or removed
+            when the lease was last updated; None if there was none.
+        upcoming: Those of `migrations` that start after that.
     """
 
     owner: str
@@ -45,29 +45,32 @@ class Lease:
     upcoming: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        doing = {"run": "in", "rollback": "undoing", "mark": "marking"}[self.work]
+        doing = {"run": "in", "rollback": "rolling back", "mark": "marking"}[self.work]
         several = "s" if len(self.migrations) > 1 else ""
         where = f", {doing} migration{several} {', '.join(map(repr, self.migrations))}" if self.migrations else ""
         return f"{self.host} (process {self.pid}), since {self.since:%Y-%m-%d %H:%M:%S} UTC{where}"
 
 
 State: TypeAlias = Literal["applied", "pending", "unknown"]
-"""Of a migration: recorded; not recorded; recorded, but not in the code (an older release on a newer database)."""
+"""The state of a migration: recorded; not recorded; recorded but not in the code (an older release on a newer
+database)."""
 
 
 @dataclass(frozen=True, slots=True)
-class PassStatus:
-    """How far a pass over a collection is, as its last batch has said.
+class BackfillStatus:
+    """The progress of a backfill at its last checkpoint.
 
     Attributes:
-        collection: The name of the collection (str).
-        done: How many documents are done (int).
-        total: About how many there are in all (int); None where nobody knows.
-        finished: Whether all of it is done (bool).
-        updated_at: When that was so (datetime, aware, UTC, by the server's clock).
-        undo: Whether it is a pass of the migration's rollback (bool).
+        name: The name of the backfill.
+        collection: The name of the collection.
+        done: How many documents are processed.
+        total: About how many documents there are in all; None if unknown.
+        finished: Whether all of them are processed.
+        updated_at: When the checkpoint was saved (aware, UTC, by the server's clock).
+        undo: Whether the backfill belongs to the migration's rollback.
     """
 
+    name: str
     collection: str
     done: int
     total: int | None
@@ -78,23 +81,23 @@ class PassStatus:
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """One migration and what the database says of it.
+    """A migration and its state in the database.
 
     Attributes:
-        name: The migration (str).
-        state: "applied", "pending", or "unknown": recorded, but not in the code.
-        applied_at: When it was recorded (datetime, aware, UTC, by the clock of the process that did); None if it is
-            not, or its record does not say.
-        depends_on: The names of the migrations that it needs (tuple of str); of an unknown one empty.
-        transaction: Whether it and its record are one transaction (bool).
-        has_rollback: Whether it can be undone (bool).
-        description: What it does, in one line (str); may be empty.
-        interrupted: Whether the last holder of the lease was killed or frozen in it (bool), so that it is half applied
-            if it is pending, and half undone if it is applied: the next run, or rollback, of it does it again. What is
-            one transaction is never half done. It is told until somebody else takes the lease; of a rollback that went
-            over a collection in batches, and failed or was killed, until it is done.
-        passes: How far its passes over collections are, in batches (tuple of PassStatus, the last one to go on last),
-            from the first batch until it is recorded, or undone. Whether it is at work now, `Status.lease` says.
+        name: The migration.
+        state: "applied", "pending", or "unknown": recorded but not in the code.
+        applied_at: When it was recorded (aware, UTC, by the clock of the process that recorded it); None if
+            it isn't, or its record has no date.
+        depends_on: The migrations it depends on; empty for an unknown one.
+        transaction: Whether the migration and its record are one transaction.
+        has_rollback: Whether it can be rolled back.
+        description: What it does, in one line; may be empty.
+        interrupted: Whether the last lease holder was killed or frozen in it: then it is half applied (if
+            pending) or half rolled back (if applied). The next run or rollback repeats it. Always False with
+            transaction=True. True until another run acquires the lease; after a failed or killed rollback with a
+            backfill, until it is rolled back.
+        backfills: Its backfills (the last one updated last), from their first batch until the
+            migration is recorded or rolled back. `Status.lease` tells whether it is in progress now.
     """
 
     name: str
@@ -105,7 +108,7 @@ class MigrationStatus:
     has_rollback: bool = False
     description: str = ""
     interrupted: bool = False
-    passes: tuple[PassStatus, ...] = ()
+    backfills: tuple[BackfillStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,11 @@ class Status:
     """All migrations of one database and prefix.
 
     Attributes:
-        database: The name of the database (str).
-        prefix: The prefix (str).
-        migrations: Those of the code in the order of a plan for all of them, then the unknown ones alphabetically
-            (tuple of MigrationStatus).
-        lease: Who is at work, since when, in which migrations (Lease); None if nobody is.
+        database: The name of the database.
+        prefix: The prefix.
+        migrations: The registered migrations in the order of a plan for all of them, then the unknown ones
+            alphabetically.
+        lease: Who holds the lease; None if nobody does.
     """
 
     database: str
@@ -126,5 +129,44 @@ class Status:
     lease: Lease | None = None
 
     def names(self, state: State) -> list[str]:
-        """The names of the migrations in this state, in order (list of str)."""
+        """Return the names of the migrations in this state, in order."""
         return [migration.name for migration in self.migrations if migration.state == state]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMigration:
+    """A migration that would be applied, or undone, and why.
+
+    Attributes:
+        name: The migration.
+        asked_for: Whether it is one of the targets; without targets all are.
+        because_of: If it isn't, the migrations of the plan that need it, or, in a rollback, that it needs.
+        undo: Whether it would be undone.
+    """
+
+    name: str
+    asked_for: bool
+    because_of: tuple[str, ...] = ()
+    undo: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The reason in words."""
+        if self.asked_for:
+            return "asked for"
+        return f"{'needs' if self.undo else 'needed by'} {', '.join(self.because_of)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseResult:
+    """The result of the run on one of many databases.
+
+    Attributes:
+        database: The database's name.
+        applied: The migrations that this run applied, in order, also those before an error.
+        error: What the run raised, with its notes; None if it succeeded.
+    """
+
+    database: str
+    applied: list[str]
+    error: BaseException | None = None

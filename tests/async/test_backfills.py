@@ -15,8 +15,11 @@ from pymongo.errors import OperationFailure
 from quaestor import (
     AsyncMigrationContext,
     AsyncRunner,
+    BackfillRestarted,
+    BackfillStarted,
     BatchesInTransactionError,
     CollectionChangedError,
+    DuplicateBackfillError,
     Event,
     InvalidOptionError,
     LeaseLostError,
@@ -26,16 +29,15 @@ from quaestor import (
     MigrationRegistry,
     MigrationRetried,
     MigrationStarted,
-    PassChanged,
-    PassStarted,
     ReplicasAwaited,
+    RunFailed,
     RunFinished,
     RunStarted,
     TransactionsUnsupportedError,
     UnfinishedMigrationError,
 )
-from quaestor.core import passes
-from quaestor.runners import progress
+from quaestor._core import backfill as core
+from quaestor._mongo import backfill_documents
 from tests.databases import drivers, in_transactions, opened_async
 from tests.functions import Broken, nothing_async, numbers, outside_async
 from tests.leases import HELD
@@ -56,13 +58,13 @@ class Told(list[Event]):
     """A hook that keeps the events of backfills."""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, PassStarted | PassChanged | MigrationProgressed | MigrationRetried):
+        if isinstance(event, BackfillStarted | BackfillRestarted | MigrationProgressed | MigrationRetried):
             self.append(event)
 
     @property
     def changes(self) -> int:
         """The number of backfills that started anew because they had changed."""
-        return sum(isinstance(event, PassChanged) for event in self)
+        return sum(isinstance(event, BackfillRestarted) for event in self)
 
 
 class Calls(list[list[Any]]):
@@ -308,8 +310,8 @@ async def test_several_backfills(db: Any, registry: MigrationRegistry, told: Tol
     async def a(db: Any, context: AsyncMigrationContext) -> None:
         for title, batches in (
             ("first", context.batches(db.things, size=2)),
-            ("second", context.batches(db.things, size=2)),
-            ("filtered", context.batches(db.things, {"even": False}, size=1)),
+            ("second", context.batches(db.things, size=2, name="second")),
+            ("filtered", context.batches(db.things, {"even": False}, size=1, name="filtered")),
             ("others", context.batches(db.others)),
         ):
             async for batch in batches:
@@ -343,9 +345,7 @@ async def test_nested(db: Any, registry: MigrationRegistry, told: Told) -> None:
     @registry.register("a")
     async def a(db: Any, context: AsyncMigrationContext) -> None:
         async for outer in context.batches(db.things, size=1):
-            async for inner in context.batches(
-                db.others, {"_id": {"$gte": 0}, "$comment": str(outer[0]["_id"])}, size=1
-            ):
+            async for inner in context.batches(db.others, name=f"others {outer[0]['_id']}", size=1):
                 seen.append((outer[0]["_id"], inner[0]["_id"]))
                 if seen == [(0, 0), (0, 1), (1, 0), (1, 1)]:
                     raise Broken
@@ -414,12 +414,12 @@ async def test_changed_filter(db: Any, registry: MigrationRegistry) -> None:
 
     assert seen == [[0, 1], [2, 3], [0, 2], [4], [4]]
     assert [one.changes for one in told] == [0, 1, 0]
-    assert told[1][0] == PassChanged(db.name, "app", "a", 1, 1, "things")
+    assert told[1][0] == BackfillRestarted(db.name, "app", "a", 1, 1, "things", "things")
     assert await kept_async(db) == []
 
 
 async def test_changed_collection(db: Any, registry: MigrationRegistry) -> None:
-    """So is another collection; with another size or projection it resumes."""
+    """A backfill of the same name over another collection restarts; with another size or projection it resumes."""
     await fill_async(db.things, 6)
     await fill_async(db.others, 2)
     calls: list[tuple[str, dict[str, Any]]] = [
@@ -435,7 +435,7 @@ async def test_changed_collection(db: Any, registry: MigrationRegistry) -> None:
     async def a(db: Any, context: AsyncMigrationContext) -> None:
         name, options = calls[0]
         number = -1
-        async for batch in context.batches(db[name], **options):
+        async for batch in context.batches(db[name], name="renamed", **options):
             number += 1
             seen[-1].append(numbers(batch))
             if number == 1 and len(calls) > 1:
@@ -535,7 +535,7 @@ async def test_bad_collections(db: Any, registry: MigrationRegistry) -> None:
         for collection, kind in ((db, type(db).__name__), ("things", "str"), (None, "None")):
             with pytest.raises(InvalidOptionError) as refused:
                 context.batches(collection)
-            assert str(refused.value).endswith(f"driver's, as db.users, not {kind}.")
+            assert str(refused.value).endswith(f"driver's, such as db.users, not {kind}.")
         with pytest.raises(InvalidOptionError, match="must be a function that takes a list of documents, not 'a'"):
             await context.for_each_batch(db.things, "a")  # type: ignore[arg-type]  # that is the point
         with pytest.raises(InvalidOptionError, match="transaction must be True or False, not 1"):
@@ -602,7 +602,7 @@ async def test_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     refused = []
 
     def refuse(call: Callable[[], object]) -> None:
-        with pytest.raises(BatchesInTransactionError, match=r"'[ab]' wants to go over a collection in batches"):
+        with pytest.raises(BatchesInTransactionError, match=r"'[ab]'"):
             call()
         refused.append(call)
 
@@ -665,7 +665,7 @@ async def test_write_concern(db: Any, registry: MigrationRegistry, driver: str, 
             await context.for_each_batch(db.things, body)
         assert "app_migrations_progress" not in await db.list_collection_names()
         await context.for_each_batch(db.things, body, transaction=False)
-        await context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body)
+        await context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body, name="again")
 
     async with opened_async(driver, uri, name, w=1) as weak:
         await registry.run(weak, "app")
@@ -694,7 +694,7 @@ async def test_another_database(db: Any, registry: MigrationRegistry, told: Told
     finally:
         await db.client.drop_database(another.name)
     assert seen == [[0, 1], [2], [0, 1]]
-    started = [event.collection for event in told if isinstance(event, PassStarted)]
+    started = [event.collection for event in told if isinstance(event, BackfillStarted)]
     assert started == [f"{another.name}.things", "things"]
 
 
@@ -756,12 +756,12 @@ async def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool
 
     def simple(event: Event) -> tuple[object, ...]:
         match event:
-            case PassStarted():
-                return "started", event.collection, event.done, event.whole
+            case BackfillStarted():
+                return "started", event.collection, event.done, event.total
             case MigrationProgressed():
                 assert event.rate is None or event.rate > 0
                 assert not event.due
-                return "progress", event.done, event.whole
+                return "progress", event.done, event.total
         return (type(event),)
 
     with pytest.raises(Broken):
@@ -770,10 +770,11 @@ async def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool
 
     assert [simple(event) for event in told] == [
         (RunStarted,), (MigrationStarted,), ("started", "things", 0, 5), ("progress", 2, 5), (MigrationFailed,),
+        (RunFailed,),
         (RunStarted,), (MigrationStarted,), ("started", "things", 2, 5), ("progress", 4, 5), ("progress", 5, 5),
         (MigrationApplied,), (RunFinished,),
     ]  # fmt: skip
-    assert told[2] == PassStarted(db.name, "app", "a", 1, 1, "things", 0, 5)
+    assert told[2] == BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, 5)
     assert isinstance(told[3], MigrationProgressed)
     assert told[3] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 5, told[3].rate)
 
@@ -888,7 +889,7 @@ async def test_nothing_to_do(db: Any, registry: MigrationRegistry, told: Told, *
         await context.for_each_batch(db.missing, body, transaction=transaction)
         await context.for_each_batch(db.empty, body, transaction=transaction)
         await context.for_each_batch(db.things, body, {"even": "no"}, transaction=transaction)
-        calls.extend([batch async for batch in context.batches(db.missing)])
+        calls.extend([batch async for batch in context.batches(db.missing, name="again")])
 
     assert await registry.run(db, "app", on_event=told) == ["a"]
     assert calls == []
@@ -919,10 +920,10 @@ async def test_rollback(db: Any, registry: MigrationRegistry, told: Told, *, tra
     told.clear()
     with pytest.raises(Broken):
         await runner.rollback(["a"])
-    assert told[:1] == [PassStarted(db.name, "app", "a", 1, 1, "things", 0, 6, undo=True)]
+    assert told[:1] == [BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, 6, undo=True)]
     assert [(left["_id"]["undo"], left["done"]) for left in await kept_async(db)] == [(True, 2)]
     (status,) = (await runner.status()).migrations
-    assert [(one.undo, one.done, one.total) for one in status.passes] == [(True, 2, 6)]
+    assert [(one.undo, one.done, one.total) for one in status.backfills] == [(True, 2, 6)]
 
     assert await runner.rollback(["a"]) == ["a"]
     assert calls == [[0, 1], [2, 3], [2, 3], [4, 5]]
@@ -943,7 +944,8 @@ async def test_break(db: Any, registry: MigrationRegistry) -> None:
             seen.append(numbers(batch))
             if len(seen) == 2:
                 break
-        seen.extend([numbers(batch) async for batch in context.batches(db.things, {"even": True}, size=2)])
+        again = context.batches(db.things, {"even": True}, size=2, name="even")
+        seen.extend([numbers(batch) async for batch in again])
 
     assert await registry.run(db, "app") == ["a"]
     assert seen == [[0, 1], [2, 3], [0, 2], [4]]
@@ -1034,8 +1036,8 @@ async def test_estimate(
     db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, matching: int, told: Told
 ) -> None:
     """In a large collection the number of matching documents is estimated from a sample."""
-    monkeypatch.setattr(passes, "COUNTED", 39)
-    monkeypatch.setattr(passes, "SAMPLE", 20)
+    monkeypatch.setattr(core, "COUNTED", 39)
+    monkeypatch.setattr(core, "SAMPLE", 20)
     await fill_async(db.things, 40)
 
     @registry.register("a")
@@ -1045,8 +1047,8 @@ async def test_estimate(
 
     await registry.run(db, "app", on_event=told)
 
-    started = PassStarted(db.name, "app", "a", 1, 1, "things", 0, matching)
-    assert [event for event in told if isinstance(event, PassStarted)] == [started]
+    started = BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, matching)
+    assert [event for event in told if isinstance(event, BackfillStarted)] == [started]
 
 
 @real
@@ -1056,8 +1058,8 @@ async def test_replicas_awaited(
 ) -> None:
     """While replication lag exceeds the limit no batch is read; there is an event."""
     lags = iter([70.0, 5.0, 7.0, 2.0, 0.0])  # the first one doesn't matter
-    monkeypatch.setattr(progress, "lag", lambda reply, known: next(lags))
-    monkeypatch.setattr(passes, "LOOKED_EVERY", (0.0, 0.001))
+    monkeypatch.setattr(backfill_documents, "read_lag", lambda reply, known: next(lags))
+    monkeypatch.setattr(core, "LAG_POLL", (0.0, 0.001))
     await fill_async(db.things, 3)
     told: list[Event] = []
 
@@ -1079,7 +1081,7 @@ async def test_inserted_at_the_start(
 ) -> None:
     """Documents that others insert while the end is being determined don't make any document come twice."""
     inserts: list[list[Any]] = [[], ["zz", 60], ["zzz", 70, -1], ["zzzz", 80]]
-    asked = progress.of_other_types
+    asked = backfill_documents.match_other_types
 
     def watched(bounds: Iterable[object]) -> dict[str, Any]:
         others = tuple(bounds)
@@ -1088,7 +1090,7 @@ async def test_inserted_at_the_start(
                 client[db.name].things.insert_many([{"_id": one} for one in inserted])
         return asked(others)
 
-    monkeypatch.setattr(progress, "of_other_types", watched)
+    monkeypatch.setattr(backfill_documents, "match_other_types", watched)
     await db.things.insert_many([{"_id": one} for one in (0, 1, 2, "a", "z")])
     seen: list[Any] = []
 
@@ -1124,7 +1126,7 @@ async def test_view_or_time_series(
 
         await context.for_each_batch(db.measured, body, size=2, transaction=transaction)
 
-    with pytest.raises(InvalidOptionError, match=f"'measured' is a {kind}: a pass needs a collection"):
+    with pytest.raises(InvalidOptionError, match=f"'measured' is a {kind}: a backfill needs a collection"):
         await registry.run(db, "app")
 
     assert await kept_async(db) == []
@@ -1146,7 +1148,7 @@ async def test_advanced_in_a_transaction(db: Any, registry: MigrationRegistry, *
             assert [numbers(await anext(batches)), numbers(await anext(batches))] == [[0], [1]]
 
         async def body(batch: Batch) -> None:
-            with pytest.raises(BatchesInTransactionError, match="'a' wants to go over a collection in batches"):
+            with pytest.raises(BatchesInTransactionError, match="'a'"):
                 await anext(batches)
             refused.append(numbers(batch))
 
@@ -1159,8 +1161,8 @@ async def test_advanced_in_a_transaction(db: Any, registry: MigrationRegistry, *
 
 @either_way
 async def test_caught_by_the_migration(db: Any, registry: MigrationRegistry, told: Told, *, transaction: bool) -> None:
-    """A migration that catches the error of a body and starts the backfill again resumes with that batch; once the
-    backfill has ended, it starts from the beginning.
+    """A migration that catches the error of a body and starts the backfill again resumes with that batch. Once the
+    backfill has ended, a second one of its name is refused, and a named one starts from the beginning.
     """
     await fill_async(db.things, 5)
     calls = Calls(2, 3)
@@ -1176,13 +1178,15 @@ async def test_caught_by_the_migration(db: Any, registry: MigrationRegistry, tol
                 await context.for_each_batch(db.things, body, size=2, transaction=transaction)
         await context.for_each_batch(db.things, body, size=2, transaction=transaction)
         assert [(left["done"], left["finished"]) for left in await kept_async(db)] == [(5, True)]
-        calls.extend([numbers(batch) async for batch in context.batches(db.things, size=5)])
+        with pytest.raises(DuplicateBackfillError):
+            context.batches(db.things, size=5)
+        calls.extend([numbers(batch) async for batch in context.batches(db.things, size=5, name="again")])
 
     assert await registry.run(db, "app", on_event=told) == ["a"]
     assert calls == [[0, 1], [2, 3], [2, 3], [2, 3], [4], [0, 1, 2, 3, 4]]
     twice = [] if transaction else [[2, 3]] * 2
     assert sorted([entry["of"] async for entry in db.log.find()]) == sorted([[0, 1], [2, 3], [4], *twice])
-    assert [event.done for event in told if isinstance(event, PassStarted)] == [0, 2, 2, 0]
+    assert [event.done for event in told if isinstance(event, BackfillStarted)] == [0, 2, 2, 0]
     assert told.changes == 0
     assert await kept_async(db) == []
 
@@ -1209,7 +1213,8 @@ async def test_nested_after_failures(
                 if seen[-1] == fails[0]:
                     raise Broken
 
-            await context.for_each_batch(db.others, body, size=1, transaction=transaction)
+            name = f"others of {thing[0]['_id']}"
+            await context.for_each_batch(db.others, body, name=name, size=1, transaction=transaction)
 
         if outer == "body":
             await context.for_each_batch(db.things, over_others, size=1, transaction=False)
@@ -1296,5 +1301,5 @@ async def test_codec_that_changes_ids(db: Any, registry: MigrationRegistry) -> N
         async for _ in context.batches(db.things.with_options(codec_options=clamped)):
             raise Broken
 
-    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' do not survive the codec options"):
+    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' don't survive the codec options"):
         await registry.run(db, "app")

@@ -9,6 +9,7 @@ import pytest
 from quaestor import (
     AsyncMigrationContext,
     AsyncRunner,
+    BackfillStarted,
     InvalidOptionError,
     Lease,
     MigrationApplied,
@@ -18,7 +19,6 @@ from quaestor import (
     MigrationRegistry,
     MigrationRetried,
     MigrationStarted,
-    PassStarted,
     RunFinished,
     RunStarted,
 )
@@ -301,7 +301,7 @@ async def test_one_event_at_a_time(db: Any, registry: MigrationRegistry, sync_db
 
     await registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=2)
 
-    assert sorted(told.names(PassStarted)) == ["a", "b"]
+    assert sorted(told.names(BackfillStarted)) == ["a", "b"]
     assert len(told.names(MigrationProgressed)) > 2
     assert told.calls.most == 1
 
@@ -387,7 +387,7 @@ async def test_backfills(db: Any, registry: MigrationRegistry, *, transaction: b
     with pytest.raises(Broken):
         await registry.run(db, "app", concurrency=2)
     assert await recorded_async(db) == ["b"]
-    (kept,) = (await AsyncRunner(registry, db, "app").status()).migrations[0].passes
+    (kept,) = (await AsyncRunner(registry, db, "app").status()).migrations[0].backfills
     assert (kept.collection, kept.done) == ("things", 4)
     assert await db.app_migrations_progress.count_documents({}) == 1
     failing.clear()

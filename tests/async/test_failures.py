@@ -86,6 +86,19 @@ async def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     assert await recorded_async(db) == []
 
 
+async def test_own_runtime_error(db: Any, registry: MigrationRegistry) -> None:
+    """A function's own RuntimeError stays one, even if it reads like the one that Python makes of a StopIteration."""
+    error = RuntimeError("coroutine raised StopIteration")
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        raise error from StopAsyncIteration()
+
+    with pytest.raises(RuntimeError) as caught:
+        await registry.run(db, "app")
+    assert caught.value is error
+
+
 async def test_generator_returned(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """A function that returns a generator has done nothing: an error, not a record."""
     registry.register("a")(lambda db: (user for user in ()))
@@ -143,5 +156,7 @@ async def test_server_away(registry: MigrationRegistry, driver: str) -> None:
     async with opened_async(driver, NOWHERE, "shop", **options) as db:
         with pytest.raises(ServerSelectionTimeoutError) as caught:
             await registry.run(db, "app")
-    assert caught.value.__notes__ == ["quaestor: while reading 'app' in the database 'shop'; nothing has run"]
+    assert caught.value.__notes__ == [
+        "quaestor: while reading the records of 'app' in the database 'shop'; nothing has run"
+    ]
     gc.collect()

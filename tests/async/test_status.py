@@ -171,7 +171,7 @@ async def test_lease_of_another(db: Any) -> None:
     lease = (await runner.status()).lease
 
     assert lease is not None
-    assert str(lease) == "elsewhere (process 4711), since 2026-01-01 00:00:00 UTC, undoing migration 'a'"
+    assert str(lease) == "elsewhere (process 4711), since 2026-01-01 00:00:00 UTC, rolling back migration 'a'"
     assert [one async for one in db.app_migrations_lock.find()] == [held]
     assert await runner.unlock() == lease
     assert (await runner.status()).lease is None
@@ -261,7 +261,7 @@ async def test_backfills(db: Any) -> None:
     async def a(db: Any, context: AsyncMigrationContext) -> None:
         async for _ in context.batches(db.things, {"even": True}):
             pass
-        async for _ in context.batches(db.things, size=3):
+        async for _ in context.batches(db.things, size=3, name="all"):
             seen.append(await another.status())
             if len(seen) == 3:
                 raise KeyboardInterrupt
@@ -273,7 +273,7 @@ async def test_backfills(db: Any) -> None:
     seen.append(await another.status())
 
     of_seen = [
-        sorted((one.collection, one.done, one.total, one.finished, one.undo) for one in status.migrations[0].passes)
+        sorted((one.collection, one.done, one.total, one.finished, one.undo) for one in status.migrations[0].backfills)
         for status in seen
     ]
     # When a batch is handed over the one before it is kept.
@@ -281,7 +281,7 @@ async def test_backfills(db: Any) -> None:
     assert of_seen == [*(sorted([first, ("things", done, 7, False, False)]) for done in (0, 3, 6, 6, 6)), []]
     assert [status.migrations[0].state for status in seen] == ["pending"] * 5 + ["applied"]
     assert [status.lease is not None for status in seen] == [True, True, True, False, True, False]
-    dates_of_seen = [[one.updated_at for one in status.migrations[0].passes] for status in seen]
+    dates_of_seen = [[one.updated_at for one in status.migrations[0].backfills] for status in seen]
     assert dates_of_seen == [sorted(dates) for dates in dates_of_seen]
     dates = [date for dates in dates_of_seen for date in dates]
     assert {date.utcoffset() for date in dates} == {timedelta(0)}

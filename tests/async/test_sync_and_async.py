@@ -135,7 +135,7 @@ async def test_returns_too_early(db: Any, registry: MigrationRegistry, sync_db: 
 
     registry.register("a")(skipped)
 
-    assert registry.migrations["a"].colour == "async"  # stays async
+    assert registry.migrations["a"].is_async
     assert await registry.run(db, "app", sync_db=sync_db) == ["a"]
 
 

@@ -70,7 +70,7 @@ async def test_empty_iterator_of_the_other_kind(db: Any, registry: MigrationRegi
     def looks_for_one(db: Any) -> None:
         next(db.users.find())
 
-    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+    with pytest.raises(RuntimeError) as caught:
         await registry.run(db, "app", sync_db=sync_db)
     assert isinstance(caught.value.__cause__, StopIteration)
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
@@ -132,7 +132,7 @@ async def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
     """A sync database, and what gives no database of a name, are refused."""
     with pytest.raises(InvalidDatabaseError, match="db is a synchronous database"):
         await MigrationRegistry().run_many([*dbs, MongoClient(NOWHERE, connect=False)["app"]], "app")
-    with pytest.raises(InvalidOptionError, match="sync_db must be a function that gives the database of a name"):
+    with pytest.raises(InvalidOptionError, match="sync_db must be a function that returns the database of a name"):
         await MigrationRegistry().run_many(dbs, "app", sync_db=7)  # type: ignore[arg-type]
 
 
@@ -144,6 +144,6 @@ async def test_backfill_over_a_sync_collection(db: Any, registry: MigrationRegis
     async def a(db: Any, context: AsyncMigrationContext) -> None:
         with pytest.raises(InvalidOptionError) as refused:
             context.batches(synchronous.app.things)
-        assert str(refused.value) == "collection must be an asynchronous driver's, as db.users, not Collection."
+        assert str(refused.value) == "collection must be an asynchronous driver's, such as db.users, not Collection."
 
     assert await registry.run(db, "app") == ["a"]

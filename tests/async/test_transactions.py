@@ -13,6 +13,7 @@ from quaestor import (
     MigrationRegistry,
     MigrationRetried,
     MigrationStarted,
+    RunFailed,
     TransactionsUnsupportedError,
 )
 from tests.databases import drivers, opened_async
@@ -194,6 +195,7 @@ async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) ->
         await registry.run(db, "app")
     assert caught.value.code == 263
     assert "MongoDB does not allow this in a transaction" in caught.value.__notes__[0]
+    assert str(RunFailed("shop", "app", caught.value)) == "Run failed in migration 'a', 1 of 1"
     assert await db.app_migrations.count_documents({}) == 0
 
 

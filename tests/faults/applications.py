@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import contextvars
 import hashlib
-import inspect
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from quaestor import (
     MigrationRegistry,
     SyncRunner,
 )
-from quaestor._hosts.drive import drive, drive_async
+from tests.bodies import run_body, run_body_async
 from tests.databases import opened, opened_async
 from tests.faults.works import FILTER, SIZE, Way, changes
 from tools.faults import Fault
@@ -90,11 +88,11 @@ class Application:
         def decorator(body: Body) -> Body:
             def function(db: Any) -> None:
                 self.bodies.append(name)
-                drive(body(db), _perform)
+                run_body(body(db))
 
             async def function_async(db: Any) -> None:
                 self.bodies.append(name)
-                await drive_async(body(db), _perform_async)
+                await run_body_async(body(db))
 
             chosen = {"sync": function, "async": function_async}[self._colour]
             register(chosen)
@@ -124,7 +122,7 @@ class Application:
 
         def function(db: Any, context: MigrationContext) -> None:
             def body(documents: list[Any]) -> None:
-                drive(change(db, documents), _perform)
+                run_body(change(db, documents))
 
             if way == "loop":
                 for documents in context.batches(db.things, **options):
@@ -134,7 +132,7 @@ class Application:
 
         async def function_async(db: Any, context: AsyncMigrationContext) -> None:
             async def body(documents: list[Any]) -> None:
-                await drive_async(change(db, documents), _perform_async)
+                await run_body_async(change(db, documents))
 
             if way == "loop":
                 async for documents in context.batches(db.things, **options):
@@ -283,13 +281,3 @@ def until_ended(db: Any) -> None:
         ended = {"$expr": {"$lte": ["$expiresAt", "$$NOW"]}}
         while db.app_migrations_lock.find_one(ended) is None:
             time.sleep(0.02)
-
-
-def _perform(operation: Any) -> Any:
-    return contextvars.Context().run(operation) if callable(operation) else operation
-
-
-async def _perform_async(operation: Any) -> Any:
-    if inspect.isawaitable(operation):
-        return await operation
-    return await asyncio.to_thread(_perform, operation)

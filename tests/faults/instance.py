@@ -14,7 +14,6 @@ A step is named by its command and the collection: "before insert records", "aft
 
 import asyncio
 import contextlib
-import inspect
 import json
 import os
 import queue
@@ -37,18 +36,18 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from quaestor import (
     AsyncMigrationContext,
     AsyncRunner,
+    BackfillStarted,
     Event,
     LeaseAwaited,
     MigrationContext,
     MigrationProgressed,
     MigrationRegistry,
     MigrationRetried,
-    PassStarted,
     RollbackStarted,
     RunStarted,
     SyncRunner,
 )
-from quaestor._hosts.drive import drive, drive_async
+from tests.bodies import run_body, run_body_async
 from tests.faults.works import FILTER, SIZE, Work, can_be_repeated, changes
 
 PATIENCE = 120.0
@@ -388,10 +387,10 @@ def _pass(work: Work, driver: str, prefix: str) -> Callable[..., object]:
             _stop(work.name)
 
     def change(db: Any, documents: list[Any]) -> None:
-        drive(changes(db, documents, pause, transaction=transaction, prefix=prefix), _perform)
+        run_body(changes(db, documents, pause, transaction=transaction, prefix=prefix))
 
     async def change_async(db: Any, documents: list[Any]) -> None:
-        await drive_async(changes(db, documents, pause, transaction=transaction, prefix=prefix), _perform_async)
+        await run_body_async(changes(db, documents, pause, transaction=transaction, prefix=prefix))
 
     def function(db: Any, context: MigrationContext) -> None:
         if work.way == "loop":
@@ -411,14 +410,6 @@ def _pass(work: Work, driver: str, prefix: str) -> Callable[..., object]:
     return function if driver == "pymongo" else function_async
 
 
-def _perform(operation: Any) -> Any:
-    return operation() if callable(operation) else operation
-
-
-async def _perform_async(operation: Any) -> Any:
-    return await (operation if inspect.isawaitable(operation) else asyncio.to_thread(operation))
-
-
 def _tell(event: Event) -> None:
     details: dict[str, object] = {"name": name} if (name := getattr(event, "name", None)) is not None else {}
     match event:
@@ -428,7 +419,7 @@ def _tell(event: Event) -> None:
             details["holder"] = holder.pid
         case MigrationRetried(error=error):
             details["error"] = repr(error)
-        case PassStarted(done=done) | MigrationProgressed(done=done):
+        case BackfillStarted(done=done) | MigrationProgressed(done=done):
             details["done"] = done
     _say(type(event).__name__, **details)
 

@@ -22,12 +22,12 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from quaestor import (
+    BackfillRestarted,
+    BackfillStarted,
     CollectionChangedError,
     LeaseLostError,
     MigrationProgressed,
     MigrationRetried,
-    PassChanged,
-    PassStarted,
     ReplicasAwaited,
 )
 from tests.faults.applications import DRIVERS, Application, application
@@ -156,7 +156,7 @@ def test_killed_at_random_moments(uri: str, name: str, way: Way, *, undo: bool) 
             with Instance(orders) as victim:
                 victim.until("ready")
                 victim.go()
-                victim.until("PassStarted", "returned")
+                victim.until("BackfillStarted", "returned")
                 time.sleep(rng.uniform(0, 0.2))  # it is the fault: nothing is waited for
                 victim.kill()
 
@@ -188,7 +188,7 @@ def test_raised_in_a_body(app: Application, things: Any, way: Way) -> None:
     assert things.app_migrations.count_documents({}) == 0
 
     assert app.run() == ["a"]
-    assert [event.done for event in app.told(PassStarted)] == [0, 8]
+    assert [event.done for event in app.told(BackfillStarted)] == [0, 8]
     check_gone(gone(things), "a", way, disturbed=1)
     assert gone(things).marks == MARKED_ONCE  # it was raised before the change
     assert gone(things).again == ([] if way == "transaction" else [BATCHES[2]])
@@ -351,7 +351,7 @@ def test_got_over(
         fail = fail_command(uri, [verb], times=times, appName="app", **namespace, **fault)
         hits = []
         if command in {"read", "save", "check"}:  # those of the batches
-            app.when[PassStarted] = lambda _: hits.append(stack.enter_context(fail))
+            app.when[BackfillStarted] = lambda _: hits.append(stack.enter_context(fail))
         else:
             hits.append(stack.enter_context(fail))
         assert app.run() == ["a"]
@@ -369,7 +369,7 @@ def test_replies_lost(app: Application, things: Any, uri: str, way: Way) -> None
     app.goes_over(way)
     with contextlib.ExitStack() as stack:
         faults: list[Fault] = []
-        app.when[PassStarted] = lambda _: faults.append(stack.enter_context(reply_lost(uri, times=5)))
+        app.when[BackfillStarted] = lambda _: faults.append(stack.enter_context(reply_lost(uri, times=5)))
         assert app.run() == ["a"]
 
     assert faults[0].hits == 5
@@ -439,7 +439,7 @@ def test_collection_changed(app: Application, things: Any, way: Way, change: str
     things.log.drop()
     stock(things)
     assert app.run() == ["a"]
-    assert [event.collection for event in app.told(PassChanged)] == ["things"]
+    assert [event.collection for event in app.told(BackfillRestarted)] == ["things"]
     assert gone(things) == gone_once("a")
 
 
@@ -506,7 +506,7 @@ def test_replicas_awaited(group: ReplicaSet, driver: str, way: Way) -> None:
     ):
         app = application(driver, group.uri, db.name)
 
-        def stop(_: PassStarted) -> None:
+        def stop(_: BackfillStarted) -> None:
             stack.callback(start)
             behind.admin.command("configureFailPoint", "rsSyncApplyStop", mode="alwaysOn")
 
@@ -519,7 +519,7 @@ def test_replicas_awaited(group: ReplicaSet, driver: str, way: Way) -> None:
                     db.clock.insert_one({})
 
         app.goes_over(way, meanwhile=until_behind, max_lag=1)
-        app.when = {PassStarted: stop, ReplicasAwaited: start}
+        app.when = {BackfillStarted: stop, ReplicasAwaited: start}
         assert app.run() == ["a"]
 
         (told,) = app.told(ReplicasAwaited)

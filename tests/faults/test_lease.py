@@ -1,5 +1,6 @@
 """A lease that is lost, taken over, freed or ignored: whoever lost it stops, and nothing is recorded twice."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -10,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
 
-from quaestor import Lease, LeaseAwaited, LeaseLostError, MigrationFailed, SessionsNotEnded
+from quaestor import Lease, LeaseAwaited, LeaseLostError, MigrationFailed, MigrationRegistry, SessionsNotEnded
 from tests.faults.applications import (
     Application,
     State,
@@ -23,7 +26,7 @@ from tests.faults.applications import (
     state,
     until_ended,
 )
-from tools.faults import fail_command
+from tools.faults import Fault, fail_command
 
 
 @pytest.fixture
@@ -216,3 +219,33 @@ def test_old_tool_before_the_turn(app: Application, db: Any) -> None:
     assert app.run() == ["c"]
     assert app.bodies == ["c"]
     assert state(db) == State(["a", "a", "b", "b", "c"], ["c"])
+
+
+@pytest.mark.parametrize("driver", ["pymongo-async", "motor"])
+@pytest.mark.parametrize("command", ["findAndModify", "insert"])
+def test_cancelled_during_a_command(driver: str, uri: str, name: str, db: Any, command: str) -> None:
+    """Cancelled while the lease is acquired or a record written: neither comes when the run has ended."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def nothing(db: Any) -> None: ...
+
+    async def cancel(fault: Fault) -> State:
+        client: Any = {"pymongo-async": AsyncMongoClient, "motor": AsyncIOMotorClient}[driver](uri, appname="cancelled")
+        running = asyncio.create_task(registry.run(client[name], "app"))
+        await asyncio.to_thread(fault.wait)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        ended = state(db)
+        await asyncio.sleep(1)  # as long as the server holds the command
+        if closing := client.close():
+            await closing
+        return ended
+
+    held = {"blockConnection": True, "blockTimeMS": 800, "appName": "cancelled"}
+    with fail_command(uri, [command], **held) as fault:
+        ended = asyncio.run(cancel(fault))
+
+    assert ended.holder is None
+    assert state(db) == ended

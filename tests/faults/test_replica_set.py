@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pymongo.errors import ConfigurationError
 
-from quaestor._core.transaction import Ending
-from quaestor._mongo import outcomes as faults
+from quaestor._core.store import Ending
+from quaestor._mongo.outcomes import find_ending
 from tests.faults.applications import DRIVERS
 from tests.faults.instance import Instance, Orders, migrated
 from tests.faults.works import NAMES, WORKS, left, once, prepared, undone
@@ -164,4 +164,4 @@ def test_connected_during_a_step_down() -> None:
     ):
         client.admin.command("ping", session=session)
 
-    assert faults.ending(caught.value) is Ending.ABORTED
+    assert find_ending(caught.value) is Ending.ABORTED

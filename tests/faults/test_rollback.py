@@ -38,7 +38,7 @@ def test_fails_half_way(app: Application, db: Any, *, transaction: bool) -> None
     with pytest.raises(Broken) as caught:
         app.call("rollback", NAMES)
 
-    assert caught.value.__notes__ == ["quaestor: while undoing migration 'b', 2 of 3"]
+    assert caught.value.__notes__ == ["quaestor: while rolling back migration 'b', 2 of 3"]
     assert [(event.name, event.undo) for event in app.told(MigrationFailed)] == [("b", True)]
     half = [] if transaction else ["undo b"]
     assert state(db) == State(["a", "b"], [*NAMES, *half, "undo c"])

@@ -7,7 +7,7 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from quaestor import MigrationFailed, MigrationRetried, TransactionFailedError
-from quaestor._core import transaction
+from quaestor._core import retry
 from tests.faults.applications import Application, State, effect, state, transactions_live
 from tools.faults import LOST, WTIMEOUT, fail_command
 
@@ -177,7 +177,7 @@ def test_refused(app: Application, db: Any, operation: str) -> None:
 
 def test_too_long(app: Application, db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is longer than the server lets a transaction live is given up, with an error that says why."""
-    monkeypatch.setattr(transaction, "LONGEST", 2.0)
+    monkeypatch.setattr(retry, "LONGEST_TRANSACTION", 2.0)
 
     @app.migration("a", transaction=True)
     def goes_on_until_it_is_ended(db: Any) -> Generator[Any, Any, None]:
@@ -201,7 +201,7 @@ def test_too_long(app: Application, db: Any, uri: str, monkeypatch: pytest.Monke
 
 def test_given_up(app: Application, db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that is aborted again and again is given up, with an error that carries the driver's."""
-    monkeypatch.setattr(transaction, "MOST_ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "MOST_ATTEMPTS", 3)
     app.leaves_effects("a", transaction=True)
 
     with (

@@ -14,8 +14,11 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.errors import OperationFailure
 
 from quaestor import (
+    BackfillRestarted,
+    BackfillStarted,
     BatchesInTransactionError,
     CollectionChangedError,
+    DuplicateBackfillError,
     Event,
     InvalidOptionError,
     LeaseLostError,
@@ -26,17 +29,16 @@ from quaestor import (
     MigrationRegistry,
     MigrationRetried,
     MigrationStarted,
-    PassChanged,
-    PassStarted,
     ReplicasAwaited,
+    RunFailed,
     RunFinished,
     RunStarted,
     SyncRunner,
     TransactionsUnsupportedError,
     UnfinishedMigrationError,
 )
-from quaestor.core import passes
-from quaestor.runners import progress
+from quaestor._core import backfill as core
+from quaestor._mongo import backfill_documents
 from tests.databases import drivers, in_transactions, opened
 from tests.functions import Broken, nothing, nothing_async, numbers, outside
 from tests.leases import HELD
@@ -55,13 +57,13 @@ class Told(list[Event]):
     """A hook that keeps the events of backfills."""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, PassStarted | PassChanged | MigrationProgressed | MigrationRetried):
+        if isinstance(event, BackfillStarted | BackfillRestarted | MigrationProgressed | MigrationRetried):
             self.append(event)
 
     @property
     def changes(self) -> int:
         """The number of backfills that started anew because they had changed."""
-        return sum(isinstance(event, PassChanged) for event in self)
+        return sum(isinstance(event, BackfillRestarted) for event in self)
 
 
 class Calls(list[list[Any]]):
@@ -307,8 +309,8 @@ def test_several_backfills(db: Any, registry: MigrationRegistry, told: Told) -> 
     def a(db: Any, context: MigrationContext) -> None:
         for title, batches in (
             ("first", context.batches(db.things, size=2)),
-            ("second", context.batches(db.things, size=2)),
-            ("filtered", context.batches(db.things, {"even": False}, size=1)),
+            ("second", context.batches(db.things, size=2, name="second")),
+            ("filtered", context.batches(db.things, {"even": False}, size=1, name="filtered")),
             ("others", context.batches(db.others)),
         ):
             for batch in batches:
@@ -342,7 +344,7 @@ def test_nested(db: Any, registry: MigrationRegistry, told: Told) -> None:
     @registry.register("a")
     def a(db: Any, context: MigrationContext) -> None:
         for outer in context.batches(db.things, size=1):
-            for inner in context.batches(db.others, {"_id": {"$gte": 0}, "$comment": str(outer[0]["_id"])}, size=1):
+            for inner in context.batches(db.others, name=f"others {outer[0]['_id']}", size=1):
                 seen.append((outer[0]["_id"], inner[0]["_id"]))
                 if seen == [(0, 0), (0, 1), (1, 0), (1, 1)]:
                     raise Broken
@@ -411,12 +413,12 @@ def test_changed_filter(db: Any, registry: MigrationRegistry) -> None:
 
     assert seen == [[0, 1], [2, 3], [0, 2], [4], [4]]
     assert [one.changes for one in told] == [0, 1, 0]
-    assert told[1][0] == PassChanged(db.name, "app", "a", 1, 1, "things")
+    assert told[1][0] == BackfillRestarted(db.name, "app", "a", 1, 1, "things", "things")
     assert kept(db) == []
 
 
 def test_changed_collection(db: Any, registry: MigrationRegistry) -> None:
-    """So is another collection; with another size or projection it resumes."""
+    """A backfill of the same name over another collection restarts; with another size or projection it resumes."""
     fill(db.things, 6)
     fill(db.others, 2)
     calls: list[tuple[str, dict[str, Any]]] = [
@@ -432,7 +434,7 @@ def test_changed_collection(db: Any, registry: MigrationRegistry) -> None:
     def a(db: Any, context: MigrationContext) -> None:
         name, options = calls[0]
         number = -1
-        for batch in context.batches(db[name], **options):
+        for batch in context.batches(db[name], name="renamed", **options):
             number += 1
             seen[-1].append(numbers(batch))
             if number == 1 and len(calls) > 1:
@@ -532,7 +534,7 @@ def test_bad_collections(db: Any, registry: MigrationRegistry) -> None:
         for collection, kind in ((db, type(db).__name__), ("things", "str"), (None, "None")):
             with pytest.raises(InvalidOptionError) as refused:
                 context.batches(collection)
-            assert str(refused.value).endswith(f"driver's, as db.users, not {kind}.")
+            assert str(refused.value).endswith(f"driver's, such as db.users, not {kind}.")
         with pytest.raises(InvalidOptionError, match="must be a function that takes a list of documents, not 'a'"):
             context.for_each_batch(db.things, "a")  # type: ignore[arg-type]  # that is the point
         with pytest.raises(InvalidOptionError, match="transaction must be True or False, not 1"):
@@ -599,7 +601,7 @@ def test_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     refused = []
 
     def refuse(call: Callable[[], object]) -> None:
-        with pytest.raises(BatchesInTransactionError, match=r"'[ab]' wants to go over a collection in batches"):
+        with pytest.raises(BatchesInTransactionError, match=r"'[ab]'"):
             call()
         refused.append(call)
 
@@ -662,7 +664,7 @@ def test_write_concern(db: Any, registry: MigrationRegistry, driver: str, uri: s
             context.for_each_batch(db.things, body)
         assert "app_migrations_progress" not in db.list_collection_names()
         context.for_each_batch(db.things, body, transaction=False)
-        context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body)
+        context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body, name="again")
 
     with opened(driver, uri, name, w=1) as weak:
         registry.run_sync(weak, "app")
@@ -691,7 +693,7 @@ def test_another_database(db: Any, registry: MigrationRegistry, told: Told) -> N
     finally:
         db.client.drop_database(another.name)
     assert seen == [[0, 1], [2], [0, 1]]
-    started = [event.collection for event in told if isinstance(event, PassStarted)]
+    started = [event.collection for event in told if isinstance(event, BackfillStarted)]
     assert started == [f"{another.name}.things", "things"]
 
 
@@ -753,12 +755,12 @@ def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool) -> N
 
     def simple(event: Event) -> tuple[object, ...]:
         match event:
-            case PassStarted():
-                return "started", event.collection, event.done, event.whole
+            case BackfillStarted():
+                return "started", event.collection, event.done, event.total
             case MigrationProgressed():
                 assert event.rate is None or event.rate > 0
                 assert not event.due
-                return "progress", event.done, event.whole
+                return "progress", event.done, event.total
         return (type(event),)
 
     with pytest.raises(Broken):
@@ -767,10 +769,11 @@ def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool) -> N
 
     assert [simple(event) for event in told] == [
         (RunStarted,), (MigrationStarted,), ("started", "things", 0, 5), ("progress", 2, 5), (MigrationFailed,),
+        (RunFailed,),
         (RunStarted,), (MigrationStarted,), ("started", "things", 2, 5), ("progress", 4, 5), ("progress", 5, 5),
         (MigrationApplied,), (RunFinished,),
     ]  # fmt: skip
-    assert told[2] == PassStarted(db.name, "app", "a", 1, 1, "things", 0, 5)
+    assert told[2] == BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, 5)
     assert isinstance(told[3], MigrationProgressed)
     assert told[3] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 5, told[3].rate)
 
@@ -883,7 +886,7 @@ def test_nothing_to_do(db: Any, registry: MigrationRegistry, told: Told, *, tran
         context.for_each_batch(db.missing, body, transaction=transaction)
         context.for_each_batch(db.empty, body, transaction=transaction)
         context.for_each_batch(db.things, body, {"even": "no"}, transaction=transaction)
-        calls.extend(list(context.batches(db.missing)))
+        calls.extend(list(context.batches(db.missing, name="again")))
 
     assert registry.run_sync(db, "app", on_event=told) == ["a"]
     assert calls == []
@@ -914,10 +917,10 @@ def test_rollback(db: Any, registry: MigrationRegistry, told: Told, *, transacti
     told.clear()
     with pytest.raises(Broken):
         runner.rollback(["a"])
-    assert told[:1] == [PassStarted(db.name, "app", "a", 1, 1, "things", 0, 6, undo=True)]
+    assert told[:1] == [BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, 6, undo=True)]
     assert [(left["_id"]["undo"], left["done"]) for left in kept(db)] == [(True, 2)]
     (status,) = runner.status().migrations
-    assert [(one.undo, one.done, one.total) for one in status.passes] == [(True, 2, 6)]
+    assert [(one.undo, one.done, one.total) for one in status.backfills] == [(True, 2, 6)]
 
     assert runner.rollback(["a"]) == ["a"]
     assert calls == [[0, 1], [2, 3], [2, 3], [4, 5]]
@@ -938,7 +941,8 @@ def test_break(db: Any, registry: MigrationRegistry) -> None:
             seen.append(numbers(batch))
             if len(seen) == 2:
                 break
-        seen.extend([numbers(batch) for batch in context.batches(db.things, {"even": True}, size=2)])
+        again = context.batches(db.things, {"even": True}, size=2, name="even")
+        seen.extend([numbers(batch) for batch in again])
 
     assert registry.run_sync(db, "app") == ["a"]
     assert seen == [[0, 1], [2, 3], [0, 2], [4]]
@@ -1029,8 +1033,8 @@ def test_estimate(
     db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, matching: int, told: Told
 ) -> None:
     """In a large collection the number of matching documents is estimated from a sample."""
-    monkeypatch.setattr(passes, "COUNTED", 39)
-    monkeypatch.setattr(passes, "SAMPLE", 20)
+    monkeypatch.setattr(core, "COUNTED", 39)
+    monkeypatch.setattr(core, "SAMPLE", 20)
     fill(db.things, 40)
 
     @registry.register("a")
@@ -1040,8 +1044,8 @@ def test_estimate(
 
     registry.run_sync(db, "app", on_event=told)
 
-    started = PassStarted(db.name, "app", "a", 1, 1, "things", 0, matching)
-    assert [event for event in told if isinstance(event, PassStarted)] == [started]
+    started = BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, matching)
+    assert [event for event in told if isinstance(event, BackfillStarted)] == [started]
 
 
 @real
@@ -1051,8 +1055,8 @@ def test_replicas_awaited(
 ) -> None:
     """While replication lag exceeds the limit no batch is read; there is an event."""
     lags = iter([70.0, 5.0, 7.0, 2.0, 0.0])  # the first one doesn't matter
-    monkeypatch.setattr(progress, "lag", lambda reply, known: next(lags))
-    monkeypatch.setattr(passes, "LOOKED_EVERY", (0.0, 0.001))
+    monkeypatch.setattr(backfill_documents, "read_lag", lambda reply, known: next(lags))
+    monkeypatch.setattr(core, "LAG_POLL", (0.0, 0.001))
     fill(db.things, 3)
     told: list[Event] = []
 
@@ -1072,7 +1076,7 @@ def test_replicas_awaited(
 def test_inserted_at_the_start(db: Any, registry: MigrationRegistry, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents that others insert while the end is being determined don't make any document come twice."""
     inserts: list[list[Any]] = [[], ["zz", 60], ["zzz", 70, -1], ["zzzz", 80]]
-    asked = progress.of_other_types
+    asked = backfill_documents.match_other_types
 
     def watched(bounds: Iterable[object]) -> dict[str, Any]:
         others = tuple(bounds)
@@ -1081,7 +1085,7 @@ def test_inserted_at_the_start(db: Any, registry: MigrationRegistry, uri: str, m
                 client[db.name].things.insert_many([{"_id": one} for one in inserted])
         return asked(others)
 
-    monkeypatch.setattr(progress, "of_other_types", watched)
+    monkeypatch.setattr(backfill_documents, "match_other_types", watched)
     db.things.insert_many([{"_id": one} for one in (0, 1, 2, "a", "z")])
     seen: list[Any] = []
 
@@ -1117,7 +1121,7 @@ def test_view_or_time_series(
 
         context.for_each_batch(db.measured, body, size=2, transaction=transaction)
 
-    with pytest.raises(InvalidOptionError, match=f"'measured' is a {kind}: a pass needs a collection"):
+    with pytest.raises(InvalidOptionError, match=f"'measured' is a {kind}: a backfill needs a collection"):
         registry.run_sync(db, "app")
 
     assert kept(db) == []
@@ -1139,7 +1143,7 @@ def test_advanced_in_a_transaction(db: Any, registry: MigrationRegistry, *, bega
             assert [numbers(next(batches)), numbers(next(batches))] == [[0], [1]]
 
         def body(batch: Batch) -> None:
-            with pytest.raises(BatchesInTransactionError, match="'a' wants to go over a collection in batches"):
+            with pytest.raises(BatchesInTransactionError, match="'a'"):
                 next(batches)
             refused.append(numbers(batch))
 
@@ -1152,8 +1156,8 @@ def test_advanced_in_a_transaction(db: Any, registry: MigrationRegistry, *, bega
 
 @either_way
 def test_caught_by_the_migration(db: Any, registry: MigrationRegistry, told: Told, *, transaction: bool) -> None:
-    """A migration that catches the error of a body and starts the backfill again resumes with that batch; once the
-    backfill has ended, it starts from the beginning.
+    """A migration that catches the error of a body and starts the backfill again resumes with that batch. Once the
+    backfill has ended, a second one of its name is refused, and a named one starts from the beginning.
     """
     fill(db.things, 5)
     calls = Calls(2, 3)
@@ -1169,13 +1173,15 @@ def test_caught_by_the_migration(db: Any, registry: MigrationRegistry, told: Tol
                 context.for_each_batch(db.things, body, size=2, transaction=transaction)
         context.for_each_batch(db.things, body, size=2, transaction=transaction)
         assert [(left["done"], left["finished"]) for left in kept(db)] == [(5, True)]
-        calls.extend([numbers(batch) for batch in context.batches(db.things, size=5)])
+        with pytest.raises(DuplicateBackfillError):
+            context.batches(db.things, size=5)
+        calls.extend([numbers(batch) for batch in context.batches(db.things, size=5, name="again")])
 
     assert registry.run_sync(db, "app", on_event=told) == ["a"]
     assert calls == [[0, 1], [2, 3], [2, 3], [2, 3], [4], [0, 1, 2, 3, 4]]
     twice = [] if transaction else [[2, 3]] * 2
     assert sorted([entry["of"] for entry in db.log.find()]) == sorted([[0, 1], [2, 3], [4], *twice])
-    assert [event.done for event in told if isinstance(event, PassStarted)] == [0, 2, 2, 0]
+    assert [event.done for event in told if isinstance(event, BackfillStarted)] == [0, 2, 2, 0]
     assert told.changes == 0
     assert kept(db) == []
 
@@ -1202,7 +1208,8 @@ def test_nested_after_failures(
                 if seen[-1] == fails[0]:
                     raise Broken
 
-            context.for_each_batch(db.others, body, size=1, transaction=transaction)
+            name = f"others of {thing[0]['_id']}"
+            context.for_each_batch(db.others, body, name=name, size=1, transaction=transaction)
 
         if outer == "body":
             context.for_each_batch(db.things, over_others, size=1, transaction=False)
@@ -1287,5 +1294,5 @@ def test_codec_that_changes_ids(db: Any, registry: MigrationRegistry) -> None:
         for _ in context.batches(db.things.with_options(codec_options=clamped)):
             raise Broken
 
-    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' do not survive the codec options"):
+    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' don't survive the codec options"):
         registry.run_sync(db, "app")

@@ -9,6 +9,7 @@ import pytest
 
 from quaestor import (
     AsyncMigrationContext,
+    BackfillStarted,
     InvalidOptionError,
     Lease,
     MigrationApplied,
@@ -18,7 +19,6 @@ from quaestor import (
     MigrationRegistry,
     MigrationRetried,
     MigrationStarted,
-    PassStarted,
     RunFinished,
     RunStarted,
     SyncRunner,
@@ -298,7 +298,7 @@ def test_one_event_at_a_time(db: Any, registry: MigrationRegistry, async_db: Any
 
     registry.run_sync(db, "app", async_db=async_db, on_event=told, concurrency=2)
 
-    assert sorted(told.names(PassStarted)) == ["a", "b"]
+    assert sorted(told.names(BackfillStarted)) == ["a", "b"]
     assert len(told.names(MigrationProgressed)) > 2
     assert told.calls.most == 1
 
@@ -384,7 +384,7 @@ def test_backfills(db: Any, registry: MigrationRegistry, *, transaction: bool) -
     with pytest.raises(Broken):
         registry.run_sync(db, "app", concurrency=2)
     assert recorded(db) == ["b"]
-    (kept,) = SyncRunner(registry, db, "app").status().migrations[0].passes
+    (kept,) = SyncRunner(registry, db, "app").status().migrations[0].backfills
     assert (kept.collection, kept.done) == ("things", 4)
     assert db.app_migrations_progress.count_documents({}) == 1
     failing.clear()

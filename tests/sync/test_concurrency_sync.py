@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from quaestor import MigrationContext, MigrationProgressed, MigrationRegistry, PassStarted
+from quaestor import BackfillStarted, MigrationContext, MigrationProgressed, MigrationRegistry
 from tests.functions import fill
 from tests.meeting import Meeting, Told
 
@@ -14,10 +14,10 @@ def test_one_event_at_a_time(db: Any, registry: MigrationRegistry) -> None:
     meeting, about_to_tell = Meeting(2), Meeting(3)
 
     def hook() -> None:
-        if told.names(PassStarted) in (["a"], ["b"]):  # the other one is about to tell the same
+        if told.names(BackfillStarted) in (["a"], ["b"]):  # the other one is about to tell the same
             about_to_tell.wait()
 
-    told = Told({PassStarted: hook})
+    told = Told({BackfillStarted: hook})
     others = []
 
     def function(name: str) -> Callable[[Any, MigrationContext], None]:
@@ -38,6 +38,6 @@ def test_one_event_at_a_time(db: Any, registry: MigrationRegistry) -> None:
 
     for thread in others:
         thread.join()
-    assert sorted(told.names(PassStarted)) == ["a", "b"]
+    assert sorted(told.names(BackfillStarted)) == ["a", "b"]
     assert len(told.names(MigrationProgressed)) > 2
     assert told.calls.most == 1

@@ -14,6 +14,7 @@ from quaestor import (
     MigrationRegistry,
     MigrationStarted,
     RecordsIgnored,
+    RunFailed,
     RunFinished,
     RunStarted,
     SyncRunner,
@@ -54,6 +55,7 @@ def test_events(db: Any, registry: MigrationRegistry) -> None:
         MigrationApplied(*where, "a", 1, 2, applied.seconds),
         MigrationStarted(*where, "b", 2, 2),
         MigrationFailed(*where, "b", 2, 2, caught.value),
+        RunFailed(*where, caught.value),
     ]
 
 
@@ -113,11 +115,12 @@ def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixt
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "quaestor"]
     assert lines[3][1].startswith(f"{where} Applied 'a' (1 of 2) in 0.")
     assert [line for line in lines if line != lines[3]] == [
-        ("WARNING", f"{where} Ignored 1 record(s) whose name is not a str, _id: 7"),
-        ("INFO", f"{where} 2 to apply: a, b"),
+        ("WARNING", f"{where} {RecordsIgnored(db.name, 'app', (7,))}"),
+        ("INFO", f"{where} 2 migrations to apply: a, b"),
         ("INFO", f"{where} Applying 'a' (1 of 2)"),
         ("INFO", f"{where} Applying 'b' (2 of 2)"),
-        ("ERROR", f"{where} Failed in 'b' (2 of 2): ValueError: no"),
+        ("ERROR", f"{where} Failed to apply 'b' (2 of 2): ValueError: no"),
+        ("ERROR", f"{where} Run failed in migration 'b', 2 of 2"),
     ]
 
 
@@ -132,8 +135,8 @@ def test_log_by_name(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     registry.run_sync(db, "app")
 
     lines = [record.getMessage().partition("] ")[2] for record in caplog.records if record.name == "quaestor"]
-    assert lines[0] == "22 to apply: " + ", ".join(f"m{number:02}" for number in range(20)) + " and 2 more"
-    assert lines[-2:] == ["Done: 22 applied", "Nothing to do: it is all applied"]
+    assert lines[0] == "22 migrations to apply: " + ", ".join(f"m{number:02}" for number in range(20)) + " and 2 more"
+    assert lines[-2:] == ["Applied 22 migrations", "Up to date: nothing to apply."]
 
 
 def test_log_that_raises(db: Any) -> None:

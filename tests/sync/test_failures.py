@@ -84,6 +84,19 @@ def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
     assert recorded(db) == []
 
 
+def test_own_runtime_error(db: Any, registry: MigrationRegistry) -> None:
+    """A function's own RuntimeError stays one, even if it reads like the one that Python makes of a StopIteration."""
+    error = RuntimeError("coroutine raised StopIteration")
+
+    @registry.register("a")
+    def fails(db: Any) -> None:
+        raise error from StopIteration()
+
+    with pytest.raises(RuntimeError) as caught:
+        registry.run_sync(db, "app")
+    assert caught.value is error
+
+
 def test_generator_returned(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """A function that returns a generator has done nothing: an error, not a record."""
     registry.register("a")(lambda db: (user for user in ()))
@@ -140,5 +153,7 @@ def test_server_away(registry: MigrationRegistry, driver: str) -> None:
     options = {"serverSelectionTimeoutMS": 50}
     with opened(driver, NOWHERE, "shop", **options) as db, pytest.raises(ServerSelectionTimeoutError) as caught:
         registry.run_sync(db, "app")
-    assert caught.value.__notes__ == ["quaestor: while reading 'app' in the database 'shop'; nothing has run"]
+    assert caught.value.__notes__ == [
+        "quaestor: while reading the records of 'app' in the database 'shop'; nothing has run"
+    ]
     gc.collect()

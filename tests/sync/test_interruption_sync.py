@@ -1,5 +1,11 @@
 """A sync run that is interrupted by Ctrl-C, or by an exception that ends a generator."""
 
+import contextlib
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -12,7 +18,8 @@ from quaestor import (
     RunFinished,
     RunStarted,
 )
-from tests.databases import drivers
+from quaestor._hosts.threads import ThreadHost
+from tests.databases import both_kinds, drivers
 from tests.functions import ab, are_free, is_free, number_of, recorded, recorded_in
 from tests.interruption import Interruption
 from tests.meeting import Moment, Told
@@ -46,6 +53,86 @@ def test_generator_exit(db: Any, registry: MigrationRegistry, *, transaction: bo
         registry.run_sync(db, "app")
     assert recorded(db) == []
     assert is_free(db)
+
+
+@dataclass(frozen=True)
+class FrozenStop(StopIteration):
+    """A StopIteration that takes no note."""
+
+    code: int = 7
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+def test_stop_iteration(db: Any, registry: MigrationRegistry, concurrency: int, *, transaction: bool) -> None:
+    """A StopIteration reaches the caller as it is, with its context, even if it takes no note."""
+    stop, context = FrozenStop(), KeyError("k")
+
+    @registry.register("a", transaction=transaction)
+    def stops(db: Any) -> None:
+        try:
+            raise context
+        except KeyError:
+            raise stop  # noqa: B904 - its context is what this is about
+
+    with pytest.raises(FrozenStop) as caught:
+        registry.run_sync(db, "app", concurrency=concurrency)
+    assert caught.value is stop
+    assert stop.__context__ is context
+    assert is_free(db)
+
+
+def lines_of(function: FunctionType) -> list[int]:
+    """List the lines of a function's body."""
+    code = function.__code__
+    return sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno})
+
+
+def call_interrupted(call: Callable[[], object], function: FunctionType, line: int) -> None:
+    """Call something, and raise KeyboardInterrupt in front of a line of a function, the first time."""
+    is_raised = False
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal is_raised
+        if frame.f_code is not function.__code__:
+            return None
+        if event == "line" and frame.f_lineno == line and not is_raised:
+            is_raised = True
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("line", lines_of(ThreadHost.start_heartbeat))
+@pytest.mark.timeout(20, method="thread")
+def test_as_heartbeat_starts(db: Any, line: int) -> None:
+    """Ctrl-C while the heartbeat's thread starts: the run doesn't wait for a thread that isn't there."""
+    with pytest.raises(KeyboardInterrupt):
+        call_interrupted(lambda: ab().run_sync(db, "app"), ThreadHost.start_heartbeat, line)
+    assert recorded(db) == []
+    assert is_free(db)
+
+
+@both_kinds
+@pytest.mark.parametrize("line", lines_of(ThreadHost._close))  # noqa: SLF001 - the place is what this is about
+def test_as_run_closes(db: Any, async_db: Any, registry: MigrationRegistry, line: int) -> None:
+    """Ctrl-C while a run ends its threads: they end all the same."""
+    threads = set()
+
+    @registry.register("a")
+    async def note(db: Any) -> None:
+        threads.add(threading.current_thread())
+
+    with contextlib.suppress(KeyboardInterrupt):  # a line may not be reached
+        call_interrupted(lambda: registry.run_sync(db, "app", async_db=async_db), ThreadHost._close, line)  # noqa: SLF001
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -14,6 +14,7 @@ from quaestor import (
     LeaseLostError,
     LeaseTimeoutError,
     MigrationRegistry,
+    RunFailed,
     RunFinished,
     SyncRunner,
     log_event,
@@ -77,17 +78,16 @@ def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
 
     events: list[Event] = []
 
-    with pytest.raises(
-        LeaseTimeoutError, match=r"migrations of elsewhere \(process 4711\).* in migration 'x'"
-    ) as caught:
+    with pytest.raises(LeaseTimeoutError, match=r"held by elsewhere \(process 4711\).* in migration 'x'") as caught:
         registry.run_sync(db, "app", lease_timeout=0.2, on_event=events.append)
 
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.seconds >= 0.2
     assert (caught.value.holder.host, caught.value.holder.pid) == ("elsewhere", 4711)
     assert caught.value.holder.since == datetime(2026, 1, 1, tzinfo=UTC)
-    (waited,) = events
+    waited, failed = events
     assert isinstance(waited, LeaseAwaited)
+    assert failed == RunFailed(db.name, "app", caught.value)
     assert waited.holder == caught.value.holder
     assert calls == []
     assert lock(db) == HELD
@@ -101,8 +101,10 @@ def test_log_of_waiting(db: Any, registry: MigrationRegistry, caplog: pytest.Log
     with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
         registry.run_sync(db, "app", lease_timeout=0.5, on_event=log_event)
 
-    (message,) = caplog.messages
-    assert "Waiting, for 0 s by now, for the migrations of elsewhere (process 4711), since 2026-01-01" in message
+    message, failure = caplog.messages
+    assert "Waited 0.5 s" in failure
+    assert "Waiting for the lease" in message
+    assert "held by elsewhere (process 4711), since 2026-01-01" in message
 
 
 def test_take_over(db: Any, registry: MigrationRegistry) -> None:
@@ -172,7 +174,7 @@ def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable
 
     registry.register("b")(notes(calls, "b"))
 
-    with pytest.raises(LeaseLostError, match="This run did not get to the record of 'a'") as caught:
+    with pytest.raises(LeaseLostError, match="function of 'a' may have run") as caught:
         registry.run_sync(db, "app")
 
     assert caught.value.migration == "a"

@@ -123,7 +123,7 @@ def test_at_most(registry: MigrationRegistry, several: Callable[[int], list[Any]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-@pytest.mark.parametrize("kind", [Broken, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [Broken, SystemExit, KeyboardInterrupt, StopIteration])
 def test_failure_in_one(
     dbs: list[Any], registry: MigrationRegistry, kind: type[BaseException], concurrency: int
 ) -> None:
@@ -208,7 +208,9 @@ def test_name_refused_by_the_server(dbs: list[Any], position: int) -> None:
     refused = results.pop(position)
     assert (refused.database, refused.applied) == (long.name, [])
     assert isinstance(refused.error, OperationFailure)
-    assert refused.error.__notes__ == [f"quaestor: while reading 'app' in the database {long.name!r}; nothing has run"]
+    assert refused.error.__notes__ == [
+        f"quaestor: while reading the records of 'app' in the database {long.name!r}; nothing has run"
+    ]
     assert results == [DatabaseResult(one.name, ["a", "b"], None) for one in dbs]
 
 

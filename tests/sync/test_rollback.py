@@ -22,6 +22,7 @@ from quaestor import (
     RecordsUnknown,
     RollbackFinished,
     RollbackStarted,
+    RunFailed,
     SyncRunner,
     TransactionsUnsupportedError,
     UnknownMigrationError,
@@ -131,9 +132,9 @@ def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
         runner.rollback(["a"])
 
     where = f"[{db.name}/app]"
-    assert caplog.messages[:2] == [f"{where} 1 to undo: a", f"{where} Undoing 'a' (1 of 1)"]
-    assert caplog.messages[2].startswith(f"{where} Undone 'a' (1 of 1) in ")
-    assert caplog.messages[3:] == [f"{where} Done: 1 undone", f"{where} Nothing to undo: none of these is applied"]
+    assert caplog.messages[:2] == [f"{where} 1 migration to roll back: a", f"{where} Rolling back 'a' (1 of 1)"]
+    assert caplog.messages[2].startswith(f"{where} Rolled back 'a' (1 of 1) in ")
+    assert caplog.messages[3:] == [f"{where} Rolled back 1 migration", f"{where} Nothing to roll back: not applied."]
 
 
 def test_irreversible(db: Any) -> None:
@@ -184,8 +185,11 @@ def test_failure(db: Any) -> None:
     with pytest.raises(Broken) as caught:
         failing.rollback(["a"])
 
-    assert caught.value.__notes__ == ["quaestor: while undoing migration 'b', 3 of 4"]
-    assert told[-1] == MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True)
+    assert caught.value.__notes__ == ["quaestor: while rolling back migration 'b', 3 of 4"]
+    assert told[-2:] == [
+        MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True),
+        RunFailed(db.name, "app", caught.value, work="rollback"),
+    ]
     assert recorded(db) == ["a", "b"]
     assert effects(db) == ["a"]  # what the function did before it failed is done
     assert "owner" not in db.app_migrations_lock.find_one()

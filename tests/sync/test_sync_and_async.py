@@ -135,7 +135,7 @@ def test_returns_too_early(db: Any, registry: MigrationRegistry, async_db: Any) 
 
     registry.register("a")(skipped)
 
-    assert registry.migrations["a"].colour == "async"
+    assert registry.migrations["a"].is_async
     assert registry.run_sync(db, "app", async_db=async_db) == ["a"]
 
 

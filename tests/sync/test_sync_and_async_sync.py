@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,20 @@ def test_where_the_other_kind_runs(db: Any, registry: MigrationRegistry, async_d
     assert thread is not threading.current_thread()
     assert loop.is_closed()
     assert not thread.is_alive()
+
+
+@both_kinds
+def test_stop_iteration_of_the_other_kind(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
+    """An `async def` function can't raise StopIteration: its caller gets the RuntimeError that Python makes of it."""
+    stop = StopIteration("own")
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        raise stop
+
+    with pytest.raises(RuntimeError) as caught:
+        registry.run_sync(db, "app", async_db=async_db)
+    assert caught.value.__cause__ is stop
 
 
 @both_kinds
@@ -177,7 +192,7 @@ def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
     """An async database, and what gives no database of a name, are refused."""
     with pytest.raises(InvalidDatabaseError, match="db is an asynchronous database"):
         MigrationRegistry().run_many_sync([*dbs, AsyncMongoClient(NOWHERE)["app"]], "app")
-    with pytest.raises(InvalidOptionError, match="async_db must be a function that gives the database of a name"):
+    with pytest.raises(InvalidOptionError, match="async_db must be a function that returns the database of a name"):
         MigrationRegistry().run_many_sync(dbs, "app", async_db=7)  # type: ignore[arg-type]
 
 
@@ -189,6 +204,6 @@ def test_backfill_over_an_async_collection(db: Any, registry: MigrationRegistry)
     def a(db: Any, context: MigrationContext) -> None:
         with pytest.raises(InvalidOptionError) as refused:
             context.batches(asynchronous.app.things)
-        assert str(refused.value) == "collection must be a synchronous driver's, as db.users, not AsyncCollection."
+        assert str(refused.value) == "collection must be a synchronous driver's, such as db.users, not AsyncCollection."
 
     assert registry.run_sync(db, "app") == ["a"]

@@ -1,8 +1,8 @@
-"""Typed uses of the public surface: checked by mypy, never executed."""
+"""Runs, events, values and errors: checked by mypy and basedpyright, never executed."""
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, assert_never, assert_type
+from typing import Any, Literal, assert_never, assert_type
 
 from mongomock import Database as MockDatabase
 from motor.motor_asyncio import AsyncIOMotorDatabase
@@ -10,8 +10,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from quaestor import (
-    AsyncMigrationContext,
     AsyncRunner,
+    BackfillRestarted,
+    BackfillStarted,
+    BackfillStatus,
     BatchesInTransactionError,
     CollectionChangedError,
     DatabaseFinished,
@@ -25,19 +27,14 @@ from quaestor import (
     LeaseNotReleased,
     LeaseTimeoutError,
     MigrationApplied,
-    MigrationContext,
     MigrationDefinition,
+    MigrationEvent,
     MigrationFailed,
     MigrationProgressed,
     MigrationRegistry,
-    MigrationRetried,
     MigrationRolledBack,
-    MigrationStarted,
     MigrationStatus,
     MissingDatabaseError,
-    PassChanged,
-    PassStarted,
-    PassStatus,
     PlannedMigration,
     RecordsIgnored,
     RecordsMarked,
@@ -45,6 +42,8 @@ from quaestor import (
     ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
+    RunEvent,
+    RunFailed,
     RunFinished,
     RunStarted,
     SessionsNotEnded,
@@ -60,94 +59,18 @@ from quaestor import (
 Document = dict[str, Any]
 registry = MigrationRegistry()
 
-
-@registry.register("a")
-async def a(db: AsyncDatabase[Document]) -> None:
-    await db.users.create_index("email")
-
-
-@registry.register("b", depends_on=["a"])
-def b(db: Database[Document]) -> int:
-    return db.users.update_many({}, {"$set": {"status": "new"}}).modified_count
-
-
-@registry.register("c", ("a", "b"), transaction=True, description="Says what it does.")
-async def c(db: AsyncIOMotorDatabase[Document]) -> None:
-    await db.users.create_index("email")
-
-
-@registry.register_rollback("b")
-def undo_b(db: Database[Document]) -> int:
-    return db.users.update_many({}, {"$unset": {"status": ""}}).modified_count
-
-
-@registry.register_rollback("c")
-async def undo_c(db: AsyncDatabase[Document]) -> None:
-    await db.users.drop_index("email_1")
-
-
-@registry.register("d")
-def d(db: Database[Document], context: MigrationContext) -> None:
-    assert_type(context.name, str)
-    context.progress(1, 2)
-    for batch in context.batches(db.users):
-        assert_type(batch, list[Document])
-    for batch in context.batches(db.users, {"status": "new"}, size=10, projection=["email"], pause=0.1, max_lag=10):
-        context.logger.info("%d", len(batch))
-    context.for_each_batch(db.users, list_body)
-    context.for_each_batch(db.users, list_body, {"status": "new"}, projection={"email": 1}, transaction=False)
-
-
-@registry.register("e")
-async def e(db: AsyncDatabase[Document], context: AsyncMigrationContext) -> None:
-    assert_type(context.name, str)
-    context.progress(1)
-    async for batch in context.batches(db.users):
-        assert_type(batch, list[Document])
-    async for batch in context.batches(db.users, {"status": "new"}, size=10, projection=["email"], max_lag=None):
-        context.logger.info("%d", len(batch))
-    await context.for_each_batch(db.users, awaited_body)
-    await context.for_each_batch(db.users, awaited_body, None, size=10, pause=1, transaction=True)
-
-
-async def other_drivers(
-    motor: AsyncIOMotorDatabase[Document],
-    mock: MockDatabase[Any],
-    context: MigrationContext,
-    async_context: AsyncMigrationContext,
-) -> None:
-    for batch in context.batches(mock.users):
-        assert_type(batch, list[Document])
-    async for batch in async_context.batches(motor.users):
-        assert_type(batch, list[Document])
-    await async_context.for_each_batch(motor.users, awaited_body)
-
-
-@registry.register_rollback("d")
-def undo_d(db: Database[Document], context: MigrationContext) -> None:
-    context.for_each_batch(db.users, list_body)
-
-
-def list_body(documents: list[Document]) -> int:
-    return len(documents)
-
-
-async def awaited_body(documents: list[Document]) -> int:
-    return len(documents)
-
-
-def returned_unchanged(db: Database[Document]) -> None:
-    assert_type(b(db), int)
-    assert_type(undo_b(db), int)
-
-
 assert_type(registry.migrations, Mapping[str, MigrationDefinition])
 assert_type(registry.migrations["a"].description, str)
 assert_type(registry.discover("app.migrations"), list[str])
+assert_type(registry.sort(), list[MigrationDefinition])
 
 
 def hook(event: Event) -> None:
-    assert_type(event.database, str)
+    assert_type((event.database, event.prefix), tuple[str, str])
+    if isinstance(event, MigrationEvent):
+        assert_type((event.name, event.position, event.count, event.undo), tuple[str, int, int, bool])
+    elif isinstance(event, RunEvent):
+        log_event(event)
     match event:
         case MigrationApplied(name=name, seconds=seconds) | MigrationRolledBack(name=name, seconds=seconds):
             assert_type(name, str)
@@ -162,16 +85,16 @@ def hook(event: Event) -> None:
         case RecordsMarked(names=names, applied=applied):
             assert_type(names, tuple[str, ...])
             assert_type(applied, bool)
-        case MigrationProgressed(done=done, whole=whole, rate=rate, due=due):
+        case MigrationProgressed(done=done, total=total, rate=rate, due=due):
             assert_type(done, int)
-            assert_type(whole, int | None)
+            assert_type(total, int | None)
             assert_type(rate, float | None)
             assert_type(due, bool)
-        case PassStarted(collection=collection, done=done, whole=whole):
-            assert_type(collection, str)
+        case BackfillStarted(backfill=backfill, collection=collection, done=done, total=total):
+            assert_type((backfill, collection), tuple[str, str])
             assert_type(done, int)
-            assert_type(whole, int | None)
-        case PassChanged(collection=collection):
+            assert_type(total, int | None)
+        case BackfillRestarted(collection=collection):
             assert_type(collection, str)
         case ReplicasAwaited(lag=lag, seconds=seconds):
             assert_type(lag, float)
@@ -181,10 +104,16 @@ def hook(event: Event) -> None:
         case DatabaseFinished(applied=names, error=failure):
             assert_type(names, tuple[str, ...])
             assert_type(failure, BaseException | None)
-        case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | MigrationStarted() | MigrationRetried():
+        case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased():
             log_event(event)
-        case _:
-            assert_never(event)
+        case MigrationEvent(name=name, position=position, count=count):
+            assert_type((name, position, count), tuple[str, int, int])
+        case RunFailed(error=error, work=work):
+            assert_type(error, BaseException)
+            assert_type(work, Literal["run", "rollback", "mark"])
+        case RunEvent():
+            log_event(event)
+    assert_type(str(event), str)
 
 
 async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[Document], old: Database[Any]) -> None:
@@ -286,8 +215,9 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type(one.applied_at, datetime | None)
     assert_type(one.depends_on, tuple[str, ...])
     assert_type((one.transaction, one.has_rollback, one.interrupted), tuple[bool, bool, bool])
-    assert_type(one.passes, tuple[PassStatus, ...])
-    kept = one.passes[-1]
+    assert_type(one.backfills, tuple[BackfillStatus, ...])
+    kept = one.backfills[-1]
+    assert_type(kept.name, str)
     assert_type((kept.collection, kept.done, kept.total), tuple[str, int, int | None])
     assert_type((kept.finished, kept.updated_at, kept.undo), tuple[bool, datetime, bool])
     match one.state:
@@ -298,54 +228,3 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type((planned.name, planned.reason), tuple[str, str])
     assert_type((planned.asked_for, planned.undo), tuple[bool, bool])
     assert_type(planned.because_of, tuple[str, ...])
-
-
-async def awaited(event: Event) -> None: ...
-
-
-# A checker that misses one of these mistakes reports its `type: ignore` as unused.
-
-
-async def mistakes(db: Database[Document], new: AsyncDatabase[Document]) -> None:
-    await registry.run(db, "app")  # type: ignore[arg-type]  # a synchronous database in the asynchronous call
-    registry.run_sync(new, "app")  # type: ignore[arg-type]  # and the reverse
-    registry.run_sync(db, "app", on_event=awaited)  # type: ignore[arg-type]  # a hook is not awaited
-    registry.run_sync(db)  # type: ignore[call-arg]  # no prefix
-    registry.register("a", depends_on=[1])  # type: ignore[list-item]  # a name that is not a str
-    registry.register("a", [], True)  # type: ignore[call-arg]  # a flag without its name
-    registry.register("a")(lambda: None)  # type: ignore[type-var]  # takes no database
-    registry.register_rollback("a")(lambda: None)  # type: ignore[type-var]  # likewise
-    registry.register("a")(7)  # type: ignore[type-var]  # not a function
-    registry.register("a", description=7)  # type: ignore[arg-type]  # not a str
-    SyncRunner(registry, db, "app").rollback()  # type: ignore[call-arg]  # it is said what is undone
-    SyncRunner(registry, db, "app").rollback([1])  # type: ignore[list-item]  # a name that is not a str
-    SyncRunner(registry, db, "app").status().names("done")  # type: ignore[arg-type]  # no state is called so
-    registry.migrations["a"].depends_on.append("b")  # type: ignore[attr-defined]  # read-only
-    registry.migrations.clear()  # type: ignore[attr-defined]  # likewise
-
-
-async def mistakes_with_many(db: Database[Document], new: AsyncDatabase[Document], result: DatabaseResult) -> None:
-    await registry.run(new, "app", concurrency="4")  # type: ignore[arg-type]  # not a number
-    await registry.run_many([db], "app")  # type: ignore[list-item]  # synchronous databases in the asynchronous call
-    registry.run_many_sync([new], "app")  # type: ignore[list-item]  # and the reverse
-    registry.run_many_sync(db, "app")  # type: ignore[arg-type]  # one database, not a list
-    registry.run_many_sync([db], "app", async_db=new)  # type: ignore[arg-type]  # a database, not what gives it
-    await registry.run_many([new], "app", sync_db=lambda name: new)  # type: ignore[arg-type, return-value]  # wrong colour
-    await registry.run_many([new], "app", on_event=awaited)  # type: ignore[arg-type]  # a hook is not awaited
-    result.error = None  # type: ignore[misc]  # read-only
-
-
-async def mistakes_in_passes(
-    db: Database[Document],
-    new: AsyncDatabase[Document],
-    context: MigrationContext,
-    async_context: AsyncMigrationContext,
-) -> None:
-    context.batches(new.users)  # type: ignore[arg-type]  # an asynchronous collection in a synchronous function
-    async_context.batches(db.users)  # type: ignore[arg-type]  # and the reverse
-    context.batches("users")  # type: ignore[arg-type]  # not a collection
-    context.batches(db.users, {}, 10)  # type: ignore[call-arg]  # an option without its name
-    for _ in async_context.batches(new.users):  # type: ignore[attr-defined]  # an asynchronous iterator
-        pass
-    await async_context.for_each_batch(new.users, list_body)  # type: ignore[arg-type]  # a body that is not awaited
-    context.for_each_batch(db.users)  # type: ignore[call-arg]  # no body

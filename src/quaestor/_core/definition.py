@@ -1,35 +1,31 @@
-"""A migration as it was registered: its name, its functions, what it depends on, and their colours."""
+"""A registered migration: its name, functions and dependencies, checked."""
 
 import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
-from quaestor.errors import CircularDependencyError, InvalidMigrationError
-
-Colour: TypeAlias = Literal["sync", "async"]
-"""Whether a function is `def` or `async def`. The word is Bob Nystrom's ("What Color is Your Function?", 2015)."""
+from quaestor.errors import CircularDependencyError, InvalidMigrationError, QuaestorError
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationDefinition:
-    """One registered migration. Making one checks it, so that no run ever meets an invalid one.
+    """A registered migration. Making one checks it.
 
     Attributes:
-        name: The name it is recorded under (str, not empty).
-        execute: The function as it was given; called with the database, and with the context if it takes that.
-        depends_on: The names of the migrations that must be applied before it (list of str, as given).
-        transaction: Whether the function and its record are one transaction (bool); likewise its rollback.
-        description: What it does, in one line (str); may be empty.
+        name: The name in its record.
+        execute: Its function, called with the database, and with the context if it takes that.
+        depends_on: The names of the migrations that must be applied before it.
+        transaction: Whether the function and its record are one transaction; likewise its rollback.
+        description: What it does, in one line; may be empty.
         rollback: The function that undoes it, called likewise; None if there is none.
-        colour: "async" for an `async def` function, else "sync".
-        wants_context: Whether it takes a second argument, the context (bool). One that has a default does not count.
-        keeps_progress: Whether it or its rollback does (bool), and so can go over collections in batches.
+        is_async: Whether `execute` is `async def`.
+        wants_context: Whether `execute` takes the context. A second argument with a default doesn't count.
+        can_backfill: Whether `execute` or `rollback` takes the context, and so can have backfills.
 
     Raises:
-        InvalidMigrationError: The name, the dependencies or the function cannot be used.
+        InvalidMigrationError: The name, the dependencies or the function can't be used.
         CircularDependencyError: It depends on itself.
     """
 
@@ -39,19 +35,19 @@ class MigrationDefinition:
     transaction: bool = False
     description: str = ""
     rollback: Callable[..., object] | None = None
-    colour: Colour = field(init=False)
+    is_async: bool = field(init=False)
     wants_context: bool = field(init=False)
-    keeps_progress: bool = field(init=False)
+    can_backfill: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        # Frozen for everybody else: these are the checked and normalised values of the same fields.
-        object.__setattr__(self, "name", checked_name(self.name))
-        object.__setattr__(self, "depends_on", _checked_dependencies(self.name, self.depends_on))
-        object.__setattr__(self, "wants_context", wants_context(f"Migration {self.name!r}", self.execute))
-        undo_wants_context = self.rollback is not None and wants_context(
+        # Frozen from here on: these are the checked and normalised values of the fields.
+        object.__setattr__(self, "name", check_name(self.name))
+        object.__setattr__(self, "depends_on", _check_dependencies(self.name, self.depends_on))
+        object.__setattr__(self, "wants_context", takes_context(f"Migration {self.name!r}", self.execute))
+        undo_wants_context = self.rollback is not None and takes_context(
             f"The rollback of migration {self.name!r}", self.rollback
         )
-        object.__setattr__(self, "keeps_progress", self.wants_context or undo_wants_context)
+        object.__setattr__(self, "can_backfill", self.wants_context or undo_wants_context)
         if not isinstance(self.transaction, bool):
             raise InvalidMigrationError(
                 f"transaction of migration {self.name!r} must be True or False, not {_kind(self.transaction)}."
@@ -60,60 +56,65 @@ class MigrationDefinition:
             raise InvalidMigrationError(
                 f"The description of migration {self.name!r} must be a str, not {_kind(self.description)}."
             )
-        object.__setattr__(self, "colour", colour_of(self.execute))
+        object.__setattr__(self, "is_async", is_async(self.execute))
 
 
-def checked_name(name: object, decorator: str = "register") -> str:
-    """The name as a plain `str`; it must be one that MongoDB can store and people can read in a message."""
+def check_name(name: object, decorator: str = "register") -> str:
+    """Check a migration's name. Returns a plain `str`."""
     if not isinstance(name, str):
         hint = f' Write @registry.{decorator}("its_name").' if callable(name) else ""
         raise InvalidMigrationError(f"A migration's name must be a str, not {_kind(name)}.{hint}")
+    return check_text("A migration's name", name, InvalidMigrationError)
+
+
+def check_text(subject: str, name: object, error: type[QuaestorError]) -> str:
+    """Check a name that becomes part of a document's `_id`. Returns a plain `str`."""
+    if not isinstance(name, str):
+        raise error(f"{subject} must be a str, not {_kind(name)}.")
     if not name:
-        raise InvalidMigrationError("A migration's name must not be empty.")
+        raise error(f"{subject} must not be empty.")
     if "\0" in name:
-        raise InvalidMigrationError(f"A migration's name must not hold NUL: {name!r}.")
+        raise error(f"{subject} can't contain NUL: {name!r}.")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise InvalidMigrationError(
-            f"A migration's name must be valid Unicode, without lone surrogates: {name!r}."
-        ) from None
-    return str.__str__(name)  # an enum member or another subclass becomes the plain str that it is equal to
+        raise error(f"{subject} must be valid Unicode, without lone surrogates: {name!r}.") from None
+    return str.__str__(name)  # of a subclass, such as an enum member
 
 
-def colour_of(function: Callable[..., object]) -> Colour:
-    """Tell, without a call, whether a call returns something to await.
+def is_async(function: Callable[..., object]) -> bool:
+    """Say whether a call of the function returns something to await.
 
-    Of a decorated function every layer is looked at, for most decorators return what the function below them returns:
-    it is asynchronous if one of them is `async def`. An object with a `__call__` of its own is what that is.
+    A decorated function is async if any of its layers is `async def`, because most decorators return what the function
+    below them returns. An object with a `__call__` is async if that is.
     """
-    innermost = inspect.unwrap(_entered(function), stop=inspect.iscoroutinefunction)
-    return "async" if inspect.iscoroutinefunction(_entered(innermost)) else "sync"
+    innermost = inspect.unwrap(_find_entry(function), stop=inspect.iscoroutinefunction)
+    return inspect.iscoroutinefunction(_find_entry(innermost))
 
 
-def summary(function: Callable[..., object]) -> str:
-    """The first line of the function's own docstring; "" without one."""
-    documented = inspect.unwrap(_entered(function)).__doc__ if callable(function) else None
+def summarize(function: Callable[..., object]) -> str:
+    """Return the first line of the function's own docstring; "" if it has none."""
+    documented = inspect.unwrap(_find_entry(function)).__doc__ if callable(function) else None
     return next(iter(inspect.cleandoc(documented).splitlines()), "") if isinstance(documented, str) else ""
 
 
-def wants_context(subject: str, function: Callable[..., object]) -> bool:
-    """Whether a function takes the context beside the database.
+def takes_context(subject: str, function: Callable[..., object]) -> bool:
+    """Say whether a function takes the context besides the database.
 
     Raises:
-        InvalidMigrationError: It cannot be called with the database, or a call would do nothing.
+        InvalidMigrationError: It can't be called with the database, or a call would do nothing.
     """
     if isinstance(function, type) or not callable(function):
         raise InvalidMigrationError(f"{subject} must be a function that takes the database, not {function!r}.")
-    entered = _entered(function)
+    entered = _find_entry(function)
     if inspect.isgeneratorfunction(entered) or inspect.isasyncgenfunction(entered):
         raise InvalidMigrationError(f"{subject} is a generator function: a call would do nothing. Remove its `yield`.")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
         if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
-            signature = inspect.signature(function)  # a decorator that takes anything: what it wraps tells more
+            signature = inspect.signature(function)  # a decorator that takes anything: what it wraps says more
     except (TypeError, ValueError):
-        return False  # some callables, of C or of odd make, do not tell their arguments
+        return False  # some callables, as of C, have no signature
     for arguments in (("db",), ("db", "context")):
         with contextlib.suppress(TypeError):
             signature.bind(*arguments)
@@ -123,7 +124,7 @@ def wants_context(subject: str, function: Callable[..., object]) -> bool:
     )
 
 
-def _checked_dependencies(name: str, depends_on: object) -> list[str]:
+def _check_dependencies(name: str, depends_on: object) -> list[str]:
     if isinstance(depends_on, str):
         raise InvalidMigrationError(
             f"depends_on of migration {name!r} must be a list of names, not a str: write [{depends_on!r}]."
@@ -143,8 +144,8 @@ def _checked_dependencies(name: str, depends_on: object) -> list[str]:
     return [str.__str__(dependency) for dependency in dependencies]
 
 
-def _entered(function: Callable[..., object]) -> Callable[..., object]:
-    """The function that a call enters first: inside a partial, a static method, an object with a `__call__`."""
+def _find_entry(function: Callable[..., object]) -> Callable[..., object]:
+    """Find the function that a call enters first, inside a partial, a static method or an object with a `__call__`."""
     while not inspect.iscoroutinefunction(function):
         if isinstance(function, functools.partial):
             function = function.func

@@ -1,4 +1,4 @@
-"""The dependency graph: is it sound, and in which order can it be applied. The graph algorithm is graphlib's."""
+"""The dependency graph: is it sound, and in which order can it be applied? The algorithm is graphlib's."""
 
 from collections.abc import Collection, Container, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -16,26 +16,26 @@ def prepare(graph: Graph) -> TopologicalSorter[str]:
     """Check the graph and make the sorter that `order` uses up.
 
     Raises:
-        MissingDependencyError: Names the first migration, alphabetically, with a dependency that is not in the graph.
-        CircularDependencyError: Carries one exact cycle, the same whatever the order of the graph.
+        MissingDependencyError: A dependency isn't in the graph: the alphabetically first migration that has one.
+        CircularDependencyError: There is a cycle: the same one, whatever the order of the graph.
     """
     if not all(map(graph.__contains__, chain.from_iterable(graph.values()))):
-        raise _missing(graph)
+        raise _make_missing(graph)
     sorter = TopologicalSorter(graph)
     try:
         sorter.prepare()
     except CycleError:
-        raise CircularDependencyError(_cycle(graph)) from None
+        raise CircularDependencyError(_find_cycle(graph)) from None
     return sorter
 
 
 def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]:
-    """The names in order, dependencies first; of those that are ready, always the alphabetically first.
+    """Put the names in order, dependencies first; of several that are ready, the alphabetically first.
 
-    Names in `met` are taken as done from the start and left out; what they depend on must be in `met` as well.
+    Names in `met` count as done and are left out; their dependencies must be in `met` as well.
     """
     ordered: list[str] = []
-    ready = _ready(sorter, met)
+    ready = _find_ready(sorter, met)
     heapify(ready)
     while ready:
         name = heappop(ready)
@@ -46,8 +46,8 @@ def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]
     return ordered
 
 
-def reachable(graph: Graph, names: Iterable[str], stop: Container[str] = ()) -> set[str]:
-    """The names, and all that they depend on directly or not, without those in `stop` and what is behind these."""
+def find_reachable(graph: Graph, names: Iterable[str], stop: Container[str] = ()) -> set[str]:
+    """Find the names and all their dependencies, direct or not. It doesn't go to or beyond the names in `stop`."""
     found: set[str] = set()
     ahead = list(names)
     while ahead:
@@ -58,8 +58,8 @@ def reachable(graph: Graph, names: Iterable[str], stop: Container[str] = ()) -> 
     return found
 
 
-def reversed_graph(graph: Graph) -> dict[str, list[str]]:
-    """Each name with the names that depend on it."""
+def reverse(graph: Graph) -> dict[str, list[str]]:
+    """Make the graph of each name with the names that depend on it."""
     dependents: dict[str, list[str]] = {name: [] for name in graph}
     for name, dependencies in graph.items():
         for needed in dependencies:
@@ -67,8 +67,8 @@ def reversed_graph(graph: Graph) -> dict[str, list[str]]:
     return dependents
 
 
-def _ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
-    """What can come first once all that is met is done."""
+def _find_ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
+    """Find the names that can come first when all of `met` are done."""
     ready: list[str] = []
     while freed := sorter.get_ready():
         for name in freed:
@@ -79,26 +79,27 @@ def _ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
     return ready
 
 
-def _missing(graph: Graph) -> MissingDependencyError:
+def _make_missing(graph: Graph) -> MissingDependencyError:
     migration, dependency = min((name, needed) for name in graph for needed in graph[name] if needed not in graph)
     candidates = [name for name in graph if name != migration]
     return MissingDependencyError(migration, dependency, closest(dependency, candidates))
 
 
 def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that may have been meant; None where none is close."""
-    import difflib  # here, for only a mistake needs it
+    """Find the most similar candidate; None if none is similar."""
+    import difflib  # late: only a mistake needs it
 
     return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
 
 
-def _cycle(graph: Graph) -> list[str]:
-    """One cycle of a graph that has some, in the direction of "depends on", from its alphabetically first name."""
+def _find_cycle(graph: Graph) -> list[str]:
+    """Find a cycle in the direction of "depends on", from its alphabetically first name."""
     in_one_order = TopologicalSorter({name: sorted(graph[name]) for name in sorted(graph)})
+    found: list[str] = []
     try:
         in_one_order.prepare()
     except CycleError as error:
-        found: list[str] = error.args[1]  # from dependency to dependent, with its first name at both ends
+        found = error.args[1]  # from dependency to dependent, with its first name at both ends
     cycle = list(reversed(found[1:]))
     start = cycle.index(min(cycle))
     return [*cycle[start:], *cycle[: start + 1]]

@@ -1,58 +1,57 @@
-"""Records, lock and progress laid beside the migrations of the code."""
+"""Making the status of the registered migrations, from records, lease and checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quaestor._core.definition import MigrationDefinition
-from quaestor._core.lease import Lock
+from quaestor._core.lease import LeaseState
 from quaestor._core.records import Records
-from quaestor.status import Lease, MigrationStatus, PassStatus, Status
+from quaestor.status import BackfillStatus, Lease, MigrationStatus, Status
 
 
-def status(
-    database: str,
-    prefix: str,
-    ordered: list[MigrationDefinition],
+def make_status(
+    where: tuple[str, str],
+    definitions: Sequence[MigrationDefinition],
     records: Records,
-    lock: Lock,
-    *,
-    progress: Mapping[str, tuple[PassStatus, ...]],
+    lease: LeaseState,
+    checkpoints: Mapping[str, tuple[BackfillStatus, ...]],
 ) -> Status:
-    """Lay records, lock and progress beside the migrations of the code, which are given in order."""
-    known = {migration.name for migration in ordered}
-    at_work = () if lock.holder is None else lock.holder.migrations
-    interrupted = _interrupted(lock.ended, records.applied) | {
-        # What is kept of a rollback goes with the record.
+    """Make the status. `where` is the database and the prefix; the definitions are in order."""
+    known = {definition.name for definition in definitions}
+    in_progress = () if lease.holder is None else lease.holder.migrations
+    interrupted = _find_interrupted(lease.expired, records.applied) | {
+        # A rollback's checkpoints are removed with the record.
         name
-        for name, passes in progress.items()
-        if name in records.applied and name not in at_work and any(one.undo for one in passes)
+        for name, backfills in checkpoints.items()
+        if name in records.applied and name not in in_progress and any(backfill.undo for backfill in backfills)
     }
     migrations = [
         MigrationStatus(
-            name=migration.name,
-            state="applied" if migration.name in records.applied else "pending",
-            applied_at=records.applied_at(migration.name),
-            depends_on=tuple(migration.depends_on),
-            transaction=migration.transaction,
-            has_rollback=migration.rollback is not None,
-            description=migration.description,
-            interrupted=migration.name in interrupted and not migration.transaction,
-            passes=progress.get(migration.name, ()),
+            name=definition.name,
+            state="applied" if definition.name in records.applied else "pending",
+            applied_at=records.applied_at(definition.name),
+            depends_on=tuple(definition.depends_on),
+            transaction=definition.transaction,
+            has_rollback=definition.rollback is not None,
+            description=definition.description,
+            interrupted=definition.name in interrupted and not definition.transaction,
+            backfills=checkpoints.get(definition.name, ()),
         )
-        for migration in ordered
+        for definition in definitions
     ]
     unknown = [
         MigrationStatus(name, "unknown", records.applied_at(name)) for name in sorted(records.applied.keys() - known)
     ]
-    return Status(database, prefix, (*migrations, *unknown), lock.holder)
+    return Status(*where, (*migrations, *unknown), lease.holder)
 
 
-def _interrupted(ended: Lease | None, applied: Mapping[str, object]) -> set[str]:
-    """The migrations that a holder who never released the lease was in. Whoever checks the lease between a function and
-    its record names that migration, and those that begin after it.
+def _find_interrupted(expired: Lease | None, applied: Mapping[str, object]) -> set[str]:
+    """Find the migrations that were in progress when a holder was killed or frozen.
+
+    The lease check between a function and its record names that migration, and those that start after it.
     """
-    if ended is None or ended.work == "mark":
+    if expired is None or expired.work == "mark":
         return set()
-    undone = ended.work == "rollback"
-    named = {*ended.migrations, ended.recording}
-    begun = {name for name in named if name is not None and (name in applied) == undone}
-    return begun if ended.recording not in begun else begun.difference(ended.upcoming)
+    undone = expired.work == "rollback"
+    named = {*expired.migrations, expired.recording}
+    started = {name for name in named if name is not None and (name in applied) == undone}
+    return started if expired.recording not in started else started.difference(expired.upcoming)

@@ -1,4 +1,4 @@
-"""What the database says has been applied, as a value."""
+"""The records of applied migrations, as a value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Records:
     """The records of one database and prefix.
 
     Attributes:
-        applied: The names found, each with what its records say of when it was applied: an aware datetime (UTC), or
-            whatever else stands there. One by the old tool may have several.
+        applied: The applied migrations, each with the dates in its records: aware datetimes (UTC), or whatever is
+            stored there. A migration may have several records of mongo-quaestor 0.1.0.
         unreadable: The `_id`s of records whose name is missing or not a str.
-        taken: The `_id`s (str) that differ from their record's name: a migration called so could not be recorded.
+        taken: The `_id`s that differ from the name in their record: no migration of that name can be recorded.
     """
 
     applied: Mapping[str, tuple[object, ...]]
@@ -21,5 +21,5 @@ class Records:
     taken: frozenset[str] = frozenset()
 
     def applied_at(self, name: str) -> datetime | None:
-        """When it was applied last; None if it is not, or no record says."""
+        """Find when the migration was last applied; None if it isn't, or its records have no date."""
         return max((date for date in self.applied.get(name, ()) if isinstance(date, datetime)), default=None)

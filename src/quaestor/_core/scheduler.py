@@ -1,80 +1,125 @@
-"""Which changes of a plan are under way, and which can begin. One after the other is a schedule of one lane."""
+"""Several migrations, or databases, at once: which can start, and when all are done."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from itertools import islice
+from typing import Any
 
-from quaestor._core.lease import Whereabouts
-from quaestor._core.plan import Plan, RecordChange
+from quaestor._core.lease import Location
+from quaestor._core.store import Workers
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A change that begins.
+class Start:
+    """An item of a schedule that starts.
 
     Attributes:
-        change: What is done.
-        position: Its place in the plan, from 1.
-        lane: Which of the lanes it has to itself until it ends, from 0: so two at once never share a session.
+        name: The item.
+        position: Its position in the schedule, from 1.
+        slot: Its slot until it is finished, from 0. Sessions belong to slots.
     """
 
-    change: RecordChange
+    name: str
     position: int
-    lane: int
+    slot: int
 
 
 class Schedule:
-    """Lets each change of a plan begin when what it needs has ended and a lane is free; of several the first in order.
+    """Lets each item start when its needs are finished and a slot is free; of several, the first in order.
 
-    All that wait are looked at for each that begins: for a chain of a thousand that is a fifth of a second in all.
+    Each start goes over all waiting items: a chain of a thousand takes a fifth of a second in all.
 
     Args:
-        todo: The plan.
-        needs: By the names of changes, the names of those that must have ended before. Others are taken as done.
-        lanes: How many may be under way at once.
+        names: The items, in order.
+        needs: By item, the items to finish before. Names that aren't in the schedule count as finished.
+        slots: How many items may run at once.
     """
 
-    def __init__(self, todo: Plan, needs: Mapping[str, Collection[str]], lanes: int) -> None:
-        self._waiting = {change.name: (position, change) for position, change in enumerate(todo, start=1)}
-        self._needs = {name: self._waiting.keys() & needs.get(name, ()) for name in self._waiting}
-        self._free = list(range(lanes))  # a heap
-        self._under_way: dict[str, int] = {}
-        self._done: set[str] = set()
+    def __init__(self, names: Sequence[str], needs: Mapping[str, Collection[str]], slots: int) -> None:
+        self._waiting = {name: position for position, name in enumerate(names, start=1)}
+        self._needs = {name: self._waiting.keys() & needs.get(name, ()) for name in names}
+        self._free = list(range(slots))  # a heap
+        self._running: dict[str, int] = {}
+        self._finished: set[str] = set()
         self._is_stopped = False
 
-    def begin(self) -> Begun | None:
-        """The next change, which begins now; None: none can."""
-        name = next(self._upcoming(), None)
+    def start(self) -> Start | None:
+        """Start the next item; None: none can start."""
+        name = next(self._find_upcoming(), None)
         if name is None:
             return None
-        position, change = self._waiting.pop(name)
-        lane = self._under_way[name] = heappop(self._free)
-        return Begun(change, position, lane)
+        position = self._waiting.pop(name)
+        slot = self._running[name] = heappop(self._free)
+        return Start(name, position, slot)
 
-    def end(self, name: str) -> None:
-        """A change that is under way has come to its end, and what needs it can begin."""
-        heappush(self._free, self._under_way.pop(name))
-        self._done.add(name)
+    def finish(self, name: str) -> None:
+        """Free the item's slot, and let items that need it start."""
+        heappush(self._free, self._running.pop(name))
+        self._finished.add(name)
 
     def stop(self) -> None:
-        """Let nothing begin any more."""
+        """Start no further items."""
         self._is_stopped = True
 
-    def whereabouts(self, recording: str | None = None) -> Whereabouts:
-        """Where the run is.
+    def locate(self, recording: str | None = None) -> Location:
+        """Say where the run is.
 
         Args:
-            recording: The change under way whose record is next to be written or removed: what begins after that is
-                named already, for then nothing is said.
+            recording: The running item whose record is about to be written or removed. The items that start after it
+                are included, because nothing is sent then.
         """
-        upcoming = tuple(self._upcoming(recording))
-        others = [name for name in self._under_way if name != recording]
-        return Whereabouts((*others, *upcoming), recording, upcoming if recording is not None else ())
+        upcoming = tuple(self._find_upcoming(recording))
+        others = [name for name in self._running if name != recording]
+        return Location((*others, *upcoming), recording, upcoming if recording is not None else ())
 
-    def _upcoming(self, ended: str | None = None) -> Iterator[str]:
-        """What can begin, or could if this one had ended."""
+    def _find_upcoming(self, ending: str | None = None) -> Iterator[str]:
+        """Find the items that can start, or could if this item had finished."""
         if self._is_stopped:
             return iter(())
-        lanes = len(self._free) + (ended is not None)
-        return islice((name for name in self._waiting if self._needs[name] - {ended} <= self._done), lanes)
+        slots = len(self._free) + (ending is not None)
+        return islice((name for name in self._waiting if self._needs[name] - {ending} <= self._finished), slots)
+
+
+async def supervise(
+    schedule: Schedule,
+    work: Callable[[Start], Coroutine[Any, Any, None]],
+    workers: Workers[str],
+    lock: AbstractAsyncContextManager[object],
+    failures: list[BaseException],
+) -> None:
+    """Start workers as the schedule allows, until all are done; none after a failure or an interruption.
+
+    Args:
+        schedule: The items. A worker finishes its own.
+        work: Makes the coroutine of a worker.
+        workers: Runs the coroutines.
+        lock: Held while the schedule changes.
+        failures: What the workers raise is appended to it.
+    """
+    running = 0
+    while True:
+        async with lock:
+            starts = list(iter(schedule.start, None))
+        for start in starts:
+            workers.start(start.name, partial(work, start))
+        running += len(starts)
+        if not running:
+            return
+        finished = await workers.next_finished()
+        if finished is None:
+            schedule.stop()
+            continue
+        running -= 1
+        if finished.error is not None:
+            schedule.stop()
+            failures.append(finished.error)
+
+
+def combine(failures: Sequence[BaseException]) -> BaseException:
+    """Make one exception of several."""
+    if len(failures) == 1:
+        return failures[0]
+    return BaseExceptionGroup(f"{len(failures)} migrations failed", failures)  # of Exceptions: an ExceptionGroup

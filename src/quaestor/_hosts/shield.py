@@ -1,42 +1,41 @@
-"""Steps that come to their end whatever interrupts them; only then does the interruption go its way. Steps in pairs."""
+"""Steps that an interruption doesn't end: it continues when they are done."""
 
 import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 
-def insist(step: Callable[[], T]) -> T:
-    """Call a step, which may be repeated, until it comes to its end; only then does Ctrl-C go its way, or what the
-    handler of another signal raises: SystemExit.
+def shield(step: Callable[[], T]) -> T:
+    """Call a step, again after each interruption, until it is done.
+
+    An interruption is Ctrl-C, or a SystemExit that the handler of another signal raises.
     """
-    interrupt: BaseException | None = None
+    interruption: BaseException | None = None
     while True:
         try:
             result = step()
             break
         except (KeyboardInterrupt, SystemExit) as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+            interruption = error
+    if interruption is not None:
+        raise interruption
     return result
 
 
-def apart(work: Callable[[], T], interrupted: Callable[[BaseException], object]) -> T:
-    """Call a function in a thread of its own, which no Ctrl-C reaches, and wait for its end.
+def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseException], object]) -> T:
+    """Call a function in a thread of its own, which Ctrl-C doesn't interrupt, and wait for its end.
 
     Args:
         work: The function.
-        interrupted: Told what interrupts this wait, if anything does (it may be told twice). It goes its way when the
-            function has ended.
+        interrupt: Called, perhaps twice, with what interrupts the wait. The interruption continues when the function
+            has ended.
     """
     results: list[T] = []
     failures: list[BaseException] = []
@@ -44,12 +43,12 @@ def apart(work: Callable[[], T], interrupted: Callable[[BaseException], object])
     lock = threading.Lock()
     state = "new"
 
-    def called() -> None:
+    def run() -> None:
         nonlocal state
         with lock:
             if state == "abandoned":
                 return
-            state = "begun"
+            state = "started"
         try:
             results.append(work())
         except BaseException as error:  # noqa: BLE001 - it is raised below
@@ -57,75 +56,49 @@ def apart(work: Callable[[], T], interrupted: Callable[[BaseException], object])
         finally:
             done.set()
 
-    def tell(error: BaseException) -> None:
+    def pass_on(error: BaseException) -> None:
         nonlocal state
         with lock:
-            if state != "begun":  # Ctrl-C may come before the thread does
+            if state != "started":  # Ctrl-C may come before the thread does
                 state = "abandoned"
                 done.set()
                 return
-        interrupted(error)
+        interrupt(error)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(called,), name="quaestor")
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="quaestor")
     try:
         thread.start()
         done.wait()
     except BaseException as error:
-        insist(partial(tell, error))
-        insist(done.wait)
-        if failures and isinstance(failures[0], Exception):  # it came when nothing waited any more
+        shield(partial(pass_on, error))
+        shield(done.wait)
+        if failures and isinstance(failures[0], Exception):
             raise error from failures[0]
         raise
     finally:
-        insist(done.wait)  # not thread.join: an interrupted one says, before Python 3.13, that the thread has ended
+        shield(done.wait)  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
     if failures:
         raise failures[0]
     return results[0]
 
 
-async def insist_async(step: Coroutine[Any, Any, T]) -> T:
-    """Await a step in a task and a context of its own, which no cancellation and no deadline of the caller reaches."""
-    task = asyncio.create_task(step, context=contextvars.Context())
-    cancelled = await ended(task)
+async def shield_async(step: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await a step in a task, in an empty context: cancellations and deadlines of the caller don't apply.
+
+    The end of an event loop (a second Ctrl-C, say) cancels all its tasks, this one too. Then the step runs once more.
+    """
+    task = asyncio.create_task(step(), context=contextvars.Context())
+    cancelled = await wait_for_end(task)
+    if task.cancelled():
+        task = asyncio.create_task(step(), context=contextvars.Context())
+        cancelled = await wait_for_end(task) or cancelled
     if cancelled is not None:
         raise cancelled
     return task.result()
 
 
-class Beside:
-    """A thread in which steps are called beside others; it starts with the first of them."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
-
-    def call(self, step: Callable[[], T], other: Callable[[], S]) -> tuple[T, S]:
-        """Call a step, and another one in the thread, in a context of its own. Returns when both have ended."""
-        future = self._executor.submit(contextvars.Context().run, other)
-        try:
-            result = step()
-        finally:
-            insist(partial(wait, [future]))
-        return result, future.result()
-
-    def close(self) -> None:
-        """End the thread; what is called in it is waited for."""
-        insist(self._executor.shutdown)
-
-
-async def beside(step: Coroutine[Any, Any, T], other: Coroutine[Any, Any, S]) -> tuple[T, S]:
-    """Await a step, and another one in a task and a context of its own. Returns when both have ended."""
-    task = asyncio.create_task(other, context=contextvars.Context())
-    try:
-        result = await step
-        return result, await asyncio.shield(task)
-    except BaseException:
-        await ended(task)
-        task.exception()  # so that Python does not warn that nobody has seen it
-        raise
-
-
-async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait until a future has ended, however often that is cancelled. Returns the last cancellation."""
+async def wait_for_end(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until a future has ended, however often the wait is cancelled. Returns the last cancellation."""
     cancelled = None
     with anyio.CancelScope(shield=True):
         while not future.done():

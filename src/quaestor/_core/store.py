@@ -1,0 +1,287 @@
+"""The protocols between the engine and the world: stores, functions, hosts and workers.
+
+The `async` methods of a sync store never suspend, so a sync runner drives the engine to its end without an event loop.
+A store for an event loop really awaits. The engine can't tell the difference.
+
+A command whose outcome is unknown raises `OutcomeUnknown`. Every command is idempotent, and `retry.py` retries it.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from quaestor._core.checkpoint import Checkpoint, Document
+from quaestor._core.lease import HeldLease, LeaseState, Location
+from quaestor._core.plan import Change
+from quaestor._core.records import Records
+from quaestor.events import Event, Place
+from quaestor.status import BackfillStatus, Lease, Work
+
+K = TypeVar("K")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+
+Step: TypeAlias = Callable[[], Coroutine[Any, Any, R_co]]
+"""Makes a coroutine to run now, elsewhere, or again."""
+
+
+class OutcomeUnknown(Exception):  # noqa: N818 - it is no error: the engine catches it
+    """The server may or may not have performed a command. `no_server`: the driver found no server at all."""
+
+    def __init__(self, error: Exception, *, no_server: bool = False) -> None:
+        super().__init__(error)
+        self.error = error
+        self.no_server = no_server
+
+
+class Ending(Enum):
+    """How an attempt at a transaction ended."""
+
+    COMMITTED = auto()  # the function's work and its record
+    RECORDED = auto()  # the record was written or removed before, so the attempt was aborted
+    ABORTED = auto()  # it can be retried
+    EXPIRED = auto()  # likewise: the server had ended the transaction
+    UNKNOWN = auto()  # the answer to the commit was lost
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Generic[R]):
+    """An attempt at a transaction that has ended.
+
+    Attributes:
+        ending: How it ended.
+        seconds: How long it took.
+        error: What the driver raised; None if it didn't.
+        result: What the function returned; None if it didn't return.
+    """
+
+    ending: Ending
+    seconds: float = 0.0
+    error: Exception | None = None
+    result: R | None = None
+
+
+class Surroundings(Protocol):
+    """The part that the engine and a backfill share: a clock, the event hook, and the lease."""
+
+    def now(self) -> float:
+        """Read a monotonic clock that also runs while the process is frozen, in seconds."""
+
+    async def sleep(self, shortest: float, longest: float) -> None:
+        """Sleep for a random time in between, in seconds."""
+
+    def emit(self, event: Event, /) -> None:
+        """Pass an event to the hook. Never fails."""
+
+    def has_transactions(self) -> bool:
+        """Say whether the deployment has transactions, as far as the driver knows by now. Sends no command."""
+
+    async def check_lease(
+        self,
+        lease: Lease,
+        location: Location | None = None,
+        sessions: tuple[bytes, ...] = (),
+        ended: tuple[bytes, ...] = (),
+    ) -> bool:
+        """Renew the lease, and update its document. False: it is lost.
+
+        Args:
+            lease: The lease as it was acquired.
+            location: Where the run is; None: unchanged.
+            sessions: The ids of further sessions in which transactions may be open from now on.
+            ended: The ids of sessions without open transactions.
+        """
+
+
+class Store(Surroundings, Protocol):
+    """The records, the checkpoints and the lease of one run."""
+
+    async def read_records(self) -> Records:
+        """Read all records, with majority concern."""
+
+    async def has_record(self, name: str) -> bool:
+        """Read whether the migration is recorded, with majority concern."""
+
+    async def insert_record(self, name: str) -> bool:
+        """Record the migration as applied now. False: its `_id` is taken."""
+
+    async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
+        """Remove the migration's records as they were read. False: there was none."""
+
+    async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
+        """Read the checkpoints of all backfills, by migration."""
+
+    async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
+        """Remove the checkpoints of a migration or its rollback, but not those of a later run."""
+
+    async def read_lease(self) -> LeaseState:
+        """Read who holds the lease."""
+
+    async def acquire_lease(self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...]) -> Lease:
+        """Acquire the lease if it is free, atomically. Returns the lease and its holder, this run or another."""
+
+    async def renew_lease(self, lease: Lease) -> bool:
+        """Renew the lease, with majority concern. False: it is lost."""
+
+    async def expire_lease(self) -> Lease | None:
+        """Make the lease expire, whoever holds it. Returns the holder."""
+
+    async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
+        """Release the lease if this run holds it, and forget these sessions of this run."""
+
+    async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Exception | None:
+        """Abort the transactions of sessions on the server. Returns the error if the server refuses."""
+
+
+class Functions(Protocol):
+    """The migrations' functions, each called with its database and context, and the sessions of their transactions."""
+
+    async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
+        """Call the function of a change. Returns how long it took, in seconds."""
+
+    async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
+        """Call the function and write or remove its record in one transaction."""
+
+    async def commit_again(self, change: Change, slot: int) -> Attempt[None]:
+        """Repeat the commit of the last attempt, because its outcome is unknown."""
+
+    async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
+        """Open a session for each slot and kind of function (is_async). Returns the ids of all sessions of the run."""
+
+    def list_sessions(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Return the ids of this run's sessions, and the ids of those in which a transaction may be open."""
+
+    async def end_sessions(self) -> None:
+        """Return this run's sessions to the driver."""
+
+
+class BackfillStore(Protocol):
+    """The collection and the checkpoint of one backfill."""
+
+    @property
+    def name(self) -> str:
+        """The backfill's name."""
+
+    @property
+    def collection(self) -> str:
+        """The collection's name, as `database.collection` in another database."""
+
+    def check_not_in_transaction(self) -> None:
+        """Raise a `BatchesInTransactionError` if this is called from a function that runs in a transaction."""
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether it goes over only a part of the collection."""
+
+    async def identify_collection(self) -> bytes | None:
+        """Read the collection's UUID. b"": there is no such collection; None: the server doesn't say."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the collection and the filter."""
+
+    async def read_fingerprint(self) -> str | None:
+        """Read the fingerprint of the stored checkpoint. None: there is none."""
+
+    async def read_checkpoint(self, token: int) -> Checkpoint | None:
+        """Read the checkpoint if the run with this token has claimed it, with majority concern."""
+
+    async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
+        """Claim the checkpoint for this run. None: it belongs to a later run, or is gone.
+
+        Args:
+            checkpoint: Replaces the stored checkpoint; None: keep that.
+            token: The token of the run's lease. A run with a lower token can't write the checkpoint any more.
+            force: Claim it from a run with a higher token too.
+        """
+
+    async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
+        """Write the checkpoint, with majority concern. False: another run has claimed it."""
+
+    async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
+        """Find the highest `_id` of a type that none of the others has, as the only item; empty if there is none."""
+
+    async def count_collection(self) -> int | None:
+        """Read the collection's size from its metadata. None: the server can't say."""
+
+    async def count_matching(self) -> int | None:
+        """Count the matching documents. None: the server can't."""
+
+    async def count_sampled(self, size: int) -> int | None:
+        """Count the matching documents in a random sample of this size. None: the server can't."""
+
+    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
+        """Read up to `limit` documents of the current type in the order of `_id`, from the checkpoint on."""
+
+    async def read_lag(self) -> float:
+        """Read the highest replication lag, in seconds."""
+
+    async def open_session(self) -> tuple[bytes, ...]:
+        """Get a session for this backfill's transactions. Returns the ids of all sessions of the run."""
+
+    async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
+        """Do the work and save the checkpoint that it returns, in one transaction."""
+
+    async def commit_again(self) -> Attempt[Checkpoint]:
+        """Repeat the commit of the last attempt, because its outcome is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[K]):
+    """A worker that has ended, and what it raised."""
+
+    key: K
+    error: BaseException | None = None
+
+
+class Workers(Protocol[K]):
+    """Coroutines that run at the same time, in threads or tasks."""
+
+    def start(self, key: K, step: Step[None]) -> None:
+        """Start a worker."""
+
+    async def next_finished(self) -> Finished[K] | None:
+        """Wait until a worker has ended. None: the run was interrupted instead, once or more."""
+
+
+class Host(Protocol):
+    """Where the engine runs: plain calls and threads, or an event loop."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+
+    async def call(self, step: Step[R], *, is_async: bool, interruptible: bool = True) -> R:
+        """Run a step where `async def` or `def` functions run; if it isn't async, it never suspends.
+
+        Args:
+            step: The step.
+            is_async: Whether it is async.
+            interruptible: Whether an interruption may end it early, or before it starts.
+        """
+
+    def check_interruption(self) -> None:
+        """Raise what has interrupted the run, to end a function that nothing else can stop."""
+
+    async def both(self, first: Step[R], second: Step[S]) -> tuple[R, S]:
+        """Run two steps at the same time. Returns when both have ended."""
+
+    async def shield(self, step: Step[R]) -> R:
+        """Run a step to its end, perhaps twice. An interruption continues after it."""
+
+    def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine beside the engine. It gets a sleep that returns True when it should end."""
+
+    async def stop_heartbeat(self) -> None:
+        """End the heartbeat, and wait for its end."""
+
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """Make a lock for workers."""
+
+    async def supervise(self, supervisor: Callable[[Workers[K]], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine that starts workers, shielded from interruption.
+
+        An interruption ends the functions of workers early where that is possible, and continues when all have ended.
+        """

@@ -1,0 +1,233 @@
+"""One backfill on MongoDB: the collection that it goes over, and its checkpoint."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from copy import deepcopy
+from typing import Any, TypeVar
+
+from bson.codec_options import DatetimeConversion
+from pymongo.errors import DuplicateKeyError, OperationFailure
+
+from quaestor._core.checkpoint import Checkpoint, Document, check_projection
+from quaestor._core.definition import check_text
+from quaestor._core.lease import PATIENCE
+from quaestor._core.store import Attempt
+from quaestor._mongo import backfill_documents as documents
+from quaestor._mongo import drivers, transactions
+from quaestor._mongo.backfill_documents import CheckpointKey
+from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection, limit_command
+from quaestor._mongo.outcomes import find_unknown_outcome
+from quaestor._mongo.transactions import Session
+from quaestor.errors import BatchesInTransactionError, InvalidOptionError
+
+T = TypeVar("T")
+
+_NO_REPLICATION = 76  # NoReplicationEnabled
+
+
+class MongoBackfillStore:
+    """`quaestor._core.store.BackfillStore`: the protocol says what each method does. Making one checks its arguments.
+
+    Args:
+        store: The store where the function runs, with the function's driver.
+        sessions: All sessions of the run; this may add one.
+        migration: The migration.
+        undo: Whether its rollback is running.
+        is_async: Whether the function is `async def`.
+        collection: The collection to go over.
+        filter: Matches the documents; None: all.
+        projection: The fields to read; None: all.
+        name: The backfill's name; None: the collection's.
+        transaction: Whether each batch is a transaction.
+
+    Raises:
+        InvalidOptionError: An argument can't be used.
+        BatchesInTransactionError: It is called from a function that runs in a transaction.
+    """
+
+    def __init__(
+        self,
+        store: MongoStore,
+        sessions: list[Session],
+        migration: str,
+        *,
+        undo: bool,
+        is_async: bool,
+        collection: Any,
+        filter: Any,  # noqa: A002 - PyMongo's word
+        projection: Any,
+        name: str | None,
+        transaction: bool,
+    ) -> None:
+        self._migration = migration
+        self.check_not_in_transaction()
+        drivers.check_collection(collection, is_async=is_async)
+        if filter is not None and not isinstance(filter, Mapping):
+            raise InvalidOptionError(f"filter must be a dict, not {filter!r:.80}.")
+        check_projection(projection)
+        if transaction:
+            _check_write_concern(collection)
+        options = drivers.get_codec_options(collection)
+        if options.datetime_conversion is DatetimeConversion.DATETIME_CLAMP or options.unicode_decode_error_handler in {
+            "ignore",
+            "replace",
+        }:
+            raise InvalidOptionError(
+                f"The `_id`s of {collection.name!r} don't survive the codec options of this collection, which change "
+                "what they can't decode. Checkpoints are `_id`s: pass other options with "
+                "`with_options(codec_options=...)`."
+            )
+        database = collection.database.name
+        self._store = store
+        self._driver = store.driver
+        self._sessions = sessions
+        self._is_async = is_async
+        self._source = drivers.read_from_primary(collection)
+        self._filter = deepcopy(filter or {})  # a caller may change it later
+        self._projection = deepcopy(projection)
+        self._checkpoints = get_checkpoint_collection(store.db, store.prefix, options)
+        self._session: Session | None = None
+        self.collection = collection.name if database == store.db.name else f"{database}.{collection.name}"
+        self.name = self.collection if name is None else check_text("The name of a backfill", name, InvalidOptionError)
+        self.has_filter = bool(self._filter)
+        self.fingerprint = documents.make_fingerprint(f"{database}.{collection.name}", self._filter, options)
+        self._key = CheckpointKey(migration, undo, self.name)
+        self._seconds = min(store.ttl, PATIENCE)
+
+    def check_not_in_transaction(self) -> None:
+        if transactions.is_in_transaction():
+            raise BatchesInTransactionError(self._migration)
+
+    async def identify_collection(self) -> bytes | None:
+        if drivers.is_mock(self._store.db):
+            return None
+        database, name = self._source.database, self._source.name
+        with limit_command(self._seconds):
+            reply = await _allow_refusal(self._driver.command(database, "listCollections", filter={"name": name}))
+            return None if reply is None else documents.read_collection_id(reply)
+
+    async def read_fingerprint(self) -> str | None:
+        with limit_command(self._seconds):
+            # Without `_id`s: this run may not be able to decode them.
+            found = await self._driver.find_one(self._checkpoints, {"_id": self._key.document_id}, {"fingerprint": 1})
+            return None if found is None else str(found["fingerprint"])
+
+    async def read_checkpoint(self, token: int) -> Checkpoint | None:
+        with limit_command(self._seconds):
+            found = await self._driver.find_one(self._checkpoints, documents.match_claimed(self._key, token))
+            return None if found is None else documents.read_checkpoint(found)
+
+    async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
+        fields = {"collection": self.collection, "fingerprint": self.fingerprint}
+        claim = documents.make_claim(self._key, fields, checkpoint, token, force=force)
+        with limit_command(self._seconds):
+            try:
+                claimed = await self._driver.find_one_and_update(self._checkpoints, claim)
+            except DuplicateKeyError:  # there is one, with a higher token
+                return None
+            return None if claimed is None else documents.read_checkpoint(claimed)
+
+    async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
+        with limit_command(self._seconds):
+            return await self._driver.update_one(self._checkpoints, self._make_save(checkpoint, token)) > 0
+
+    async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
+        arguments = {"filter": documents.match_other_types(others), "projection": {"_id": 1}}
+        with limit_command(None):  # like the migration's own queries of its collection
+            found = await self._driver.find(self._source, arguments, sort=-1, limit=1)
+            return tuple(document["_id"] for document in found)
+
+    async def count_collection(self) -> int | None:
+        with limit_command(None):
+            return await _allow_refusal(self._driver.estimate_count(self._source))
+
+    async def count_matching(self) -> int | None:
+        with limit_command(None):
+            return await _allow_refusal(self._driver.count_documents(self._source, self._filter))
+
+    async def count_sampled(self, size: int) -> int | None:
+        sample = documents.make_sample(self._filter, size)
+        with limit_command(None):
+            counted = await _allow_refusal(self._driver.aggregate(self._source, sample))
+            return None if counted is None else int(counted[0]["matching"]) if counted else 0
+
+    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
+        arguments = {"filter": documents.match_rest(self._filter, checkpoint), "projection": self._projection}
+        with limit_command(None):
+            return await self._driver.find(self._source, arguments, sort=1, limit=limit)
+
+    async def read_lag(self) -> float:
+        if drivers.is_mock(self._store.db):
+            return 0.0
+        client = self._store.db.client
+        with limit_command(self._seconds):
+            try:
+                reply = await self._driver.command(client.admin, "replSetGetStatus")
+            except OperationFailure as error:
+                if error.code == _NO_REPLICATION:
+                    return 0.0
+                error.add_note(
+                    "quaestor: max_lag needs the command `replSetGetStatus`, which the role clusterMonitor allows, and "
+                    "which a mongos doesn't have."
+                )
+                raise
+            servers = client.topology_description.server_descriptions()
+            return documents.read_lag(reply, [f"{host}:{port}" for host, port in servers])
+
+    async def open_session(self) -> tuple[bytes, ...]:
+        """Use a free session of the function's kind, or open one."""
+        with limit_command(self._seconds):
+            self._session = next((session for session in self._sessions if self._takes(session)), None)
+            if self._session is None:
+                client = self._store.db.client
+                self._session = await transactions.open_session(self._driver, client, is_async=self._is_async)
+                self._sessions.append(self._session)
+            return tuple(session.id for session in self._sessions)
+
+    async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
+        session = self._get_session()
+
+        async def save(checkpoint: Checkpoint) -> bool:
+            saving = self._make_save(checkpoint, token)
+            return await self._driver.update_one(self._checkpoints, saving, session=session.driver_session) > 0
+
+        return await transactions.attempt(self._driver, self._store.host, session, work, save)
+
+    async def commit_again(self) -> Attempt[Checkpoint]:
+        return await transactions.commit_again(self._driver, self._get_session())
+
+    def close(self) -> None:
+        """Free the session for other backfills."""
+        if self._session is not None:
+            self._session.in_use.release()
+            self._session = None
+
+    def _takes(self, session: Session) -> bool:
+        return session.is_async == self._is_async and session.in_use.acquire(blocking=False)
+
+    def _get_session(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("A transaction needs a session: open_session comes first.")
+        return self._session
+
+    def _make_save(self, checkpoint: Checkpoint, token: int) -> dict[str, Any]:
+        return documents.make_save(self._key, checkpoint, token)
+
+
+def _check_write_concern(collection: Any) -> None:
+    if not collection.write_concern.is_server_default:
+        raise InvalidOptionError(
+            f"The collection {collection.name!r} has the write concern {collection.write_concern.document}, which "
+            "MongoDB refuses in a transaction: begin the migration with "
+            "`db = db.with_options(write_concern=WriteConcern())` and use that. (The transaction is committed with "
+            "majority concern anyway.)"
+        )
+
+
+async def _allow_refusal(command: Awaitable[T]) -> T | None:
+    """Await a command for something that isn't indispensable. None: the server refuses it."""
+    try:
+        return await command
+    except OperationFailure as error:
+        if find_unknown_outcome(error) is not None:
+            raise
+        return None

@@ -1,0 +1,60 @@
+"""How messages write times, counts, lists and errors."""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Final
+
+_LIST_LIMIT: Final = 20
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_SLOW: Final = 10
+
+
+def format_duration(seconds: float) -> str:
+    """Write a time as people do: 0.03 s, 3.2 s, 2 min 5 s, 1 h 7 min."""
+    if seconds < _MINUTE:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE // 1:.0f} s"
+    return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
+
+
+def format_count(number: int, noun: str = "migration") -> str:
+    """Write a number with its noun: 1 migration, 2,000 migrations."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def format_amount(done: int, total: int | None) -> str:
+    """Write how much is done, of how much if that is known."""
+    return f"{done:,}" if total is None else f"{done:,} of {total:,}"
+
+
+def format_rate(done: int, total: int | None, rate: float) -> str:
+    """Write how many a second, and how long the rest takes at this rate if that is known."""
+    text = f"{rate:,.1f}/s" if rate < _SLOW else f"{rate:,.0f}/s"
+    if total is None or total <= done or rate <= 0:
+        return text
+    left = ceil((total - done) / rate)  # an estimate: tenths of a second would claim too much
+    return f"{text}, {f'{left} s' if left < _MINUTE else format_duration(left)} left"
+
+
+def format_list(values: Sequence[object]) -> str:
+    """Write the values after a colon, the first 20 if there are more; nothing if there are none."""
+    if not values:
+        return ""
+    more = f" and {len(values) - _LIST_LIMIT:,} more" if len(values) > _LIST_LIMIT else ""
+    return ": " + ", ".join(str(value) for value in values[:_LIST_LIMIT]) + more
+
+
+def format_error(error: BaseException) -> str:
+    """Write the class of an error and its message."""
+    message = message_of(error)
+    return type(error).__name__ + (f": {message}" if message else "")
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error; nothing if its `__str__` raises."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the class of the error is shown in any case
+        return ""

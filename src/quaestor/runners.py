@@ -1,0 +1,318 @@
+"""The runners: run, plan, status, rollback, mark and unlock. `MigrationRegistry.run` makes one for each call."""
+
+import uuid
+from collections.abc import Collection
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from quaestor._core import engine as operations
+from quaestor._core.engine import Engine, Scope
+from quaestor._core.lease import DEFAULT_TTL, LONGEST_TTL, SHORTEST_TTL, Terms, check_seconds
+from quaestor._core.plan import check_names
+from quaestor._functions import MongoFunctions
+from quaestor._hosts.hooks import guard
+from quaestor._hosts.loop import LoopHost
+from quaestor._hosts.threads import ThreadHost, run_to_completion
+from quaestor._mongo.drivers import check_databases, close_client
+from quaestor._mongo.mongo_store import MongoStore, check_prefix
+from quaestor.databases import AsyncDatabase, SyncDatabase
+from quaestor.errors import InvalidOptionError
+from quaestor.events import Hook
+from quaestor.status import Lease, PlannedMigration, Status
+
+if TYPE_CHECKING:  # the registry imports the runners
+    from quaestor.registry import MigrationRegistry
+
+_LONGEST_TIMEOUT = 1e9  # seconds: thirty years
+_MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
+
+
+class _Runner:
+    """The checked arguments of a runner. `other_db` is the database of the other kind of function."""
+
+    def __init__(
+        self,
+        registry: "MigrationRegistry",
+        db: Any,
+        other_db: Any,
+        prefix: str,
+        *,
+        is_async: bool,
+        on_event: Hook | None,
+        ttl: float,
+        timeout: float | None,
+    ) -> None:
+        self._databases = check_databases(db, other_db, is_async=is_async)
+        self._db = db
+        self._prefix = check_prefix(prefix, db.name)
+        self._emit = guard(on_event)
+        check_terms(ttl, timeout)
+        self._ttl = float(ttl)
+        self._timeout = None if timeout is None else float(timeout)
+        self._registry = registry
+
+    def _make_engine(self, host: ThreadHost | LoopHost) -> Engine:
+        """Make the engine of one operation, which acquires the lease as an owner of its own."""
+        terms = Terms(uuid.uuid4().hex, self._ttl, self._timeout)
+        definitions = dict(self._registry.migrations)  # what is registered meanwhile is for the next operation
+        scope = Scope(definitions, self._db.name, self._prefix, self._databases.keys(), terms)
+        store = MongoStore(self._db, self._prefix, terms, host, self._emit)
+        functions = MongoFunctions(self._databases, self._prefix, terms, host, self._emit)
+        return Engine(scope, store, host, functions)
+
+
+class _Open:
+    """An engine and its host, for one operation. A class: contextlib's would write to the exceptions of migrations."""
+
+    def __init__(self, engine: Engine, host: ThreadHost | LoopHost) -> None:
+        self._engine = engine
+        self._host = host
+
+    def __enter__(self) -> Engine:
+        return self._engine
+
+    def __exit__(self, *_: object) -> None:
+        self._host.close()
+
+
+class AsyncRunner(_Runner):
+    """Applies and undoes the migrations of a registry on one database, and says what is applied, in an event loop.
+
+    Args:
+        registry: The migrations.
+        db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
+        prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock`.
+        sync_db: The same database for `def` migrations, or None. See `MigrationRegistry.run`.
+        on_event: Called with every event, a frozen value; None logs them to the logger `quaestor`.
+        lease_ttl, lease_timeout: How the lease is acquired, in seconds. See `MigrationRegistry.run`.
+
+    Raises:
+        InvalidDatabaseError: `db` or `sync_db` isn't such a database.
+        InvalidPrefixError: The prefix can't name the collections.
+        InvalidOptionError: `on_event` isn't a plain function, or a number of seconds can't be used.
+    """
+
+    def __init__(
+        self,
+        registry: "MigrationRegistry",
+        db: AsyncDatabase,
+        prefix: str,
+        *,
+        sync_db: SyncDatabase | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+    ) -> None:
+        super().__init__(
+            registry, db, sync_db, prefix, is_async=True, on_event=on_event, ttl=lease_ttl, timeout=lease_timeout
+        )
+
+    async def run(
+        self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
+    ) -> list[str]:
+        """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run` does."""
+        check_concurrency(concurrency)
+        with self._open() as engine:
+            operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
+            return await engine.perform(operation)
+
+    async def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
+        """Say what `run` would do, in order, and why. One read; nothing is written, and no lease is acquired.
+
+        Args:
+            targets: As for `run`.
+            strict: As for `run`.
+
+        Returns:
+            One value for each migration, with its `reason`.
+
+        Raises:
+            Exception: What `run` would raise before the first function.
+        """
+        with self._open() as engine:
+            wanted = None if targets is None else check_names("targets", targets)
+            return await engine.explain(operations.run(engine.scope, wanted, strict=strict), wanted)
+
+    async def status(self) -> Status:
+        """Read what is applied, what isn't, and who is at work. Nothing is written, and no lease is acquired.
+
+        Raises:
+            MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to the server.
+        """
+        with self._open() as engine:
+            return await engine.read_status()
+
+    async def rollback(self, targets: Collection[str]) -> list[str]:
+        """Undo migrations, and before them every applied one that needs them.
+
+        Each is undone by the function that was registered with `MigrationRegistry.register_rollback`, and its record is
+        removed when that is done; with transaction=True in the same transaction. One that isn't applied is left out.
+
+        Args:
+            targets: The names; for all, `registry.migrations`.
+
+        Returns:
+            The names undone by this call, in order.
+
+        Raises:
+            UnknownMigrationError: A target isn't registered; nothing was sent to the server.
+            IrreversibleMigrationError: Some of these have no rollback; it names them all. Nothing has run.
+            Exception: All else as `run`. Those undone before a failure have no record any more, all others still do.
+        """
+        with self._open() as engine:
+            return await engine.perform(operations.roll_back(engine.scope, targets))
+
+    async def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
+        """Say what `rollback` would do, in order, and why. One read; nothing is written, and no lease is acquired.
+
+        Returns:
+            One value for each migration, with its `reason`.
+
+        Raises:
+            Exception: What `rollback` would raise before the first function.
+        """
+        with self._open() as engine:
+            names = check_names("targets", targets)
+            return await engine.explain(operations.roll_back(engine.scope, names), names, undo=True)
+
+    async def mark_applied(self, names: Collection[str]) -> list[str]:
+        """Record migrations as applied, without running them: to adopt a database that is migrated already.
+
+        Args:
+            names: Registered names; for all, `registry.migrations`.
+
+        Returns:
+            The names recorded by this call, dependencies first.
+
+        Raises:
+            UnknownMigrationError: A name isn't registered; nothing was sent to the server.
+            DependencyConflictError: One of them depends on a migration that would not be recorded; nothing was marked.
+            Exception: What the lease and the driver raise, as for `run`.
+        """
+        with self._open() as engine:
+            return await engine.perform(operations.mark_applied(engine.scope, names))
+
+    async def mark_pending(self, names: Collection[str]) -> list[str]:
+        """Remove the records of migrations, without undoing anything: the next run applies those that are registered.
+
+        Args:
+            names: Names that are registered or recorded.
+
+        Returns:
+            The names whose record this call removed, dependents first.
+
+        Raises:
+            UnknownMigrationError: A name is neither registered nor recorded; nothing was marked.
+            DependencyConflictError: A migration that depends on one of them would stay recorded; nothing was marked.
+            Exception: What the lease and the driver raise, as for `run`.
+        """
+        with self._open() as engine:
+            return await engine.perform(operations.mark_pending(engine.scope, names))
+
+    async def unlock(self) -> Lease | None:
+        """Free the lease of another instance, on whichever host, when a person knows that it is in the way.
+
+        The holder stops at its next step; what its current function does meanwhile can't be stopped.
+
+        Returns:
+            Who held it, or None if nobody did.
+        """
+        with self._open() as engine:
+            return await engine.unlock()
+
+    def _open(self) -> _Open:
+        host = LoopHost()
+        return _Open(self._make_engine(host), host)
+
+
+class SyncRunner(_Runner):
+    """Does what `AsyncRunner` does without an event loop, for PyMongo's `Database` and mongomock's.
+
+    `async_db` is the same database for `async def` migrations: see `MigrationRegistry.run_sync`. The other arguments
+    and the errors are those of `AsyncRunner`.
+    """
+
+    def __init__(
+        self,
+        registry: "MigrationRegistry",
+        db: SyncDatabase,
+        prefix: str,
+        *,
+        async_db: AsyncDatabase | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+    ) -> None:
+        super().__init__(
+            registry, db, async_db, prefix, is_async=False, on_event=on_event, ttl=lease_ttl, timeout=lease_timeout
+        )
+
+    def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
+        """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
+        check_concurrency(concurrency)
+        with self._open() as engine:
+            operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
+            return run_to_completion(engine.perform(operation))
+
+    def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
+        """Say what `run` would do, in order, and why. See `AsyncRunner.plan`."""
+        with self._open() as engine:
+            wanted = None if targets is None else check_names("targets", targets)
+            return run_to_completion(engine.explain(operations.run(engine.scope, wanted, strict=strict), wanted))
+
+    def status(self) -> Status:
+        """Read what is applied, what isn't, and who is at work. See `AsyncRunner.status`."""
+        with self._open() as engine:
+            return run_to_completion(engine.read_status())
+
+    def rollback(self, targets: Collection[str]) -> list[str]:
+        """Undo migrations, and before them every applied one that needs them. See `AsyncRunner.rollback`."""
+        with self._open() as engine:
+            return run_to_completion(engine.perform(operations.roll_back(engine.scope, targets)))
+
+    def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
+        """Say what `rollback` would do, in order, and why. See `AsyncRunner.plan_rollback`."""
+        with self._open() as engine:
+            names = check_names("targets", targets)
+            return run_to_completion(engine.explain(operations.roll_back(engine.scope, names), names, undo=True))
+
+    def mark_applied(self, names: Collection[str]) -> list[str]:
+        """Record migrations as applied, without running them. See `AsyncRunner.mark_applied`."""
+        with self._open() as engine:
+            return run_to_completion(engine.perform(operations.mark_applied(engine.scope, names)))
+
+    def mark_pending(self, names: Collection[str]) -> list[str]:
+        """Remove the records of migrations, without undoing anything. See `AsyncRunner.mark_pending`."""
+        with self._open() as engine:
+            return run_to_completion(engine.perform(operations.mark_pending(engine.scope, names)))
+
+    def unlock(self) -> Lease | None:
+        """Free the lease of another instance. See `AsyncRunner.unlock`."""
+        with self._open() as engine:
+            return run_to_completion(engine.unlock())
+
+    def _open(self) -> _Open:
+        async_db = self._databases.get(True)
+        host = ThreadHost(None if async_db is None else partial(close_client, async_db))
+        return _Open(self._make_engine(host), host)
+
+
+def check_concurrency(value: object) -> None:
+    """Check how many migrations or databases may be in progress at once.
+
+    Raises:
+        InvalidOptionError: It isn't such a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_AT_ONCE:
+        raise InvalidOptionError(f"concurrency must be a whole number, from 1 to {_MOST_AT_ONCE}, not {value!r:.40}.")
+
+
+def check_terms(lease_ttl: object, lease_timeout: object) -> None:
+    """Check how long a lease lasts, and how long to wait for one.
+
+    Raises:
+        InvalidOptionError: They can't be used.
+    """
+    check_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
+    if lease_timeout is not None:
+        check_seconds("lease_timeout", lease_timeout, 0, _LONGEST_TIMEOUT)

@@ -1,0 +1,189 @@
+"""Checkpoints as documents, and the queries of a backfill."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import bson
+import pytest
+from bson.binary import Binary
+from bson.codec_options import CodecOptions
+from bson.errors import InvalidDocument
+from bson.max_key import MaxKey
+from bson.min_key import MinKey
+
+from quaestor import BackfillStatus
+from quaestor._core.checkpoint import Checkpoint
+from quaestor._mongo import backfill_documents as documents
+from quaestor._mongo.backfill_documents import CheckpointKey
+from quaestor.errors import InvalidOptionError
+
+KEY = CheckpointKey("a", undo=True, backfill="b")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+PRIMARY, SECONDARY, STARTUP, ARBITER, DOWN = 1, 2, 5, 7, 8
+
+
+def reply(*members: tuple[str, int, float]) -> dict[str, Any]:
+    """A reply to replSetGetStatus: the name of each member, its state, and how far it is behind, in seconds."""
+    return {
+        "members": [
+            {"name": name, "state": state, "optimeDate": NOW - timedelta(seconds=behind)}
+            for name, state, behind in members
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("members", "lag"),
+    [
+        ([("a:1", PRIMARY, 0)], 0.0),
+        ([("a:1", PRIMARY, 0), ("b:1", SECONDARY, 3), ("c:1", SECONDARY, 7)], 7.0),
+        ([("a:1", PRIMARY, 2), ("b:1", SECONDARY, 0), ("c:1", SECONDARY, 1)], 2.0),
+        ([("a:1", PRIMARY, 0), ("B:1", SECONDARY, 3)], 3.0),
+        ([("a:1", PRIMARY, 0), ("hidden:1", SECONDARY, 3600), ("b:1", SECONDARY, 1)], 1.0),
+        ([("a:1", PRIMARY, 0), ("b:1", STARTUP, 50), ("c:1", DOWN, 10**9), ("d:1", ARBITER, 10**9)], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_lag(members: list[tuple[str, int, float]], lag: float) -> None:
+    """The lag is that of the slowest member; those that don't replicate, or are hidden, don't count."""
+    assert documents.read_lag(reply(*members), ["a:1", "b:1", "c:1", "d:1"]) == lag
+
+
+def test_lag_with_a_direct_connection() -> None:
+    """A driver that knows one member only doesn't know which are hidden: all count."""
+    members = [("a:1", PRIMARY, 0.0), ("hidden:1", SECONDARY, 3600.0)]
+    assert documents.read_lag(reply(*members), ["elsewhere:1"]) == 3600.0
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        Checkpoint(),
+        Checkpoint((None, 7, "x"), (None,), 3, 30, 100, uuid.UUID(int=7).bytes),
+        Checkpoint(({"a": 1},), (), 3, 30, None, None, finished=True),
+    ],
+)
+def test_checkpoint(checkpoint: Checkpoint) -> None:
+    """A checkpoint survives the way to a server and back."""
+    document = documents.make_save(KEY, checkpoint, 7)["update"]["$set"]
+    assert documents.read_checkpoint(document) == checkpoint
+    assert documents.read_checkpoint(bson.decode(bson.encode(document))) == checkpoint
+
+
+def test_claim() -> None:
+    """A claim doesn't match a later run's checkpoint, unless by force. It writes the checkpoint that it is given."""
+    identity = {"migration": "a", "undo": True, "backfill": "b"}
+    fields = {"collection": "things", "fingerprint": "f"}
+
+    found = documents.make_claim(KEY, fields, None, 7, force=False)
+    assert found["filter"] == {"_id": identity, "token": {"$lte": 7}}
+    assert (found["update"], found["upsert"]) == ({"$set": {"token": 7}}, False)
+
+    fresh = Checkpoint((1,), total=4, collection_id=b"u" * 16)
+    made = documents.make_claim(KEY, fields, fresh, 7, force=False)
+    assert made["filter"] == found["filter"]
+    assert made["upsert"] is True
+    assert made["update"] == {
+        "$set": {
+            "token": 7,
+            "collection": "things",
+            "fingerprint": "f",
+            "bounds": [1],
+            "start": [],
+            "batches": 0,
+            "done": 0,
+            "total": 4,
+            "collectionId": Binary(b"u" * 16),
+            "finished": False,
+        },
+        "$currentDate": {"updatedAt": True},
+    }
+    for claimed, checkpoint in ((found, None), (made, fresh)):
+        forced = documents.make_claim(KEY, fields, checkpoint, 7, force=True)
+        assert forced == claimed | {"filter": {"_id": identity}}
+    assert documents.match_claimed(KEY, 7) == {"_id": identity, "token": 7}
+
+
+def test_match_checkpoints() -> None:
+    """Checkpoints of a migration or its rollback are matched, but not those of a later run."""
+    matching = documents.match_checkpoints("a", 7, undo=False)
+    assert matching == {"_id.migration": "a", "_id.undo": False, "token": {"$lte": 7}}
+
+
+def test_statuses() -> None:
+    """A status has the backfills of each migration, the last one updated last, dated in UTC."""
+
+    def document(migration: str, name: str, seconds: int, done: int) -> dict[str, Any]:
+        return {
+            "_id": {"migration": migration, "undo": False, "backfill": name},
+            "token": 7,
+            "collection": "things",
+            "batches": 1,
+            "done": done,
+            "total": 9,
+            "collectionId": None,
+            "finished": done == 9,
+            "updatedAt": NOW.replace(tzinfo=None) + timedelta(seconds=seconds),
+        }
+
+    def status(name: str, seconds: int, done: int) -> BackfillStatus:
+        return BackfillStatus(name, "things", done, 9, done == 9, NOW + timedelta(seconds=seconds), undo=False)
+
+    stored = [document("a", "y", 5, 4), document("b", "x", 3, 1), document("a", "x", 2, 9)]
+    assert documents.read_statuses(stored) == {"a": (status("x", 2, 9), status("y", 5, 4)), "b": (status("x", 3, 1),)}
+    assert documents.read_statuses([]) == {}
+    (backfill,) = documents.read_statuses([document("a", "x", 1, 12)])["a"]
+    assert (backfill.done, backfill.total) == (12, 12)  # the total was an estimate
+
+
+def test_fingerprint() -> None:
+    """It differs where collection or filter do, if only in the order of conditions; a bad filter is refused."""
+    options: CodecOptions[Any] = CodecOptions()
+    filters: list[dict[str, Any]] = [{}, {"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": 1, "b": 2}, {"b": 2, "a": 1}]
+    seen = {documents.make_fingerprint(name, one, options) for name in ("db.a", "db.b") for one in filters}
+    assert len(seen) == 2 * len(filters)
+    assert documents.make_fingerprint("db.a", {"a": 1}, options) in seen
+    with pytest.raises(InvalidDocument):
+        documents.make_fingerprint("db.a", {"a": object()}, options)
+
+
+def test_queries() -> None:
+    """The rest of the current type starts at the checkpoint and ends at its bound, and the filter holds as well.
+    MinKey and MaxKey are types with one value.
+    """
+    assert documents.match_rest({}, Checkpoint((7, "x"))) == {"_id": {"$lte": 7}}
+    assert documents.match_rest({}, Checkpoint((None,), (None,))) == {"_id": {"$lte": None, "$gte": None}}
+    assert documents.match_rest({"_id": {"$ne": 3}}, Checkpoint((7,), (2,))) == {
+        "$and": [{"_id": {"$ne": 3}}, {"_id": {"$lte": 7, "$gte": 2}}]
+    }
+    assert documents.match_rest({}, Checkpoint((MaxKey(),))) == {"_id": {"$eq": MaxKey()}}
+    assert documents.match_other_types([]) == {}
+    assert documents.match_other_types([MinKey(), 7]) == {
+        "$and": [{"_id": {"$not": {"$eq": MinKey()}}}, {"_id": {"$not": {"$lte": 7}}}, {"_id": {"$not": {"$gte": 7}}}]
+    }
+    assert documents.make_sample({"a": 1}, 10) == [
+        {"$sample": {"size": 10}},
+        {"$match": {"a": 1}},
+        {"$count": "matching"},
+    ]
+
+
+def test_collection_id() -> None:
+    """A collection has a UUID; a missing one has none, which is known too."""
+    known = uuid.UUID(int=7)
+    assert documents.read_collection_id(listed("collection", uuid=Binary.from_uuid(known))) == known.bytes
+    assert documents.read_collection_id({"cursor": {"firstBatch": []}}) == b""
+
+
+@pytest.mark.parametrize(("kind", "info"), [("view", {"readOnly": True}), ("timeseries", {"readOnly": False})])
+def test_view(kind: str, info: dict[str, Any]) -> None:
+    """In a view or a time series an `_id` may come twice, so a backfill over one is refused."""
+    with pytest.raises(InvalidOptionError, match=kind):
+        documents.read_collection_id(listed(kind, **info))
+
+
+def listed(kind: str, **info: object) -> dict[str, Any]:
+    """A reply to listCollections."""
+    return {"cursor": {"firstBatch": [{"name": "things", "type": kind, "info": info}]}}

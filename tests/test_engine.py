@@ -1,0 +1,1006 @@
+"""Run, roll back, mark, plan, status and unlock on a server in memory, and what can go wrong at each call."""
+
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quaestor._core import engine
+from quaestor._core.checkpoint import Checkpoint
+from quaestor._core.definition import MigrationDefinition
+from quaestor._core.lease import Location, poll_interval
+from quaestor._core.records import Records
+from quaestor._core.retry import LONGEST_TRANSACTION, MOST_ATTEMPTS, PAUSE
+from quaestor._core.store import Ending
+from quaestor.errors import (
+    CircularDependencyError,
+    InvalidOptionError,
+    LeaseLostError,
+    LeaseTimeoutError,
+    MissingDatabaseError,
+    MissingDependencyError,
+    RecordConflictError,
+    TransactionFailedError,
+    TransactionsUnsupportedError,
+    UnknownMigrationError,
+    UnknownRecordsError,
+)
+from quaestor.events import (
+    LeaseAwaited,
+    LeaseNotReleased,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationRetried,
+    MigrationRolledBack,
+    MigrationStarted,
+    RecordsIgnored,
+    RecordsMarked,
+    RecordsUnknown,
+    RollbackFinished,
+    RollbackStarted,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SessionsNotEnded,
+)
+from quaestor.status import BackfillStatus, MigrationStatus, PlannedMigration, Work
+from tests.fake_store import TTL, WHERE, Key, Process, Server, Stored, read_status
+from tests.functions import definitions, nothing
+from tests.world import LONG_AGO, lease
+
+DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": []}
+ORDER = ["top", "left", "right", "end"]
+UNDO = ORDER[::-1]
+KINDS = ("run", "rollback", "mark applied", "mark pending")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_transactional = pytest.mark.parametrize("transactional", [False, True])
+each_fault = pytest.mark.parametrize("fault", ["request lost", "answer lost"])
+
+
+def recorded(*names: str) -> Server:
+    return Server(recorded=dict.fromkeys(names, LONG_AGO))
+
+
+def make_server(kind: str) -> Server:
+    return Server() if kind in {"run", "mark applied"} else recorded(*ORDER)
+
+
+def start(kind: str, server: Server, *, transactional: bool = False, **options: Any) -> Process:
+    """A process that applies, undoes or marks the diamond."""
+    known = definitions(DIAMOND, transactional=transactional)
+    if not transactional:  # some could have backfills
+        known |= {name: replace(known[name], execute=take_context) for name in ("left", "end")}
+    process = Process(server, known, **options)
+    match kind:
+        case "run":
+            return process.run()
+        case "rollback":
+            return process.roll_back("top")
+        case "mark applied":
+            return process.perform(engine.mark_applied(process.scope, UNDO))
+        case _:
+            return process.perform(engine.mark_pending(process.scope, ORDER))
+
+
+async def take_context(db: object, context: object) -> None:
+    """A migration that could go over a collection."""
+
+
+def start_run(*names: str, server: Server | None = None, transactional: bool = False, **options: Any) -> Process:
+    """A process that runs independent migrations."""
+    known = definitions({name: [] for name in names or ("a",)}, transactional=transactional)
+    return Process(server or Server(), known, **options).run()
+
+
+def check_work(kind: str, server: Server, *, most: int) -> None:
+    """All of it is there, and at most so often."""
+    assert server.records == (set(ORDER) if kind in {"run", "mark applied"} else set())
+    done = server.work if kind == "run" else server.undone
+    expected = {"run": ORDER, "rollback": UNDO}.get(kind, [])
+    assert list(dict.fromkeys(done)) == expected
+    assert len(done) - len(expected) <= most - 1
+
+
+# Whatever goes wrong
+
+
+@each_kind
+@each_transactional
+@pytest.mark.parametrize("after", [False, True])
+def test_crash_at_every_call(kind: str, transactional: bool, after: bool) -> None:
+    """Wherever a process dies, the next one gets to the same state. Only the function in progress may have run twice,
+    and in a transaction its work is there once. The status shows it as interrupted; its lease is waited for.
+    """
+    whole = start(kind, make_server(kind), transactional=transactional)
+    order = whole.finish()
+    for at in range(len(whole.log)):
+        server = make_server(kind)
+        start(kind, server, transactional=transactional, strike_at=at, strike_after=after).finish()
+        ahead = server.records if kind in {"run", "mark applied"} else set(order) - server.records
+        assert ahead == set(order[: len(ahead)])
+        assert set(server.transactions) <= server.sessions
+        crashed_at, done = server.now, len(server.work + server.undone)
+        later = replace(server, now=server.now + TTL)
+        interrupted = {one.name for one in read_status(later, definitions(DIAMOND)).migrations if one.interrupted}
+        successor = start(kind, server, transactional=transactional, owner="successor")
+        todo = successor.finish()
+
+        check_work(kind, server, most=1 if transactional else 2)
+        twice = set(order[:done]) & set(todo)
+        assert twice <= interrupted
+        assert not successor.names(MigrationRetried), "the transaction of the dead process was in the way"
+        assert server.is_free or not todo
+        assert server.now - crashed_at <= TTL + 1
+
+
+@each_kind
+@each_transactional
+@each_fault
+def test_answer_lost_at_every_call(kind: str, transactional: bool, fault: str) -> None:
+    """Each command can be repeated: everything is done once, and the lease is free, or the event says that it isn't."""
+    whole = start(kind, make_server(kind), transactional=transactional)
+    order = whole.finish()
+    for at in range(len(whole.log)):
+        process = start(kind, make_server(kind), transactional=transactional, faults={at: fault})
+        assert process.finish() == order
+        check_work(kind, process.server, most=2 if transactional and fault == "request lost" else 1)
+        assert process.server.is_free or LeaseNotReleased in map(type, process.events)
+
+
+@each_kind
+@each_transactional
+def test_no_answers_any_more(kind: str, transactional: bool) -> None:
+    """A process gives up after its patience, with the driver's error. The next one finishes."""
+    whole = start(kind, make_server(kind), transactional=transactional)
+    whole.finish()
+    for at in range(len(whole.log)):
+        server = make_server(kind)
+        faults = dict.fromkeys(range(at, 10_000), "request lost")
+        process = start(kind, server, transactional=transactional, faults=faults)
+        if not any(call.lose for call in whole.log[at:] if call.name != "release_lease"):
+            process.finish()
+            continue
+        with pytest.raises(ConnectionError):
+            process.finish()
+        assert isinstance(process.events[-1], RunFailed)
+        assert 30 <= server.now - 1_000 <= (LONGEST_TRANSACTION if transactional else 0) + 30 + 2
+        start(kind, server, transactional=transactional, owner="successor").finish()
+        check_work(kind, server, most=1 if transactional else 2)
+
+
+@given(
+    faults=st.dictionaries(st.integers(0, 60), st.sampled_from(["request lost", "answer lost"]), max_size=20),
+    kind=st.sampled_from(KINDS),
+    transactional=st.booleans(),
+)
+def test_many_answers_lost(faults: Mapping[int, str], kind: str, transactional: bool) -> None:
+    """However many answers are lost, nothing is recorded without its work, and a transaction's work is there once."""
+    process = start(kind, make_server(kind), transactional=transactional, faults=faults)
+    process.finish()
+    check_work(kind, process.server, most=1)
+
+
+@each_kind
+@each_transactional
+@pytest.mark.parametrize("after", [False, True])
+def test_frozen_at_every_call(kind: str, transactional: bool, after: bool) -> None:
+    """A process that is frozen while another takes over and does everything changes nothing when it wakes."""
+    whole = start(kind, make_server(kind), transactional=transactional)
+    whole.finish()
+    for at in range(len(whole.log)):
+        server = make_server(kind)
+        left: list[dict[str, object]] = []
+
+        def take_over(server: Server = server, left: list[dict[str, object]] = left) -> None:
+            server.now += TTL + 1
+            start(kind, server, transactional=transactional, owner="other").finish()
+            left.append(dict(server.recorded))
+
+        process = start(kind, server, transactional=transactional, strike_at=at, strike_after=after, strike=take_over)
+        process.is_undisturbed = False
+        try:
+            process.finish()
+        except LeaseLostError:
+            assert process.names(MigrationFailed) or not process.names(MigrationStarted) or transactional
+        assert [server.recorded] == left
+        assert (server.holder, server.sessions, server.transactions) == (None, set(), {})
+        check_work(kind, server, most=1 if transactional else 2)
+
+
+@each_kind
+@each_transactional
+@pytest.mark.parametrize("after", [False, True])
+def test_interrupted_at_every_call(kind: str, transactional: bool, after: bool) -> None:
+    """The interruption leaves as it came, the lease is released, and nothing is left open. The next run finishes."""
+    whole = start(kind, make_server(kind), transactional=transactional)
+    whole.finish()
+    for at in range(len(whole.log)):
+        server = make_server(kind)
+        process = start(kind, server, transactional=transactional)
+        for _ in range(at):
+            process.step(process.ready[0])
+        if after and process.main.call is not None:
+            process.answer(process.main.call)
+        process.interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            process.finish()
+        assert isinstance(process.events[-1], RunFailed)
+        assert (server.holder, server.sessions, dict(server.transactions)) == (None, set(), {})
+        start(kind, server, transactional=transactional, owner="next").finish()
+        check_work(kind, server, most=1 if transactional else 2)
+
+
+# What a run does
+
+
+@each_transactional
+def test_run(transactional: bool) -> None:
+    """A run emits each fact in order, and leaves a free lease. It sends 2n + 4 commands, with transactions fewer."""
+    process = start_run("a", "b", transactional=transactional, durations={"a": 0.25, "b": 0.5})
+    assert process.finish() == ["a", "b"]
+    assert process.events == [
+        RunStarted(*WHERE, ("a", "b")),
+        MigrationStarted(*WHERE, "a", 1, 2),
+        MigrationApplied(*WHERE, "a", 1, 2, 0.25),
+        MigrationStarted(*WHERE, "b", 2, 2),
+        MigrationApplied(*WHERE, "b", 2, 2, 0.5),
+        RunFinished(*WHERE, ("a", "b")),
+    ]
+    assert (process.server.holder, process.server.sessions) == (None, set())
+    if not transactional:
+        assert len([call for call in process.log if call.lose]) == 2 * 2 + 4
+        locations = [call.details for call in process.find("check_lease")]
+        assert locations == [Location(("b",), "a", ("b",)), Location((), "b")]
+
+
+def test_rollback() -> None:
+    """A rollback undoes dependents first, and removes their records."""
+    process = start("rollback", make_server("rollback"))
+    process.server.recorded["from tomorrow"] = LONG_AGO
+    assert process.finish() == UNDO
+    assert process.events[:2] == [RecordsUnknown(*WHERE, ("from tomorrow",)), RollbackStarted(*WHERE, tuple(UNDO))]
+    assert process.events[2:4] == [
+        MigrationStarted(*WHERE, "end", 1, 4, undo=True),
+        MigrationRolledBack(*WHERE, "end", 1, 4, 0.0, undo=True),
+    ]
+    assert process.events[-1] == RollbackFinished(*WHERE, tuple(UNDO))
+    assert process.server.records == {"from tomorrow"}
+
+
+def test_mark() -> None:
+    """A mark calls no function, and is one event. A record that no registered migration has can be removed."""
+    process = start("mark applied", Server())
+    assert process.finish() == ORDER
+    assert process.events == [RecordsMarked(*WHERE, tuple(ORDER), applied=True)]
+    again = start("mark applied", process.server)
+    assert again.finish() == []
+    assert [call.name for call in again.log] == ["read_records"]
+    assert again.events == [RecordsMarked(*WHERE, (), applied=True)]
+
+    process.server.recorded["from tomorrow"] = LONG_AGO
+    marking = Process(process.server, definitions(DIAMOND))
+    names = marking.perform(engine.mark_pending(marking.scope, ["end", "from tomorrow"])).finish()
+    assert names == ["from tomorrow", "end"]
+    assert process.server.records == set(ORDER[:3])
+    assert marking.events == [RecordsMarked(*WHERE, ("from tomorrow", "end"), applied=False)]
+    assert process.server.work + process.server.undone == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "events"),
+    [
+        ("run", [RunStarted(*WHERE, ()), RunFinished(*WHERE, ())]),
+        ("rollback", [RollbackStarted(*WHERE, ()), RollbackFinished(*WHERE, ())]),
+    ],
+)
+def test_nothing_to_do(kind: str, events: list[object]) -> None:
+    """If there is nothing to do, one read is sent, and no lease is acquired."""
+    process = start(kind, make_server("rollback" if kind == "run" else "run"))
+    assert process.finish() == []
+    assert [call.name for call in process.log] == ["read_records"]
+    assert process.events == events
+
+
+@pytest.mark.parametrize(
+    ("needs", "error"),
+    [({"a": ["b"], "b": ["a"]}, CircularDependencyError), ({"a": ["b"]}, MissingDependencyError)],
+)
+def test_unsound_graph(needs: dict[str, list[str]], error: type[Exception]) -> None:
+    """An unsound graph is refused before the first command, and so is its status."""
+    process = Process(Server(), definitions(needs))
+    for operation in (engine.run, engine.roll_back, engine.mark_applied, engine.mark_pending):
+        with pytest.raises(error):
+            operation(process.scope, ["a"])  # type: ignore[operator]  # run has keywords as well
+    with pytest.raises(error):
+        process.start(process.engine.read_status()).finish()
+    assert process.log == []
+
+
+def test_names_are_checked_first() -> None:
+    """Names that aren't a list, or aren't registered, are refused before the first command."""
+    scope = Process(Server(), definitions({"a": []})).scope
+    for operation in (engine.run, engine.roll_back, engine.mark_applied):
+        with pytest.raises(UnknownMigrationError):
+            operation(scope, ["b"])  # type: ignore[operator]
+    for operation in (engine.run, engine.roll_back, engine.mark_applied, engine.mark_pending):
+        with pytest.raises(InvalidOptionError):
+            operation(scope, "a")  # type: ignore[operator]
+    process = Process(Server(), definitions({"a": []}))
+    with pytest.raises(UnknownMigrationError):
+        process.perform(engine.mark_pending(scope, ["b"])).finish()
+
+
+def test_refused_before_the_lease() -> None:
+    """Without a database, a free `_id` or transactions, a plan is refused before the lease is acquired."""
+
+    def refuse(known: Mapping[str, MigrationDefinition], **options: Any) -> Process:
+        process = Process(Server(), known, **options)
+        process.scope = process.engine.scope = replace(process.scope, kinds={False})
+        return process.run()
+
+    process = refuse({"a": MigrationDefinition("a", take_context)})
+    with pytest.raises(MissingDatabaseError):
+        process.finish()
+    without = refuse(
+        definitions({"a": []}) | {"b": MigrationDefinition("b", nothing, transaction=True)}, has_transactions=False
+    )
+    with pytest.raises(TransactionsUnsupportedError) as caught:
+        without.finish()
+    assert caught.value.migrations == ["b"]
+    assert [call.name for call in process.log + without.log] == ["read_records"] * 2
+    taken = start_run()
+    taken.main.go_on(Records({}, (), frozenset({"a"})))
+    with pytest.raises(RecordConflictError):
+        taken.finish()
+
+
+def test_unreadable_records() -> None:
+    """Records without a name are one event, before all others, though they are read twice."""
+    process = start_run()
+    odd = Records({}, (1, None))
+    process.main.go_on(odd)
+    process.step(process.main)
+    process.main.go_on(odd)
+    process.finish()
+    assert process.events[:2] == [RecordsIgnored(*WHERE, (1, None)), RunStarted(*WHERE, ("a",))]
+    assert sum(isinstance(event, RecordsIgnored) for event in process.events) == 1
+
+
+def test_unknown_records() -> None:
+    """Unknown records are one event and stay; a strict run refuses them, also those that came while it waited."""
+    server = recorded("from tomorrow")
+    strict = Process(server, definitions({"a": []})).run(strict=True)
+    with pytest.raises(UnknownRecordsError):
+        strict.finish()
+    assert [call.name for call in strict.log] == ["read_records"]
+    process = start_run(server=server)
+    assert process.finish() == ["a"]
+    assert [event for event in process.events if isinstance(event, RecordsUnknown)] == [
+        RecordsUnknown(*WHERE, ("from tomorrow",))
+    ]
+
+    server = Server()
+    strict = Process(server, definitions({"a": []})).run(strict=True)
+    strict.step(strict.main)
+    server.recorded["from tomorrow"] = LONG_AGO
+    with pytest.raises(UnknownRecordsError):
+        strict.finish()
+    assert (server.holder, server.work) == (None, [])
+
+
+@pytest.mark.parametrize("applied", [["a"], ["a", "b"]])
+def test_work_of_another(applied: list[str]) -> None:
+    """Under the lease, the plan is made again of what is recorded by then."""
+    process = start_run("a", "b")
+    process.step(process.main)
+    process.server.recorded = dict.fromkeys(applied, LONG_AGO)
+    assert process.finish() == ["b"][: 2 - len(applied)]
+    assert process.events[-1] == RunFinished(*WHERE, tuple(["b"][: 2 - len(applied)]))
+    assert process.server.holder is None
+
+
+def test_transaction_planned_under_the_lease() -> None:
+    """If the second plan has transactions, and the first had none, their sessions are opened and named then."""
+    known = definitions({"a": []}) | {"b": MigrationDefinition("b", nothing, transaction=True)}
+    server = recorded("b")
+    process = Process(server, known, hooks={MigrationStarted: lambda: named.append(set(server.sessions))}).run()
+    named: list[set[bytes]] = []
+    process.step(process.main)
+    del server.recorded["b"]
+    assert process.finish() == ["a", "b"]
+    assert named == [{b"me 0"}] * 2
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+@each_transactional
+@pytest.mark.parametrize("undo", [False, True])
+def test_function_that_fails(kind: type[BaseException], transactional: bool, undo: bool) -> None:
+    """What a function raises leaves as it came, with a note. Earlier migrations stay applied; the lease is free."""
+    error = kind()
+
+    def fail(db: object) -> None:
+        raise error
+
+    known = definitions(DIAMOND, transactional=transactional)
+    known["left"] = replace(known["left"], rollback=fail) if undo else replace(known["left"], execute=fail)
+    process = Process(recorded(*ORDER) if undo else Server(), known)
+    with pytest.raises(kind) as caught:
+        (process.roll_back("top") if undo else process.run()).finish()
+
+    assert caught.value is error
+    position = 3 if undo else 2
+    doing = "while rolling back" if undo else "in"
+    assert error.__notes__ == [f"quaestor: {doing} migration 'left', {position} of 4"]
+    assert process.events[-2:] == [
+        MigrationFailed(*WHERE, "left", position, 4, error, undo=undo),
+        RunFailed(*WHERE, error, work="rollback" if undo else "run"),
+    ]
+    assert process.server.records == ({"left", "top"} if undo else {"top"})
+    assert (process.server.holder, process.server.transactions) == (None, {})
+
+
+def test_failure_that_takes_no_note() -> None:
+    """An exception that can't carry a note still leaves as it came."""
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    def fail(db: object) -> None:
+        raise Frozen(7)
+
+    with pytest.raises(FrozenInstanceError):
+        Frozen(7).add_note("")
+    with pytest.raises(Frozen):
+        Process(Server(), {"a": MigrationDefinition("a", fail)}).run().finish()
+
+
+@each_transactional
+def test_checkpoints_are_deleted(transactional: bool) -> None:
+    """Checkpoints of the opposite go before a function or a mark, its own after the record; a later run's stay."""
+
+    async def undo(db: object, context: object) -> None: ...
+
+    known = {"a": MigrationDefinition("a", take_context, transaction=transactional, rollback=undo)}
+    for kind in KINDS:
+        server = Server(token=6) if kind in {"run", "mark applied"} else replace(recorded("a"), token=6)
+        keys = [Key(name, is_undo, "orders") for name in "ab" for is_undo in (False, True)]
+        server.checkpoints = {key: Stored(Checkpoint(), 7 if key.migration == "a" else 1) for key in keys}
+        server.checkpoints |= {Key("a", is_undo, "later"): Stored(Checkpoint(), 8) for is_undo in (False, True)}
+        process = Process(server, known)
+        if kind == "run":
+            process.run()
+        elif kind == "rollback":
+            process.roll_back("a")
+        else:
+            mark = engine.mark_applied if kind == "mark applied" else engine.mark_pending
+            process.perform(mark(process.scope, ["a"]))
+        process.finish()
+        is_undo = kind in {"rollback", "mark pending"}
+        names = [call.name for call in process.log]
+        deletions = [call.details for call in process.find("delete_checkpoints")]
+        assert deletions == [("a", 7, not is_undo), ("a", 7, is_undo)]
+        record = {"commit", "insert_record", "delete_records"} & set(names)
+        first = names.index("delete_checkpoints")
+        assert first < names.index(record.pop()) < names.index("delete_checkpoints", first + 1)
+        assert {key.backfill for key in server.checkpoints if key.migration == "a"} == {"later"}
+        assert {key for key in server.checkpoints if key.migration == "b"} == set(keys[2:])
+    process = start_run()
+    process.finish()
+    assert not process.find("delete_checkpoints"), "it takes no context"
+
+
+@each_transactional
+def test_lease_lost_while_checkpoints_are_deleted(transactional: bool) -> None:
+    """If that takes so long that the lease may be lost, it is checked before the function starts."""
+    known = {"a": MigrationDefinition("a", take_context, transaction=transactional)}
+    process = Process(Server(), known).run()
+    process.reach("delete_checkpoints")
+    process.server.now += TTL + 1
+    with pytest.raises(LeaseLostError):
+        process.finish()
+    assert (process.server.work, process.server.records) == ([], set())
+
+
+# Plans and status
+
+
+def test_plan() -> None:
+    """A plan is what the run would do: the same order, with one read and nothing written."""
+    known = definitions(DIAMOND | {"aside": []}, transactional=True)
+    server = recorded("top")
+    process = Process(server, known)
+    planned = process.start(process.engine.explain(engine.run(process.scope, ["end"]), ["end"])).finish()
+    assert [(one.name, one.reason) for one in planned] == [
+        ("left", "needed by end"),
+        ("right", "needed by end"),
+        ("end", "asked for"),
+    ]
+    rollback = engine.roll_back(process.scope, ["top"])
+    undone = process.start(process.engine.explain(rollback, ["top"], undo=True)).finish()
+    assert undone == [PlannedMigration("top", asked_for=True, undo=True)]
+    assert [call.name for call in process.log] == ["read_records"] * 2
+    assert (server, process.events) == (recorded("top"), [])
+    everything = process.start(process.engine.explain(engine.run(process.scope), None)).finish()
+    assert [one.name for one in everything] == Process(server, known).run().finish()
+
+
+def test_plan_raises_what_the_run_would() -> None:
+    """A plan that couldn't be carried out is an error, and so is a read that fails. The error says where that was."""
+    process = Process(Server(), definitions({"a": []}, transactional=True), has_transactions=False)
+    with pytest.raises(TransactionsUnsupportedError):
+        process.start(process.engine.explain(engine.run(process.scope), None)).finish()
+    for read in (process.engine.explain(engine.run(process.scope), None), process.engine.read_status()):
+        process.start(read)
+        process.main.go_on(error=ConnectionError())
+        with pytest.raises(ConnectionError) as caught:
+            process.finish()
+        assert "nothing has run" in caught.value.__notes__[0]
+    assert process.events == []
+
+
+def test_status() -> None:
+    """The lease is read before the records. Migrations come in the order of a plan for all, then the unknown ones."""
+    known = definitions(DIAMOND)
+    known["end"] = MigrationDefinition("end", nothing, DIAMOND["end"], transaction=True, description="The end.")
+    server = recorded("top", "z")
+    server.recorded["b"] = None
+    server.acquire(Process(server, {}, "other").terms, "run", ("left",), ())
+    server.checkpoints[Key("left", undo=False, backfill="o")] = Stored(Checkpoint((1,), (), 5, 5, 10), 1)
+    process = Process(server, known)
+    status = process.start(process.engine.read_status()).finish()
+
+    assert [call.name for call in process.log] == ["read_lease", "read_records", "read_checkpoints"]
+    assert (status.database, status.prefix) == WHERE
+    assert (status.lease.owner, status.lease.migrations) == ("other", ("left",))
+    half = BackfillStatus("o", "orders", 5, 10, finished=False, updated_at=LONG_AGO)
+    assert status.migrations == (
+        MigrationStatus("top", "applied", LONG_AGO, (), has_rollback=True),
+        MigrationStatus("left", "pending", None, ("top",), has_rollback=True, backfills=(half,)),
+        MigrationStatus("right", "pending", None, ("top",), has_rollback=True),
+        MigrationStatus("end", "pending", None, ("left", "right"), transaction=True, description="The end."),
+        MigrationStatus("b", "unknown"),
+        MigrationStatus("z", "unknown", LONG_AGO),
+    )
+    assert (status.names("applied"), status.names("unknown")) == (["top"], ["b", "z"])
+
+
+@pytest.mark.parametrize(
+    ("work", "migrations", "recording", "upcoming", "interrupted"),
+    [
+        ("run", "b", None, "", "b"),
+        ("run", "c", "b", "c", "b"),
+        ("run", "b", "a", "b", "b"),
+        ("run", "", "b", "", "b"),
+        ("run", "a", None, "", ""),
+        ("run", "", None, "", ""),
+        ("run", "bcd", None, "", "bcd"),
+        ("run", "abd", None, "", "bd"),
+        ("run", "cd", "b", "", "bcd"),
+        ("run", "cd", "b", "d", "bc"),
+        ("run", "cd", "b", "cd", "b"),
+        ("run", "cd", "a", "d", "cd"),
+        ("run", "bc", "a", "", "bc"),
+        ("run", "ac", "b", "c", "b"),
+        ("run", "bx", "a", "b", "b"),
+        ("rollback", "a", None, "", "a"),
+        ("rollback", "a", "b", "a", "a"),
+        ("rollback", "x", "a", "x", "a"),
+        ("rollback", "b", None, "", ""),
+        ("mark", "b", None, "", ""),
+        ("mark", "a", None, "", ""),
+    ],
+)
+def test_interrupted(work: Work, migrations: str, recording: str | None, upcoming: str, interrupted: str) -> None:
+    """The status shows what an expired holder was in: the migrations that its document names, and the one about to be
+    recorded. If that isn't recorded, what starts after it had not started. (`a` is applied, the others are pending.)
+    """
+    holder = replace(lease(migrations=tuple(migrations)), work=work, recording=recording, upcoming=tuple(upcoming))
+    server = replace(recorded("a"), holder=holder)
+    status = read_status(server, definitions({name: [] for name in "abcd"}))
+    assert [one.name for one in status.migrations if one.interrupted] == list(interrupted)
+    assert status.lease is None
+
+
+def test_interrupted_rollback() -> None:
+    """An applied migration with a checkpoint of its rollback is half rolled back, unless somebody is in it now."""
+    server = recorded("a", "b")
+    server.checkpoints[Key("a", undo=True, backfill="o")] = Stored(Checkpoint(), 1)
+    server.checkpoints[Key("b", undo=False, backfill="o")] = Stored(Checkpoint(), 1)
+    known = definitions({"a": [], "b": []})
+    assert [one.interrupted for one in read_status(server, known).migrations] == [True, False]
+    server.acquire(Process(server, {}).terms, "rollback", ("a",), ())
+    assert [one.interrupted for one in read_status(server, known).migrations] == [False, False]
+
+
+# Waiting for the lease
+
+
+def hold(server: Server, owner: str = "other", sessions: tuple[bytes, ...] = ()) -> None:
+    """Let another process hold the lease."""
+    server.acquire(Process(server, {}, owner).terms, "run", ("x",), sessions)
+
+
+def wait_for(process: Process, seconds: float, *, renew: bool = True) -> None:
+    """Let it wait while another process holds the lease, and perhaps renews it."""
+    until = process.server.now + seconds
+    while process.server.now < until:
+        if renew and process.server.holder is not None:
+            process.server.renew(process.server.holder, TTL)
+        process.step(process.main) if process.ready else process.wait()
+
+
+def test_waiting_is_announced() -> None:
+    """A run that waits says so at once, and then every 30 s, with the holder; it acquires the lease when it can."""
+    process = start_run()
+    hold(process.server)
+    wait_for(process, 100)
+    assert process.finish() == ["a"]
+    waited = [event for event in process.events if isinstance(event, LeaseAwaited)]
+    assert [event.seconds for event in waited[:4]] == pytest.approx([0, 30, 60, 90], abs=1.5)
+    assert {event.holder.owner for event in waited} == {"other"}
+    pauses = [call.details for call in process.find("sleep")]
+    assert [longest for _, longest in pauses[:3]] == pytest.approx([0.05, 0.075, 0.1125])  # type: ignore[misc]
+    assert all(shortest == longest / 2 for shortest, longest in pauses)  # type: ignore[misc]
+    assert pauses[15:80] == [(0.5, 1)] * 65
+    assert pauses[-20:] == [(0.125, 0.25)] * 20, "it has missed a renewal, and may be dead"
+
+
+def test_another_holder() -> None:
+    """Another holder may be quick: polls start over."""
+    process = start_run()
+    hold(process.server)
+    wait_for(process, 20)
+    process.server.holder = None
+    hold(process.server, "third")
+    wait_for(process, 1)
+    longest = [call.details[1] for call in process.find("sleep")]  # type: ignore[index]
+    assert longest[longest.index(1) :].count(0.05) == 1
+    assert process.finish() == ["a"]
+
+
+def test_poll_interval() -> None:
+    """Polls get rarer, up to a second, and closer when the holder has missed a renewal."""
+    assert [poll_interval(20, unchanged, 30) for unchanged in (0, 19, 20, 29)] == [1, 1, 0.25, 0.25]
+    assert poll_interval(20, 0, 1) == pytest.approx(1 / 3)
+    assert poll_interval(10**9, 0, 30) == 1
+
+
+def test_timeout() -> None:
+    """The last poll is at the end of the time. The error has the holder, and is the last event; nothing has run."""
+    process = start_run(timeout=0.3)
+    hold(process.server)
+    with pytest.raises(LeaseTimeoutError) as caught:
+        process.finish()
+    assert caught.value.holder.owner == "other"
+    assert caught.value.seconds == pytest.approx(0.3)
+    assert process.server.now == pytest.approx(1_000.3)
+    assert process.events[-1] == RunFailed(*WHERE, caught.value)
+    assert process.server.holder is not None
+
+
+def test_no_server() -> None:
+    """At the start nobody waits for longer than the driver does; later the server may come back."""
+    gone = ConnectionError()
+    process = start_run()
+    process.main.go_on(error=engine.OutcomeUnknown(gone, no_server=True))
+    with pytest.raises(ConnectionError) as caught:
+        process.finish()
+    assert (caught.value, process.server.now) == (gone, 1_000)
+
+    process = start_run()
+    process.step(process.main)
+    process.main.go_on(error=engine.OutcomeUnknown(gone, no_server=True))
+    assert process.finish() == ["a"]
+    assert [call.details for call in process.find("sleep")] == [PAUSE]
+
+
+# Holding the lease
+
+
+def test_heartbeat() -> None:
+    """The lease is renewed every third of its time, sooner after a renewal that failed, and not once it is lost."""
+    process = start_run("a", "b", durations={"a": 100.0})
+    assert process.finish() == ["a", "b"]
+    assert len(process.find("renew_lease")) in {9, 10}
+    assert {call.details for call in process.find("heartbeat")} == {10.0}
+
+    process = start_run(durations={"a": 25.0})
+    first = start_run(durations={"a": 25.0})
+    first.finish()
+    process.faults = {[call.name for call in first.log].index("renew_lease"): "request lost"}
+    assert process.finish() == ["a"]
+    assert [call.details for call in process.find("heartbeat")] == [10.0, 3.0, 10.0, 10.0]
+
+    process = start_run(durations={"a": 100.0}, is_undisturbed=False)
+    while process.server.now < 1_005:
+        process.step(process.main) if process.ready else process.wait()
+    process.server.expire()
+    with pytest.raises(LeaseLostError):
+        process.finish()
+    assert len(process.find("renew_lease")) == 1
+
+
+def test_unlock() -> None:
+    """An unlock makes the lease expire, and returns who held it. The holder stops at its next step."""
+    process = start_run("a", "b", is_undisturbed=False)
+    process.reach("function a")
+    other = Process(process.server, {}, "other", faults={0: "request lost"})
+    assert other.start(other.engine.unlock()).finish().owner == "me"
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert caught.value.migration == "a"
+    assert process.server.records == set()
+    assert process.names(MigrationFailed) == ["a"]
+    assert other.start(other.engine.unlock()).finish() is None
+
+
+def test_lost_after_a_transaction() -> None:
+    """What is committed is applied; the next migration isn't started."""
+    process = start_run("a", "b", transactional=True, is_undisturbed=False)
+    process.hooks = {MigrationApplied: process.server.expire}
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert caught.value.migration is None
+    assert process.names(MigrationStarted, MigrationApplied, MigrationFailed) == ["a", "a"]
+
+
+@pytest.mark.parametrize("frozen_in", ["insert_record", "check_lease"])
+def test_answer_that_comes_late(frozen_in: str) -> None:
+    """The answer of a check that came so late that the process may have been frozen doesn't count."""
+    process = start_run("a", "b", is_undisturbed=False)
+    process.reach(frozen_in)
+    process.answer(process.reach(frozen_in))
+    process.server.now += TTL + 1
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert caught.value.migration == ("a" if frozen_in == "check_lease" else None)
+    assert process.server.work == ["a"]
+    assert process.server.records == ({"a"} if frozen_in == "insert_record" else set())
+
+
+def test_record_of_somebody_else() -> None:
+    """A record that somebody else has written ends the run, unless a frozen holder may have woken and written it."""
+    process = start_run("a", "b")
+    process.durations = {"a": 1.0}
+    process.reach("insert_record")
+    process.server.recorded["a"] = LONG_AGO
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert caught.value.migration == "a"
+
+    process = start_run("a", "b", server=Server(previous="dead"))
+    process.reach("insert_record")
+    process.server.recorded["a"] = LONG_AGO
+    assert process.finish() == ["a", "b"]
+
+    process = start_run("a", server=Server(previous="dead"))
+    process.reach("insert_record")
+    process.main.go_on(answer=False)  # and it was removed since
+    assert process.finish() == ["a"]
+    assert process.server.records == {"a"}
+
+
+@each_fault
+@pytest.mark.parametrize("kind", ["run", "rollback"])
+def test_record_unknown_and_lease_lost(kind: str, fault: str) -> None:
+    """A record whose outcome is unknown is looked up and repeated only while the lease is held."""
+    process = start(kind, make_server(kind), is_undisturbed=False)
+    name = "insert_record" if kind == "run" else "delete_records"
+    process.reach(name)
+    process.step(process.main, fault)
+    process.server.expire()
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert caught.value.migration == ("top" if kind == "run" else "end")
+
+
+@pytest.mark.parametrize("kind", ["run", "rollback"])
+def test_record_that_stays_unknown(kind: str) -> None:
+    """If only the record never has an answer, the driver's error goes to the caller after the patience."""
+    process = start(kind, make_server(kind))
+    while not process.is_ended:
+        for task in process.ready[:1]:
+            is_record = task.call is not None and task.call.name in {"insert_record", "delete_records"}
+            process.step(task, "request lost" if is_record else None)
+        if not process.ready and not process.is_ended:
+            process.wait()
+    with pytest.raises(ConnectionError):
+        process.finish()
+    assert process.server.now == pytest.approx(1_030, abs=2)
+    assert process.server.holder is None
+
+
+def test_record_removed_by_somebody_else() -> None:
+    """A process that has lost the lease doesn't claim to have undone what another one did."""
+    process = start("rollback", make_server("rollback"), is_undisturbed=False)
+    process.reach("delete_records")
+    del process.server.recorded["end"]
+    process.server.expire()
+    with pytest.raises(LeaseLostError):
+        process.finish()
+    assert process.names(MigrationRolledBack) == []
+
+
+# Releasing it, and the sessions of transactions
+
+
+def test_lease_not_released() -> None:
+    """A release that fails is an event, and doesn't change how the run ends."""
+    whole = start_run()
+    whole.finish()
+    release = [call.name for call in whole.log].index("release_lease")
+    process = start_run(faults={release: "request lost"})
+    assert process.finish() == ["a"]
+    assert [(event.seconds, type(event.error)) for event in process.events if isinstance(event, LeaseNotReleased)] == [
+        (TTL, ConnectionError)
+    ]
+    process = start_run(is_undisturbed=False)
+    error = PermissionError()
+    process.reach("release_lease")
+    process.main.go_on(error=error)
+    assert process.finish() == ["a"]
+    assert process.events[-2] == LeaseNotReleased(*WHERE, TTL, error)
+    assert not process.find("end_sessions"), "others can still kill them"
+
+
+def test_sessions_of_the_dead_are_killed() -> None:
+    """Before the first step, the sessions of a dead holder are killed, and leave the lease document; our own stay."""
+    server = Server()
+    hold(server, sessions=(b"dead",))
+    server.holder = None
+    process = start_run(server=server, transactional=True)
+    named: list[set[bytes]] = []
+    process.hooks = {MigrationStarted: lambda: named.append(set(server.sessions))}
+    process.finish()
+    assert (server.killed, named, server.sessions) == ({b"dead"}, [{b"me 0"}], set())
+    assert not start_run("b", server=server).find("kill_sessions")
+
+
+def test_sessions_are_killed_before_the_read() -> None:
+    """No transaction of a frozen holder can commit once the records have been read under the lease."""
+    frozen = start_run(transactional=True)
+    frozen.reach("commit")
+    server = frozen.server
+    server.now += TTL + 1
+    process = start_run("a", "b", server=server, transactional=True, owner="later")
+    process.reach("acquire_lease")
+    process.step(process.main)
+    process.reach("read_records")
+    assert server.transactions == {}
+    assert process.finish() == ["a", "b"]
+    assert server.work == ["a", "b"]
+
+
+def test_sessions_that_may_not_be_killed() -> None:
+    """If the right is missing, that is an event, and the run goes on."""
+    refusal = PermissionError("not authorized")
+    server = Server(sessions={b"dead"}, refusal=refusal)
+    process = start_run(server=server)
+    assert process.finish() == ["a"]
+    assert SessionsNotEnded(*WHERE, refusal) in process.events
+
+
+def test_sessions_of_the_dead_stay_named() -> None:
+    """A run that fails before it could kill them leaves them in the document, for the next one."""
+    server = Server(sessions={b"dead"})
+    process = start_run(server=server, transactional=True)
+    process.reach("acquire_lease")
+    process.step(process.main)
+    process.main.go_on(error=ValueError())
+    with pytest.raises(ValueError):  # noqa: PT011 - it is the one above
+        process.finish()
+    assert (server.sessions, server.holder) == ({b"dead"}, None)
+
+
+def test_lease_lost_while_sessions_are_killed() -> None:
+    """Killing them may take its time: the lease is checked before the first step."""
+    process = start_run(server=Server(sessions={b"dead"}), is_undisturbed=False)
+    process.reach("kill_sessions")
+    process.server.expire()
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert (caught.value.migration, process.server.work) == (None, [])
+
+
+@pytest.mark.parametrize("refused", ["refused", "request lost", "answer lost", None])
+def test_own_transaction_that_was_interrupted(refused: str | None) -> None:
+    """An interrupted run kills its open transaction before it releases the lease. If it can't, the document goes on
+    naming the session, and the next run kills it.
+    """
+    process = start_run("a", "b", transactional=True)
+    process.reach("function b")
+    process.interrupt()
+    server = process.server
+    server.refusal = PermissionError() if refused == "refused" else None
+    process.reach("kill_sessions")
+    process.step(process.main, refused if refused != "refused" else None)
+    with pytest.raises(KeyboardInterrupt):
+        process.finish()
+    assert server.holder is None
+    assert server.sessions == (set() if refused is None else {b"me 0"})
+    server.refusal = None
+    assert start_run("a", "b", server=server, transactional=True, owner="next").finish() == ["b"]
+    assert server.sessions == set()
+
+
+# Transactions
+
+
+@pytest.mark.parametrize("ending", [Ending.ABORTED, Ending.EXPIRED])
+def test_transaction_is_repeated(ending: Ending) -> None:
+    """A transaction that the server aborted is repeated, and an event says so. Its work is there once."""
+    process = start_run(transactional=True, endings=[ending, ending])
+    assert process.finish() == ["a"]
+    retried = [event for event in process.events if isinstance(event, MigrationRetried)]
+    assert [(event.name, event.attempt) for event in retried] == [("a", 2), ("a", 3)]
+    assert all(isinstance(event.error, ConnectionError) for event in retried)
+    assert process.server.work == ["a"]
+    assert len(process.find("function a")) == 3
+
+
+def test_recorded_by_a_holder_that_woke() -> None:
+    """A migration that is recorded by now isn't repeated, whether its record or its commit shows that."""
+    for call in ("write in transaction", "commit"):
+        process = start_run("a", "b", transactional=True)
+        process.reach(call)
+        process.server.recorded["a"] = LONG_AGO
+        process.endings = [Ending.ABORTED] if call == "commit" else []
+        assert process.finish() == ["a", "b"]
+        assert process.server.work == ["b"]
+        assert process.names(MigrationRetried) == []
+
+
+def test_lost_between_attempts() -> None:
+    """Nothing is repeated without the lease."""
+    process = start_run(transactional=True, endings=[Ending.ABORTED], is_undisturbed=False)
+    process.reach("commit")
+    process.server.expire()
+    with pytest.raises(LeaseLostError) as caught:
+        process.finish()
+    assert caught.value.migration is None
+    assert len(process.find("function a")) == 1
+
+
+@pytest.mark.parametrize("again", [None, Ending.EXPIRED, Ending.UNKNOWN])
+def test_commit_unknown(again: Ending | None) -> None:
+    """A commit whose answer was lost is repeated until it is known. The event has the time of the attempt."""
+    process = start_run(transactional=True, endings=[Ending.UNKNOWN, again], durations={"a": 0.75})
+    assert process.finish() == ["a"]
+    assert process.server.work == ["a"]
+    assert process.events[-2] == MigrationApplied(*WHERE, "a", 1, 1, 0.75)
+    assert len(process.find("commit again")) == (2 if again is Ending.UNKNOWN else 1)
+
+
+@each_fault
+def test_commit_unknown_for_long(fault: str) -> None:
+    """After two minutes the record tells; without one the driver's error goes to the caller."""
+    process = start_run(transactional=True)
+    process.reach("commit")
+    process.step(process.main, fault)
+    process.endings = [Ending.UNKNOWN] * 5_000
+    process.server.transactions.clear()
+    process.server.committed = {b"me 0"}
+    if fault == "answer lost":
+        assert process.finish() == ["a"]
+    else:
+        with pytest.raises(ConnectionError):
+            process.finish()
+    assert process.server.now == pytest.approx(1_000 + LONGEST_TRANSACTION, abs=1)
+
+
+@pytest.mark.parametrize(("ending", "expired"), [(Ending.ABORTED, False), (Ending.EXPIRED, True)])
+@pytest.mark.parametrize("seconds", [0.0, 59.0])
+def test_aborted_again_and_again(ending: Ending, expired: bool, seconds: float) -> None:
+    """There is an end to attempts: by their number, or by the time that they take."""
+    process = start_run(transactional=True, endings=[ending] * 1_000, durations={"a": seconds})
+    with pytest.raises(TransactionFailedError) as caught:
+        process.finish()
+    assert caught.value.expired is expired
+    assert caught.value.__cause__ is not None
+    assert caught.value.attempts == len(process.find("function a")) <= MOST_ATTEMPTS
+    assert caught.value.seconds >= LONGEST_TRANSACTION or caught.value.attempts == MOST_ATTEMPTS
+    assert (process.server.work, process.server.holder) == ([], None)

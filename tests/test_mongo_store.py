@@ -1,0 +1,130 @@
+"""What the store on MongoDB makes of a driver's errors, command by command. No server is needed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import AutoReconnect, DuplicateKeyError, InvalidOperation, OperationFailure
+
+from quaestor._core.checkpoint import Checkpoint
+from quaestor._core.lease import Terms
+from quaestor._core.store import OutcomeUnknown
+from quaestor._hosts.threads import ThreadHost, run_to_completion
+from quaestor._mongo.backfill_store import MongoBackfillStore
+from quaestor._mongo.mongo_store import MongoStore
+from tests.world import lease
+
+LOST = AutoReconnect("connection closed")
+REFUSED = OperationFailure("not authorized", 13)
+THERE = DuplicateKeyError("there", 11000)
+CLOSED = InvalidOperation("client closed")
+
+
+class FailingDriver:
+    """A driver whose every command raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: object, **__: object) -> object:
+            raise self._error
+
+        return fail
+
+
+@pytest.fixture
+def store() -> Iterator[MongoStore]:
+    with MongoClient("mongodb://127.0.0.1:1", connect=False) as client:
+        yield MongoStore(client.shop, "app", Terms("me"), ThreadHost(), print)
+
+
+COMMANDS = {
+    "read_records": [],
+    "has_record": ["a"],
+    "insert_record": ["a"],
+    "delete_records": ["a", ()],
+    "read_checkpoints": [],
+    "read_lease": [],
+    "acquire_lease": ["run", ("a",), ()],
+    "renew_lease": [lease()],
+    "check_lease": [lease()],
+    "expire_lease": [],
+    "release_lease": [()],
+    "kill_sessions": [(b"s" * 48,)],
+}
+OPTIONAL = {"identify_collection": [], "count_collection": [], "count_matching": [], "count_sampled": [10]}
+NEEDED = {"find_highest": [()], "read_batch": [Checkpoint((1,)), 10], "read_fingerprint": [], "read_checkpoint": [1]}
+
+
+def send(store: Any, error: Exception, name: str, *arguments: Any, **options: Any) -> Any:
+    """Send a command that the driver answers with an error."""
+    store.driver = store._driver = FailingDriver(error)  # noqa: SLF001 - nothing is sent
+    return run_to_completion(getattr(store, name)(*arguments, **options))
+
+
+def open_backfill(store: MongoStore) -> MongoBackfillStore:
+    arguments: dict[str, Any] = {"undo": False, "is_async": False, "filter": None, "projection": None, "name": None}
+    return MongoBackfillStore(store, [], "m", collection=store.db.things, transaction=False, **arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_outcome_unknown(store: MongoStore, name: str) -> None:
+    """A lost connection is an unknown outcome; after the caller's deadline it is the driver's error."""
+    with pytest.raises(OutcomeUnknown) as caught:
+        send(store, LOST, name, *COMMANDS[name])
+    assert caught.value.error is LOST
+    with pymongo.timeout(1e-9), pytest.raises(AutoReconnect):
+        send(store, LOST, name, *COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_refused(store: MongoStore, name: str) -> None:
+    """A refusal goes to the caller, but not that of killing the sessions of others."""
+    if name == "kill_sessions":
+        assert send(store, REFUSED, name, *COMMANDS[name]) is REFUSED
+    else:
+        with pytest.raises(OperationFailure) as caught:
+            send(store, REFUSED, name, *COMMANDS[name])
+        assert caught.value is REFUSED
+    with pytest.raises(InvalidOperation):
+        send(store, CLOSED, name, *COMMANDS[name])
+
+
+def test_duplicate(store: MongoStore) -> None:
+    """An existing record is an answer. Two that make the lease document at the same time try again."""
+    assert send(store, THERE, "insert_record", "a") is False
+    with pytest.raises(OutcomeUnknown):
+        send(store, THERE, "acquire_lease", *COMMANDS["acquire_lease"])
+    assert send(open_backfill(store), THERE, "claim_checkpoint", None, 1, force=False) is None
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_optional_reads(store: MongoStore, name: str) -> None:
+    """A read that a backfill can do without returns None if the server refuses it, and is repeated if it is lost."""
+    backfill = open_backfill(store)
+    assert send(backfill, REFUSED, name, *OPTIONAL[name]) is None
+    with pytest.raises(OutcomeUnknown):
+        send(backfill, LOST, name, *OPTIONAL[name])
+    with pytest.raises(OutcomeUnknown):
+        send(backfill, OperationFailure("stepped down", 189), name, *OPTIONAL[name])
+    with pytest.raises(InvalidOperation):
+        send(backfill, CLOSED, name, *OPTIONAL[name])
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_needed_reads(store: MongoStore, name: str) -> None:
+    """A read that a backfill can't do without raises the refusal."""
+    with pytest.raises(OperationFailure):
+        send(open_backfill(store), REFUSED, name, *NEEDED[name])
+
+
+def test_lag_refused(store: MongoStore) -> None:
+    """A standalone server has no replicas. If the right to ask is missing, a note says which."""
+    backfill = open_backfill(store)
+    assert send(backfill, OperationFailure("not running with --replSet", 76), "read_lag") == 0.0
+    with pytest.raises(OperationFailure) as caught:
+        send(backfill, OperationFailure("not authorized", 13), "read_lag")
+    assert "clusterMonitor" in caught.value.__notes__[0]

@@ -1,0 +1,108 @@
+"""What a driver's error says about the command, or the transaction, that it ended."""
+
+import pymongo
+import pytest
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    DuplicateKeyError,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WTimeoutError,
+)
+
+from quaestor._core.store import Ending
+from quaestor._mongo.outcomes import find_ending, find_unknown_outcome, is_deadline_over
+
+
+def labelled(*labels: str, code: int | None = None) -> PyMongoError:
+    return OperationFailure("failed", code, {"errorLabels": list(labels)})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoReconnect("connection closed"),
+        WTimeoutError("waiting for replication timed out", 64),
+        labelled("RetryableWriteError"),
+        *(OperationFailure("failed", code) for code in (50, 91, 189, 10107, 11600)),
+    ],
+)
+def test_unknown_outcome(error: PyMongoError) -> None:
+    """After a lost connection, a missing majority, or a stepdown, the outcome is unknown."""
+    unknown = find_unknown_outcome(error)
+    assert unknown is not None
+    assert (unknown.error, unknown.no_server) == (error, False)
+
+
+def test_no_server() -> None:
+    """If no server was found, that is said, because nothing was sent."""
+    unknown = find_unknown_outcome(ServerSelectionTimeoutError("nobody"))
+    assert unknown is not None
+    assert unknown.no_server
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationFailure("not authorized", 13),
+        DuplicateKeyError("there", 11000),
+        InvalidOperation("client closed"),
+        ConfigurationError("no"),
+    ],
+)
+def test_known_outcome(error: PyMongoError) -> None:
+    """A command that the server refused has a known outcome."""
+    assert find_unknown_outcome(error) is None
+
+
+def test_deadline_of_the_caller() -> None:
+    """Once the caller's deadline is over, no transaction is repeated."""
+    assert not is_deadline_over()
+    with pymongo.timeout(10):
+        assert not is_deadline_over()
+    with pymongo.timeout(1e-9):
+        assert is_deadline_over()
+        with pytest.raises(OperationFailure):
+            find_ending(labelled("UnknownTransactionCommitResult"))
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (labelled("TransientTransactionError", code=112), Ending.ABORTED),
+        (labelled("TransientTransactionError", code=251), Ending.EXPIRED),
+        (OperationFailure("exceeded transactionLifetimeLimitSeconds", 290), Ending.EXPIRED),
+        (labelled("UnknownTransactionCommitResult", code=64), Ending.UNKNOWN),
+        (ConfigurationError("Sessions are not supported by this MongoDB deployment"), Ending.ABORTED),
+    ],
+)
+def test_ending(error: PyMongoError, ending: Ending) -> None:
+    """The driver's labels and the server's codes say how a transaction ended."""
+    assert find_ending(error) is ending
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OperationFailure("Cannot create indexes in a transaction", 263), "in a migration of its own"),
+        (OperationFailure("writeConcern is not allowed within a transaction", 72), "with_options(write_concern="),
+        (InvalidOperation("Only the client that created the bound session can"), "the database that it is given"),
+    ],
+)
+def test_explained(error: PyMongoError, words: str) -> None:
+    """An operation that a transaction can't have is the driver's error, with a note on what to do."""
+    with pytest.raises(type(error)) as caught:
+        find_ending(error)
+    assert caught.value is error
+    assert words in error.__notes__[0]
+
+
+def test_own_error_of_a_function() -> None:
+    """An error of a function's own command goes to the caller as it is."""
+    error = DuplicateKeyError("there", 11000)
+    with pytest.raises(DuplicateKeyError) as caught:
+        find_ending(error)
+    assert caught.value is error
