@@ -15,7 +15,8 @@ from typing import Any
 
 import rich.console
 
-from quaestor.cli.display import displayed
+from quaestor.cli.display import show_events
+from quaestor.cli.progress import RunProgress
 from quaestor.events import Event, MigrationFailed, MigrationStarted
 from tools.terminal import Terminal
 
@@ -62,7 +63,8 @@ def _main(descriptor: int) -> None:
     passed = 0.0
     rich.console.monotonic = lambda: passed  # what consoles that are made from now on take for the time
     running: Event | None = None
-    with displayed(lambda text: text.replace("hunter2", "***")) as hook:
+    progress = RunProgress(lambda text: text.replace("hunter2", "***"), clock=lambda: passed)
+    with show_events(progress) as hook:
         try:
             for order in _orders(descriptor):
                 if isinstance(order, float):
@@ -76,7 +78,7 @@ def _main(descriptor: int) -> None:
             if running is not None:
                 hook(
                     MigrationFailed(
-                        running.database, running.prefix, running.name, running.position, running.total, error
+                        running.database, running.prefix, running.name, running.position, running.count, error
                     )
                 )
             sys.exit(130)

@@ -57,14 +57,21 @@ def test_progress_in_status(project: Project) -> None:
 
     row, _ = lines(project.quaestor("status")[0])[1:3]
     assert row[:7] == ["○", "aside", "pending", "things:", "40%,", "100", "of"]
-    (kept,) = json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["passes"]
+    (kept,) = json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["backfills"]
     assert kept.pop("updated_at").endswith("+00:00")
-    assert kept == {"collection": "things", "done": 100, "total": 250, "finished": False, "undo": False}
+    assert kept == {
+        "name": "things",
+        "collection": "things",
+        "done": 100,
+        "total": 250,
+        "finished": False,
+        "undo": False,
+    }
 
     output, _ = project.quaestor("run", "aside")
-    assert "In 'aside' (1 of 1): going on over 'things', after 100 of 250 documents" in output
+    assert "In 'aside' (1 of 1): backfill of 'things' resumes after 100 of 250 documents" in output
     assert "progress" not in project.quaestor("status")[0]
-    assert json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["passes"] == []
+    assert json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["backfills"] == []
     assert project.db.effects.find_one() == {"_id": "aside", "seen": 250}
 
 
@@ -91,7 +98,7 @@ def test_pass_that_begins_anew(project: Project) -> None:
     output, _ = project.quaestor("run", "aside")
 
     (warning,) = [line for line in output.splitlines() if "WARNING" in line]
-    assert "In 'aside' (1 of 1): beginning anew over 'things'" in warning
+    assert "In 'aside' (1 of 1): backfill of 'things' starts over" in warning
 
 
 def test_check(project: Project) -> None:
@@ -118,7 +125,7 @@ def test_plan(project: Project) -> None:
     assert [one["name"] for one in planned] == ["aside", "first", "second"]
     assert project.db.list_collection_names() == []
     project.quaestor("run")
-    assert project.quaestor("plan")[0] == "Nothing to do.\n"
+    assert project.quaestor("plan")[0] == "Up to date: nothing to apply.\n"
 
 
 def test_run(project: Project) -> None:
@@ -129,7 +136,7 @@ def test_run(project: Project) -> None:
         assert f"Applied '{name}'" in output
     assert "printed by first" in output
     assert "\x1b" not in output
-    assert "Nothing to do" in project.quaestor("run")[0]
+    assert "nothing to apply" in project.quaestor("run")[0]
 
 
 def test_run_as_json(project: Project) -> None:
@@ -137,7 +144,7 @@ def test_run_as_json(project: Project) -> None:
     output, errors = project.quaestor("run", "--json")
     events = [json.loads(line) for line in output.splitlines()]
     assert [event["event"] for event in events if event["event"].startswith("Run")] == ["RunStarted", "RunFinished"]
-    assert {"event": "MigrationProgressed", "done": 1, "whole": 2}.items() <= events[-3].items()
+    assert {"event": "MigrationProgressed", "done": 1, "total": 2}.items() <= events[-3].items()
     assert events[0]["plan"] == ["aside", "first", "second"]
     assert "printed by first" in errors
 
@@ -191,7 +198,7 @@ def test_failure(project: Project) -> None:
     assert "quaestor: ValueError: boom" in errors
     assert "first.py, line 10" in errors
     assert "in migration 'first', 2 of 3" in errors
-    assert "Failed in 'first'" in output
+    assert "Failed to apply 'first'" in output
     assert project.recorded() == {"aside"}
     _, errors = project.quaestor("run", "--traceback", FAILS="boom", code=1)
     assert "Traceback" in errors
@@ -223,7 +230,7 @@ def test_rollback(project: Project) -> None:
     output, _ = project.quaestor("rollback", "first", "--yes")
     assert project.recorded() == project.effects() == {"aside"}
     assert output.index("'second'") < output.index("'first'")
-    assert "Nothing to do." in project.quaestor("rollback", "first")[0]
+    assert "Nothing to roll back" in project.quaestor("rollback", "first")[0]
     project.quaestor("run")
     events = project.quaestor("rollback", "second", "--yes", "--json")[0].splitlines()
     assert json.loads(events[-1])["rolled_back"] == ["second"]
@@ -244,10 +251,10 @@ def test_mark(project: Project) -> None:
     assert "'second' needs 'first'" in project.quaestor("mark", "pending", "first", code=1)[1]
     project.quaestor("mark", "applied", "--all")
     assert project.recorded() == {"aside", "first", "second"}
-    assert "Nothing to do" in project.quaestor("mark", "applied", "--all")[0]
+    assert "Nothing to mark" in project.quaestor("mark", "applied", "--all")[0]
     assert json.loads(project.quaestor("mark", "applied", "--all", "--json")[0])["event"] == "RecordsMarked"
     assert "second" in project.quaestor("mark", "pending", "second")[0]
-    assert "Nothing to do" in project.quaestor("mark", "pending", "second")[0]
+    assert "Nothing to mark" in project.quaestor("mark", "pending", "second")[0]
     assert project.recorded() == {"aside", "first"}
     assert project.effects() == set()
     project.db.app_migrations_lock.replace_one({}, HELD, upsert=True)
@@ -518,7 +525,7 @@ def test_help(bare: Project) -> None:
         assert command in listed
         helps[command], _ = bare.quaestor(command, "--help")
         assert f"quaestor {command} " in helps[command]
-    assert "Where the registry is" in helps["run"]
+    assert "The registry" in helps["run"]
     assert bare.quaestor("--version")[0].startswith("quaestor 0.")
 
 

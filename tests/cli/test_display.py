@@ -8,15 +8,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from quaestor.cli.display import displayed
-from quaestor.cli.lines import json_lines, plain_lines
-from quaestor.cli.pace import begun
-from quaestor.cli.sentences import duration
+from quaestor import events
+from quaestor._text import format_duration
+from quaestor.cli.display import show_events
+from quaestor.cli.event_lines import write_json_lines, write_plain_lines
+from quaestor.cli.progress import Progress, RunProgress
 from quaestor.events import (
+    BackfillRestarted,
+    BackfillStarted,
     DatabaseFinished,
     Event,
     LeaseAwaited,
@@ -27,14 +30,13 @@ from quaestor.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
-    PassChanged,
-    PassStarted,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
     ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
+    RunFailed,
     RunFinished,
     RunStarted,
     SessionsNotEnded,
@@ -56,8 +58,8 @@ EVENTS: list[Event] = [
     MigrationStarted(*PLACE, "a", 1, 2),
     MigrationRetried(*PLACE, "a", 1, 2, 2, ERROR),
     MigrationProgressed(*PLACE, "a", 1, 2, 10, None),
-    PassStarted(*PLACE, "a", 1, 2, "users", 0, 10),
-    PassChanged(*PLACE, "a", 1, 2, "users"),
+    BackfillStarted(*PLACE, "a", 1, 2, "users", "users", 0, 10),
+    BackfillRestarted(*PLACE, "a", 1, 2, "users", "users"),
     ReplicasAwaited(*PLACE, "a", 1, 2, 12.5, 30.0),
     MigrationApplied(*PLACE, "a", 1, 2, 1.5),
     MigrationRolledBack(*PLACE, "a", 1, 2, 1.5, undo=True),
@@ -67,6 +69,7 @@ EVENTS: list[Event] = [
     RollbackFinished(*PLACE, ("b", "a")),
     RecordsMarked(*PLACE, ("a",), applied=True),
     DatabaseFinished(*PLACE, ("a",), ERROR),
+    RunFailed(*PLACE, ERROR, work="rollback"),
 ]
 SIZES = [(80, 24), (40, 10)]
 
@@ -86,26 +89,36 @@ def applied(names: list[str], first: int = 1, total: int | None = None) -> list[
 
 def test_all_events_are_here() -> None:
     """The tests that follow know each event."""
-    assert {type(event) for event in EVENTS} == set(get_args(Event))
+    kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
+    assert {type(event) for event in EVENTS} == kinds - {Event, events.RunEvent, events.MigrationEvent}
 
 
 # as lines
 
 
-@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+@pytest.mark.parametrize(
+    "event", [event for event in EVENTS if not isinstance(event, RunFailed)], ids=lambda event: type(event).__name__
+)
 def test_plain_line(event: Event) -> None:
-    """Each event is one line: when, how bad, where, what; without the password, and without what steers a terminal."""
+    """An event is one line: time, level, place and message, without the password or control characters."""
     file = io.StringIO()
-    plain_lines(file, clean, lambda: NOON)(event)
+    write_plain_lines(file, clean, lambda: NOON)(event)
     assert re.fullmatch(r"2026-01-02T12:00:00Z (INFO   |WARNING|ERROR  ) shop/app \S.*\n", file.getvalue())
     assert "hunter2" not in file.getvalue()
     assert file.getvalue()[:-1].isprintable()
 
 
+def test_plain_lines_leave_the_error_to_the_command() -> None:
+    """The command reports the error of a failed run itself, on stderr."""
+    file = io.StringIO()
+    write_plain_lines(file, clean)(RunFailed(*PLACE, ERROR, work="run"))
+    assert file.getvalue() == ""
+
+
 def test_plain_words() -> None:
     """The lines say what a person wants to know."""
     file = io.StringIO()
-    hook = plain_lines(file, clean, lambda: NOON)
+    hook = write_plain_lines(file, clean, lambda: NOON)
     for event in (
         RunStarted(*PLACE, ("a", "b")),
         MigrationStarted(*PLACE, "a", 1, 2),
@@ -123,11 +136,11 @@ def test_plain_words() -> None:
         "INFO    2 migrations to apply: a, b",
         "INFO    Applying 'a' (1 of 2)",
         "INFO    Applied 'a' (1 of 2) in 1.5 s",
-        "ERROR   Failed in 'b' (2 of 2): ValueError: no login as ada:***",
-        "ERROR   Interrupted in 'b' (2 of 2)",
-        "INFO    Nothing to do: all that was asked for is applied",
+        "ERROR   Failed to apply 'b' (2 of 2): ValueError: no login as ada:***",
+        "ERROR   Interrupted while applying 'b' (2 of 2)",
+        "INFO    Up to date: nothing to apply.",
         "INFO    Applied 1 migration",
-        "INFO    Undone 2 migrations",
+        "INFO    Rolled back 2 migrations",
         "ERROR   Ended with an error: ValueError: no login as ada:***",
     ]
 
@@ -135,7 +148,7 @@ def test_plain_words() -> None:
 def test_plain_progress_is_rare() -> None:
     """Progress is told where nothing else was for 30 s."""
     file, time = io.StringIO(), NOON
-    hook = plain_lines(file, clean, lambda: time)
+    hook = write_plain_lines(file, clean, lambda: time)
     hook(MigrationStarted(*PLACE, "a", 1, 1))
     for done in range(100):
         time += timedelta(seconds=1)
@@ -150,57 +163,57 @@ def test_plain_progress_is_rare() -> None:
 def test_plain_words_of_a_pass() -> None:
     """The lines say over what a migration goes, from where on, how fast, and what it waits for."""
     file, time = io.StringIO(), NOON
-    hook = plain_lines(file, clean, lambda: time)
+    hook = write_plain_lines(file, clean, lambda: time)
     place = (*PLACE, "a", 1, 1)
     for event in (
-        PassStarted(*place, "users", 0, None),
-        PassStarted(*place, "users", 0, 90_000),
-        PassStarted(*place, "users", 2_000, 90_000),
+        BackfillStarted(*place, "users", "users", 0, None),
+        BackfillStarted(*place, "users", "users", 0, 90_000),
+        BackfillStarted(*place, "users", "users", 2_000, 90_000),
         MigrationProgressed(*place, 30_000, 90_000, 1000.0),
         MigrationProgressed(*place, 30_000, None, 2.5),
-        PassChanged(*place, "users"),
+        BackfillRestarted(*place, "users", "users"),
         ReplicasAwaited(*place, 12.5, 90.0),
     ):
         time += timedelta(seconds=30)
         hook(event)
     assert [line[21:].replace("shop/app In 'a' (1 of 1): ", "") for line in file.getvalue().splitlines()] == [
-        "INFO    going over 'users'",
-        "INFO    going over 'users', about 90,000 documents",
-        "INFO    going on over 'users', after 2,000 of 90,000 documents",
+        "INFO    backfill of 'users' starts",
+        "INFO    backfill of 'users' starts, about 90,000 documents",
+        "INFO    backfill of 'users' resumes after 2,000 of 90,000 documents",
         "INFO    30,000 of 90,000, 1,000/s, 1 min 0 s left",
         "INFO    30,000, 2.5/s",
         (
-            "WARNING beginning anew over 'users', for the earlier attempt was in a pass over something else. "
-            "The filter or the collection has changed since; documents that are done may be seen again"
+            "WARNING backfill of 'users' starts over, because its filter or collection has changed since the last "
+            "attempt. It may process documents again"
         ),
-        "INFO    waiting for replicas that are 12.5 s behind; 1 min 30 s so far",
+        "INFO    waiting for replicas that are 12.5 s behind (1 min 30 s so far)",
     ]
 
 
 def test_json_of_a_pass() -> None:
     """The numbers of a pass are there as numbers; what nobody knows is null."""
     file = io.StringIO()
-    hook = json_lines(file, clean, lambda: NOON)
+    hook = write_json_lines(file, clean, lambda: NOON)
     place = (*PLACE, "a", 1, 1)
-    hook(PassStarted(*place, "users", 2_000, None))
+    hook(BackfillStarted(*place, "users", "users", 2_000, None))
     hook(MigrationProgressed(*place, 3_000, 9_000, 125.5, due=True))
     started, progressed = map(json.loads, file.getvalue().splitlines())
-    assert {"collection": "users", "done": 2000, "whole": None}.items() <= started.items()
-    assert {"done": 3000, "whole": 9000, "rate": 125.5, "due": True, "undo": False}.items() <= progressed.items()
+    assert {"collection": "users", "done": 2000, "total": None}.items() <= started.items()
+    assert {"done": 3000, "total": 9000, "rate": 125.5, "due": True, "undo": False}.items() <= progressed.items()
 
 
 def test_plain_text_of_any_encoding() -> None:
     """A log that knows ASCII alone gets what it can write; names steer nothing."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, "ascii")
-    plain_lines(file, clean, lambda: NOON)(MigrationStarted(*PLACE, "é\n\x1b[31m", 1, 1))
+    write_plain_lines(file, clean, lambda: NOON)(MigrationStarted(*PLACE, "é\n\x1b[31m", 1, 1))
     assert raw.getvalue().endswith(rb"Applying '\xe9\n\x1b[31m' (1 of 1)" + b"\n")
 
 
 def test_long_message_is_cut() -> None:
     """An error that goes on for pages does not fill a log."""
     file = io.StringIO()
-    plain_lines(file, clean)(MigrationFailed(*PLACE, "a", 1, 1, ValueError("x" * 10_000)))
+    write_plain_lines(file, clean)(MigrationFailed(*PLACE, "a", 1, 1, ValueError("x" * 10_000)))
     assert len(file.getvalue()) < 2100
     assert file.getvalue().endswith("x…\n")
 
@@ -209,7 +222,7 @@ def test_long_message_is_cut() -> None:
 def test_json_line(event: Event) -> None:
     """Each event is one JSON object with its class, the time and all its fields, without the password."""
     file = io.StringIO()
-    json_lines(file, clean, lambda: NOON)(event)
+    write_json_lines(file, clean, lambda: NOON)(event)
     assert file.getvalue().count("\n") == 1
     assert "hunter2" not in file.getvalue()
     told = json.loads(file.getvalue(), parse_constant=pytest.fail)
@@ -224,7 +237,7 @@ def test_json_line(event: Event) -> None:
 def test_json_values() -> None:
     """Errors are objects, a lease is one without its sessions, times are ISO 8601, and any `_id` has a form."""
     file = io.StringIO()
-    hook = json_lines(file, clean)
+    hook = write_json_lines(file, clean)
     for event in (LeaseAwaited(*PLACE, HOLDER, 30.0), SessionsNotEnded(*PLACE, ERROR), EVENTS[1]):
         hook(event)
     awaited, failed, ignored = map(json.loads, file.getvalue().splitlines())
@@ -243,14 +256,14 @@ def test_json_of_later_events() -> None:
         count: int
 
     file = io.StringIO()
-    hook: Any = json_lines(file, clean, lambda: NOON)
+    hook: Any = write_json_lines(file, clean, lambda: NOON)
     hook(Later("shop", 3))
     assert json.loads(file.getvalue()) == {"event": "Later", "time": NOON.isoformat(), "database": "shop", "count": 3}
 
 
 def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
     """What migrations print does not get between the objects."""
-    with displayed(clean, as_json=True) as hook:
+    with show_events(RunProgress(clean), as_json=True) as hook:
         print("a migration says something")
         hook(EVENTS[0])
     output, errors = capsys.readouterr()
@@ -262,9 +275,10 @@ def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_terminal(environ: dict[str, str]) -> None:
     """A pipe gets plain lines at once, each when it happens, and no codes, whatever the environment asks for."""
     code = """
-from quaestor.cli.display import displayed
+from quaestor.cli.display import show_events
+from quaestor.cli.progress import RunProgress
 from quaestor.events import MigrationStarted
-with displayed(str) as hook:
+with show_events(RunProgress(str)) as hook:
     hook(MigrationStarted("shop", "app", "a", 1, 1))
     input()
 """
@@ -310,11 +324,11 @@ def test_run(columns: int, lines: int) -> None:
 @pytest.mark.parametrize(
     ("started", "finished", "closing"),
     [
-        (RunStarted(*PLACE, ()), RunFinished(*PLACE, ()), "Nothing to do: all that was asked for is applied"),
+        (RunStarted(*PLACE, ()), RunFinished(*PLACE, ()), "Up to date: nothing to apply."),
         (
             RollbackStarted(*PLACE, ()),
             RollbackFinished(*PLACE, ()),
-            "Nothing to do: nothing that was asked for is applied",
+            "Nothing to roll back: not applied.",
         ),
     ],
 )
@@ -331,7 +345,11 @@ def test_rollback() -> None:
     with Display(80, 24) as terminal:
         terminal.tell(RollbackStarted(*PLACE, ("b",)), MigrationStarted(*place, undo=True))
         terminal.tell(MigrationRolledBack(*place, 0.25, undo=True), RollbackFinished(*PLACE, ("b",)))
-        assert terminal.end() == ["1 migration to undo in shop/app", "✓ b    0.25 s", "Undone 1 migration in 0.00 s"]
+        assert terminal.end() == [
+            "1 migration to roll back in shop/app",
+            "✓ b    0.25 s",
+            "Rolled back 1 migration in 0.00 s",
+        ]
 
 
 @pytest.mark.parametrize(("columns", "lines"), SIZES)
@@ -344,7 +362,7 @@ def test_progress(columns: int, lines: int) -> None:
         )
         terminal.shows("20%", "20,000 of", "100,000")
         terminal.tell(10.0, MigrationProgressed(*place, 50_000, 100_000))
-        terminal.shows("50%", "50,000 of", "3,000/s", "17.0 s left")
+        terminal.shows("50%", "50,000 of", "3,000/s", "17 s left")
         terminal.tell(MigrationProgressed(*place, 120_000, 100_000))
         terminal.shows("100%", "120,000 of", without="left")
         terminal.tell(MigrationProgressed(*place, 7, 100_000))
@@ -359,13 +377,15 @@ def test_pass(columns: int, lines: int) -> None:
     place = (*PLACE, "a", 1, 1)
     with Display(columns, lines) as terminal:
         terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place))
-        terminal.tell(PassStarted(*place, "users", 20_000, 100_000))
+        terminal.tell(BackfillStarted(*place, "users", "users", 20_000, 100_000))
         terminal.shows("20%", "20,000 of", "100,000", without="/s")
         terminal.tell(10.0, MigrationProgressed(*place, 50_000, 100_000, 3000.0))
-        terminal.shows("50%", "3,000/s", "17.0 s left")
-        terminal.tell(MigrationProgressed(*place, 100_000, 100_000, 3000.0), PassStarted(*place, "orders", 0, 500))
+        terminal.shows("50%", "3,000/s", "17 s left")
+        terminal.tell(
+            MigrationProgressed(*place, 100_000, 100_000, 3000.0), BackfillStarted(*place, *["orders"] * 2, 0, 500)
+        )
         terminal.shows("0%", "0 of 500", without="/s")
-        terminal.tell(PassStarted(*place, "views", 0, None))
+        terminal.tell(BackfillStarted(*place, "views", "views", 0, None))
         terminal.shows("  0", without="%")
 
 
@@ -373,7 +393,9 @@ def test_pass_that_waits_for_replicas() -> None:
     """What a pass waits for is seen above its bar for as long as it waits."""
     place = (*PLACE, "a", 1, 1)
     with Display(80, 24) as terminal:
-        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), PassStarted(*place, "users", 0, 100))
+        terminal.tell(
+            RunStarted(*PLACE, ("a",)), MigrationStarted(*place), BackfillStarted(*place, *["users"] * 2, 0, 100)
+        )
         terminal.tell(MigrationProgressed(*place, 10, 100, 5.0), ReplicasAwaited(*place, 12.5, 0.0))
         terminal.shows("  Waiting for replicas that are 12.5 s behind", "10 of 100")
         terminal.tell(ReplicasAwaited(*place, 7.5, 30.0))
@@ -386,7 +408,9 @@ def test_batch_that_is_retried() -> None:
     """A batch that is attempted again says why, and is forgotten with the next one; the bar stays."""
     place = (*PLACE, "a", 1, 1)
     with Display(80, 24) as terminal:
-        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), PassStarted(*place, "users", 0, 100))
+        terminal.tell(
+            RunStarted(*PLACE, ("a",)), MigrationStarted(*place), BackfillStarted(*place, *["users"] * 2, 0, 100)
+        )
         terminal.tell(MigrationProgressed(*place, 10, 100, 5.0), MigrationRetried(*place, 2, ERROR))
         terminal.shows("(2 attempts)", "ValueError: no login as ada:***", "10 of 100")
         terminal.tell(MigrationProgressed(*place, 20, 100, 5.0))
@@ -399,10 +423,14 @@ def test_pass_that_begins_anew() -> None:
     """That the code has changed under a pass is a warning, which stays on the screen."""
     place = (*PLACE, "a", 1, 1)
     with Display(100, 24) as terminal:
-        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), PassChanged(*place, "users"))
-        terminal.tell(PassStarted(*place, "users", 0, 100), MigrationApplied(*place, 1.0), RunFinished(*PLACE, ("a",)))
+        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), BackfillRestarted(*place, "users", "users"))
+        terminal.tell(
+            BackfillStarted(*place, *["users"] * 2, 0, 100),
+            MigrationApplied(*place, 1.0),
+            RunFinished(*PLACE, ("a",)),
+        )
         text = " ".join(terminal.end())
-    assert "! In 'a' (1 of 1): beginning anew over 'users', for the earlier attempt was in a pass over" in text
+    assert "! In 'a' (1 of 1): backfill of 'users' starts over" in text
 
 
 def test_waiting_for_another_instance() -> None:
@@ -425,9 +453,10 @@ def test_failure(columns: int, lines: int) -> None:
         terminal.shows("(2 attempts)", "ValueError: no login as ada:***")
         terminal.tell(3.0, MigrationFailed(*place, ERROR), LeaseNotReleased(*PLACE, 30.0, ERROR))
         text = " ".join(terminal.end())
-        assert "! Recorded, but not in the code, which may be an older release: newer" in text
+        assert "! The database has 1 applied migration not in the code" in text
+        assert "newer" in text
         assert "✗ b  3.0 s (2 attempts)" in text
-        assert text.endswith("Failed in 'b' (2 of 3): ValueError: no login as ada:***")
+        assert text.endswith("Failed to apply 'b' (2 of 3): ValueError: no login as ada:***")
         assert b"hunter2" not in terminal.written
 
 
@@ -442,7 +471,7 @@ def test_interrupt(columns: int, lines: int) -> None:
         assert terminal.ended() == 130
         shown = terminal.lines()
         assert shown[1:3] == ["✓ a     1.0 s", "✗ b     2.0 s"]
-        assert " ".join(shown[3:]).startswith("Interrupted in 'b' (2 of 3)")
+        assert " ".join(shown[3:]).startswith("Interrupted while applying 'b' (2 of 3)")
         assert not terminal.screen.cursor.hidden
         assert terminal.screen.cursor.x == 0
 
@@ -518,7 +547,7 @@ def test_terminal_without_abilities(environ: dict[str, str]) -> None:
 
 def test_durations() -> None:
     """Times as people say them."""
-    assert [duration(seconds) for seconds in (0, 0.25, 3.21, 59.94, 125.9, 3600, 4020)] == [
+    assert [format_duration(seconds) for seconds in (0, 0.25, 3.21, 59.94, 125.9, 3600, 4020)] == [
         "0.00 s",
         "0.25 s",
         "3.2 s",
@@ -531,10 +560,12 @@ def test_durations() -> None:
 
 def test_pace() -> None:
     """The rate counts from the first report, for a migration may go on where it was left; it begins again with it."""
-    pace = begun(90_000, 100_000, 0)
-    assert str(pace) == "90%, 90,000 of 100,000"
-    assert str(pace.then(90_015, 100_000, 10)) == "90%, 90,015 of 100,000, 1.5/s, 1 h 50 min left"
-    assert str(pace.then(90_000, 100_000, 10)) == "90%, 90,000 of 100,000"
-    assert str(pace.then(10, 100_000, 10).then(110, 100_000, 11)) == "0%, 110 of 100,000, 100/s, 16 min 39 s left"
-    assert str(begun(0, 0, 0)) == "0 of 0"
-    assert str(begun(-1, 10, 0)) == "0%, -1 of 10"
+    progress = Progress(90_000, 100_000, 0)
+    assert str(progress) == "90%, 90,000 of 100,000"
+    assert str(progress.update(90_015, 100_000, 10)) == "90%, 90,015 of 100,000, 1.5/s, 1 h 50 min left"
+    assert str(progress.update(90_000, 100_000, 10)) == "90%, 90,000 of 100,000"
+    assert (
+        str(progress.update(10, 100_000, 10).update(110, 100_000, 11)) == "0%, 110 of 100,000, 100/s, 16 min 39 s left"
+    )
+    assert str(Progress(0, 0, 0)) == "0 of 0"
+    assert str(Progress(-1, 10, 0)) == "0%, -1 of 10"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quaestor import DuplicateMigrationError, MigrationRegistry
-from quaestor.cli.loading import Location, load_registry, locate, split
+from quaestor.cli.loader import Location, load_registry, locate, split
 from quaestor.cli.settings import CommandError
 from tests.cli.imports import fresh
 

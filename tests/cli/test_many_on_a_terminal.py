@@ -35,18 +35,18 @@ def whole(screen: Terminal) -> None:
 
 
 def test_run(thirty: Tenants) -> None:
-    """A line for each database under way, a bar over all, and counts; what fails is told at once, and the end is a
+    """A line for each database in progress, a bar over all, and counts; what fails is told at once, and the end is a
     table: of those that were migrated the first, of those that failed all.
     """
     thirty.client[thirty.names[1]].app_migrations_lock.insert_one(HELD)
     project = thirty.project
     with terminal(project, "run", "--lease-timeout", "3", lines=24, FAILS="_02", QUIET="1") as screen:
-        shown = screen.shows("8 under way", f"Waiting for {HELD_BY}")
+        shown = screen.shows("8 in progress", f"Waiting for {HELD_BY}")
         whole(screen)
         assert sorted(line.split()[1] for line in shown[:8]) == thirty.names[:8]
         assert len([line for line in shown if " 0 of 3  first" in line]) == 7
         assert any("0 of 30 databases, " in line for line in shown)
-        assert "8 under way, 22 to go" in shown
+        assert "8 in progress, 22 to go" in shown
         screen.shows(f"✗ {thirty.names[1]}  Waited 3", "1 of 30 databases", "1 failed")
         thirty.open_the_gate()
         screen.shows(f"✗ {thirty.names[2]}  ValueError: boom")
@@ -65,7 +65,7 @@ def test_run(thirty: Tenants) -> None:
 def test_more_than_fit(thirty: Tenants, columns: int, lines: int) -> None:
     """The live table is never taller than the window and never wider: what has no room is counted."""
     with terminal(thirty.project, "run", "--concurrency", "30", columns=columns, lines=lines, QUIET="1") as screen:
-        screen.shows(f"{30 - (lines - 4)} more under way"[: columns - 8], "30 under way"[:columns])
+        screen.shows(f"{30 - (lines - 4)} more in progress"[: columns - 8], "30 in progress"[:columns])
         whole(screen)
         assert len([line for line in screen.screen.display if line.strip()]) == lines - 1
         thirty.open_the_gate()
@@ -77,9 +77,9 @@ def test_interrupted(thirty: Tenants) -> None:
     """Ctrl-C: what is waited for is told, and then how far it came; the leases are free, and so is the terminal."""
     with terminal(thirty.project, "run", "--concurrency", "3") as screen:
         screen.until(lambda lines: sum(line == "printed by first" for line in lines) == 3)
-        screen.shows("3 under way, 27 to go")
+        screen.shows("3 in progress, 27 to go")
         screen.press("\x03")
-        screen.shows("quaestor: Interrupted: waiting for the migrations under way to end: first in")
+        screen.shows("quaestor: Interrupted: waiting for the migrations in progress: first in")
         thirty.open_the_gate()
         assert screen.ended() == 130
         lines = screen.lines()
@@ -95,7 +95,7 @@ def test_nothing_to_do(thirty: Tenants) -> None:
     thirty.project.quaestor("run")
     with terminal(thirty.project, "run") as screen:
         assert screen.ended() == 0
-        assert screen.lines() == ["Nothing to do in 30 databases: all that was asked for is applied"]
+        assert screen.lines() == ["Up to date: nothing to apply in 30 databases."]
 
 
 def test_status(thirty: Tenants) -> None:
@@ -133,12 +133,12 @@ def test_more_side_by_side_than_fit() -> None:
     with Display(40, 10) as terminal:
         terminal.tell(RunStarted(*PLACE, tuple(names)))
         terminal.tell(*(MigrationStarted(*PLACE, name, position, 20) for position, name in enumerate(names, start=1)))
-        shown = terminal.shows("… 13 more under way", "0 of 20")
+        shown = terminal.shows("… 13 more in progress", "0 of 20")
         assert [line.split()[1] for line in shown[1:8]] == names[:7]
         terminal.tell(MigrationApplied(*PLACE, "m03", 4, 20, 1.0))
         terminal.tell(MigrationProgressed(*PLACE, "m03", 4, 20, 1, 2))  # late: it changes nothing
         terminal.tell(*(MigrationFailed(*PLACE, name, 1, 20, ValueError(name)) for name in ("m05", "m01")))
-        terminal.shows("… 10 more under way", "1 of 20")
+        terminal.shows("… 10 more in progress", "1 of 20")
         lines = terminal.end()
     assert [line.split()[:2] for line in lines[1:4]] == [["✓", "m03"], ["✗", "m05"], ["✗", "m01"]]
     assert "ValueError: m05" in " ".join(lines)

@@ -60,7 +60,7 @@ def test_rollback_asks(project: Project, answer: str, code: int) -> None:
     """
     project.quaestor("run")
     with terminal(project, "rollback", "first") as screen:
-        screen.shows("second", "first", "Undo 2", "[y/n]")
+        screen.shows("second", "first", "Roll back 2", "[y/n]")
         screen.press(answer)
         assert screen.ended() == code
         assert "Traceback" not in "\n".join(screen.lines())

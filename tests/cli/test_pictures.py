@@ -12,7 +12,7 @@ from rich.console import Console
 
 from quaestor.cli import pictures
 from quaestor.cli.layout import HEIGHT, Box, layout
-from quaestor.cli.terminal_graph import drawing
+from quaestor.cli.terminal_graph import GraphDrawing
 from quaestor.status import Status
 from tests.graphs import AWKWARD, Needs, shaped, status
 
@@ -180,7 +180,7 @@ class TestTerminal:
 def _printed(given_status: Status, width: int) -> str:
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as captured:
-        console.print(drawing(given_status))
+        console.print(GraphDrawing(given_status))
     return captured.get()
 
 

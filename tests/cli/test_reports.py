@@ -3,24 +3,24 @@
 from datetime import UTC, datetime
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
-from quaestor.cli.reports import StatusReport
-from quaestor.status import MigrationStatus, PassStatus, State, Status
+from quaestor.cli.reports import report_status
+from quaestor.status import BackfillStatus, MigrationStatus, State, Status
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
-def a_pass(done: int, total: int | None, *, finished: bool = False, undo: bool = False) -> PassStatus:
-    return PassStatus("users", done, total, finished, NOON, undo)
+def a_pass(done: int, total: int | None, *, finished: bool = False, undo: bool = False) -> BackfillStatus:
+    return BackfillStatus("users", "users", done, total, finished, NOON, undo)
 
 
-def table(*passes: PassStatus, state: State = "pending", width: int = 100) -> list[str]:
+def table(*passes: BackfillStatus, state: State = "pending", width: int = 100) -> list[str]:
     """The lines of the table for one migration with these passes."""
     console = Console(width=width)
-    migration = MigrationStatus("a", state, passes=passes, description="Says what it does.")
+    migration = MigrationStatus("a", state, backfills=passes, description="Says what it does.")
     with console.capture() as captured:
-        console.print(StatusReport(Status("shop", "app", (migration,))))
+        console.print(Group(*report_status(Status("shop", "app", (migration,)), width)))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
@@ -37,7 +37,7 @@ def table(*passes: PassStatus, state: State = "pending", width: int = 100) -> li
         (a_pass(0, 3000, finished=True), "users: 0 of 0"),
     ],
 )
-def test_progress(kept: PassStatus, words: str) -> None:
+def test_progress(kept: BackfillStatus, words: str) -> None:
     """Share and number of documents, also where the estimate was wrong, or there is none."""
     assert table(kept)[1] == f"○  a          pending  {words:{len(words)}}  Says what it does."
 
@@ -50,7 +50,7 @@ def test_last_of_several_passes() -> None:
 def test_passes_of_the_other_direction() -> None:
     """Of an applied migration the passes of its rollback are shown, of a pending one those of its function."""
     done, undone = a_pass(9, 9, finished=True), a_pass(1, 4, undo=True)
-    assert "undoing users: 25%, 1 of 4" in table(undone, done, state="applied")[1]
+    assert "rollback of users: 25%, 1 of 4" in table(undone, done, state="applied")[1]
     assert "100%, 9 of 9" in table(done, undone)[1]
     assert "progress" not in table(done, state="applied")[0]
 

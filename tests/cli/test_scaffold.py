@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quaestor.cli import scaffold
-from quaestor.cli.loading import load_registry, locate
+from quaestor.cli.loader import load_registry, locate
 from quaestor.cli.scaffold import LONGEST, init, module_name
 from quaestor.cli.settings import CommandError, find
 from quaestor.errors import QuaestorError
@@ -22,17 +22,17 @@ from tests.cli.imports import fresh
 SHOW = """
 import sys
 from pathlib import Path
-from quaestor.cli.loading import load_registry
+from quaestor.cli.loader import load_registry
 
 registry = load_registry(sys.argv[1], Path.cwd())
 for m in registry.migrations.values():
-    print((m.name, m.execute.__name__, m.depends_on, m.transaction, m.colour, m.execute.__doc__))
+    print((m.name, m.execute.__name__, m.depends_on, m.transaction, m.is_async, m.execute.__doc__))
 """
 RUN = """
 import asyncio
 from migrations import registry
 
-if any(migration.colour == "async" for migration in registry.migrations.values()):
+if any(migration.is_async for migration in registry.migrations.values()):
     from mongomock_motor import AsyncMongoMockClient
     run = lambda db: asyncio.run(registry.run(db, "app"))
     db = AsyncMongoMockClient()["shop"]
@@ -76,10 +76,10 @@ def test_init(tmp_path: Path) -> None:
     files = init(tmp_path)
     assert files == [tmp_path / "migrations" / "__init__.py", tmp_path / "pyproject.toml"]
     assert all(file.is_file() for file in files)
-    settings = find({}, {"MONGODB_URI": "mongodb://h/shop"}, tmp_path).settings()
-    assert (settings.registry, settings.db, settings.prefix) == ("migrations:registry", "shop", "app")
+    found = find({}, {"MONGODB_URI": "mongodb://h/shop"}, tmp_path)
+    assert (found.value("registry"), found.value("db"), found.value("prefix")) == ("migrations:registry", "shop", "app")
     assert find({}, {}, tmp_path).value("migrations") == "migrations"
-    assert shown(tmp_path, settings.registry) == []
+    assert shown(tmp_path, found.value("registry")) == []
 
 
 @pytest.mark.parametrize(("layout", "folder"), [("shop", "shop/migrations"), ("src/shop", "src/shop/migrations")])
@@ -116,7 +116,7 @@ def test_init_keeps_the_file(tmp_path: Path, end: str) -> None:
         ("[tool.quaestor]", "has a table [tool.quaestor] already"),
         ("tool.quaestor.prefix = 'a'", "has a table [tool.quaestor] already"),
         ("tool = {}", "by hand:\n[tool.quaestor]\nregistry = "),
-        ("[tool", "cannot be read"),
+        ("[tool", "Can't read"),
     ],
 )
 def test_init_refuses(tmp_path: Path, text: str, said: str) -> None:
@@ -141,7 +141,7 @@ def test_init_twice(project: Path) -> None:
 @pytest.mark.parametrize("package", ["", "a b", "shop.", "class", "json", "json.migrations", "../shop"])
 def test_init_bad_package(tmp_path: Path, package: str) -> None:
     """A package that could not be imported, or would hide one of Python's, is refused."""
-    with pytest.raises(CommandError, match="cannot name a package"):
+    with pytest.raises(CommandError, match="can't name a package"):
         init(tmp_path, package)
     assert list(tmp_path.iterdir()) == []
 
@@ -149,7 +149,7 @@ def test_init_bad_package(tmp_path: Path, package: str) -> None:
 def test_init_that_cannot_write(tmp_path: Path) -> None:
     """Where a file stands in the way, the sentence names it."""
     (tmp_path / "shop").touch()
-    with pytest.raises(CommandError, match=r"shop.* cannot be written: "):
+    with pytest.raises(CommandError, match=r"Can't write .*shop"):
         init(tmp_path, "shop.migrations")
 
 
@@ -158,8 +158,8 @@ def test_new(project: Path) -> None:
     assert new(project, "lowercase_emails") == project / "migrations" / "lowercase_emails.py"
     new(project, "unique_emails", depends_on=["lowercase_emails", "lowercase_emails"], transaction=True)
     assert shown(project) == [
-        "('lowercase_emails', 'lowercase_emails', [], False, 'sync', 'Lowercase emails.')",
-        "('unique_emails', 'unique_emails', ['lowercase_emails'], True, 'sync', 'Unique emails.')",
+        "('lowercase_emails', 'lowercase_emails', [], False, False, 'Lowercase emails.')",
+        "('unique_emails', 'unique_emails', ['lowercase_emails'], True, False, 'Unique emails.')",
     ]
 
 
@@ -176,13 +176,21 @@ def test_new_leaves_tests_green(project: Path, colour: str) -> None:
     """A stub does nothing, so that what runs all migrations still can; its function takes the database of its colour.
     A rollback that did nothing would lose a record: until it is written it raises.
     """
-    file = new(project, "add_things", colour=colour)
+    file = new(project, "add_things", is_async=colour == "async")
     insert = "await db.things.insert_one({})" if colour == "async" else "db.things.insert_one({})"
     assert python(project, RUN) == "['add_things']"
     assert "raise NotImplementedError" in file.read_text(encoding="utf-8").partition("register_rollback")[2]
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("# Write it", f"{insert}  # Write it"), encoding="utf-8")
+    assert "# Make it idempotent" in text
+    file.write_text(text.replace("# Make it", f"{insert}  # Make it"), encoding="utf-8")
     assert python(project, RUN) == "['add_things']"
+
+
+def test_new_in_a_transaction_is_not_told_to_be_idempotent(project: Path) -> None:
+    """A migration in a transaction is applied exactly once, but its function may be called again."""
+    text = new(project, "add_things", transaction=True).read_text(encoding="utf-8")
+    assert "idempotent" not in text
+    assert "may be retried" in text
 
 
 def test_new_has_a_rollback(project: Path) -> None:
@@ -194,11 +202,11 @@ def test_new_has_a_rollback(project: Path) -> None:
 
 def test_new_takes_the_colour_of_the_registry(project: Path) -> None:
     """Where migrations are asynchronous the next one is, unless it is to be another."""
-    new(project, "a", colour="async")
+    new(project, "a", is_async=True)
     new(project, "b")
-    new(project, "c", colour="sync")
+    new(project, "c", is_async=False)
     new(project, "d")
-    assert [literal_eval(line)[4] for line in shown(project)] == ["async", "async", "sync", "async"]
+    assert [literal_eval(line)[4] for line in shown(project)] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("name", ["0007 lower-case", "größe", 'a "quoted" \\ name', "two\nlines", "集合", "class"])
@@ -225,14 +233,14 @@ def test_new_imports_what_the_reference_names(tmp_path: Path) -> None:
     )
     new(tmp_path, "first", "shop.py:app.registry", "steps")
     assert python(tmp_path, "import steps.first, shop; print(*shop.app.registry.migrations)") == "first"
-    with pytest.raises(CommandError, match="'made' makes a registry"):
+    with pytest.raises(CommandError, match="'made' is a factory"):
         new(tmp_path, "second", "shop:made", "steps")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("lowercase_emails", {}, "There is a migration 'lowercase_emails' already"),
+        ("lowercase_emails", {}, "'lowercase_emails' exists already"),
         ("lowercase-emails", {}, "lowercase_emails.py or a package of that name exists already"),
         ("sub", {}, "or a package of that name exists already"),
         ("b", {"depends_on": ["lowercase_email"]}, "Did you mean 'lowercase_emails'?"),
@@ -261,7 +269,7 @@ def test_new_that_cannot_write(project: Path, monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "write_text", refuse)  # tests may run as root, who may write anywhere
-    with pytest.raises(CommandError, match=r"first.py cannot be written: "):
+    with pytest.raises(CommandError, match=r"Can't write .*first.py"):
         new(project, "first")
 
 

@@ -1,86 +1,70 @@
-"""The commands. Each asks a runner one thing, and shows the answer."""
+"""The commands. Each asks a runner for one thing and shows the answer."""
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.prompt import Confirm
 from rich.text import Text
 
-from quaestor._core import overview, plan
-from quaestor._core.lease import DEFAULT_TTL, Lock
-from quaestor._core.many import DatabaseResult
-from quaestor._core.plan import PlannedMigration, check_known
-from quaestor._core.records import Records
-from quaestor._hosts.sync import SyncRunner
+from quaestor import DatabaseResult, PlannedMigration, SyncRunner
+from quaestor._text import format_count
 from quaestor.cli import reports, scaffold
-from quaestor.cli.course import Course, databases
-from quaestor.cli.display import displayed, displayed_many
-from quaestor.cli.failures import err, reported, say, sentence
-from quaestor.cli.interruption import explained
-from quaestor.cli.lines import json_line, jsonable
-from quaestor.cli.loading import locate
-from quaestor.cli.logs import show_logs
-from quaestor.cli.marks import shown
-from quaestor.cli.settings import CommandError, refuse_addresses
-from quaestor.cli.target import Answer, Target, command, found
-from quaestor.status import Status
+from quaestor.cli.display import show_events
+from quaestor.cli.error_report import describe_error, err, print_error, report_errors
+from quaestor.cli.event_lines import format_json_line, show_logs, to_json
+from quaestor.cli.loader import locate
+from quaestor.cli.progress import RunProgress
+from quaestor.cli.redaction import escape
+from quaestor.cli.settings import CommandError, find_similar, refuse_addresses
+from quaestor.cli.signals import explain_interruption
+from quaestor.cli.target import Target, command
+from quaestor.errors import UnknownMigrationError
+from quaestor.status import MigrationStatus, State, Status
 
 T = TypeVar("T")
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="quaestor",
-    help="Migrations for MongoDB: see, apply and undo them.",
+    help="Migrations for MongoDB: show them, apply them, roll them back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they show local variables, and a URI may be one
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-marks = typer.Typer(name="mark", no_args_is_help=True)
-app.add_typer(marks, help="Correct the records, without running anything.")
+marks: typer.Typer = typer.Typer(name="mark", no_args_is_help=True)
+app.add_typer(marks, help="Mark migrations as applied or pending, without running anything.")
 
-_MIGRATIONS, _DATABASES = 1, 8  # at once, unless it is said
-_WIDE = 10_000  # cells: where a pipe or a file tells no width nothing is cut
+_MIGRATIONS, _DATABASES = 1, 8  # the default concurrency
+_UP_TO_DATE, _NOT_APPLIED = "Up to date: nothing to apply.", "Nothing to roll back: not applied."
+_WIDE = 10_000  # cells: a pipe or a file has no width, so nothing is cut
 
-out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+out: Console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _names(incomplete: str) -> list[str]:
-    """The migrations whose names begin so, for the completion of a shell; an error would only disturb the typing."""
+    """Complete the name of a migration for a shell; an error would only disturb the typing."""
     with suppress(Exception, SystemExit):
-        return [name for name in found().registry.migrations if name.startswith(incomplete)]
+        return [name for name in Target().registry.migrations if name.startswith(incomplete)]
     return []
 
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
-Ttl = Annotated[
-    float, typer.Option("--lease-ttl", metavar="SECONDS", help="For how long the lease of a killed run stays.")
-]
-Wait = Annotated[
-    float | None,
-    typer.Option("--lease-timeout", metavar="SECONDS", help="For how long to wait for others.", show_default=False),
-]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
+All = Annotated[bool, typer.Option("--all", help="All registered migrations.")]
 
 
-class Format(StrEnum):
-    """How the graph is drawn."""
-
-    TERMINAL = "terminal"
-    MERMAID = "mermaid"
-    DOT = "dot"
-    SVG = "svg"
-    HTML = "html"
+Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
 
 
 @app.callback(invoke_without_command=True)
@@ -93,236 +77,174 @@ def _main(
 
 
 @command(app, "status")
-def _status(target: Target, *, as_json: AsJson = False) -> None:
-    """Show what is applied, what is not, and who is at work."""
+def _status(target: Target) -> None:
+    """Show what is applied, what is pending, and who holds the lease."""
     if target.is_many:
-        answers = target.ask_each(SyncRunner.status)
-        if as_json:
-            _print_statuses(answers, target)
-        else:
-            _print(reports.StatusesReport([one.value for one in answers if one.value is not None]))
-        _tell_errors(answers, target, code=1)
-        return
-    seen = target.ask(SyncRunner.status)
-    if as_json:
-        _print_json(seen, target)
+        _show_statuses(target, lambda found: reports.report_statuses(found.values(), out.width))
     else:
-        _print(reports.StatusReport(seen))
+        seen = target.ask(SyncRunner.status)
+        _show(seen, reports.report_status(seen, out.width), target)
 
 
 @command(app, "check", error_code=2)
 def _check(
     target: Target,
     *,
-    as_json: AsJson = False,
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Unknown ones are no fault: a newer release may have been here.")
+        bool, typer.Option("--allow-unknown", help="Accept unknown migrations: a newer release may have applied them.")
     ] = False,
 ) -> None:
-    """For CI and readiness: exit with 0 if nothing is pending and nothing unknown, with 1 if so, with 2 on an error."""
+    """For CI and startup probes: exit with 1 if a migration is pending or unknown, with 2 on an error."""
+    states: list[State] = ["pending"] if allow_unknown else ["pending", "unknown"]
 
-    def faults_of(seen: Status) -> list[str]:
-        return reports.faults(seen, "pending") + ([] if allow_unknown else reports.faults(seen, "unknown"))
+    def check_each(statuses: Mapping[str, Status]) -> list[str]:
+        faults = {database: reports.find_faults(seen, states) for database, seen in statuses.items()}
+        return [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
+
+    def report(statuses: Mapping[str, Status]) -> list[str]:
+        return check_each(statuses) or [f"Up to date: {format_count(len(statuses), 'database')}."]
 
     if target.is_many:
-        answers = target.ask_each(SyncRunner.status)
-        found = {shown(one.database): faults_of(one.value) for one in answers if one.value is not None}
-        complaints = [f"{name}: {' '.join(faults)}" for name, faults in found.items() if faults]
-        if as_json:
-            _print_statuses(answers, target)
-        elif found:
-            _print("\n".join(complaints) or f"Nothing is to do in {databases(len(found))}.")
-        _tell_errors(answers, target, code=2)
-        raise typer.Exit(1 if complaints else 0)
-    seen = target.ask(SyncRunner.status)
-    faults = faults_of(seen)
-    if as_json:
-        _print_json(seen, target)
+        faults = check_each(_show_statuses(target, report, error_code=2))
     else:
-        _print("\n".join(faults) or reports.summary(seen))
+        seen = target.ask(SyncRunner.status)
+        faults = reports.find_faults(seen, states)
+        _show(seen, faults or [reports.summarize(seen)], target)
     raise typer.Exit(1 if faults else 0)
 
 
 @command(app, "plan")
-def _plan(target: Target, *, targets: Names = None, as_json: AsJson = False) -> None:
-    """Show what a run would do, in order, and why: all that is pending, or only these and what they need."""
-    _show_plan(target, partial(SyncRunner.plan, targets=targets or None), as_json=as_json)
+def _plan(target: Target, *, targets: Names = None) -> None:
+    """Show what `run` would apply, in order, and why: everything, or only NAME and their dependencies."""
+    _show_plan(target, partial(SyncRunner.plan, targets=targets or None), _UP_TO_DATE)
 
 
-@command(app, "run")
+@command(app, "run", has_lease=True)
 def _run(
     target: Target,
     *,
     targets: Names = None,
-    as_json: AsJson = False,
     dry_run: DryRun = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a database of a newer release.")] = False,
-    lease_ttl: Ttl = DEFAULT_TTL,
-    lease_timeout: Wait = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a database with unknown migrations.")] = False,
     concurrency: Annotated[
         int | None,
         typer.Option(
             metavar="NUMBER",
-            help=f"How many migrations at once [default: {_MIGRATIONS}]; with a pattern of databases, how many of "
-            f"these [default: {_DATABASES}].",
-            show_default=False,
+            help="How many migrations at once; with a pattern, how many databases.",
+            show_default=f"{_MIGRATIONS}; with a pattern, {_DATABASES}",
         ),
     ] = None,
 ) -> None:
-    """Apply what is pending: all of it, or only these and what they need."""
+    """Apply what is pending: everything, or only NAME and their dependencies."""
     plan = partial(SyncRunner.plan, targets=targets or None, strict=strict)
-    if target.is_many:
-        if dry_run:
-            check_known(targets or (), target.registry.migrations)  # they would be unknown for each of them
-            _show_plans(target, plan, as_json=as_json)
-            return
-        run_many = partial(
-            target.registry.run_many_sync,
-            prefix=target.given.settings().prefix,
-            lease_ttl=lease_ttl,
-            lease_timeout=lease_timeout,
-            targets=targets or None,
-            strict=strict,
-            concurrency=_DATABASES if concurrency is None else concurrency,
-        )
-        _work_on_many(target, run_many, as_json=as_json)
+    if target.is_many and dry_run:
+        _show_plans(target, plan, targets or [])
     elif dry_run:
-        _show_plan(target, plan, as_json=as_json)
+        _show_plan(target, plan, _UP_TO_DATE)
+    elif target.is_many:
+        concurrency = _DATABASES if concurrency is None else concurrency
+        _run_many(target, targets=targets or None, strict=strict, concurrency=concurrency)
     else:
-        run = partial(
-            SyncRunner.run,
-            targets=targets or None,
-            strict=strict,
-            concurrency=_MIGRATIONS if concurrency is None else concurrency,
-        )
-        _work(target, run, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+        concurrency = _MIGRATIONS if concurrency is None else concurrency
+        run = partial(SyncRunner.run, targets=targets or None, strict=strict, concurrency=concurrency)
+        _work(target, run)
 
 
-@command(app, "rollback")
+@command(app, "rollback", has_lease=True)
 def _rollback(
     target: Target,
     *,
     targets: Annotated[list[str], typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)],
     yes: Yes = False,
-    as_json: AsJson = False,
     dry_run: DryRun = False,
-    lease_ttl: Ttl = DEFAULT_TTL,
-    lease_timeout: Wait = None,
 ) -> None:
-    """Undo these migrations, and before them every applied one that needs them."""
-    if as_json and not (yes or dry_run):
-        raise CommandError("--json asks nobody: say --yes.")
+    """Roll back these migrations, and before them the applied ones that depend on them."""
+    if target.as_json and not (yes or dry_run):
+        raise CommandError("--json can't ask for confirmation: pass --yes.")
     if dry_run or not yes:
-        planned = _show_plan(target, partial(SyncRunner.plan_rollback, targets=targets), as_json=as_json)
+        planned = _show_plan(target, partial(SyncRunner.plan_rollback, targets=targets), _NOT_APPLIED)
         if dry_run or not planned:
             return
-        _confirm(f"Undo {len(planned)} in {_place(target)}?")
-    rollback = partial(SyncRunner.rollback, targets=targets)
-    _work(target, rollback, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+        _confirm(f"Roll back {len(planned)} in {target.db}/{target.settings.value('prefix')}?")
+    _work(target, partial(SyncRunner.rollback, targets=targets))
 
 
-All = Annotated[bool, typer.Option("--all", help="All that are registered.")]
+@command(marks, "applied", has_lease=True)
+def _mark_applied(target: Target, *, names: Names = None, every: All = False) -> None:
+    """Mark migrations as applied, to adopt a database that is migrated already."""
+    _work(target, partial(SyncRunner.mark_applied, names=_choose(target, names, every=every)))
 
 
-@command(marks, "applied")
-def _mark_applied(
-    target: Target,
-    *,
-    names: Names = None,
-    every: All = False,
-    as_json: AsJson = False,
-    lease_ttl: Ttl = DEFAULT_TTL,
-    lease_timeout: Wait = None,
-) -> None:
-    """Record migrations as applied: to adopt a database that is migrated already."""
-    mark = partial(SyncRunner.mark_applied, names=_chosen(target, names, every=every))
-    _work(target, mark, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+@command(marks, "pending", has_lease=True)
+def _mark_pending(target: Target, *, names: Names = None, every: All = False) -> None:
+    """Mark migrations as pending: the next run applies them."""
+    _work(target, partial(SyncRunner.mark_pending, names=_choose(target, names, every=every)))
 
 
-@command(marks, "pending")
-def _mark_pending(
-    target: Target,
-    *,
-    names: Names = None,
-    every: All = False,
-    as_json: AsJson = False,
-    lease_ttl: Ttl = DEFAULT_TTL,
-    lease_timeout: Wait = None,
-) -> None:
-    """Remove the records of migrations: the next run applies them."""
-    mark = partial(SyncRunner.mark_pending, names=_chosen(target, names, every=every))
-    _work(target, mark, as_json=as_json, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
-
-
-@command(app, "unlock")
+@command(app, "unlock", has_json=False)
 def _unlock(target: Target, *, yes: Yes = False) -> None:
-    """Free the lease, whoever holds it. It ends by itself when its holder is dead: this is for one that hangs."""
+    """Release the lease of an instance that hangs. The lease of a dead one expires."""
     if not yes:
         lease = target.ask(SyncRunner.status).lease
         if lease is None:
-            _print("Nobody holds the lease.")
+            _print(["Nobody holds the lease."])
             return
-        _print(f"The lease is held by {reports.holder(lease)}.")
-        _confirm("Free it? Whoever holds it stops at its next step.")
-    freed = target.ask(SyncRunner.unlock)
-    _print("Nobody holds the lease." if freed is None else f"Freed. It was held by {shown(str(freed))}.")
+        until = f"it expires at {lease.expires_at:%H:%M:%S} UTC unless renewed"
+        _print([f"The lease is held by {escape(str(lease))}; {until}."])
+        _confirm("Release it? Its holder stops at its next step.")
+    released = target.ask(SyncRunner.unlock)
+    _print(["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."])
 
 
-@command(app, "graph")
+@command(app, "graph", has_json=False)
 def _graph(
     target: Target,
     *,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to draw it.")] = Format.TERMINAL,
+    form: Annotated[Format, typer.Option("--format", "-f", help="The format.")] = Format.TERMINAL,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file to write it to.", dir_okay=False, show_default=False)
+        Path | None, typer.Option("--output", "-o", help="The file to write.", dir_okay=False, show_default=False)
     ] = None,
 ) -> None:
-    """Draw the migrations and what they need. Without an address of MongoDB, without what is applied."""
-    from quaestor.cli import pictures, terminal_graph  # here, for the layout takes a moment to load
+    """Draw the dependency graph; without a MongoDB URI, without the states of the migrations."""
+    from quaestor.cli import pictures, terminal_graph  # here: the layout takes a moment to load
 
-    seen = _registered(target) if target.uri is None else target.ask(SyncRunner.status)
+    seen = _build_status(target) if target.uri is None else target.ask(SyncRunner.status)
     pictured = {"mermaid": pictures.mermaid, "dot": pictures.dot, "svg": pictures.svg, "html": pictures.html}
-    picture = terminal_graph.drawing(seen) if form is Format.TERMINAL else pictured[form](seen)
+    picture = terminal_graph.GraphDrawing(seen) if form is Format.TERMINAL else pictured[form](seen)
     if output is None:
         out.print(picture, soft_wrap=form is not Format.TERMINAL)
         return
-    try:
-        file = output.open("w", encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"{output} cannot be written: {error.strerror}.") from error
-    with file:
-        if isinstance(picture, str):
-            file.write(picture)
-        else:
-            Console(file=file, markup=False, highlight=False, emoji=False, width=_WIDE).print(picture)
+    if not isinstance(picture, str):
+        file = StringIO()
+        Console(file=file, markup=False, highlight=False, emoji=False, width=_WIDE).print(picture)
+        picture = file.getvalue()
+    scaffold.write(output, picture)
     err.print(f"Written: {output}")
 
 
-@command(app, "new")
+@command(app, "new", has_json=False)
 def _new(
     target: Target,
     *,
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     depends_on: Annotated[
         list[str] | None,
-        typer.Option("--depends-on", "-d", metavar="NAME", autocompletion=_names, help="It needs this one."),
+        typer.Option("--depends-on", "-d", metavar="NAME", autocompletion=_names, help="A migration it depends on."),
     ] = None,
-    transaction: Annotated[bool, typer.Option("--transaction", help="In one transaction with its record.")] = False,
-    asynchronous: Annotated[
-        bool | None, typer.Option("--async/--sync", help="`async def` or `def`.", show_default="as the others")
+    transaction: Annotated[bool, typer.Option("--transaction", help="Run it in a transaction.")] = False,
+    is_async: Annotated[
+        bool | None, typer.Option("--async/--sync", help="`async def` or `def`.", show_default="like the others")
     ] = None,
 ) -> None:
-    """Write a module with a migration to fill in, and its rollback."""
-    given = target.given
-    reference, base = given.value("registry"), given.folder("registry")
-    registry = target.registry
+    """Write a module for a new migration and its rollback."""
+    settings = target.settings
     file = scaffold.new(
-        given.folder("migrations") / given.value("migrations"),
+        settings.folder("migrations") / settings.value("migrations"),
         name,
-        registry,
-        locate(reference, base),
+        target.registry,
+        locate(settings.value("registry"), settings.folder("registry")),
         depends_on=depends_on or (),
-        colour=None if asynchronous is None else "async" if asynchronous else "sync",
+        is_async=is_async,
         transaction=transaction,
     )
     out.print(f"Written: {file}", soft_wrap=True)
@@ -330,137 +252,156 @@ def _new(
 
 @app.command("init")
 def _init(
-    package: Annotated[str, typer.Argument(help="The package to make, such as shop.migrations.")] = "migrations",
-    prefix: Annotated[str, typer.Option("--prefix", metavar="NAME", help="The prefix of our collections.")] = "app",
+    package: Annotated[str, typer.Argument(help="The package to create.")] = "migrations",
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="NAME", help="The prefix of quaestor's collections.")
+    ] = "app",
 ) -> None:
-    """Write a package for migrations, and the settings into pyproject.toml."""
-    with reported(str, code=1, trace=False):
+    """Create a package for migrations, and add the settings to pyproject.toml."""
+    with report_errors(str, code=1, trace=False):
         for file in scaffold.init(Path.cwd(), package, prefix):
             out.print(f"Written: {file}", soft_wrap=True)
     out.print("Next: quaestor new NAME, and quaestor status --uri mongodb://127.0.0.1:27017/NAME")
 
 
 def run() -> None:
-    """Run the command that the arguments of the process say."""
-    with reported(str, code=2, trace=False):
+    """Run the command line."""
+    with report_errors(str, code=2, trace=False):
         refuse_addresses(sys.argv[1:])
     app(prog_name="quaestor")  # also as python -m quaestor
 
 
-def _work(
-    target: Target,
-    ask: Callable[[SyncRunner], list[str]],
-    *,
-    as_json: bool,
-    lease_ttl: float,
-    lease_timeout: float | None,
-) -> None:
-    """Ask for something that holds the lease, and show how it goes."""
-    _ = target.settings  # so that what is wrong with them is found before anything is shown
+def _work(target: Target, ask: Callable[[SyncRunner], list[str]]) -> None:
+    """Run something that acquires the lease, and show its events."""
+    _ = target.db  # reports wrong settings before anything is shown
     show_logs(target.clean)
-    with displayed(target.clean, as_json=as_json) as hook, explained(hook, target.clean) as tell:
-        target.ask(ask, tell, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+    progress = RunProgress(target.clean)
+    with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress):
+        target.ask(ask, hook)
 
 
-def _work_on_many(target: Target, run: Callable[..., list[DatabaseResult]], *, as_json: bool) -> None:
-    """Run the migrations of many databases, and show how it goes and what became of each."""
+def _run_many(target: Target, **options: Any) -> None:
+    """Run the migrations of many databases, and show the events and results."""
     show_logs(target.clean)
-    with target.all_matching() as (server, names):
-        course = Course(len(names), target.clean)
+    with target.connect_all() as (server, names):
+        progress = RunProgress(target.clean, names)
         try:
-            with (
-                displayed_many(names, course, target.clean, as_json=as_json) as hook,
-                explained(hook, target.clean, course) as tell,
-            ):
-                results = run([server.db(name) for name in names], on_event=tell, async_db=server.async_db)
+            with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress):
+                results: list[DatabaseResult] = target.registry.run_many_sync(
+                    [server.db(name) for name in names],
+                    server.prefix,
+                    async_db=server.async_db,
+                    on_event=hook,
+                    **target.lease,
+                    **options,
+                )
         except (KeyboardInterrupt, SystemExit):
-            say(course.stopped())
+            print_error(progress.summarize_interruption())
             raise
-    if as_json:
-        told = [{"database": one.database, "applied": one.applied, "error": _why(one.error)} for one in results]
-        typer.echo(json_line("RunManyFinished", {"results": jsonable(told, target.clean)}, datetime.now(UTC)))
+    if target.as_json:
+        values = [
+            {
+                "database": one.database,
+                "applied": one.applied,
+                "error": None if one.error is None else describe_error(one.error),
+            }
+            for one in results
+        ]
+        typer.echo(format_json_line("RunManyFinished", {"results": to_json(values, target.clean)}, datetime.now(UTC)))
     else:
-        _print(reports.ResultsReport(results, course.since(course.began), lambda error: target.clean(sentence(error))))
+        took = progress.format_time_since(progress.started)
+        _print(reports.report_results(results, took, lambda error: target.clean(describe_error(error)), out.width))
     if any(one.error is not None for one in results):
         raise typer.Exit(1)
 
 
-def _why(error: BaseException | None) -> str | None:
-    return None if error is None else sentence(error)
-
-
 def _show_plan(
-    target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], *, as_json: bool
+    target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], nothing: str
 ) -> list[PlannedMigration]:
     planned = target.ask(ask)
-    if as_json:
-        _print_json(planned, target)
-    else:
-        descriptions = {name: migration.description for name, migration in target.registry.migrations.items()}
-        _print(reports.PlanReport(planned, descriptions))
+    report = reports.report_plan(planned, target.registry.migrations, out.width) if planned else nothing
+    _show(planned, [report], target)
     return planned
 
 
-def _show_plans(target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], *, as_json: bool) -> None:
+def _show_plans(target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], names: Sequence[str]) -> None:
+    known = target.registry.migrations
+    if unknown := {name: find_similar(name, known) for name in names if name not in known}:
+        raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
+
+    def to_value(database: str, planned: list[PlannedMigration] | None, error: str | None) -> object:
+        return {"database": database, "planned": planned, "error": error}
+
+    _show_each(target, ask, to_value, lambda plans: reports.report_plans(plans, out.width))
+
+
+def _show_statuses(
+    target: Target, report: Callable[[Mapping[str, Status]], Iterable[RenderableType]], error_code: int = 1
+) -> Mapping[str, Status]:
+    def to_value(database: str, status: Status | None, error: str | None) -> object:
+        return status or {"database": database, "error": error}
+
+    return _show_each(target, SyncRunner.status, to_value, report, error_code)
+
+
+def _show_each(
+    target: Target,
+    ask: Callable[[SyncRunner], T],
+    to_value: Callable[[str, T | None, str | None], object],
+    report: Callable[[Mapping[str, T]], Iterable[RenderableType]],
+    error_code: int = 1,
+) -> Mapping[str, T]:
+    """Show the answer for each database; exit if there are errors. For JSON, `to_value` gets an answer or an error."""
     answers = target.ask_each(ask)
-    if as_json:
-        told = [{"database": one.database, "planned": one.value, "error": _why(one.error)} for one in answers]
-        _print_json(told, target)
-    else:
-        _print(reports.PlansReport({one.database: one.value for one in answers if one.value is not None}))
-    _tell_errors(answers, target, code=1)
-
-
-def _print_statuses(answers: Sequence[Answer[Status]], target: Target) -> None:
-    """Print them as JSON; of a database that could not be read, why."""
-    told = [{"database": one.database, "error": _why(one.error)} if one.value is None else one.value for one in answers]
-    _print_json(told, target)
-
-
-def _tell_errors(answers: Sequence[Answer[T]], target: Target, *, code: int) -> None:
-    """Say what went wrong in which of many databases, and exit if it did in any."""
-    failed = [(one.database, one.error) for one in answers if one.error is not None]
-    for database, error in failed:
-        say(target.clean(f"{database}: {sentence(error)}"))
+    found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
+    failed = {name: describe_error(answer) for name, answer in answers.items() if isinstance(answer, Exception)}
+    values = [to_value(name, found.get(name), failed.get(name)) for name in answers]
+    _show(values, report(found) if found else [], target)
+    for name, why in failed.items():
+        print_error(target.clean(f"{name}: {why}"))
     if failed:
-        raise typer.Exit(code)
+        raise typer.Exit(error_code)
+    return found
 
 
-def _registered(target: Target) -> Status:
-    """The status of a database that nothing is known of."""
-    return overview.status("", "", plan.ordered(target.registry.migrations), Records({}), Lock(), progress={})
+def _build_status(target: Target) -> Status:
+    """Build a status without a database: every migration is pending."""
+    migrations = [
+        MigrationStatus(one.name, "pending", depends_on=tuple(one.depends_on), description=one.description)
+        for one in target.registry.sort()
+    ]
+    return Status("", "", tuple(migrations))
 
 
-def _chosen(target: Target, names: list[str] | None, *, every: bool) -> list[str]:
+def _choose(target: Target, names: list[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise CommandError("Say --all, or name them: not both." if every else "Name the migrations, or say --all.")
+        raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
     return list(target.registry.migrations) if every else names or []
-
-
-def _place(target: Target) -> str:
-    settings = target.settings
-    return f"{settings.db}/{settings.prefix}"
 
 
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise CommandError("There is nobody to ask: say --yes to do it.")
+        raise CommandError("Not a terminal: pass --yes to confirm.")
     with suppress(EOFError):  # Ctrl-D
-        if Confirm.ask(Text(shown(question)), console=out, default=False):
+        if Confirm.ask(Text(escape(question)), console=out, default=False):
             return
-    say("Nothing was done.")
+    print_error("Nothing was done.")
     raise typer.Exit(1)
 
 
-def _print(renderable: RenderableType) -> None:
-    """Print a table or a sentence; for a pipe or a file without the blanks that fill its lines."""
+def _show(value: object, report: Iterable[RenderableType], target: Target) -> None:
+    """Show an answer as JSON or as a report."""
+    if target.as_json:
+        typer.echo(json.dumps(to_json(value, target.clean), indent=2))
+    else:
+        _print(report)
+
+
+def _print(report: Iterable[RenderableType]) -> None:
+    """Print tables and sentences; to a pipe or a file without trailing blanks."""
     if sys.stdout.isatty():
-        out.print(renderable)
+        out.print(Group(*report))
         return
     with out.capture() as captured:
-        out.print(renderable)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
-def _print_json(value: object, target: Target) -> None:
-    typer.echo(json.dumps(jsonable(value, target.clean), indent=2))
+        out.print(Group(*report))
+    typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), nl=False)

@@ -1,24 +1,22 @@
-"""Where the boxes and lines of a dependency graph go: in columns, from left to right.
+"""The layout of a dependency graph: boxes in columns from left to right, and lines between them.
 
-Which column, and in which order within it, is igraph's answer (Sugiyama's layers, few crossings). How far down is ours,
-for igraph leaves most of a large picture empty. A line is level wherever it crosses a column, so nothing but the gaps
-between columns holds slanted ones.
+igraph chooses the columns and the order in each (Sugiyama's layers, few crossings). The heights are computed here,
+because igraph leaves most of a large picture empty. A line is level across a column, so it is slanted only in gaps.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain, pairwise
 from math import sqrt
 from statistics import fmean
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from igraph import Graph  # it brings no types: all that comes from it is Any
 
 HEIGHT = 30.0
-"""Of every box, in pixels, as are all lengths here."""
+"""The height of a box, in pixels, as are all lengths here."""
 
 _ROW = HEIGHT + 12
-_LANE = 12.0  # that a line through a column takes up of its height
+_LANE = 12.0  # the height of a line through a column
 _GAP = 64.0
 _GRID_GAP = 16.0
 _BREADTH = 1200.0
@@ -30,15 +28,8 @@ _Spot: TypeAlias = tuple[int, float]
 """The number of a column, and how far down in it a middle is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """Where one name stands.
-
-    Attributes:
-        x: Its left side (float).
-        y: Its upper side (float); y grows downwards.
-        width: As it was asked for (float).
-    """
+class Box(NamedTuple):
+    """The place of a name; y grows downwards."""
 
     x: float
     y: float
@@ -46,7 +37,7 @@ class Box:
 
     @property
     def right(self) -> float:
-        """Its right side (float)."""
+        """The x of its right side (float)."""
         return self.x + self.width
 
     @property
@@ -55,15 +46,11 @@ class Box:
         return self.y + HEIGHT / 2
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The line from a dependency to one that depends on it.
+class Route(NamedTuple):
+    """The line from a dependency to a name that depends on it.
 
-    Attributes:
-        start: The name of the dependency (str).
-        end: The name of the dependent (str).
-        points: Corners, from the right side of the one to the left side of the other (tuple of points); those at even
-            places begin a level stretch that the next one ends, and a slanted one, through a gap, follows that.
+    Its points are corners, from the right side of the one box to the left side of the other. A level stretch starts at
+    each point with an even index and ends at the next; the line from there to the one after it is slanted, in a gap.
     """
 
     start: str
@@ -71,32 +58,23 @@ class Route:
     points: tuple[Point, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A whole picture, whose upper left corner is (0, 0).
-
-    Attributes:
-        boxes: Each name with its box (mapping of str to Box).
-        routes: One for each dependency (tuple of Route).
-        width: What boxes and routes take up (float).
-        height: Likewise (float).
-    """
+class Layout(NamedTuple):
+    """A whole picture, whose upper left corner is (0, 0)."""
 
     boxes: Mapping[str, Box]
-    routes: tuple[Route, ...]
+    routes: Sequence[Route]
     width: float
     height: float
 
 
 def layout(depends_on: Mapping[str, Iterable[str]], widths: Mapping[str, float]) -> Layout:
-    """Place every name once; dependencies stand left of what depends on them.
+    """Place every name once; dependencies are left of the names that depend on them.
 
-    Groups that have nothing to do with one another lie below one another; names that have no part in a dependency fill
-    a grid below them all.
+    Unconnected groups lie below one another; names without dependencies or dependents fill a grid below them all.
 
     Args:
-        depends_on: Each name with the names that it depends on, which are names of the mapping, without a circle.
-        widths: How wide the box of each name is to be, in pixels.
+        depends_on: Each name with the names that it depends on: names of the mapping, without a circle.
+        widths: The width of the box of each name.
     """
     names = list(depends_on)
     place = {name: vertex for vertex, name in enumerate(names)}
@@ -106,12 +84,17 @@ def layout(depends_on: Mapping[str, Iterable[str]], widths: Mapping[str, float])
     boxes, routes = _columns([group for group in groups if group.ecount()], widths)
     width, height = _extent(boxes, routes)
     alone = [group.vs["name"][0] for group in groups if not group.ecount()]
-    boxes |= _grid(alone, widths, top=height + _ROW if boxes else 0.0, breadth=width)
+    if alone:  # rows of cells, as broad as the picture above or, without one, a well-shaped page
+        top = height + _ROW if boxes else 0.0
+        cell = max(widths[name] for name in alone) + _GRID_GAP
+        across = max(1, round(max(sqrt(len(alone) * cell * _ROW * _ASPECT), min(width, _BREADTH)) / cell))
+        for index, name in enumerate(alone):
+            boxes[name] = Box(index % across * cell, top + index // across * _ROW, widths[name])
     return Layout(boxes, routes, *_extent(boxes, routes))
 
 
-def _columns(groups: list[Graph], widths: Mapping[str, float]) -> tuple[dict[str, Box], tuple[Route, ...]]:
-    """Groups below one another, in the same columns, each of which is as wide as its widest box."""
+def _columns(groups: list[Graph], widths: Mapping[str, float]) -> tuple[dict[str, Box], list[Route]]:
+    """Place groups below one another, in the same columns, each as wide as its widest box."""
     spots: dict[str, _Spot] = {}
     lines: dict[tuple[str, str], list[_Spot]] = {}
     top = 0.0
@@ -126,22 +109,22 @@ def _columns(groups: list[Graph], widths: Mapping[str, float]) -> tuple[dict[str
         breadths[column] = max(breadths[column], widths[name])
     lefts = list(accumulate((breadth + _GAP for breadth in breadths), initial=0.0))
     boxes = {name: Box(lefts[column], y - HEIGHT / 2, widths[name]) for name, (column, y) in spots.items()}
-    routes = []
+    routes: list[Route] = []
     for (start, end), bends in lines.items():
-        (column, level), into = spots[start], boxes[end]
-        through = [(x, y) for bend, y in bends for x in (lefts[bend], lefts[bend] + breadths[bend])]
-        out = (boxes[start].right, level), (lefts[column] + breadths[column], level)
-        routes.append(Route(start, end, (*out, *through, (into.x, into.middle))))
-    return boxes, tuple(routes)
+        column, level = spots[start]
+        points = [(boxes[start].right, level), (lefts[column] + breadths[column], level)]
+        points += [(x, y) for bend, y in bends for x in (lefts[bend], lefts[bend] + breadths[bend])]
+        routes.append(Route(start, end, (*points, (boxes[end].x, boxes[end].middle))))
+    return boxes, routes
 
 
 def _spots(group: Graph, top: float) -> tuple[list[_Spot], list[list[_Spot]]]:
-    """Where the vertices of a connected graph stand, and the bends of each edge, from `top` downwards."""
-    # Of a graph in several parts igraph 1.0 gives bends to the wrong lines.
+    """Place the vertices of a connected graph, and the bends of each edge, from `top` downwards."""
+    # In a graph of several parts igraph 1.0 gives bends to the wrong lines.
     drawn = group.layout_sugiyama(maxiter=1000)
     points = [(round(layer), across) for across, layer in drawn.coords]
     ways = []
-    for edge, bends in zip(group.es, drawn.edge_routing, strict=True):
+    for edge, bends in zip(group.es, drawn.edge_routing or [], strict=True):
         ways.append([edge.source, *range(len(points), len(points) + len(bends)), edge.target])
         points += [(round(layer), across) for across, layer in bends]
     columns: list[list[int]] = [[] for _ in range(1 + max(points)[0])]
@@ -154,32 +137,30 @@ def _spots(group: Graph, top: float) -> tuple[list[_Spot], list[list[_Spot]]]:
 
 
 def _middles(columns: list[list[int]], ways: list[list[int]], named: int) -> dict[int, float]:
-    """How far down each vertex is: near the mean of its neighbours, found column by column, there and back."""
+    """Place each vertex near the mean of its neighbours, column by column, there and back."""
     before: dict[int, list[int]] = {}
     after: dict[int, list[int]] = {}
     for left, right in (link for way in ways for link in pairwise(way)):
         before.setdefault(right, []).append(left)
         after.setdefault(left, []).append(right)
-    stacks = [_stacked([_ROW if vertex < named else _LANE for vertex in column]) for column in columns]
+    stacks: list[list[float]] = []  # the middles if the vertices of a column lie close upon one another
+    for column in columns:
+        heights = [_ROW if vertex < named else _LANE for vertex in column]
+        stacks.append([end - height / 2 for end, height in zip(accumulate(heights), heights, strict=True)])
     down: dict[int, float] = {}
     for column, stack in zip(columns, stacks, strict=True):
         down |= zip(column, stack, strict=True)
     for neighbours, step in [(before, 1), (after, -1)] * _SWEEPS:
         for column, stack in list(zip(columns, stacks, strict=True))[::step]:
             wanted = [fmean(down[other] for other in neighbours.get(vertex, [vertex])) for vertex in column]
-            down |= zip(column, _settled(wanted, stack), strict=True)
+            down |= zip(column, _settle(wanted, stack), strict=True)
     return down
 
 
-def _stacked(heights: list[float]) -> list[float]:
-    """The middles of things that lie close upon one another."""
-    return [end - height / 2 for end, height in zip(accumulate(heights), heights, strict=True)]
+def _settle(wanted: list[float], stack: list[float]) -> list[float]:
+    """Return the places nearest to the wanted ones (least squares) that are at least as far apart as in the stack.
 
-
-def _settled(wanted: list[float], stack: list[float]) -> list[float]:
-    """The places nearest to those wanted (least squares) that are as far apart as in the stack, or farther.
-
-    Pooled adjacent violators: neighbours who want to overlap move as one block, to the mean of what they want.
+    Pooled adjacent violators: neighbours that would overlap move as one block, to the mean of their wanted places.
     """
     blocks: list[tuple[float, int]] = []
     for want, place in zip(wanted, stack, strict=True):
@@ -190,18 +171,6 @@ def _settled(wanted: list[float], stack: list[float]) -> list[float]:
         blocks.append((mean, size))
     shifts = (mean for mean, size in blocks for _ in range(size))
     return [place + shift for place, shift in zip(stack, shifts, strict=True)]
-
-
-def _grid(names: list[str], widths: Mapping[str, float], top: float, breadth: float) -> dict[str, Box]:
-    """Rows of equally wide cells, as broad as what stands above them or, without that, a well-shaped page."""
-    if not names:
-        return {}
-    cell = max(widths[name] for name in names) + _GRID_GAP
-    wanted = max(sqrt(len(names) * cell * _ROW * _ASPECT), min(breadth, _BREADTH))
-    across = max(1, round(wanted / cell))
-    return {
-        name: Box(index % across * cell, top + index // across * _ROW, widths[name]) for index, name in enumerate(names)
-    }
 
 
 def _extent(boxes: Mapping[str, Box], routes: Iterable[Route]) -> Point:

@@ -1,32 +1,30 @@
-"""How the state of a migration looks, in every picture: a sign, a word and a colour; and how its name is written."""
+"""The look of each state of a migration in every picture: a sign, a word and a colour."""
 
 from collections import Counter
 from dataclasses import dataclass
 
+from rich.text import Text
+
+from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The look of a state.
+    """The look of a state."""
 
-    Attributes:
-        word: Its name (str), which is also its class in CSS.
-        sign: One character, one cell wide, that tells it without colour (str).
-        style: Its colour in a terminal (str), as Rich names it.
-        fill: Of its box, on white paper (str, as CSS writes it).
-        line: The border of its box, and its sign (str, likewise).
-        dark_fill: The fill on dark paper (str, likewise).
-        dark_line: The border on dark paper (str, likewise).
-    """
-
-    word: str
-    sign: str
-    style: str
-    fill: str
+    word: str  # also its class in CSS
+    sign: str  # one cell wide, tells the state without colour
+    style: str  # for Rich
+    fill: str  # of its box on white paper, in CSS
     line: str
     dark_fill: str
     dark_line: str
+
+    @property
+    def text(self) -> Text:
+        """The sign in its style, for Rich."""
+        return Text(self.sign, self.style)
 
 
 MARKS = {
@@ -39,31 +37,22 @@ MARKS = {
         Mark("unknown", "?", "magenta", "#f5edfd", "#8440c4", "#2b1a3d", "#c594f7"),
     )
 }
-"""Each word with its mark, in the order of a legend."""
+"""The marks by their words, in the order of a legend."""
 
 
-def mark(migration: MigrationStatus, status: Status) -> Mark:
-    """The mark of a migration; that it runs counts for more than that it was interrupted, and that for more than its
-    state.
-    """
+def choose_mark(migration: MigrationStatus, status: Status) -> Mark:
+    """Return the mark of a migration: running, otherwise interrupted, otherwise its state."""
     if status.lease is not None and migration.name in status.lease.migrations:
         return MARKS["running"]
     return MARKS["interrupted" if migration.interrupted else migration.state]
 
 
-def counts(status: Status) -> list[tuple[Mark, int]]:
-    """The marks that occur, in the order of a legend, and how often (list of Mark and int)."""
-    found = Counter(mark(migration, status).word for migration in status.migrations)
+def count_marks(status: Status) -> list[tuple[Mark, int]]:
+    """Count each mark that occurs, in the order of a legend."""
+    found = Counter(choose_mark(migration, status).word for migration in status.migrations)
     return [(mark, found[word]) for word, mark in MARKS.items() if word in found]
 
 
-def shown(text: str) -> str:
-    r"""The text in one line: what cannot be printed, or steers a terminal, is written as in Python (a newline: \n)."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
-
-
-def place(status: Status) -> str:
-    """The database and the prefix in one line; without a database just what it is."""
-    return shown(f"{status.database}/{status.prefix}") if status.database else "Migrations"
+def format_place(status: Status) -> str:
+    """Write the database and the prefix in one line; without a database, a heading."""
+    return escape(f"{status.database}/{status.prefix}") if status.database else "Migrations"

@@ -2,14 +2,16 @@
 
 import json
 import re
-from html import escape
+from collections.abc import Iterator
+from html import escape as escape_html
 from importlib.resources import files
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from rich.cells import cell_len
 
 from quaestor.cli.layout import HEIGHT, Box, Route, layout
-from quaestor.cli.marks import MARKS, Mark, counts, mark, place, shown
+from quaestor.cli.marks import MARKS, Mark, choose_mark, count_marks, format_place
+from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, Status
 
 _MARGIN = 24.0
@@ -33,67 +35,67 @@ def html(status: Status) -> str:
     """Write a page, one file, that holds the graph: to zoom, to search, and to follow from box to box."""
     head, header, body, tail = re.split("<!-- (?:title|heading|picture) -->", _resource("page.html"))
     legend = " ".join(
-        f'<span class="{look.word}"><b class="sign">{look.sign}</b> {count} {look.word}</span>'
-        for look, count in counts(status)
+        f'<span class="{mark.word}"><b class="sign">{mark.sign}</b> {count} {mark.word}</span>'
+        for mark, count in count_marks(status)
     )
-    title = f"<title>{escape(_title(status))}</title>"
-    heading = f"<h1>{escape(place(status))}</h1>\n<p>{legend}</p>"
+    title = f"<title>{escape_html(_title(status))}</title>"
+    heading = f"<h1>{escape_html(format_place(status))}</h1>\n<p>{legend}</p>"
     return f"{head}{title}{header}{heading}{body}{svg(status)}{tail}"
 
 
 def mermaid(status: Status) -> str:
     """Write the graph as a flowchart of Mermaid, which GitHub and GitLab draw where it stands in Markdown."""
-    ids = _ids(status)
     lines = ["---", f"title: {json.dumps(_title(status), ensure_ascii=False)}", "---", "flowchart LR"]
-    for migration in status.migrations:
-        look = mark(migration, status)
-        label = re.sub(r"[^\w .-]", lambda found: f"#{ord(found[0])};", shown(migration.name))
-        lines.append(f'  {ids[migration.name]}["{look.sign} {label}"]:::{look.word}')
-    lines += [f"  {ids[needed]} --> {ids[name]}" for needed, name in _pairs(status)]
-    lines += [f"  classDef {look.word} fill:{look.fill},stroke:{look.line},color:#1e293b" for look, _ in counts(status)]
+    for identifier, migration, mark in _nodes(status):
+        label = re.sub(r"[^\w .-]", lambda found: f"#{ord(found[0])};", escape(migration.name))
+        lines.append(f'  {identifier}["{mark.sign} {label}"]:::{mark.word}')
+    lines += [f"  {needed} --> {identifier}" for needed, identifier in _edges(status)]
+    for mark, _ in count_marks(status):
+        lines.append(f"  classDef {mark.word} fill:{mark.fill},stroke:{mark.line},color:#1e293b")
     return "\n".join(lines) + "\n"
 
 
 def dot(status: Status) -> str:
     """Write the graph in DOT, the language of Graphviz."""
-    ids = _ids(status)
     lines = [
         "digraph migrations {",
         f"  graph [rankdir=LR, labelloc=t, fontname=Helvetica, label={_quoted(_title(status))}]",
         '  node [shape=box, style="rounded,filled", fontname=Courier]',
     ]
-    for migration in status.migrations:
-        look = mark(migration, status)
-        label = _quoted(f"{look.sign} {shown(migration.name)}")
-        lines.append(f'  {ids[migration.name]} [label={label}, fillcolor="{look.fill}", color="{look.line}"]')
-    lines += [f"  {ids[needed]} -> {ids[name]}" for needed, name in _pairs(status)]
+    for identifier, migration, mark in _nodes(status):
+        label = _quoted(f"{mark.sign} {escape(migration.name)}")
+        lines.append(f'  {identifier} [label={label}, fillcolor="{mark.fill}", color="{mark.line}"]')
+    lines += [f"  {needed} -> {identifier}" for needed, identifier in _edges(status)]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def _quoted(text: str) -> str:
-    """A label of DOT, where backslashes and entities have a meaning."""
-    return '"' + escape(text, quote=False).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Quote a label of DOT, where backslashes and entities have a meaning."""
+    return '"' + escape_html(text, quote=False).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _ids(status: Status) -> dict[str, str]:
-    """For notations in which a name would have to be quoted at every place."""
-    return {migration.name: f"m{index}" for index, migration in enumerate(status.migrations)}
+def _nodes(status: Status) -> Iterator[tuple[str, MigrationStatus, Mark]]:
+    """Yield each migration with its identifier: notations would need its name quoted everywhere."""
+    for index, migration in enumerate(status.migrations):
+        yield f"m{index}", migration, choose_mark(migration, status)
 
 
-def _pairs(status: Status) -> list[tuple[str, str]]:
-    return [
-        (needed, migration.name) for migration in status.migrations for needed in dict.fromkeys(migration.depends_on)
-    ]
+def _edges(status: Status) -> Iterator[tuple[str, str]]:
+    """Yield the identifiers of each dependency and its dependent."""
+    ids = {migration.name: identifier for identifier, migration, _ in _nodes(status)}
+    for migration in status.migrations:
+        for needed in dict.fromkeys(migration.depends_on):
+            yield ids[needed], ids[migration.name]
 
 
 def _title(status: Status) -> str:
-    found = [f"{count} {look.sign} {look.word}" for look, count in counts(status)]
-    return f"{place(status)}: {', '.join(found) or 'no migrations'}"
+    found = [f"{count} {mark.sign} {mark.word}" for mark, count in count_marks(status)]
+    return f"{format_place(status)}: {', '.join(found) or 'no migrations'}"
 
 
 def _drawing(status: Status) -> Element:
-    ids = _ids(status)
-    widths = {name: _TEXT + cell_len(shown(name)) * _CELL + _PADDING for name in ids}
+    ids = {migration.name: identifier for identifier, migration, _ in _nodes(status)}
+    widths = {name: _TEXT + cell_len(escape(name)) * _CELL + _PADDING for name in ids}
     placed = layout({migration.name: migration.depends_on for migration in status.migrations}, widths)
     head, head_width = _head(status)
     width = max(placed.width, head_width) + 2 * _MARGIN
@@ -108,34 +110,31 @@ def _drawing(status: Status) -> Element:
     root.append(head)
     graph = SubElement(root, "g", {"class": "graph", "transform": f"translate({_MARGIN:g} {_HEAD:g})"})
     graph.extend(_edge(route, ids) for route in placed.routes)
-    graph.extend(
-        _box(migration, mark(migration, status), placed.boxes[migration.name], ids[migration.name])
-        for migration in status.migrations
-    )
+    graph.extend(_box(migration, mark, placed.boxes[migration.name], name) for name, migration, mark in _nodes(status))
     return root
 
 
 def _head(status: Status) -> tuple[Element, float]:
     """Heading and legend, and how wide they are."""
     head = Element("g", {"class": "head", "transform": f"translate({_MARGIN:g} 0)"})
-    where = place(status)
+    where = format_place(status)
     _text(head, "heading", 0, 40, where, cell=_HEADING_CELL)
     x = 0.0
-    for look, count in counts(status):
-        key = SubElement(head, "g", {"class": f"key {look.word}"})
-        _text(key, "sign", x + 6, 64, look.sign)
-        label = f"{count} {look.word}"
+    for mark, count in count_marks(status):
+        key = SubElement(head, "g", {"class": f"key {mark.word}"})
+        _text(key, "sign", x + 6, 64, mark.sign)
+        label = f"{count} {mark.word}"
         _text(key, "count", x + 18, 64, label, cell=_CELL)
         x += 18 + len(label) * _CELL + 22
     return head, max(cell_len(where) * _HEADING_CELL, x)
 
 
-def _box(migration: MigrationStatus, look: Mark, box: Box, identifier: str) -> Element:
-    group = Element("g", {"class": f"box {look.word}", "id": identifier})
-    SubElement(group, "title").text = _tooltip(migration, look)
+def _box(migration: MigrationStatus, mark: Mark, box: Box, identifier: str) -> Element:
+    group = Element("g", {"class": f"box {mark.word}", "id": identifier})
+    SubElement(group, "title").text = _tooltip(migration, mark)
     SubElement(group, "rect", x=f"{box.x:g}", y=f"{box.y:g}", width=f"{box.width:g}", height=f"{HEIGHT:g}")
-    _text(group, "sign", box.x + _SIGN, box.middle + 4.5, look.sign)
-    _text(group, "name", box.x + _TEXT, box.middle + 4.5, shown(migration.name), cell=_CELL)
+    _text(group, "sign", box.x + _SIGN, box.middle + 4.5, mark.sign)
+    _text(group, "name", box.x + _TEXT, box.middle + 4.5, escape(migration.name), cell=_CELL)
     return group
 
 
@@ -146,11 +145,11 @@ def _text(parent: Element, kind: str, x: float, y: float, text: str, *, cell: fl
     element.text = text
 
 
-def _tooltip(migration: MigrationStatus, look: Mark) -> str:
+def _tooltip(migration: MigrationStatus, mark: Mark) -> str:
     recorded = "" if migration.applied_at is None else f", recorded {migration.applied_at:%Y-%m-%d %H:%M:%S} UTC"
     needs = ", ".join(migration.depends_on)
-    lines = [migration.name, f"{look.word}{recorded}", migration.description, needs and f"needs {needs}"]
-    return "\n".join(shown(line) for line in lines if line)
+    lines = [migration.name, f"{mark.word}{recorded}", migration.description, needs and f"needs {needs}"]
+    return "\n".join(escape(line) for line in lines if line)
 
 
 def _edge(route: Route, ids: dict[str, str]) -> Element:
@@ -166,13 +165,11 @@ def _edge(route: Route, ids: dict[str, str]) -> Element:
 
 
 def _style() -> str:
-    light = "".join(_colours(look.word, look.fill, look.line) for look in MARKS.values())
-    dark = "".join(_colours(look.word, look.dark_fill, look.dark_line) for look in MARKS.values())
+    """Return the style sheet, with the colours of each mark on light and on dark paper."""
+    rule = ".{0} rect{{fill:{1};stroke:{2}}}.{0} .sign{{fill:{2};color:{2}}}\n".format
+    light = "".join(rule(mark.word, mark.fill, mark.line) for mark in MARKS.values())
+    dark = "".join(rule(mark.word, mark.dark_fill, mark.dark_line) for mark in MARKS.values())
     return f"{_resource('picture.css')}{light}@media (prefers-color-scheme: dark) {{{dark}}}"
-
-
-def _colours(word: str, fill: str, line: str) -> str:
-    return f".{word} rect{{fill:{fill};stroke:{line}}}.{word} .sign{{fill:{line};color:{line}}}\n"
 
 
 def _resource(name: str) -> str:

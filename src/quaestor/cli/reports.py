@@ -1,223 +1,177 @@
-"""What the commands that only look show: tables of migrations or of databases, and sentences that sum up."""
+"""The reports of read-only commands: tables of migrations or databases, and sentences that sum up."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from quaestor._core.many import DatabaseResult
-from quaestor._core.plan import PlannedMigration
-from quaestor.cli.course import databases, summed_up
-from quaestor.cli.drawing import FAILED
-from quaestor.cli.marks import MARKS, counts, mark, place, shown
-from quaestor.cli.sentences import amount, counted
-from quaestor.status import Lease, MigrationStatus, State, Status
+from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
+from quaestor._text import format_amount, format_count
+from quaestor.cli.live_console import FAILED, cut
+from quaestor.cli.marks import MARKS, choose_mark, count_marks, format_place
+from quaestor.cli.redaction import escape
+from quaestor.status import MigrationStatus, State, Status
 
 _ROOM = 24
-"""What a column must get to be worth its place, in cells."""
+"""The least width of a column, in cells."""
 
 _LEAST_NAME = 8
 _MOST_LISTED = 10
+_OUTDATED = ("pending", "unknown", "interrupted")
 
 
-class StatusReport:
-    """A table of all migrations, and a line that sums up.
-
-    Args:
-        status: What to show.
-    """
-
-    def __init__(self, status: Status) -> None:
-        self._status = status
-
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show as many columns as there is room for; the name and the state in any case."""
-        migrations = self._status.migrations
-        looks = [mark(migration, self._status) for migration in migrations]
+def report_status(status: Status, width: int) -> Iterator[RenderableType]:
+    """Report all migrations: as many columns as there is room for, the name and the state always."""
+    if status.migrations:
+        marks = [choose_mark(one, status) for one in status.migrations]
+        dates = [f"{one.applied_at:%Y-%m-%d %H:%M}" if one.applied_at else "" for one in status.migrations]
         columns = {
-            "migration": [Text(shown(one.name)) for one in migrations],
-            "state": [Text(look.word, look.style) for look in looks],
-            "progress": [Text(shown(_progress(one))) for one in migrations],
-            "since (UTC)": [Text(_date(one.applied_at)) for one in migrations],
-            "needs": [Text(shown(", ".join(one.depends_on)), "dim") for one in migrations],
-            "kind": [Text(_kind(one), "dim") for one in migrations],
-            "what it does": [Text(shown(one.description), "dim") for one in migrations],
+            "": [mark.text for mark in marks],
+            "migration": _column(one.name for one in status.migrations),
+            "state": [Text(mark.word, mark.style) for mark in marks],
+            "progress": _column(_describe_progress(one) for one in status.migrations),
+            "since (UTC)": _column(dates),
+            "depends on": _column((", ".join(one.depends_on) for one in status.migrations), "dim"),
+            "kind": _column(map(_describe_kind, status.migrations), "dim"),
+            "description": _column((one.description for one in status.migrations), "dim"),
         }
-        if migrations:
-            yield _table(
-                {"": [Text(look.sign, look.style) for look in looks]} | columns, options.max_width, needed={"", "state"}
-            )
-            yield ""
-        yield summary(self._status)
+        yield _table(columns, width, needed={"", "state"})
+        yield ""
+    yield summarize(status)
 
 
-class PlanReport:
-    """A numbered list of what would be done, and why.
+def report_statuses(statuses: Collection[Status], width: int) -> Iterator[RenderableType]:
+    """Report many databases, those that aren't up to date first: as many columns as there is room for."""
+    ordered = sorted(statuses, key=_is_up_to_date)  # in each part sorted by name, as given
+    marks = [MARKS["applied" if _is_up_to_date(status) else "pending"] for status in ordered]
+    columns = {
+        "": [mark.text for mark in marks],
+        "database": _column(status.database for status in ordered),
+    }
+    for word in ("applied", *_OUTDATED):
+        numbers = [_count(status, word) for status in ordered]
+        columns[word] = _column((f"{number:,}" if number else "" for number in numbers), MARKS[word].style, "right")
+    columns["lease"] = _column(str(status.lease or "") for status in ordered)
+    yield _table(columns, width, needed={"", "applied", *_OUTDATED})
+    yield ""
+    done = sum(map(_is_up_to_date, statuses))
+    line = Text.assemble(
+        (format_count(len(statuses), "database"), "bold"), ": ", (f"{done:,} up to date", MARKS["applied"].style)
+    )
+    outdated = Text.assemble(", ", (f"{len(statuses) - done:,} not", "bold red"), ".")
+    yield line if done == len(statuses) else line + outdated
 
-    Args:
-        planned: What to show.
-        descriptions: What each migration does, by its name.
-    """
 
-    def __init__(self, planned: Sequence[PlannedMigration], descriptions: Mapping[str, str]) -> None:
-        self._planned = planned
-        self._descriptions = descriptions
+def report_plan(
+    planned: Sequence[PlannedMigration], registered: Mapping[str, MigrationDefinition], width: int
+) -> RenderableType:
+    """Report planned migrations in order, and why they are planned."""
+    names = [one.name for one in planned]
+    columns = {
+        "": _column(map(str, range(1, len(planned) + 1)), "dim", "right"),
+        "to roll back" if planned[0].undo else "to apply": _column(names),
+        # Left out if all were asked for.
+        "why": [] if all(one.asked_for for one in planned) else _column(one.reason for one in planned),
+        "description": _column((registered[name].description if name in registered else "" for name in names), "dim"),
+    }
+    return _table(columns, width, needed={""})
 
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show what there is room for."""
-        if not self._planned:
-            yield Text("Nothing to do.")
-            return
+
+def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) -> Iterator[RenderableType]:
+    """Report the databases with something to apply."""
+    named = {database: [one.name for one in planned] for database, planned in plans.items() if planned}
+    if named:
         columns = {
-            "": [Text(str(position), "dim", justify="right") for position in range(1, len(self._planned) + 1)],
-            "to undo" if self._planned[0].undo else "to apply": [Text(shown(one.name)) for one in self._planned],
-            # Where all are asked for nobody need say so.
-            "why": [] if all(one.asked_for for one in self._planned) else [Text(one.reason) for one in self._planned],
-            "what it does": [Text(shown(self._descriptions.get(one.name, "")), "dim") for one in self._planned],
+            "database": _column(named),
+            "": _column((f"{len(names):,}" for names in named.values()), justify="right"),
+            "to apply": _column(", ".join(names) for names in named.values()),
         }
-        yield _table(columns, options.max_width, needed={""})
+        yield _table(columns, width, needed={""})
+        yield ""
+    number = format_count(sum(map(len, named.values())))
+    yield Text(f"{number} to apply in {len(named):,} of {format_count(len(plans), 'database')}.", "bold")
 
 
-class ResultsReport:
-    """What became of many databases: those with something applied, those that failed, and a line that sums up.
-
-    Args:
-        results: Of each database.
-        took: How long it took, in words.
-        why: Says why one failed.
-    """
-
-    def __init__(self, results: Sequence[DatabaseResult], took: str, why: Callable[[BaseException], str]) -> None:
-        self._results = results
-        self._took = took
-        self._why = why
-
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show all that failed, in full; of the others some."""
-        failed = [(result, result.error) for result in self._results if result.error is not None]
-        migrated = [result for result in self._results if result.error is None and result.applied]
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(_LEAST_NAME, options.max_width // 3))
-        table.add_column(overflow="fold")
-        listed = migrated if len(migrated) <= _MOST_LISTED else migrated[: _MOST_LISTED - 1]
-        for result in listed:
-            applied = f"{len(result.applied):,}: {', '.join(map(shown, result.applied))}"
-            look = MARKS["applied"]
-            table.add_row(
-                Text(look.sign, look.style),
-                Text(shown(result.database)),
-                Text(applied, "dim", no_wrap=True, overflow="ellipsis"),
-            )
-        if len(listed) < len(migrated):
-            table.add_row("", Text(f"… {len(migrated) - len(listed):,} more", "dim"))
-        for result, error in failed:
-            why = "\n".join(shown(line.strip()) for line in self._why(error).split("\n"))
-            table.add_row(Text(*FAILED), Text(shown(result.database), "bold"), Text(why))
-        if table.row_count:
-            yield table
-        yield Text(summed_up(self._results, self._took), FAILED[1] if failed else "bold green")
+def report_results(
+    results: Sequence[DatabaseResult], took: str, describe: Callable[[BaseException], str], width: int
+) -> Iterator[RenderableType]:
+    """Report a run over many databases: every failure in full, and some of the others."""
+    migrated = [result for result in results if result.error is None and result.applied]
+    failed = [(result, result.error) for result in results if result.error is not None]
+    listed, rest = cut(migrated, _MOST_LISTED)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(_LEAST_NAME, width // 3))
+    table.add_column(overflow="fold")
+    for result in listed:
+        applied = escape(f"{len(result.applied):,}: {', '.join(result.applied)}")
+        cells = Text(escape(result.database)), Text(applied, "dim", no_wrap=True, overflow="ellipsis")
+        table.add_row(MARKS["applied"].text, *cells)
+    if rest:
+        table.add_row("", Text(f"… {rest:,} more", "dim"))
+    for result, error in failed:
+        why = "\n".join(escape(line.strip()) for line in describe(error).split("\n"))
+        table.add_row(Text(*FAILED), Text(escape(result.database), "bold"), Text(why))
+    if table.row_count:
+        yield table
+    yield Text(summarize_results(results, took), FAILED[1] if failed else "bold green")
 
 
-class StatusesReport:
-    """A table of many databases, first those that are not up to date, and a line that sums up.
-
-    Args:
-        statuses: Of each database.
-    """
-
-    def __init__(self, statuses: Sequence[Status]) -> None:
-        self._statuses = statuses
-
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show as many columns as there is room for."""
-        ordered = sorted(self._statuses, key=is_up_to_date)  # in each part by name, as they are given
-        looks = [MARKS["applied"] if is_up_to_date(status) else MARKS["pending"] for status in ordered]
-        columns = {
-            "": [Text(look.sign, look.style) for look in looks],
-            "database": [Text(shown(status.database)) for status in ordered],
-        }
-        for word in ("applied", "pending", "unknown", "interrupted"):
-            numbers = [_number(status, word) for status in ordered]
-            style = MARKS[word].style
-            columns[word] = [Text(f"{number:,}" if number else "", style, justify="right") for number in numbers]
-        columns["at work"] = [Text("" if status.lease is None else shown(str(status.lease))) for status in ordered]
-        if ordered:
-            yield _table(columns, options.max_width, needed={"", "applied", "pending", "unknown", "interrupted"})
-            yield ""
-        yield self._summary()
-
-    def _summary(self) -> Text:
-        done, number = sum(map(is_up_to_date, self._statuses)), len(self._statuses)
-        line = Text.assemble((databases(number), "bold"), ": ", (f"{done:,} up to date", MARKS["applied"].style))
-        return line if done == number else line + Text.assemble(", ", (f"{number - done:,} not", "bold red"), ".")
+def summarize_results(results: Sequence[DatabaseResult], took: str) -> str:
+    """Summarize the results of a run over many databases in a sentence."""
+    failed = sum(result.error is not None for result in results)
+    migrated = sum(bool(result.applied) for result in results)
+    idle = sum(result.error is None and not result.applied for result in results)
+    total = format_count(len(results), "database")
+    if idle == len(results):
+        return f"Up to date: nothing to apply in {total}."
+    applied = format_count(sum(len(result.applied) for result in results))
+    parts = [f"Failed in {failed:,} of {total}"] if failed else []
+    if failed and migrated:
+        parts.append(f"applied {applied} in {migrated:,}")
+    elif not failed:
+        parts.append(f"Applied {applied} in {migrated:,} of {total}")
+    if idle:
+        parts.append(f"nothing to apply in {idle:,}")
+    return f"{', '.join(parts)}; it took {took}"
 
 
-class PlansReport:
-    """What would be done in many databases, and a line that sums up.
-
-    Args:
-        plans: By the name of the database, what would be done there.
-    """
-
-    def __init__(self, plans: Mapping[str, Sequence[PlannedMigration]]) -> None:
-        self._plans = plans
-
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show those in which something would be done."""
-        plans = {database: planned for database, planned in self._plans.items() if planned}
-        if plans:
-            columns = {
-                "database": [Text(shown(database)) for database in plans],
-                "": [Text(f"{len(planned):,}", justify="right") for planned in plans.values()],
-                "to apply": [Text(", ".join(shown(one.name) for one in planned)) for planned in plans.values()],
-            }
-            yield _table(columns, options.max_width, needed={""})
-            yield ""
-        number = counted(sum(map(len, plans.values())))
-        yield Text(f"{number} to apply in {len(plans):,} of {databases(len(self._plans))}.", "bold")
+def summarize(status: Status) -> Text:
+    """Summarize a status in a line: where, how many in each state, and who holds the lease."""
+    numbers = [Text(f"{number} {mark.word}", mark.style) for mark, number in count_marks(status)]
+    line = Text.assemble((format_place(status), "bold"), ": ", Text(", ").join(numbers or [Text("no migrations")]))
+    return line + Text("." if status.lease is None else f". Lease held by {escape(str(status.lease))}.")
 
 
-def is_up_to_date(status: Status) -> bool:
-    """Whether nothing is pending and nothing unknown or interrupted."""
-    return not any(_number(status, word) for word in ("pending", "unknown", "interrupted"))
+def find_faults(status: Status, states: Iterable[State]) -> list[str]:
+    """Return the complaints of a check about the migrations in these states."""
+    found = {state: status.names(state) for state in states}
+    return [f"{len(names)} {state}: {', '.join(map(escape, names))}." for state, names in found.items() if names]
 
 
-def _number(status: Status, word: str) -> int:
-    """How many are in this state, or were interrupted."""
+def _count(status: Status, word: str) -> int:
+    """Count the migrations that are in this state, or interrupted."""
     return sum(word == ("interrupted" if one.interrupted else one.state) for one in status.migrations)
 
 
-def summary(status: Status) -> Text:
-    """One line: where, how many of each, and who is at work."""
-    where = Text.assemble((place(status), "bold"), ": ")
-    numbers = [Text(f"{number} {look.word}", look.style) for look, number in counts(status)]
-    line = where + (Text(", ").join(numbers) if numbers else Text("no migrations"))
-    return line + Text("." if status.lease is None else f". At work: {shown(str(status.lease))}.")
+def _is_up_to_date(status: Status) -> bool:
+    return not any(_count(status, word) for word in _OUTDATED)
 
 
-def faults(status: Status, state: State) -> list[str]:
-    """What a check complains of, as sentences: the migrations in this state; empty where there are none."""
-    names = status.names(state)
-    return [f"{len(names)} {state}: {', '.join(map(shown, names))}."] if names else []
-
-
-def holder(lease: Lease) -> str:
-    """Who holds the lease, and until when, in words."""
-    return f"{shown(str(lease))}; it ends at {lease.expires_at:%H:%M:%S} UTC unless it is renewed"
+def _column(texts: Iterable[str], style: str = "", justify: Literal["left", "right"] = "left") -> list[Text]:
+    return [Text(escape(text), style, justify=justify) for text in texts]
 
 
 def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collection[str]) -> Table:
-    """A table without lines, a line for each row.
+    """Make a table without rules, one line per row.
 
     Args:
-        columns: The cells by the title of their column; a column without any is left out.
-        width: What there is room for, in cells.
-        needed: The columns that are there in full, if at all. Of the others the first is cut, the rest are cut or left
-            out.
+        columns: The cells of each column by its title; an empty column is left out.
+        width: The room, in cells.
+        needed: The columns that aren't cut. Of the others the first is cut, the rest are cut or left out.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     wanted = {
@@ -238,22 +192,18 @@ def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collect
     return table
 
 
-def _kind(migration: MigrationStatus) -> str:
-    kinds = {"transaction": migration.transaction, "can be undone": migration.has_rollback}
+def _describe_kind(migration: MigrationStatus) -> str:
+    kinds = {"transaction": migration.transaction, "has rollback": migration.has_rollback}
     return ", ".join(kind for kind, is_so in kinds.items() if is_so)
 
 
-def _progress(migration: MigrationStatus) -> str:
-    """Of its last pass, for those before are finished: of the function if it is to be applied, else of the rollback."""
-    passes = [one for one in migration.passes if one.undo == (migration.state == "applied")]
-    if not passes:
+def _describe_progress(migration: MigrationStatus) -> str:
+    """Describe the last backfill (earlier ones are finished): of the rollback if the migration is applied."""
+    backfills = [one for one in migration.backfills if one.undo == (migration.state == "applied")]
+    if not backfills:
         return ""
-    last = passes[-1]
+    last = backfills[-1]
     estimated = None if last.total is None else max(last.done, last.total)
-    whole = last.done if last.finished else estimated
-    percent = f"{100 * last.done // whole}%, " if whole else ""
-    return f"{'undoing ' if last.undo else ''}{last.collection}: {percent}{amount(last.done, whole)}"
-
-
-def _date(date: datetime | None) -> str:
-    return "" if date is None else f"{date:%Y-%m-%d %H:%M}"
+    total = last.done if last.finished else estimated
+    percent = f"{100 * last.done // total}%, " if total else ""
+    return f"{'rollback of ' if last.undo else ''}{last.name}: {percent}{format_amount(last.done, total)}"

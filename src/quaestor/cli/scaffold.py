@@ -1,4 +1,4 @@
-"""What `quaestor init` and `quaestor new` write: a package for migrations, and modules to fill in."""
+"""The files of `quaestor init` and `quaestor new`: a package for migrations, and modules to fill in."""
 
 import json
 import re
@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from keyword import iskeyword
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
-from quaestor._core.definition import Colour, checked_name
-from quaestor._core.graph import closest
-from quaestor._mongo.drivers import checked_prefix
-from quaestor.cli.loading import Location
-from quaestor.cli.settings import FILE, TABLE, CommandError
+from pymongo import MongoClient
+
+from quaestor import SyncRunner
+from quaestor.cli.loader import Location
+from quaestor.cli.settings import FILE, TABLE, CommandError, find_similar
 from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
 
 LONGEST = 60
-"""Of a module's name, in characters: a migration's can be any text, of any length."""
+"""The longest module name, in characters; the name of a migration can be any text."""
 
 PACKAGE = '''\
 """The migrations of the database. `quaestor new` adds a module."""
@@ -38,8 +39,8 @@ prefix = {prefix}
 # The database: QUAESTOR_URI="mongodb://host:27017/name" in the environment, or --uri.
 """
 
-# The migration does nothing yet, so that a suite which runs all of them stays green. A rollback that did nothing would
-# let a record go while the work stays: that one raises.
+# The migration does nothing yet, so a test suite that runs all migrations stays green. A rollback that did
+# nothing would remove the record and leave the work, so it raises.
 MODULE = '''\
 """{title}"""
 
@@ -50,57 +51,45 @@ from {driver} import {database}
 from {module} import {imported}
 
 
-{decorator}
+@{registry}.register({name}{options})
 {define} {function}(db: {database}[dict[str, Any]]) -> None:
     """{title}"""
-    # Write it so that a second run does no harm. Until then it does nothing, and is recorded all the same.
+    # {hint}
+    # Until you write it, a run does nothing and records it as applied.
 
 
 @{registry}.register_rollback({name})
 {define} undo_{function}(db: {database}[dict[str, Any]]) -> None:
-    """Undo it. If that cannot be done, remove this function."""
+    """Undo the migration. If that is impossible, remove this function."""
     raise NotImplementedError
 '''
 
-DRIVERS: dict[Colour, dict[str, str]] = {
-    "sync": {"define": "def", "driver": "pymongo.database", "database": "Database"},
-    "async": {"define": "async def", "driver": "pymongo.asynchronous.database", "database": "AsyncDatabase"},
-}
+_IDEMPOTENT = "Make it idempotent: it may run twice."
+_RETRIED = "Change nothing but the database: the transaction may be retried."
+
+_SYNC = {"define": "def", "driver": "pymongo.database", "database": "Database"}
+_ASYNC = {"define": "async def", "driver": "pymongo.asynchronous.database", "database": "AsyncDatabase"}
 
 
 def init(root: Path, package: str = "migrations", prefix: str = "app") -> list[Path]:
-    """Write a package for migrations with its registry, and the settings that lead there into pyproject.toml.
+    """Write a package for migrations with its registry, and its settings into pyproject.toml; return the files written.
 
-    Args:
-        root: The folder of the project (Path), which has the pyproject.toml or gets one.
-        package: The package to make (str, dotted). If its first part is a folder in `src`, it is made there.
-        prefix: The prefix of the collections of records and lease (str).
-
-    Returns:
-        The files written.
-
-    Raises:
-        InvalidPrefixError: The prefix cannot name collections.
-        CommandError: The package cannot be called so, there are such settings or such a package already (then nothing
-            was written), or a file cannot be written.
+    If the package or the settings exist, nothing is written.
     """
-    checked_prefix(prefix, database="")
+    with MongoClient[Any](connect=False) as client:
+        SyncRunner(MigrationRegistry(), client["db"], prefix)  # checks the prefix, and sends nothing
     names = package.split(".")
     if not all(map(_is_module_name, names)) or names[0] in sys.stdlib_module_names:
         raise CommandError(
-            f"{package!r} cannot name a package, or is a module of Python: choose another, such as shop.migrations."
+            f"{package!r} can't name a package, or is a module of Python. Choose another name, such as shop.migrations."
         )
     folder = Path("src" if (root / "src" / names[0]).is_dir() else "", *names)
     module, project = root / folder / "__init__.py", root / FILE
     if module.exists():
-        raise CommandError(f"{module} exists already: choose another package, or write a registry into this one.")
-    configured = _configured(project, registry=f"{package}:registry", migrations=folder.as_posix(), prefix=prefix)
-    try:
-        module.parent.mkdir(parents=True, exist_ok=True)
-        module.write_text(PACKAGE, encoding="utf-8")
-        project.write_text(configured, encoding="utf-8", newline="")
-    except OSError as error:
-        raise CommandError(f"{error.filename} cannot be written: {error.strerror}.") from error
+        raise CommandError(f"{module} exists already. Choose another package, or write a registry into this one.")
+    configured = _add_table(project, registry=f"{package}:registry", migrations=folder.as_posix(), prefix=prefix)
+    write(module, PACKAGE)
+    write(project, configured)
     return [module, project]
 
 
@@ -111,64 +100,60 @@ def new(
     location: Location,
     *,
     depends_on: Sequence[str] = (),
-    colour: Colour | None = None,
+    is_async: bool | None = None,
     transaction: bool = False,
 ) -> Path:
-    """Write a module with a migration to fill in, and its rollback.
+    """Write a module with a migration to fill in, and its rollback; return its file.
 
-    Args:
-        folder: The package that it becomes a part of (Path).
-        name: The name of the migration (str). That of the module is made from it.
-        registry: The registry as it is now, from `load_registry`.
-        location: Where the module imports it from: what `locate` made of the same reference.
-        depends_on: The names of the migrations that it needs (list of str).
-        colour: "sync" or "async"; None: "async" if a migration of the registry is.
-        transaction: Whether the migration and its record are one transaction (bool).
-
-    Returns:
-        The file written.
-
-    Raises:
-        InvalidMigrationError: The name cannot be used.
-        MissingDependencyError: It depends on something that is not registered.
-        CommandError: The name is taken, no module can import the registry, or the file cannot be written.
+    By default it is async if a migration of the registry is.
     """
     if attrgetter(location.attribute)(sys.modules[location.module]) is not registry:
         raise CommandError(
-            f"{location.attribute!r} makes a registry, which the module of a migration cannot import. Name the "
-            "registry itself."
+            f"{location.attribute!r} is a factory, whose registry a module can't import. Configure the registry itself."
         )
-    _check(registry, checked_name(name), depends_on)
+    MigrationRegistry().register(name)  # checks the name
+    if name in registry.migrations:
+        raise CommandError(f"Migration {name!r} exists already. Choose another name.")
+    for needed in depends_on:
+        if needed not in registry.migrations:
+            raise MissingDependencyError(name, needed, find_similar(needed, registry.migrations))
+    if is_async is None:  # projects move from `def` to `async def`, and seldom back
+        is_async = any(migration.is_async for migration in registry.migrations.values())
     imported = location.attribute.partition(".")[0]
     function = module_name(name, taken=imported)
     file = folder / f"{function}.py"
     if not (folder / "__init__.py").is_file():
-        raise CommandError(f"{folder} is no package: make it one by a file __init__.py that finds the modules in it.")
+        raise CommandError(f"{folder} is no package. Add an __init__.py that discovers the modules in it.")
     if file.exists() or file.with_suffix("").exists():
-        raise CommandError(f"{file} or a package of that name exists already: choose another name for the migration.")
-    text = MODULE.format_map(
-        {
-            "title": f"{function.replace('_', ' ').strip().capitalize()}.",
-            "module": location.module,
-            "imported": imported,
-            "registry": location.attribute,
-            "decorator": _decorator(location.attribute, name, depends_on, transaction=transaction),
-            "function": function,
-            "name": _literal(name),
-            **DRIVERS[colour or _colour(registry)],
-        }
-    )
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"{file} cannot be written: {error.strerror}.") from error
+        raise CommandError(f"{file} or a package of that name exists already. Choose another name for the migration.")
+    needs = ", ".join(map(_literal, dict.fromkeys(depends_on)))
+    values = {
+        "title": f"{function.replace('_', ' ').strip().capitalize()}.",
+        "module": location.module,
+        "imported": imported,
+        "registry": location.attribute,
+        "options": (f", depends_on=[{needs}]" if needs else "") + (", transaction=True" if transaction else ""),
+        "function": function,
+        "hint": _RETRIED if transaction else _IDEMPOTENT,
+        "name": _literal(name),
+    }
+    write(file, MODULE.format_map(values | (_ASYNC if is_async else _SYNC)))
     return file
 
 
-def module_name(name: str, taken: str) -> str:
-    """A name for the module and the function of a migration: an identifier, and neither a keyword nor `taken`.
+def write(file: Path, text: str) -> None:
+    """Write a file, and the folders that it is in."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise CommandError(f"Can't write {error.filename}: {error.strerror}.") from error
 
-    A module called as the registry would take its place in the package.
+
+def module_name(name: str, taken: str) -> str:
+    """Make a name for the module and the function of a migration: an identifier, no keyword, and not `taken`.
+
+    A module with the name of the registry would replace it in the package.
     """
     letters = (c if f"a{c}".isidentifier() else "_" for c in unicodedata.normalize("NFKC", name.lower()))
     words = re.sub("_+", "_", "".join(letters)).strip("_")[:LONGEST].rstrip("_")
@@ -180,35 +165,13 @@ def _is_module_name(name: str) -> bool:
     return name.isidentifier() and not iskeyword(name)
 
 
-def _check(registry: MigrationRegistry, name: str, depends_on: Sequence[str]) -> None:
-    if name in registry.migrations:
-        raise CommandError(f"There is a migration {name!r} already: choose another name.")
-    for needed in depends_on:
-        if needed not in registry.migrations:
-            raise MissingDependencyError(name, needed, closest(needed, registry.migrations))
-
-
-def _colour(registry: MigrationRegistry) -> Colour:
-    """Asynchronous if one of them is: projects move from `def` to `async def`, and seldom back."""
-    return "async" if any(migration.colour == "async" for migration in registry.migrations.values()) else "sync"
-
-
-def _decorator(registry: str, name: str, depends_on: Sequence[str], *, transaction: bool) -> str:
-    arguments = [_literal(name)]
-    if depends_on:
-        arguments.append(f"depends_on=[{', '.join(map(_literal, dict.fromkeys(depends_on)))}]")
-    if transaction:
-        arguments.append("transaction=True")
-    return f"@{registry}.register({', '.join(arguments)})"
-
-
 def _literal(text: str) -> str:
-    """A string for Python and for TOML: JSON's escapes mean the same in both."""
+    """Write a string for Python and TOML: JSON's escapes mean the same in both."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _configured(project: Path, **settings: str) -> str:
-    """The text of the pyproject.toml with our table at its end, and all else as it was."""
+def _add_table(project: Path, **settings: str) -> str:
+    """Return the text of the pyproject.toml with our table added at its end."""
     table = CONFIGURATION.format_map({key: _literal(value) for key, value in settings.items()})
     try:
         with project.open(encoding="utf-8", newline="") as file:
@@ -217,13 +180,13 @@ def _configured(project: Path, **settings: str) -> str:
     except FileNotFoundError:
         return table
     except (OSError, ValueError) as error:  # not readable, not UTF-8, or not TOML
-        raise CommandError(f"{project} cannot be read: {error}.") from error
+        raise CommandError(f"Can't read {project}: {error}.") from error
     if isinstance(tool, dict) and "quaestor" in tool:
-        raise CommandError(f"{project} has a table {TABLE} already: this project is set up.")
+        raise CommandError(f"{project} has a table {TABLE} already, so this project is set up.")
     newline = "\r\n" if "\r\n" in text else "\n"
     configured = text + newline * (1 if text.endswith("\n") else 2) + table.replace("\n", newline)
     try:
         tomllib.loads(configured)
-    except ValueError as error:  # `tool` is written such that TOML allows no table in it
-        raise CommandError(f"{project} cannot take another table. Write it into {FILE} by hand:\n{table}") from error
+    except ValueError as error:  # `tool` is an inline table, to which TOML can't add
+        raise CommandError(f"Can't add a table to {project}. Write it into {FILE} by hand:\n{table}") from error
     return configured

@@ -1,206 +1,229 @@
-"""What a command works on, from the options that all of them have; and how a command becomes one of Typer's."""
+"""The target of a command: its registry and databases, from the options that commands share.
+
+Runners are always sync: they call sync and async functions, given a database for each, and the command line has no
+event loop of its own. The address `mongomock://` means an empty database in memory.
+"""
 
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor._core.lease import DEFAULT_TTL
-from quaestor._core.plan import validated
-from quaestor._hosts.sync import SyncRunner
-from quaestor.cli.failures import reported
-from quaestor.cli.loading import load_registry
-from quaestor.cli.operations import Server, connected
-from quaestor.cli.settings import CommandError, Given, Settings, find, redacted
+from quaestor import MigrationDefinition, SyncRunner
+from quaestor.cli.error_report import report_errors
+from quaestor.cli.loader import load_registry
+from quaestor.cli.settings import MOCK, CommandError, Settings, find, redact
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
 
 T = TypeVar("T")
 
 _READS_AT_ONCE = 8
+_TIMEOUT_OPTION = "serverSelectionTimeoutMS"
+_TIMEOUT = 10_000  # milliseconds until a server is found: a person is waiting
 
 _option = partial(typer.Option, show_default=False, rich_help_panel="Project and database")
 
-SHARED: dict[str, Any] = {
-    "registry": Annotated[str | None, _option(metavar="MODULE:NAME", help="Where the registry is; or FILE:NAME.")],
-    "uri": Annotated[str | None, _option(metavar="URI", help="The address of MongoDB, or mongomock://.")],
-    "db": Annotated[
+
+def _shared_options(
+    *,
+    registry: Annotated[str | None, _option(metavar="MODULE:NAME", help="The registry, or FILE:NAME.")] = None,
+    uri: Annotated[str | None, _option(metavar="URI", help="The MongoDB URI, or mongomock:// for memory.")] = None,
+    db: Annotated[
         str | None,
         _option(
             metavar="NAME",
-            help="The database; else the one in the URI. For run, status, check: or a pattern, 'a_*'.",
+            help="The database; by default the one in the URI. For run, status and check also a pattern, 'a_*'.",
         ),
-    ],
-    "prefix": Annotated[str | None, _option(metavar="NAME", help="The prefix of our collections.")],
-    "traceback": Annotated[bool, _option("--traceback", help="Show where an error comes from.")],
-}
-"""The options of every command, with their types."""
+    ] = None,
+    prefix: Annotated[str | None, _option(metavar="NAME", help="The prefix of quaestor's collections.")] = None,
+    traceback: Annotated[bool, _option("--traceback", help="Show the traceback of an error.")] = False,
+) -> None:
+    """The options of every command."""
+
+
+def _json_option(*, as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
+    """The option of the commands that can answer in JSON."""
+
+
+def _lease_options(
+    *,
+    lease_ttl: Annotated[float, typer.Option(metavar="SECONDS", help="When the lease of a killed run expires.")] = 30,
+    lease_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long to wait for the lease.", show_default="no limit"),
+    ] = None,
+) -> None:
+    """The options of the commands that acquire the lease."""
+
+
+SHARED: Mapping[str, inspect.Parameter] = inspect.signature(_shared_options).parameters
+_JSON: Mapping[str, inspect.Parameter] = inspect.signature(_json_option).parameters
+_LEASE: Mapping[str, inspect.Parameter] = inspect.signature(_lease_options).parameters
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
-    """What one of many databases has answered.
+class Server:
+    """The databases of a server, and the migrations to run on them."""
 
-    Attributes:
-        database: Its name (str).
-        value: The answer; None where there was an error.
-        error: What was raised (Exception); else None.
-    """
+    registry: MigrationRegistry
+    prefix: str
+    db: Callable[[str], Any]
+    async_db: Callable[[str], Any] | None  # with a client for each; None if no migration is async
+    list_names: Callable[[], list[str]]
 
-    database: str
-    value: T | None
-    error: Exception | None = None
+    def runner(self, db: str, on_event: Hook, **lease: Any) -> SyncRunner:
+        """Make a runner for the database of this name, with its options of the lease."""
+        async_db = None if self.async_db is None else self.async_db(db)
+        return SyncRunner(self.registry, self.db(db), self.prefix, async_db=async_db, on_event=on_event, **lease)
+
+
+@contextmanager
+def connect(registry: MigrationRegistry, settings: Settings) -> Iterator[Server]:
+    """Connect to the server of the settings, for the migrations of the registry."""
+    is_async = any(
+        MigrationDefinition(migration.name, function).is_async
+        for migration in registry.migrations.values()
+        for function in (migration.execute, migration.rollback)
+        if function is not None
+    )
+    uri, prefix = settings.value("uri"), settings.value("prefix")
+    if uri.startswith(MOCK):
+        yield Server(registry, prefix, *_connect_mock(is_async=is_async))
+        return
+    # An option given here would override that of the URI.
+    timeout: dict[str, Any] = {} if _TIMEOUT_OPTION.lower() in uri.lower() else {_TIMEOUT_OPTION: _TIMEOUT}
+
+    def async_db(name: str) -> Any:
+        # Made outside an event loop: it belongs to the runner's, and the runner closes it with its loop.
+        return AsyncMongoClient[dict[str, Any]](uri, **timeout)[name]
+
+    with MongoClient[dict[str, Any]](uri, **timeout) as client:
+        yield Server(
+            registry,
+            prefix,
+            client.get_database,
+            async_db if is_async else None,
+            lambda: [db["name"] for db in client.list_databases(nameOnly=True, authorizedDatabases=True)],
+        )
+
+
+def _connect_mock(*, is_async: bool) -> tuple[Any, Any, Any]:
+    """Make the functions of a `Server` in memory."""
+    try:
+        import mongomock
+
+        client: Any = mongomock.MongoClient()
+        if not is_async:
+            return client.get_database, None, client.list_database_names
+        import mongomock_motor
+    except ModuleNotFoundError as error:
+        package = (error.name or "").replace("_", "-")
+        raise CommandError(f"{MOCK} needs {package}: pip install {package}") from error
+    async_client: Any = mongomock_motor.AsyncMongoMockClient(mock_mongo_client=client)
+    return client.get_database, async_client.get_database, client.list_database_names
 
 
 class Target:
-    """What a command works on.
+    """The target of a command: from its options, the environment and the project of the current folder."""
 
-    Args:
-        given: The settings that were given.
-        command: The command, as it is typed.
-    """
-
-    def __init__(self, given: Given, command: str) -> None:
-        self.given = given
+    def __init__(self, command: str = "", *, as_json: bool = False, **options: Any) -> None:
+        self.as_json = as_json
+        self.lease: dict[str, Any] = {name: options.pop(name) for name in _LEASE if name in options}
+        self.settings: Settings = find(options, os.environ, Path.cwd())
         self._command = command
 
     @property
     def uri(self) -> str | None:
-        """The address of MongoDB (str), if it was given."""
-        return self.given.values["uri"][0] if "uri" in self.given.values else None
+        """The MongoDB URI (str), if it was given."""
+        return self.settings.values["uri"][0] if "uri" in self.settings.values else None
 
     @property
     def is_many(self) -> bool:
         """Whether the settings name a pattern of databases."""
-        return self.given.settings().is_pattern
+        self.settings.check()
+        return self.settings.is_pattern
 
     @property
-    def settings(self) -> Settings:
-        """All the settings, which name one database.
-
-        Raises:
-            CommandError: One was not given, or cannot be used.
-        """
-        settings = self.given.settings()
-        if settings.is_pattern:
-            raise CommandError(f"`{self._command}` works on one database: name it (--db).")
-        return settings
+    def db(self) -> str:
+        """The one database of the settings (str)."""
+        if self.is_many:
+            raise CommandError(f"`{self._command}` works on one database. Name it (--db).")
+        return self.settings.value("db")
 
     def clean(self, text: str) -> str:
-        """The text without the password of the URI."""
-        return redacted(text, self.uri or "")
+        """Remove the password of the URI from a text."""
+        return redact(text, self.uri or "")
 
     @cached_property
     def registry(self) -> MigrationRegistry:
-        """The registry that the settings name; loaded once, for a factory makes another one each time."""
-        with redirect_stdout(sys.stderr):  # a module may print when it is imported: stdout is for the answer
-            return load_registry(self.given.value("registry"), self.given.folder("registry"))
+        """The registry of the settings; loaded once, because a factory makes a new one each time."""
+        with redirect_stdout(sys.stderr):  # a module may print when imported, and stdout is for the answer
+            return load_registry(self.settings.value("registry"), self.settings.folder("registry"))
 
-    def ask(
-        self,
-        question: Callable[[SyncRunner], T],
-        on_event: Hook | None = None,
-        *,
-        lease_ttl: float = DEFAULT_TTL,
-        lease_timeout: float | None = None,
-    ) -> T:
-        """The answer of a runner for the registry and the database that the settings name."""
-        settings, registry = self.settings, self.registry
-        with connected(registry, settings) as server:
-            return question(
-                server.runner(
-                    registry,
-                    settings.db,
-                    settings.prefix,
-                    _ignore if on_event is None else on_event,
-                    lease_ttl=lease_ttl,
-                    lease_timeout=lease_timeout,
-                )
-            )
+    def ask(self, question: Callable[[SyncRunner], T], on_event: Hook | None = None) -> T:
+        """Ask a runner for the registry and the database of the settings."""
+        db = self.db
+        with connect(self.registry, self.settings) as server:
+            return question(server.runner(db, on_event or _ignore, **self.lease))
 
-    def ask_each(self, question: Callable[[SyncRunner], T]) -> list[Answer[T]]:
-        """The answers of runners for each database that matches the pattern, in the order of their names.
+    def ask_each(self, question: Callable[[SyncRunner], T]) -> dict[str, T | Exception]:
+        """Ask a runner for each database that matches the pattern; return the answer or the error of each, sorted."""
+        self.registry.sort()  # otherwise each database would report the same error
+        with self.connect_all() as (server, names), ThreadPoolExecutor(_READS_AT_ONCE) as pool:
 
-        Raises:
-            CommandError: None matches.
-            QuaestorError: The graph is not sound.
-        """
-        prefix, registry = self.given.settings().prefix, self.registry
-        validated(registry.migrations)  # it would be so for each of them
-        with self.all_matching() as (server, names), ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-
-            def ask(name: str) -> Answer[T]:
+            def ask(name: str) -> T | Exception:
                 try:
-                    return Answer(name, question(server.runner(registry, name, prefix, _ignore)))
+                    return question(server.runner(name, _ignore))
                 except Exception as error:  # noqa: BLE001 - the others are asked all the same
-                    return Answer(name, None, error)
+                    return error
 
-            return list(pool.map(ask, names))
+            return dict(zip(names, pool.map(ask, names), strict=True))
 
     @contextmanager
-    def all_matching(self) -> Iterator[tuple[Server, list[str]]]:
-        """The server, and the names of the databases that match the pattern.
-
-        Raises:
-            CommandError: None matches.
-        """
-        settings = self.given.settings()
-        with connected(self.registry, settings) as server:
-            yield server, settings.matching(server.names())
-
-
-def found(command: str = "", **options: str | None) -> Target:
-    """The target of these options, the environment and the project that the current folder is in."""
-    return Target(find(options, os.environ, Path.cwd()), command)
+    def connect_all(self) -> Iterator[tuple[Server, list[str]]]:
+        """Connect to the server; yield it and the names of the databases that match the pattern."""
+        self.settings.check()
+        with connect(self.registry, self.settings) as server:
+            yield server, self.settings.match_names(server.list_names())
 
 
 def command(
-    group: typer.Typer, name: str, *, error_code: int = 1
+    group: typer.Typer, name: str, *, has_json: bool = True, has_lease: bool = False, error_code: int = 1
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function that takes a `Target` as a command, which takes the shared options instead.
+    """Register a function that takes a `Target` as a command that takes the options of the target instead.
 
-    Typer reads the options of a command from its signature, so they are added to that.
-
-    Args:
-        group: What it is a command of.
-        name: What it is called.
-        error_code: The exit code of an error.
+    Typer reads the options of a command from its signature, so this adds them there.
     """
-    title = " ".join(filter(None, [group.info.name, name]))
+    shared = {**(_JSON if has_json else {}), **(_LEASE if has_lease else {}), **SHARED}
 
     def decorator(function: Callable[..., None]) -> Callable[..., None]:
-        def run(*, traceback: bool, **arguments: Any) -> None:
-            options = {setting: arguments.pop(setting) for setting in SHARED if setting != "traceback"}
-            report = partial(reported, code=error_code, trace=traceback)
-            with report(partial(redacted, uri=options["uri"] or "")):
-                target = found(title, **options)
-            with report(target.clean):
-                function(target, **arguments)
-
         own = [
             parameter.replace(kind=parameter.KEYWORD_ONLY)
             for parameter in inspect.signature(function).parameters.values()
             if parameter.name != "target"
         ]
-        shared = [
-            inspect.Parameter(
-                option,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=False if option == "traceback" else None,
-                annotation=annotation,
-            )
-            for option, annotation in SHARED.items()
-        ]
-        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # PEP 362
-        run.__annotations__ = inspect.get_annotations(function) | SHARED
+
+        def run(*, traceback: bool, **arguments: Any) -> None:
+            report = partial(report_errors, code=error_code, trace=traceback)
+            with report(partial(redact, uri=arguments["uri"] or "")):
+                options = {option: arguments.pop(option) for option in shared if option != "traceback"}
+                target = Target(" ".join(filter(None, [group.info.name, name])), **options)
+            with report(target.clean):
+                function(target, **arguments)
+
+        parameters = [*own, *shared.values()]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
         group.command(name)(run)
         return function
@@ -209,4 +232,4 @@ def command(
 
 
 def _ignore(_event: Event) -> None:
-    """For a command that says the outcome itself."""
+    """The hook of a command that shows the outcome itself."""

@@ -1,7 +1,7 @@
-"""The dependency graph in a terminal: a line for each migration, and lanes that lead from it to those that need it.
+"""The dependency graph in a terminal: a line for each migration, and lanes from it to the migrations that depend on it.
 
-A migration keeps its lane until the last one that needs it is drawn. A dot straight below a lane continues it; one with
-an arm to its left hangs on the lanes that the arm meets (├ ┼ ╰ ┴). A lane that an arm merely passes is not broken.
+A migration keeps its lane until the last dependent is drawn. A dot below a lane continues it; a dot with an arm to its
+left depends on the lanes that the arm meets (├ ┼ ╰ ┴). An arm that only passes a lane doesn't break it.
 """
 
 from collections import Counter
@@ -10,16 +10,17 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
-from quaestor.cli.marks import Mark, counts, mark, place, shown
+from quaestor.cli.marks import Mark, choose_mark, count_marks, format_place
+from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, Status
 
 _FAINT = "bright_black"
 _DOT = "●"
-# The character of a lane that an arm meets: does it go on downwards, is there an arm to its left, to its right?
+# The character of a lane that an arm meets: does the lane go on, is there an arm to its left, to its right?
 _MEETS = {
     (True, False, True): "├",
     (True, True, False): "┤",
@@ -30,73 +31,50 @@ _MEETS = {
 }
 
 
-def drawing(status: Status) -> RenderableType:
-    """Make something for Rich to print: the title, each migration on a line, in order, and the lanes beside them.
-
-    Migrations that have no part in a dependency come last. Where the terminal is too narrow for the lanes, each
-    migration is followed by the names of those that it needs.
-    """
-    return _Drawing(status)
-
-
 @dataclass(frozen=True, slots=True)
-class _Drawing:
+class GraphDrawing:
+    """A graph for Rich: the title, each migration on a line, in order, and the lanes beside them.
+
+    Migrations without dependencies or dependents come last. In a terminal too narrow for the lanes, the dependencies of
+    each migration follow it by name.
+    """
+
     status: Status
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lanes if they fit."""
-        yield _title(self.status)
+        """Draw lanes if they fit."""
+        status = self.status
+        marks = [mark.text + f" {count} {mark.word}" for mark, count in count_marks(status)]
+        yield Text.assemble((format_place(status), "bold"), "  ", Text("  ").join(marks or [Text("no migrations")]))
         yield Text()
-        linked, alone = _sorted(self.status)
+        needed = {name for migration in status.migrations for name in migration.depends_on}
+        linked = [migration for migration in status.migrations if migration.depends_on or migration.name in needed]
         lanes = list(_lanes(linked))
         margin = max(map(len, lanes), default=-2) + 2
-        longest = max((cell_len(shown(migration.name)) for migration in linked), default=0)
+        longest = max((cell_len(escape(migration.name)) for migration in linked), default=0)
         fits = margin + 2 + longest <= options.max_width
         for migration, line in zip(linked, lanes, strict=True):
-            look = mark(migration, self.status)
+            mark = choose_mark(migration, status)
             if fits:
-                yield _lane(line.ljust(margin), look) + _label(migration, look)
-            else:
-                yield _label(migration, look)
-                yield from _needs(migration)
-        for migration in alone:
-            yield Text(" " * margin if fits else "") + _label(migration, mark(migration, self.status))
+                before, dot, after = line.ljust(margin).partition(_DOT)
+                lane = Text.assemble((before, _FAINT), (dot, mark.style), (after, _FAINT))
+                yield lane + _label(migration, mark)
+                continue
+            yield _label(migration, mark)
+            if migration.depends_on:
+                names = ", ".join(escape(name) for name in dict.fromkeys(migration.depends_on))
+                yield Padding(Text(f"needs {names}", style=_FAINT, overflow="fold"), (0, 0, 0, 4))
+        for migration in status.migrations:
+            if not migration.depends_on and migration.name not in needed:
+                yield Text(" " * margin if fits else "") + _label(migration, choose_mark(migration, status))
 
 
-def _sorted(status: Status) -> tuple[list[MigrationStatus], list[MigrationStatus]]:
-    """Those that have a part in a dependency, and the others."""
-    needed = {name for migration in status.migrations for name in migration.depends_on}
-    linked: list[MigrationStatus] = []
-    alone: list[MigrationStatus] = []
-    for migration in status.migrations:
-        (linked if migration.depends_on or migration.name in needed else alone).append(migration)
-    return linked, alone
-
-
-def _title(status: Status) -> Text:
-    found = [Text.assemble((look.sign, look.style), f" {count} {look.word}") for look, count in counts(status)] or [
-        Text("no migrations")
-    ]
-    return Text.assemble((place(status), "bold"), "  ", Text("  ").join(found))
-
-
-def _label(migration: MigrationStatus, look: Mark) -> Text:
-    return Text.assemble((look.sign, look.style), " ", shown(migration.name), overflow="fold")
-
-
-def _needs(migration: MigrationStatus) -> Iterator[RenderableType]:
-    if migration.depends_on:
-        names = ", ".join(shown(name) for name in dict.fromkeys(migration.depends_on))
-        yield Padding(Text(f"needs {names}", style=_FAINT, overflow="fold"), (0, 0, 0, 4))
-
-
-def _lane(line: str, look: Mark) -> Text:
-    before, dot, after = line.partition(_DOT)
-    return Text.assemble((before, _FAINT), (dot, look.style), (after, _FAINT))
+def _label(migration: MigrationStatus, mark: Mark) -> Text:
+    return Text.assemble(mark.text, " ", escape(migration.name), overflow="fold")
 
 
 def _lanes(migrations: Sequence[MigrationStatus]) -> Iterator[str]:
-    """The lanes beside each migration; those that it needs come before it."""
+    """Draw the lanes beside each migration; dependencies come first."""
     waiting = Counter(name for migration in migrations for name in set(migration.depends_on))
     lanes: list[str | None] = []
     ended = None
@@ -104,9 +82,9 @@ def _lanes(migrations: Sequence[MigrationStatus]) -> Iterator[str]:
         waiting.subtract(set(migration.depends_on))
         needed = {lanes.index(name) for name in migration.depends_on}
         ending = {lane for lane in needed if not waiting[lanes[lane] or ""]}
-        own = _own(lanes, needed, ending, ended)
+        own = _choose_lane(lanes, needed, ending, ended)
         lanes += [None] * (own + 1 - len(lanes))
-        yield _drawn(lanes, needed, ending, own)
+        yield _draw_lanes(lanes, needed, ending, own)
         for lane in ending:
             lanes[lane] = None
         lanes[own] = migration.name if waiting[migration.name] else None
@@ -115,17 +93,19 @@ def _lanes(migrations: Sequence[MigrationStatus]) -> Iterator[str]:
             lanes.pop()
 
 
-def _own(lanes: Sequence[str | None], needed: AbstractSet[int], ending: AbstractSet[int], ended: int | None) -> int:
-    """The lane of the next migration: that of the leftmost that it needs, if that ends here, or else a free one."""
+def _choose_lane(
+    lanes: Sequence[str | None], needed: AbstractSet[int], ending: AbstractSet[int], ended: int | None
+) -> int:
+    """Choose the lane of the next migration: that of its leftmost dependency if it ends here, otherwise a free one."""
     first = min(needed, default=-1)
     if first in ending:
         return first
-    # One that needs nothing must not stand right below a dot, or it would seem to need that.
+    # A migration without dependencies must not be right below a dot: it would seem to depend on it.
     taken = {lane for lane, name in enumerate(lanes) if name} | ({ended} if not needed else set())
     return next(lane for lane in range(first + 1, len(lanes) + 3) if lane not in taken)
 
 
-def _drawn(lanes: Sequence[str | None], needed: AbstractSet[int], ending: AbstractSet[int], own: int) -> str:
+def _draw_lanes(lanes: Sequence[str | None], needed: AbstractSet[int], ending: AbstractSet[int], own: int) -> str:
     left, right = min(needed | {own}), max(needed | {own})
     line = ""
     for lane, name in enumerate(lanes):

@@ -1,0 +1,83 @@
+"""How an error ends a command: a message on stderr that says what to do, and an exit code; no traceback by default."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from rich.console import Console
+
+from quaestor.cli.loader import locate_error
+from quaestor.cli.redaction import Clean, escape
+from quaestor.cli.settings import CommandError
+from quaestor.errors import LeaseTimeoutError, QuaestorError
+
+_INTERRUPTED = 130  # the exit code after Ctrl-C, as of a shell
+_BROKEN_PIPE = 141  # after SIGPIPE, likewise
+_REFUSED = {
+    13: "The user of the URI lacks a right; docs/reliability.md lists the rights that are needed.",
+    18: "Check the user, the password and the authSource in the URI.",
+}
+"""What to do about the server's error codes Unauthorized and AuthenticationFailed."""
+
+_NOTE = "quaestor: "  # the start of our notes on a user's exception
+
+err: Console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+
+
+@contextmanager
+def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
+    """Report what a command raises, and exit."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        print_error("Interrupted.")
+        raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:  # the reader of our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_BROKEN_PIPE) from None
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            raise
+        if trace:
+            err.print(clean("".join(traceback.format_exception(error))).rstrip())
+        print_error(clean(describe_error(error)))
+        raise SystemExit(code) from None
+
+
+def print_error(text: str) -> None:
+    """Print a message to stderr."""
+    err.print("\n".join(map(escape, f"quaestor: {text}".split("\n"))))
+
+
+def describe_error(error: BaseException) -> str:
+    """Say what went wrong, where, and what to do."""
+    notes = [note.removeprefix(_NOTE) for note in getattr(error, "__notes__", ())]
+    return "\n  ".join([_describe(error), *notes])
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, LeaseTimeoutError):  # with the options and commands of the command line
+        return (
+            f"Waited {error.seconds:.1f} s for the lease, held by {error.holder}. Nothing has run here. Wait longer "
+            "(--lease-timeout). If that process is gone, its lease expires; if it hangs, kill it, or release the lease "
+            "(quaestor unlock)."
+        )
+    if isinstance(error, QuaestorError | CommandError):
+        return str(error)
+    if isinstance(error, ServerSelectionTimeoutError):
+        reason = str(error).partition(" (configured timeouts:")[0].partition(", Timeout:")[0]
+        separator = " at " if re.match(r"\S+:\d+: ", reason) else ": "  # the driver's reason may have no address
+        return f"Can't reach MongoDB{separator}{reason}. Start it, or correct the address (--uri)."
+    if isinstance(error, BaseExceptionGroup):
+        return f"{error.message}: {'; '.join(map(describe_error, error.exceptions))}"
+    if isinstance(error, OperationFailure) and error.code in _REFUSED:
+        reason = str((error.details or {}).get("errmsg", "")).partition(" to execute command")[0].rstrip(".")
+        return f"The server refused: {reason}. {_REFUSED[error.code]}"
+    return locate_error(error)

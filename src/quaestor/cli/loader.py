@@ -1,0 +1,131 @@
+"""Load the registry that `package.module:attribute` or `path/to/file.py:attribute` names."""
+
+import inspect
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, TypeGuard
+
+from quaestor._text import message_of
+from quaestor.cli.settings import CommandError, find_similar
+from quaestor.registry import MigrationRegistry
+
+
+class Location(NamedTuple):
+    """Where a registry is."""
+
+    module: str
+    attribute: str
+    folder: Path  # where the import starts
+    file: Path | None = None  # if the reference names one
+
+
+def load_registry(reference: str, folder: Path) -> MigrationRegistry:
+    """Import the registry of `package.module:attribute` or `path/to/file.py:attribute`, relative to `folder`.
+
+    The folder, or that of the file's package, comes first on `sys.path`. The attribute may be dotted, and defaults to
+    `registry`; it is a MigrationRegistry, or a function without arguments that returns one.
+    """
+    location = locate(reference, folder)
+    module = _import(location)
+    names = sorted(name for name, value in vars(module).items() if isinstance(value, MigrationRegistry))
+    known = f" The registries in {module.__name__!r} are: {', '.join(names)}." if names else ""
+    try:
+        found: object = attrgetter(location.attribute)(module)
+    except AttributeError:
+        close = find_similar(location.attribute, vars(module))
+        suggestion = f" Did you mean {close!r}?" if close else ""
+        raise CommandError(
+            f"The module {location.module!r} has no {location.attribute!r}.{suggestion}{known}"
+        ) from None
+    name = f"{location.module}:{location.attribute}"
+    if _is_factory(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise CommandError(f"{name} failed: {locate_error(error)}") from error
+    if not isinstance(found, MigrationRegistry):
+        kind = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise CommandError(
+            f"{name} must be a MigrationRegistry, or a function without arguments that returns one, not {kind}.{known}"
+        )
+    return found
+
+
+def locate(reference: str, folder: Path) -> Location:
+    """Read a reference without importing anything. A file in a package is the module that its users import."""
+    place, attribute = split(reference)
+    if not place.endswith(".py"):
+        if _is_dotted_name(place) and _is_dotted_name(attribute):
+            return Location(place, attribute, folder)
+        raise CommandError(f"{reference!r} must be package.module:attribute or path/to/file.py:attribute.")
+    file = (folder / place).resolve()
+    if not file.is_file():
+        raise CommandError(f"There is no file {file}, named by {reference!r}.")
+    names = [] if file.name == "__init__.py" else [file.stem]
+    top = file.parent
+    while (top / "__init__.py").is_file():
+        names.insert(0, top.name)
+        top = top.parent
+    if not all(map(str.isidentifier, names)) or not _is_dotted_name(attribute):
+        raise CommandError(f"{reference!r} cannot be imported: {'.'.join(names)}:{attribute} is no name in Python.")
+    return Location(".".join(names), attribute, top, file)
+
+
+def split(reference: str) -> tuple[str, str]:
+    r"""Split a reference into module or file and attribute. The colon of a drive, as in `C:\shop\file.py`, stays."""
+    place, colon, attribute = reference.rpartition(":")
+    return (place, attribute) if colon and not attribute.endswith(".py") else (reference, "registry")
+
+
+def _is_dotted_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _import(location: Location) -> ModuleType:
+    for folder in (location.folder / "src", location.folder):  # the second ends up before the first
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    try:
+        module = import_module(location.module)
+    except (Exception, SystemExit) as error:  # a script without its `if __name__ == "__main__"` may exit
+        # The module itself or a package that it is in, and not something that it imports
+        if isinstance(error, ModuleNotFoundError) and f"{location.module}.".startswith(f"{error.name}."):
+            raise CommandError(
+                f"There is no module {error.name!r} in {location.folder} or among the installed packages. Start in the "
+                f"folder that it is in, or name the file, as in path/to/file.py:{location.attribute}."
+            ) from error
+        raise CommandError(f"The module {location.module!r} cannot be imported: {locate_error(error)}") from error
+    imported = getattr(module, "__file__", None)
+    if location.file is not None and (imported is None or Path(imported).resolve() != location.file):
+        raise CommandError(
+            f"{location.file} cannot be imported: {location.module!r} is another module "
+            f"({imported or 'a part of Python'}). Give the file another name."
+        )
+    return module
+
+
+def locate_error(error: BaseException) -> str:
+    """Describe an error, with the last place in the user's own code that it came from."""
+    sentence = f"{type(error).__name__}: {message_of(error)}".rstrip(".: ")
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})."
+    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]), "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
+    return f"{sentence} ({frames[-1].filename}, line {frames[-1].lineno})." if frames else f"{sentence}."
+
+
+def _is_factory(value: object) -> TypeGuard[Callable[[], object]]:
+    """Whether it is a function without arguments. A class isn't: MigrationRegistry itself would give an empty one."""
+    if not callable(value) or isinstance(value, type) or inspect.iscoroutinefunction(value):
+        return False
+    try:
+        inspect.signature(value).bind()
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""The progress of a run, from its events: of a migration, and of a run over many databases."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from quaestor._text import format_amount, format_count, format_duration, format_rate
+from quaestor.cli.redaction import Clean, escape, format_reason
+from quaestor.events import (
+    BackfillStarted,
+    DatabaseFinished,
+    Event,
+    LeaseAwaited,
+    MigrationApplied,
+    MigrationEvent,
+    MigrationFailed,
+    MigrationProgressed,
+    MigrationRetried,
+    MigrationRolledBack,
+    MigrationStarted,
+    ReplicasAwaited,
+    RollbackStarted,
+    RunStarted,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last progress report of a migration, and the first to measure its rate by."""
+
+    done: int
+    total: int | None
+    time: float
+    first: "Progress | None" = None  # since the last report that went back
+
+    def update(self, done: int, total: int | None, time: float) -> "Progress":
+        """Return the progress after one more report."""
+        return Progress(done, total, time, None if done < self.done else self.first or self)
+
+    def __str__(self) -> str:
+        words = [format_amount(self.done, self.total)]
+        if self.total:
+            words.insert(0, f"{max(0, min(100, 100 * self.done // self.total))}%")
+        if self.first is not None and self.done > self.first.done and self.time > self.first.time:
+            rate = (self.done - self.first.done) / (self.time - self.first.time)
+            words.append(format_rate(self.done, self.total, rate))
+        return ", ".join(words)
+
+
+@dataclass(slots=True)
+class RunningMigration:
+    """A migration in progress. Every change is one assignment, so another thread may draw it meanwhile."""
+
+    name: str
+    since: float
+    attempt: int = 1
+    trouble: str = ""  # why the last attempt failed, or what it waits for
+    progress: Progress | None = None
+    is_backfill: bool = False  # a batch is retried then, not the migration
+
+    def update(self, event: Event, now: float, clean: Clean) -> None:
+        """Take up an event of this migration."""
+        match event:
+            case MigrationRetried(attempt=attempt, error=error):
+                self.attempt, self.trouble = attempt, "" if error is None else format_reason(error, clean)
+                if not self.is_backfill:
+                    self.progress = None
+            case ReplicasAwaited(lag=lag):
+                self.trouble = f"Waiting for replicas that are {format_duration(lag)} behind"
+            case BackfillStarted(done=done, total=total):
+                self.progress, self.is_backfill = Progress(done, total, now), True
+                self.attempt, self.trouble = 1, ""
+            case MigrationProgressed(done=done, total=total):
+                last = self.progress
+                self.progress = Progress(done, total, now) if last is None else last.update(done, total, now)
+                if self.is_backfill:
+                    self.attempt, self.trouble = 1, ""
+
+    @property
+    def attempts(self) -> str:
+        """A note on the attempts if this isn't the first (str)."""
+        return f" ({self.attempt} attempts)" if self.attempt > 1 else ""
+
+
+@dataclass(slots=True)
+class DatabaseProgress:
+    """A database in progress. Every change is one assignment, so another thread may draw it meanwhile."""
+
+    name: str
+    since: float  # of its stage: it reads what is applied, waits for the lease, or works
+    holder: str = ""  # of the lease that it waits for
+    count: int | None = None  # of the migrations in its plan, once there is one
+    done: int = 0
+    pending: dict[str, str] = field(default_factory=dict)  # names, safe to print
+    running: dict[str, RunningMigration] = field(default_factory=dict)
+
+    def update(self, event: Event, now: float, clean: Clean) -> None:
+        """Take up an event of this database."""
+        match event:
+            case LeaseAwaited(holder=holder, seconds=seconds):
+                self.holder, self.since = escape(clean(str(holder))), now - seconds
+            case RunStarted(plan=plan) | RollbackStarted(plan=plan):
+                self.holder, self.since, self.count = "", now, len(plan)
+                self.pending = {name: escape(clean(name)) for name in plan}
+            case MigrationStarted(name=name):
+                self.running[name] = RunningMigration(escape(clean(name)), now)
+                self.pending.pop(name, None)
+            case MigrationApplied(name=name) | MigrationRolledBack(name=name) | MigrationFailed(name=name):
+                self.running.pop(name, None)
+                self.done += not isinstance(event, MigrationFailed)
+            case MigrationEvent(name=name):
+                if (running := self.running.get(name)) is not None:  # otherwise late, from a thread left behind
+                    running.update(event, now, clean)
+
+
+class RunProgress:
+    """The progress of a run, on one database or on many (then `names` has their names)."""
+
+    def __init__(self, clean: Clean, names: Sequence[str] = (), clock: Callable[[], float] = monotonic) -> None:
+        self.names = names
+        self.clean = clean
+        self.started: float = clock()
+        self.in_progress: dict[str, DatabaseProgress] = {}
+        self.ended: Counter[str] = Counter()  # databases, by their end: migrated, up to date, failed
+        self.applied: int = 0  # migrations
+        self._clock = clock
+
+    def format_time_since(self, time: float) -> str:
+        """Return the time since then, in words."""
+        return format_duration(self._clock() - time)
+
+    def summarize_interruption(self) -> str:
+        """Return how far the run had come when it was interrupted, in a sentence."""
+        ended = f"{self.ended.total():,} of {format_count(len(self.names), 'database')}"
+        failed = f", {self.ended['failed']:,} failed" if self.ended["failed"] else ""
+        return f"Stopped after {ended}: {format_count(self.applied)} applied{failed}."
+
+    def update(self, event: Event) -> None:
+        """Take up an event."""
+        if isinstance(event, DatabaseFinished):
+            self.in_progress.pop(event.database, None)
+            if isinstance(event.error, Exception):
+                self.ended["failed"] += 1
+            elif event.error is None:  # otherwise interrupted
+                self.ended["migrated" if event.applied else "up to date"] += 1
+            return
+        self.applied += isinstance(event, MigrationApplied)
+        now = self._clock()
+        if (database := self.in_progress.get(event.database)) is None:
+            database = self.in_progress[event.database] = DatabaseProgress(escape(event.database), now)
+        database.update(event, now, self.clean)
