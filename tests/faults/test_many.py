@@ -143,8 +143,12 @@ def test_frozen(orders: Orders, client: MongoClient[Any]) -> None:
     errors = {name: error for name, _, error in results if error is not None}
     assert "LeaseLostError" in errors[orders.databases[5]]
     assert all("LeaseLostError" in error for error in errors.values()), errors
-    for (name, applied, _), other in zip(results, others, strict=True):
-        assert (other.database, applied + other.applied) == (name, NAMES)
+    for (name, applied, error), other in zip(results, others, strict=True):
+        # Frozen while a record was on its way, it can't know whose record it finds when it wakes: its error names that
+        # migration, and counts it as not applied.
+        unknown = [one for one in NAMES[len(applied) :][:1] if one not in other.applied]
+        assert (other.database, applied + unknown + other.applied) == (name, NAMES)
+        assert all(f"'{one}'" in error for one in unknown)
     assert [list(client[one].app_migrations.find()) for one in orders.databases] == records
     assert not_whole(client, orders) == {}
     assert held(client, orders) == []
