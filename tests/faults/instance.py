@@ -246,8 +246,10 @@ def _stop(where: str) -> None:
 
 
 async def _stop_async(where: str) -> None:
-    _say("stopped", where=where)
-    await asyncio.wrap_future(_GATES.at(where))
+    gate = asyncio.wrap_future(_GATES.at(where))
+    # Said by the loop: an answering signal would otherwise be raised in this task, as an exception of the function.
+    asyncio.get_running_loop().call_soon(partial(_say, "stopped", where=where))
+    await gate
 
 
 class _Steps(CommandListener):
