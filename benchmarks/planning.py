@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from benchmarks.table import Row, at_most
 from quaestor import MigrationDefinition
 from quaestor._core import plan
-from quaestor._core.records import Records
+from quaestor._core.plan import Records
 
 SIZES = (10_000, 50_000, 200_000)
 REPEATED = 5

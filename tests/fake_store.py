@@ -18,8 +18,7 @@ from quaestor._core.checkpoint import Checkpoint, Document, Throttle
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
-from quaestor._core.plan import Change
-from quaestor._core.records import Records
+from quaestor._core.plan import Change, Records
 from quaestor._core.store import Attempt, Ending, Finished, OutcomeUnknown
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place

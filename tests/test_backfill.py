@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from quaestor._core.backfill import COUNTED, LAG_POLL, MOST_TYPES, SAMPLE
 from quaestor._core.checkpoint import Checkpoint, Document
 from quaestor._core.definition import MigrationDefinition
-from quaestor._core.retry import LONGEST_TRANSACTION, MOST_ATTEMPTS
 from quaestor._core.store import Ending
+from quaestor._core.transaction import LONGEST_TRANSACTION, MOST_ATTEMPTS
 from quaestor.errors import (
     BatchesInTransactionError,
     CollectionChangedError,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from quaestor._core import engine
 from quaestor._core.checkpoint import Checkpoint
 from quaestor._core.definition import MigrationDefinition
-from quaestor._core.lease import Location, poll_interval
-from quaestor._core.records import Records
-from quaestor._core.retry import LONGEST_TRANSACTION, MOST_ATTEMPTS, PAUSE
+from quaestor._core.lease import PAUSE, Location, poll_interval
+from quaestor._core.plan import Records
 from quaestor._core.store import Ending
+from quaestor._core.transaction import LONGEST_TRANSACTION, MOST_ATTEMPTS
 from quaestor.errors import (
     CircularDependencyError,
     InvalidOptionError,

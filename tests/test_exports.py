@@ -77,7 +77,6 @@ def test_registering_loads_no_driver() -> None:
     assert {name for name in loaded if name.startswith("quaestor.")} == {
         "quaestor._core",
         "quaestor._core.definition",
-        "quaestor._core.lease",
         "quaestor.errors",
         "quaestor.registry",
         "quaestor.status",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor._core import graph
+from quaestor._core import plan
 from quaestor.errors import CircularDependencyError, MissingDependencyError
 
 Needs = Mapping[str, list[str]]
@@ -44,7 +44,7 @@ def smallest_order(needs: Needs) -> list[str]:
 @given(acyclic())
 def test_order_is_the_smallest(needs: Needs) -> None:
     """Dependencies come first; of those that are ready, always the alphabetically first."""
-    ordered = graph.order(graph.prepare(needs))
+    ordered = plan.order(plan.make_sorter(needs))
 
     assert sorted(ordered) == sorted(needs)
     assert all(ordered.index(needed) < ordered.index(name) for name in needs for needed in needs[name])
@@ -58,14 +58,14 @@ def test_order_does_not_depend_on_registration(needs: Needs, data: st.DataObject
         name: data.draw(st.permutations(needs[name])) for name in data.draw(st.permutations(list(needs)), label="order")
     }
 
-    assert graph.order(graph.prepare(shuffled)) == graph.order(graph.prepare(needs))
+    assert plan.order(plan.make_sorter(shuffled)) == plan.order(plan.make_sorter(needs))
 
 
 @given(closed(), st.data())
 def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
     """A reported cycle is one. It starts with its smallest name, and doesn't depend on the order of registration."""
     try:
-        graph.prepare(needs)
+        plan.make_sorter(needs)
     except CircularDependencyError as error:
         cycle = error.cycle
     else:
@@ -77,21 +77,21 @@ def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
     assert all(after in needs[before] for before, after in itertools.pairwise(cycle))
     shuffled = {name: needs[name] for name in data.draw(st.permutations(list(needs)))}
     with pytest.raises(CircularDependencyError) as other:
-        graph.prepare(shuffled)
+        plan.make_sorter(shuffled)
     assert other.value.cycle == cycle
 
 
 def test_cycle_in_the_direction_of_depends_on() -> None:
     """`a -> b` says that a depends on b."""
     with pytest.raises(CircularDependencyError, match="a -> b -> c -> a") as caught:
-        graph.prepare({"c": ["a"], "b": ["c"], "a": ["b"], "d": ["a"]})
+        plan.make_sorter({"c": ["a"], "b": ["c"], "a": ["b"], "d": ["a"]})
     assert caught.value.cycle == ["a", "b", "c", "a"]
 
 
 def test_missing_dependency_names_both() -> None:
     """The error names the alphabetically first migration, what it needs, and what may have been meant."""
     with pytest.raises(MissingDependencyError) as caught:
-        graph.prepare({"users": [], "z": ["nowhere"], "orders": ["user"]})
+        plan.make_sorter({"users": [], "z": ["nowhere"], "orders": ["user"]})
 
     error = caught.value
     assert (error.migration, error.dependency, error.suggestion) == ("orders", "user", "users")
@@ -101,7 +101,7 @@ def test_missing_dependency_names_both() -> None:
 def test_missing_dependency_without_a_close_name() -> None:
     """Nothing is suggested if nothing is close; the migration itself never is."""
     with pytest.raises(MissingDependencyError) as caught:
-        graph.prepare({"users_2": ["users_1"]})
+        plan.make_sorter({"users_2": ["users_1"]})
     assert caught.value.suggestion is None
 
 
@@ -110,4 +110,4 @@ def test_long_chain() -> None:
     length = 5_000
     chain = {f"{number:05}": [f"{number - 1:05}"] if number else [] for number in range(length)}
 
-    assert graph.order(graph.prepare(chain)) == sorted(chain)
+    assert plan.order(plan.make_sorter(chain)) == sorted(chain)

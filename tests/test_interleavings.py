@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import renew_interval
-from quaestor._core.retry import LONGEST_TRANSACTION
+from quaestor._core.transaction import LONGEST_TRANSACTION
 from quaestor.errors import LeaseLostError, TransactionFailedError
 from quaestor.events import LeaseNotReleased
 from tests.fake_store import TTL, FakeCollection, FakeContext, Process, Server, Task

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from quaestor._core import plan
 from quaestor._core.definition import MigrationDefinition
-from quaestor._core.plan import Change, RecordChange
-from quaestor._core.records import Records
+from quaestor._core.plan import Change, RecordChange, Records
 from quaestor.errors import (
     DependencyConflictError,
     InvalidOptionError,

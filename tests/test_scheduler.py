@@ -191,7 +191,7 @@ def test_supervise(data: st.DataObject, needs: Needs, slots: int, interrupted_at
         if start.name not in fails:
             schedule.finish(start.name)
 
-    run_to_completion(supervise(schedule, work, workers, nullcontext(), failures))
+    run_to_completion(supervise(schedule, work, nullcontext(), failures, workers))
 
     assert not workers.running
     assert sorted(workers.ended) == sorted(workers.started)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from quaestor._core.definition import MigrationDefinition
-    from quaestor._hosts.hooks import log_event
+    from quaestor._hosts.calls import log_event
     from quaestor.context import AsyncMigrationContext, MigrationContext
     from quaestor.databases import AsyncCollection, AsyncDatabase, SyncCollection, SyncDatabase
     from quaestor.errors import (
@@ -150,7 +150,7 @@ if not TYPE_CHECKING:  # type checkers accept any name from a module with a `__g
                 "databases",
                 "status",
                 "events",
-                "_hosts.hooks",
+                "_hosts.calls",
                 "context",
                 "runners",
             ):

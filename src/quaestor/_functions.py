@@ -12,7 +12,7 @@ from quaestor._core.backfill import Backfills
 from quaestor._core.lease import PATIENCE, HeldLease, Terms
 from quaestor._core.plan import Change
 from quaestor._core.store import Attempt, Host
-from quaestor._hosts.functions import call
+from quaestor._hosts.calls import call
 from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo import documents, transactions

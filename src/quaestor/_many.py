@@ -3,13 +3,13 @@
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quaestor._core import plan
 from quaestor._core.scheduler import Schedule, Start, supervise
 from quaestor._core.store import Workers
-from quaestor._hosts.functions import Outcome, catch, catch_async
-from quaestor._hosts.hooks import guard
+from quaestor._hosts.calls import Outcome, catch, catch_async, guard
 from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.drivers import check_databases
@@ -110,7 +110,7 @@ async def _run_all(
         schedule.finish(start.name)
 
     failures: list[BaseException] = []
-    await host.supervise_runs(lambda workers: supervise(schedule, run_one, workers, nullcontext(), failures))
+    await host.supervise_runs(partial(supervise, schedule, run_one, nullcontext(), failures))
     if failures:  # a worker that was cancelled, or couldn't start, before its run
         raise failures[0]
     return [results[name] for name in names]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from quaestor._core.backfill import Backfill, Backfills
 from quaestor._core.checkpoint import DEFAULT_SIZE, Reminder, Throttle
-from quaestor._hosts.functions import call
+from quaestor._hosts.calls import call
 from quaestor._hosts.threads import run_to_completion
 from quaestor.databases import AsyncCollection, SyncCollection
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from quaestor._core.definition import MigrationDefinition, check_name, summarize, takes_context
-from quaestor._core.lease import DEFAULT_TTL
 from quaestor.errors import DuplicateMigrationError
+from quaestor.status import DEFAULT_TTL
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
     from pymongo.results import BulkWriteResult, DeleteResult, InsertManyResult, InsertOneResult, UpdateResult

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from quaestor._core import engine as operations
 from quaestor._core.engine import Engine, Scope
-from quaestor._core.lease import DEFAULT_TTL, LONGEST_TTL, SHORTEST_TTL, Terms, check_seconds
+from quaestor._core.lease import LONGEST_TTL, SHORTEST_TTL, Terms, check_seconds
 from quaestor._core.plan import check_names
 from quaestor._functions import MongoFunctions
-from quaestor._hosts.hooks import guard
+from quaestor._hosts.calls import guard
 from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.drivers import check_databases, close_client
@@ -18,7 +18,7 @@ from quaestor._mongo.mongo_store import MongoStore, check_prefix
 from quaestor.databases import AsyncDatabase, SyncDatabase
 from quaestor.errors import InvalidOptionError
 from quaestor.events import Hook
-from quaestor.status import Lease, PlannedMigration, Status
+from quaestor.status import DEFAULT_TTL, Lease, PlannedMigration, Status
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry

@@ -8,6 +8,10 @@ Work: TypeAlias = Literal["run", "rollback", "mark"]
 """What a lease is held for: to apply migrations, to roll them back, or to mark them."""
 
 
+DEFAULT_TTL = 30.0
+"""How long a lease lasts without being renewed, in seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The lease of a database and prefix, as it is stored.

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TypeVar
 
 from quaestor._core.checkpoint import Checkpoint, Document, Reminder, Throttle
-from quaestor._core.lease import HeldLease
-from quaestor._core.retry import check_lease, check_stale_lease, retry_transaction, retry_until_known
+from quaestor._core.lease import HeldLease, check_lease, check_stale_lease, retry_until_known
 from quaestor._core.store import BackfillStore, Ending, Host, Surroundings
+from quaestor._core.transaction import retry_transaction
 from quaestor.errors import (
     CollectionChangedError,
     DuplicateBackfillError,

@@ -6,34 +6,39 @@ Rule 3: the plan is made from records that were read under the lease.
 Rule 4: an interruption is raised unchanged, and the lease is released whatever happens.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from quaestor._core import overview, plan
-from quaestor._core.applier import Applier
 from quaestor._core.lease import (
     PATIENCE,
-    REPORT_INTERVAL,
+    PAUSE,
     HeldLease,
+    Location,
     Terms,
-    poll_interval,
-    renew_interval,
-    retry_interval,
+    acquire,
+    check_lease,
+    check_stale_lease,
+    keep_alive,
+    retry_until_known,
 )
-from quaestor._core.notes import add_note
-from quaestor._core.plan import Change, RecordChange
-from quaestor._core.records import Records
-from quaestor._core.retry import check_lease, retry_until_known
-from quaestor._core.scheduler import Schedule, combine, supervise
-from quaestor._core.store import Functions, Host, OutcomeUnknown, Store, Workers
-from quaestor.errors import LeaseTimeoutError, TransactionsUnsupportedError
+from quaestor._core.plan import Change, RecordChange, Records
+from quaestor._core.scheduler import Schedule, Start, combine, supervise
+from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
+from quaestor._core.transaction import retry_transaction
+from quaestor.errors import LeaseLostError, TransactionsUnsupportedError
 from quaestor.events import (
     Event,
-    LeaseAwaited,
     LeaseNotReleased,
+    MigrationApplied,
+    MigrationFailed,
+    MigrationRolledBack,
+    MigrationStarted,
+    Place,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -201,7 +206,7 @@ class Engine:
             return await retry_until_known(self._store, command, PATIENCE, wait_for_server=False)
         except Exception as error:
             database, prefix = self._where
-            add_note(error, f"while reading the records of {prefix!r} in the database {database!r}; nothing has run")
+            _add_note(error, f"while reading the records of {prefix!r} in the database {database!r}; nothing has run")
             raise
 
     def _warn_of_unknown(self, operation: Operation, records: Records) -> None:
@@ -229,42 +234,36 @@ class Engine:
         self, operation: Operation, todo: plan.Plan, records: Records, sessions: tuple[bytes, ...]
     ) -> tuple[str, ...]:
         """Acquire the lease, plan again if the records have changed since, and apply. Returns the names."""
+        store, terms = self._store, self.scope.terms
         schedule = self._make_schedule(operation, todo)
         try:
-            held = await self._acquire(operation.work, schedule.locate().migrations, sessions)
+            first = schedule.locate().migrations
+            claim = partial(store.acquire_lease, operation.work, first, sessions)
+            held = HeldLease(*await acquire(store, terms, self._where, claim), terms.ttl, first)
+            self._host.start_heartbeat(partial(keep_alive, store, held))
             # Before the read: a transaction that commits after it would be missing in the plan.
             await self._kill_sessions_of_others(held, sessions)
-            again = await retry_until_known(self._store, self._store.read_records, held.patience)
+            again = await retry_until_known(store, store.read_records, held.patience)
             if again != records:  # another instance has been at work
                 todo = operation.make_plan(again)
                 schedule = self._make_schedule(operation, todo)
                 opened = await self._prepare(operation, todo, again)
                 if not set(opened) <= set(sessions):
-                    await check_lease(self._store, held, sessions=opened)
+                    await check_lease(store, held, sessions=opened)
             names = tuple(change.name for change in todo)
             if operation.started is not None:
-                self._store.emit(operation.started(*self._where, names))
-            lock = nullcontext() if operation.concurrency == 1 else self._host.lock()
-            applier = Applier(
-                where=self._where,
-                store=self._store,
-                functions=self._functions,
-                held=held,
-                schedule=schedule,
-                count=len(names),
-                lock=lock,
-            )
-            changes = {change.name: change for change in todo}
-            if operation.concurrency > 1:
-                if failures := await self._apply_concurrently(applier, changes, schedule, lock):
-                    raise combine(failures)
-            else:
-                while (start := schedule.start()) is not None:
-                    await applier.apply(changes[start.name], start)
+                store.emit(operation.started(*self._where, names))
+            at_once = operation.concurrency > 1
+            lock = self._host.lock() if at_once else nullcontext()
+            applier = _Applier(self._where, store, self._functions, held, schedule, todo, lock)
+            if at_once:
+                await self._apply_concurrently(applier, schedule, lock)
+            while (start := schedule.start()) is not None:
+                await applier.apply(start)
         finally:
             failure = await self._host.shield(self._release)
             if failure is not None:
-                self._store.emit(LeaseNotReleased(*self._where, self.scope.terms.ttl, failure))
+                store.emit(LeaseNotReleased(*self._where, terms.ttl, failure))
         return names
 
     def _make_schedule(self, operation: Operation, todo: plan.Plan) -> Schedule:
@@ -275,64 +274,25 @@ class Engine:
         return Schedule(names, needs, operation.concurrency)
 
     async def _apply_concurrently(
-        self,
-        applier: Applier,
-        changes: Mapping[str, RecordChange],
-        schedule: Schedule,
-        lock: AbstractAsyncContextManager[object],
-    ) -> list[BaseException]:
-        """Apply several changes at once. Returns what they raised, when all have ended.
+        self, applier: "_Applier", schedule: Schedule, lock: AbstractAsyncContextManager[object]
+    ) -> None:
+        """Apply several changes at once.
 
         Raises:
-            BaseException: What interrupted it. Its cause is what the changes raised besides.
+            BaseException: What a change raised, or several of them as a group; or what interrupted them. Its cause is
+                what the changes raised besides.
         """
         failures: list[BaseException] = []
-
-        async def apply_all(workers: Workers[str]) -> None:
-            await supervise(schedule, lambda start: applier.apply(changes[start.name], start), workers, lock, failures)
-
         try:
-            await self._host.supervise(apply_all)
+            await self._host.supervise(partial(supervise, schedule, applier.apply, lock, failures))
         except BaseException as interruption:
             # Changes that it ended have raised a copy of it.
             own = [error for error in failures if isinstance(error, Exception) and error is not interruption]
             if own:
                 raise interruption from combine(own)
             raise
-        return failures
-
-    async def _acquire(self, work: Work, first: tuple[str, ...], sessions: tuple[bytes, ...]) -> HeldLease:
-        """Acquire the lease, waiting for whoever holds it, and start its heartbeat.
-
-        Raises:
-            LeaseTimeoutError: Another instance held it for longer than the timeout of the terms.
-        """
-        store, terms = self._store, self.scope.terms
-        began = asked_at = changed_at = store.now()
-        reported_at: float | None = None
-        seen: Lease | None = None
-        polls = 0
-        while True:
-            lease = await retry_until_known(store, lambda: store.acquire_lease(work, first, sessions), PATIENCE)
-            if lease.owner == terms.owner:
-                self._host.start_heartbeat(partial(keep_alive, store, lease, terms.ttl))
-                return HeldLease(lease, terms.ttl, asked_at, first)
-            now = store.now()
-            left = float("inf") if terms.timeout is None else began + terms.timeout - now
-            if left <= 0:
-                raise LeaseTimeoutError(now - began, lease)
-            if reported_at is None or now - reported_at >= REPORT_INTERVAL:
-                reported_at = now
-                store.emit(LeaseAwaited(*self._where, lease, now - began))
-            if seen is None or seen.owner != lease.owner:  # another holder, whose run may be a short one
-                polls = 0
-            if seen is None or seen.expires_at != lease.expires_at:
-                changed_at = now
-            seen = lease
-            longest = poll_interval(polls, now - changed_at, terms.ttl)
-            await store.sleep(min(longest / 2, left), min(longest, left))
-            polls += 1
-            asked_at = store.now()
+        if failures:
+            raise combine(failures)
 
     async def _kill_sessions_of_others(self, held: HeldLease, own: tuple[bytes, ...]) -> None:
         """Abort the transactions that a killed or frozen holder left open, because they block the documents in them.
@@ -372,13 +332,162 @@ class Engine:
             return False
 
 
-async def keep_alive(store: Store, lease: Lease, ttl: float, sleep: Callable[[float], Awaitable[bool]]) -> None:
-    """Renew the lease until it is lost or the run ends. The run's own checks find a loss."""
-    pause = renew_interval(ttl)
-    while not await sleep(pause):
+class _Applier:
+    """Applies the changes of one plan while the lease is held.
+
+    Args:
+        where: The database and the prefix, for the events.
+        store: The records and the lease.
+        functions: Calls the migrations.
+        held: The lease.
+        schedule: Says what is in progress; the applier finishes its items.
+        todo: The plan.
+        lock: Held by a change while it checks the lease, writes its record and updates the schedule.
+    """
+
+    def __init__(  # noqa: PLR0917 - for the engine alone
+        self,
+        where: tuple[str, str],
+        store: Store,
+        functions: Functions,
+        held: HeldLease,
+        schedule: Schedule,
+        todo: plan.Plan,
+        lock: AbstractAsyncContextManager[object],
+    ) -> None:
+        self._where = where
+        self._store = store
+        self._functions = functions
+        self._held = held
+        self._schedule = schedule
+        self._changes = {change.name: change for change in todo}
+        self._lock = lock
+
+    async def apply(self, start: Start) -> None:
+        """Call the function of a change, if it has one, and write or remove its record."""
+        change = self._changes[start.name]
+        if not isinstance(change, Change):
+            await self._mark(change)
+            return
+        store, held, undo = self._store, self._held, not change.applies
+        place = Place(*self._where, change.name, start.position, len(self._changes))
+        locate = partial(self._schedule.locate, change.name)
+        is_recorded = False
+        store.emit(MigrationStarted(*place, undo=undo))
         try:
-            if not await store.renew_lease(lease):
+            async with self._lock:
+                if change.name not in held.named:  # the lease document names another one as next
+                    await check_lease(store, held, self._schedule.locate)
+                if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
+                    await self._delete_checkpoints(change.name, undo=not undo)
+            if change.transaction:
+                seconds = await self._transact(change, place, start.slot)
+            else:
+                await check_stale_lease(store, held)
+                seconds = await self._functions.execute(change, place, held)
+            async with self._lock:
+                if not change.transaction:
+                    await check_lease(store, held, locate)
+                    await self._write_record(change, locate)
+                is_recorded = True
+                store.emit((MigrationRolledBack if undo else MigrationApplied)(*place, seconds, undo=undo))
+                if change.can_backfill:
+                    await self._delete_checkpoints(change.name, undo=undo)
+                self._schedule.finish(change.name)
+                if change.transaction and (location := self._schedule.locate()).migrations:
+                    await check_lease(store, held, lambda: location)  # otherwise the check before the record named it
+        except BaseException as error:
+            self._schedule.stop()  # now, because the supervisor may first learn of another's end, and start the next
+            if not is_recorded:
+                doing = "while rolling back" if undo else "in"
+                _add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
+                store.emit(MigrationFailed(*place, error, undo=undo))
+            raise
+
+    async def _mark(self, change: RecordChange) -> None:
+        def locate() -> Location:
+            return Location((change.name,))
+
+        await self._delete_checkpoints(change.name, undo=change.applies)
+        await check_lease(self._store, self._held, locate)
+        await self._write_record(change, locate)
+        await self._delete_checkpoints(change.name, undo=not change.applies)
+        self._schedule.finish(change.name)
+
+    async def _delete_checkpoints(self, name: str, *, undo: bool) -> None:
+        token = self._held.lease.token
+        await retry_until_known(
+            self._store, lambda: self._store.delete_checkpoints(name, token, undo=undo), self._held.patience
+        )
+
+    async def _has_record(self, name: str) -> bool:
+        return await retry_until_known(self._store, lambda: self._store.has_record(name), self._held.patience)
+
+    async def _write_record(self, change: RecordChange, locate: Callable[[], Location]) -> None:
+        """Write or remove the record, once, whatever happens to the connection."""
+        if change.applies:
+            await self._insert_record(change.name, locate)
+        else:
+            await self._delete_records(change, locate)
+
+    async def _insert_record(self, name: str, locate: Callable[[], Location]) -> None:
+        lost: OutcomeUnknown | None = None
+        began: float | None = None
+        while True:
+            try:
+                if await self._store.insert_record(name):
+                    return
+                lost = None
+                if began is None and self._held.lease.previous is None:  # another holder of the lease recorded it
+                    raise LeaseLostError(name)
+            except OutcomeUnknown as unknown:
+                lost = unknown
+            # Read it back: the answer was lost, or a holder that was frozen just before its record has woken.
+            began = self._store.now() if began is None else began
+            if await self._has_record(name):
+                await check_lease(self._store, self._held, locate)  # another run's record, if this one was frozen
                 return
-            pause = renew_interval(ttl)
-        except Exception:  # noqa: BLE001 - whatever it is, another renewal may succeed
-            pause = retry_interval(ttl)
+            if lost is not None and self._store.now() - began >= self._held.patience:
+                raise lost.error from lost.error.__cause__
+            await self._store.sleep(*PAUSE)
+            await check_lease(self._store, self._held, locate)
+
+    async def _delete_records(self, change: RecordChange, locate: Callable[[], Location]) -> None:
+        began: float | None = None
+        while True:
+            try:
+                is_removed = await self._store.delete_records(change.name, change.recorded_at)
+            except OutcomeUnknown as unknown:
+                now = self._store.now()
+                began = now if began is None else began
+                if now - began >= self._held.patience:
+                    raise unknown.error from unknown.error.__cause__
+                await self._store.sleep(*PAUSE)
+                await check_lease(self._store, self._held, locate)
+            else:
+                if not is_removed:  # by an earlier attempt of this run, because nobody else holds the lease
+                    await check_lease(self._store, self._held, locate)
+                return
+
+    async def _transact(self, change: Change, place: Place, slot: int) -> float:
+        """Call the function and write the record in one transaction. Returns how long the last attempt took."""
+
+        async def is_done() -> bool:
+            return await self._has_record(change.name) is change.applies
+
+        attempt = await retry_transaction(
+            self._store,
+            self._held,
+            place,
+            attempt=lambda: self._functions.transact(change, place, self._held, slot),
+            commit_again=lambda: self._functions.commit_again(change, slot),
+            is_done=is_done,
+            undo=not change.applies,
+        )
+        return attempt.seconds
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    """Add a note, unless the exception refuses it, as a frozen dataclass does: the exception itself matters more."""
+    with contextlib.suppress(Exception):
+        error.add_note(f"quaestor: {note}")

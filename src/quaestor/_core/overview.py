@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import LeaseState
-from quaestor._core.records import Records
+from quaestor._core.plan import Records
 from quaestor.status import BackfillStatus, Lease, MigrationStatus, Status
 
 

@@ -1,26 +1,52 @@
 """Plans: changes in order, to apply pending migrations, to roll back, or to correct the records."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
+from datetime import datetime
+from graphlib import CycleError, TopologicalSorter
+from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import Any, TypeAlias
 
-from quaestor._core import graph
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
-from quaestor._core.records import Records
 from quaestor.errors import (
+    CircularDependencyError,
     DependencyConflictError,
     InvalidOptionError,
     IrreversibleMigrationError,
     MissingDatabaseError,
+    MissingDependencyError,
     RecordConflictError,
     UnknownMigrationError,
     UnknownRecordsError,
 )
 from quaestor.status import PlannedMigration
 
+Graph: TypeAlias = Mapping[str, Collection[str]]
+"""Each name with the names that it depends on."""
+
 Definitions: TypeAlias = Mapping[str, MigrationDefinition]
 """All registered migrations by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of one database and prefix.
+
+    Attributes:
+        applied: The applied migrations, each with the dates in its records: aware datetimes (UTC), or whatever is
+            stored there. A migration may have several records of mongo-quaestor 0.1.0.
+        unreadable: The `_id`s of records whose name is missing or not a str.
+        taken: The `_id`s that differ from the name in their record: no migration of that name can be recorded.
+    """
+
+    applied: Mapping[str, tuple[object, ...]]
+    unreadable: tuple[object, ...] = ()
+    taken: frozenset[str] = frozenset()
+
+    def applied_at(self, name: str) -> datetime | None:
+        """Find when the migration was last applied; None if it isn't, or its records have no date."""
+        return max((date for date in self.applied.get(name, ()) if isinstance(date, datetime)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +103,7 @@ def check_known(names: Iterable[str], known: Collection[str]) -> None:
     Raises:
         UnknownMigrationError: Some don't exist. It suggests similar names.
     """
-    if unknown := {name: graph.closest(name, known) for name in names if name not in known}:
+    if unknown := {name: closest(name, known) for name in names if name not in known}:
         raise UnknownMigrationError(unknown)
 
 
@@ -103,12 +129,12 @@ def check_graph(definitions: Definitions) -> TopologicalSorter[str]:
         MissingDependencyError: A dependency isn't registered.
         CircularDependencyError: Migrations depend on each other.
     """
-    return graph.prepare(_dependencies(definitions))
+    return make_sorter(_dependencies(definitions))
 
 
 def sort(definitions: Definitions) -> list[MigrationDefinition]:
     """Put all migrations in the order of a plan for all of them. Raises what `check_graph` raises."""
-    return [definitions[name] for name in graph.order(check_graph(definitions))]
+    return [definitions[name] for name in order(check_graph(definitions))]
 
 
 def plan_run(
@@ -123,17 +149,15 @@ def plan_run(
         RuntimeError: The sorter was used before.
     """
     met = definitions.keys() & records.applied.keys()
-    wanted = (
-        definitions.keys() if targets is None else graph.find_reachable(_dependencies(definitions), targets, stop=met)
-    )
+    wanted = definitions.keys() if targets is None else find_reachable(_dependencies(definitions), targets, stop=met)
     if targets is not None or any(needed not in met for name in met for needed in definitions[name].depends_on):
         # Only some are wanted; or an applied migration was given a new, pending dependency, and counts as applied all
         # the same. (Otherwise the sorter of the check is enough: another one would double the time of a plan.)
         waiting = wanted - met
-        sorter = graph.prepare(
+        sorter = make_sorter(
             {name: [needed for needed in definitions[name].depends_on if needed in waiting] for name in waiting}
         )
-    names = graph.order(sorter, met)
+    names = order(sorter, met)
     if len(names) != len(wanted - met):
         raise RuntimeError("This sorter has made a plan before, and would make an empty one: check the graph again.")
     return [
@@ -157,8 +181,8 @@ def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[
     Raises:
         IrreversibleMigrationError: Some have no rollback.
     """
-    dependents = graph.reverse(_dependencies(definitions))
-    names = graph.find_reachable(dependents, targets) & records.applied.keys()
+    dependents = reverse(_dependencies(definitions))
+    names = find_reachable(dependents, targets) & records.applied.keys()
     undone = [migration for migration in reversed(sort(definitions)) if migration.name in names]
     if irreversible := [migration.name for migration in undone if migration.rollback is None]:
         raise IrreversibleMigrationError(irreversible)
@@ -212,7 +236,7 @@ def explain(
 ) -> list[PlannedMigration]:
     """Say why each migration is in the plan."""
     dependencies = _dependencies(definitions)
-    reasons = dependencies if undo else graph.reverse(dependencies)
+    reasons = dependencies if undo else reverse(dependencies)
     planned = set(names)
 
     def explain_one(name: str) -> PlannedMigration:
@@ -257,3 +281,96 @@ def _check_dependencies(definitions: Definitions, names: Iterable[str], is_pendi
     pending = {name: [needed for needed in definitions[name].depends_on if is_pending(needed)] for name in names}
     if conflicts := {name: needed for name, needed in pending.items() if needed}:
         raise DependencyConflictError(conflicts)
+
+
+def make_sorter(graph: Graph) -> TopologicalSorter[str]:
+    """Check the graph and make the sorter that `order` uses up.
+
+    Raises:
+        MissingDependencyError: A dependency isn't in the graph: the alphabetically first migration that has one.
+        CircularDependencyError: There is a cycle: the same one, whatever the order of the graph.
+    """
+    if not all(map(graph.__contains__, chain.from_iterable(graph.values()))):
+        raise _make_missing(graph)
+    sorter = TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except CycleError:
+        raise CircularDependencyError(_find_cycle(graph)) from None
+    return sorter
+
+
+def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]:
+    """Put the names in order, dependencies first; of several that are ready, the alphabetically first.
+
+    Names in `met` count as done and are left out; their dependencies must be in `met` as well.
+    """
+    ordered: list[str] = []
+    ready = _find_ready(sorter, met)
+    heapify(ready)
+    while ready:
+        name = heappop(ready)
+        ordered.append(name)
+        sorter.done(name)
+        for freed in sorter.get_ready():
+            heappush(ready, freed)
+    return ordered
+
+
+def find_reachable(graph: Graph, names: Iterable[str], stop: Container[str] = ()) -> set[str]:
+    """Find the names and all their dependencies, direct or not. It doesn't go to or beyond the names in `stop`."""
+    found: set[str] = set()
+    ahead = list(names)
+    while ahead:
+        name = ahead.pop()
+        if name not in found and name not in stop:
+            found.add(name)
+            ahead.extend(graph[name])
+    return found
+
+
+def reverse(graph: Graph) -> dict[str, list[str]]:
+    """Make the graph of each name with the names that depend on it."""
+    dependents: dict[str, list[str]] = {name: [] for name in graph}
+    for name, dependencies in graph.items():
+        for needed in dependencies:
+            dependents[needed].append(name)
+    return dependents
+
+
+def _find_ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
+    """Find the names that can come first when all of `met` are done."""
+    ready: list[str] = []
+    while freed := sorter.get_ready():
+        for name in freed:
+            if name in met:
+                sorter.done(name)
+            else:
+                ready.append(name)
+    return ready
+
+
+def _make_missing(graph: Graph) -> MissingDependencyError:
+    migration, dependency = min((name, needed) for name in graph for needed in graph[name] if needed not in graph)
+    candidates = [name for name in graph if name != migration]
+    return MissingDependencyError(migration, dependency, closest(dependency, candidates))
+
+
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """Find the most similar candidate; None if none is similar."""
+    import difflib  # late: only a mistake needs it
+
+    return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
+
+
+def _find_cycle(graph: Graph) -> list[str]:
+    """Find a cycle in the direction of "depends on", from its alphabetically first name."""
+    in_one_order = TopologicalSorter({name: sorted(graph[name]) for name in sorted(graph)})
+    found: list[str] = []
+    try:
+        in_one_order.prepare()
+    except CycleError as error:
+        found = error.args[1]  # from dependency to dependent, with its first name at both ends
+    cycle = list(reversed(found[1:]))
+    start = cycle.index(min(cycle))
+    return [*cycle[start:], *cycle[: start + 1]]

@@ -86,18 +86,18 @@ class Schedule:
 async def supervise(
     schedule: Schedule,
     work: Callable[[Start], Coroutine[Any, Any, None]],
-    workers: Workers[str],
     lock: AbstractAsyncContextManager[object],
     failures: list[BaseException],
+    workers: Workers[str],
 ) -> None:
     """Start workers as the schedule allows, until all are done; none after a failure or an interruption.
 
     Args:
         schedule: The items. A worker finishes its own.
         work: Makes the coroutine of a worker.
-        workers: Runs the coroutines.
         lock: Held while the schedule changes.
         failures: What the workers raise is appended to it.
+        workers: Runs the coroutines.
     """
     running = 0
     while True:

@@ -3,21 +3,24 @@
 The `async` methods of a sync store never suspend, so a sync runner drives the engine to its end without an event loop.
 A store for an event loop really awaits. The engine can't tell the difference.
 
-A command whose outcome is unknown raises `OutcomeUnknown`. Every command is idempotent, and `retry.py` retries it.
+A command whose outcome is unknown raises `OutcomeUnknown`. Every command is idempotent, so `retry_until_known` (in
+`lease.py`) retries it.
 """
+
+from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from quaestor._core.checkpoint import Checkpoint, Document
-from quaestor._core.lease import HeldLease, LeaseState, Location
-from quaestor._core.plan import Change
-from quaestor._core.records import Records
-from quaestor.events import Event, Place
-from quaestor.status import BackfillStatus, Lease, Work
+if TYPE_CHECKING:  # these modules import this one
+    from quaestor._core.checkpoint import Checkpoint, Document
+    from quaestor._core.lease import HeldLease, LeaseState, Location
+    from quaestor._core.plan import Change, Records
+    from quaestor.events import Event, Place
+    from quaestor.status import BackfillStatus, Lease, Work
 
 K = TypeVar("K")
 R = TypeVar("R")

@@ -10,8 +10,16 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from quaestor._core.store import Finished, Step, Workers
-from quaestor._hosts.functions import Cancellation, Outcome, catch, catch_async, get_result
-from quaestor._hosts.shield import shield, shield_async, wait_for_end
+from quaestor._hosts.calls import (
+    Cancellation,
+    Outcome,
+    catch,
+    catch_async,
+    get_result,
+    shield,
+    shield_async,
+    wait_for_end,
+)
 from quaestor._hosts.threads import run_to_completion
 
 K = TypeVar("K")

@@ -10,8 +10,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from quaestor._hosts.functions import Cancellation, Outcome, catch_async, get_cancellation, get_result
-from quaestor._hosts.shield import shield
+from quaestor._hosts.calls import Cancellation, Outcome, catch_async, get_cancellation, get_result, shield
 
 T = TypeVar("T")
 

@@ -12,10 +12,9 @@ from queue import PriorityQueue
 from typing import Any, Generic, TypeVar
 
 from quaestor._core.store import Finished, Step, Workers
-from quaestor._hosts import functions
-from quaestor._hosts.functions import Cancellation
+from quaestor._hosts import calls
+from quaestor._hosts.calls import Cancellation, run_in_shielded_thread, shield
 from quaestor._hosts.portal import Portal
-from quaestor._hosts.shield import run_in_shielded_thread, shield
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -32,7 +31,7 @@ def run_to_completion(coroutine: Coroutine[Any, Any, R]) -> R:
         result: R = done.value
         return result
     except RuntimeError as error:
-        stop = functions.find_stop_iteration(error)
+        stop = calls.find_stop_iteration(error)
         if stop is None:
             raise
     else:
@@ -59,20 +58,20 @@ class ThreadHost:
 
     async def sleep(self, seconds: float) -> None:
         """Sleep. In a function, an interruption of the run ends it."""
-        functions.sleep(seconds)
+        calls.sleep(seconds)
 
     async def call(self, step: Step[R], *, is_async: bool, interruptible: bool = True) -> R:
         """Run a step here, or in the portal's event loop."""
         workers = self._workers if interruptible else None
         if interruptible:
-            functions.check_cancellation()
+            calls.check_cancellation()
         if workers is not None:
             workers.cancellation.check()
         with contextlib.nullcontext() if workers is None else workers.cancellation.scope():
             return self._get_portal().call(step) if is_async else await step()
 
     def check_interruption(self) -> None:
-        functions.check_cancellation()
+        calls.check_cancellation()
 
     async def both(self, first: Step[R], second: Step[S]) -> tuple[R, S]:
         """Run the second step in a thread and a context of its own."""
@@ -108,7 +107,7 @@ class ThreadHost:
     async def stop_heartbeat(self) -> None:
         """End the thread. A renewal in progress is waited for."""
         self._stop.set()
-        shield(self._stopped.wait)  # not thread.join: see `shield.run_in_shielded_thread`
+        shield(self._stopped.wait)  # not thread.join: see `calls.run_in_shielded_thread`
 
     def lock(self) -> AbstractAsyncContextManager[object]:
         return _ThreadLock()

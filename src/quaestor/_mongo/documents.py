@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from bson.binary import UUID_SUBTYPE, Binary
 
 from quaestor._core.lease import LeaseState, Location
-from quaestor._core.records import Records
+from quaestor._core.plan import Records
 from quaestor.status import Lease
 
 PROJECTION = {"name": 1, "appliedAt": 1}

@@ -19,7 +19,7 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.read_concern import ReadConcern
 
 from quaestor._core.checkpoint import Document
-from quaestor._hosts.shield import wait_for_end
+from quaestor._hosts.calls import wait_for_end
 from quaestor.errors import InvalidDatabaseError, InvalidOptionError
 
 _CLOSE_TIMEOUT = 1.0  # seconds to end a client's sessions on the server, which isn't needed

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor._core.lease import PATIENCE, LeaseState, Location, Terms, renew_interval
-from quaestor._core.records import Records
+from quaestor._core.plan import Records
 from quaestor._core.store import Host, OutcomeUnknown
 from quaestor._mongo import backfill_documents, documents
 from quaestor._mongo.drivers import has_transactions, is_mock, make_driver

@@ -4,13 +4,35 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import logging
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeAlias, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
 
-from quaestor.errors import UnfinishedMigrationError
+import anyio
+
+from quaestor._core.definition import is_async
+from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
+from quaestor.events import (
+    BackfillRestarted,
+    DatabaseFinished,
+    Event,
+    Hook,
+    LeaseNotReleased,
+    MigrationFailed,
+    MigrationProgressed,
+    RecordsIgnored,
+    RecordsUnknown,
+    RollbackStarted,
+    RunFailed,
+    RunStarted,
+    SessionsNotEnded,
+)
+
+logger = logging.getLogger("quaestor")
 
 T = TypeVar("T")
 
@@ -175,3 +197,149 @@ def get_result(outcome: Outcome[T]) -> T:
     if error is not None:
         raise error
     return cast("T", result)
+
+
+def shield(step: Callable[[], T]) -> T:
+    """Call a step, again after each interruption, until it is done.
+
+    An interruption is Ctrl-C, or a SystemExit that the handler of another signal raises.
+    """
+    interruption: BaseException | None = None
+    while True:
+        try:
+            result = step()
+            break
+        except (KeyboardInterrupt, SystemExit) as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+    return result
+
+
+def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseException], object]) -> T:
+    """Call a function in a thread of its own, which Ctrl-C doesn't interrupt, and wait for its end.
+
+    Args:
+        work: The function.
+        interrupt: Called, perhaps twice, with what interrupts the wait. The interruption continues when the function
+            has ended.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+    done = threading.Event()
+    lock = threading.Lock()
+    state = "new"
+
+    def run() -> None:
+        nonlocal state
+        with lock:
+            if state == "abandoned":
+                return
+            state = "started"
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            failures.append(error)
+        finally:
+            done.set()
+
+    def pass_on(error: BaseException) -> None:
+        nonlocal state
+        with lock:
+            if state != "started":  # Ctrl-C may come before the thread does
+                state = "abandoned"
+                done.set()
+                return
+        interrupt(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="quaestor")
+    try:
+        thread.start()
+        done.wait()
+    except BaseException as error:
+        shield(partial(pass_on, error))
+        shield(done.wait)
+        if failures and isinstance(failures[0], Exception):
+            raise error from failures[0]
+        raise
+    finally:
+        shield(done.wait)  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+async def shield_async(step: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await a step in a task, in an empty context: cancellations and deadlines of the caller don't apply.
+
+    The end of an event loop (a second Ctrl-C, say) cancels all its tasks, this one too. Then the step runs once more.
+    """
+    task = asyncio.create_task(step(), context=contextvars.Context())
+    cancelled = await wait_for_end(task)
+    if task.cancelled():
+        task = asyncio.create_task(step(), context=contextvars.Context())
+        cancelled = await wait_for_end(task) or cancelled
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
+async def wait_for_end(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until a future has ended, however often the wait is cancelled. Returns the last cancellation."""
+    cancelled = None
+    with anyio.CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    return cancelled
+
+
+def log_event(event: Event) -> None:
+    """Log the message of an event to the logger `quaestor`, after its `[database/prefix]`.
+
+    It is the default of `on_event`. To keep the log, call it from your own hook.
+    """
+    logger.log(_level_of(event), "[%s/%s] %s", event.database, event.prefix, event)
+
+
+def _level_of(event: Event) -> int:
+    match event:
+        case RunStarted(plan=()) | RollbackStarted(plan=()) | DatabaseFinished(error=None):
+            return logging.DEBUG  # RunFinished or RollbackFinished says the same
+        case MigrationProgressed(due=False):
+            return logging.DEBUG
+        case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
+            return logging.WARNING
+        case MigrationFailed() | RunFailed() | DatabaseFinished():
+            return logging.ERROR
+        case _:
+            return logging.INFO
+
+
+def guard(hook: Hook | None) -> Callable[[Event], None]:
+    """Return the hook (`log_event` if None) as a function that never raises, but logs what the hook raises.
+
+    Raises:
+        InvalidOptionError: The hook isn't a plain function.
+    """
+    listener: Hook = log_event if hook is None else hook
+    if not callable(listener) or is_async(listener):
+        raise InvalidOptionError(
+            "on_event must be a `def` function that takes the event (it is called between two steps and not awaited), "
+            f"not {listener!r}."
+        )
+
+    # Concurrent migrations emit from several threads. Reentrant, because a hook may start a run of its own.
+    lock = threading.RLock()
+
+    def emit(event: Event) -> None:
+        try:
+            with lock:
+                listener(event)
+        except Exception:
+            with contextlib.suppress(Exception):  # the handlers of a log can fail as well
+                logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
+
+    return emit
