@@ -258,8 +258,9 @@ class Engine:
             applier = _Applier(self._where, store, self._functions, held, schedule, todo, lock)
             if at_once:
                 await self._apply_concurrently(applier, schedule, lock)
-            while (start := schedule.start()) is not None:
-                await applier.apply(start)
+            else:
+                while (start := schedule.start()) is not None:
+                    await applier.apply(start)
         finally:
             failure = await self._host.shield(self._release)
             if failure is not None:
