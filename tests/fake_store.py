@@ -6,7 +6,6 @@ it on the server and sends the answer, or loses the request or the answer. A kil
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -19,7 +18,7 @@ from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
 from quaestor._core.plan import Change, Records
-from quaestor._core.store import Attempt, Ending, Finished, OutcomeUnknown
+from quaestor._core.store import Attempt, Ending, OutcomeUnknown
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place
 from quaestor.status import BackfillStatus, Lease, Status, Work
@@ -30,7 +29,8 @@ WHERE = ("shop", "app")
 LONGEST_TRANSACTION = 60.0
 """When the server aborts a transaction by itself, in seconds."""
 
-Definitions = Mapping[str, MigrationDefinition]
+Ids = Iterable[bytes]
+Make = Callable[[], Coroutine[Any, Any, Any]]
 
 
 class Aborted(ConnectionError):
@@ -70,41 +70,23 @@ class Transaction:
 
 @dataclass
 class Server:
-    """All that outlives a process.
+    """All that outlives a process."""
 
-    Attributes:
-        now: The time, in seconds.
-        recorded: The recorded names, with their dates.
-        work: The migrations whose work is there, as often as it was done.
-        undone: Likewise of rollbacks.
-        holder: The lease document, if it names an owner.
-        ends_at: When the lease expires.
-        token: The last fencing token.
-        sessions: The sessions that the lease document names.
-        previous: The last owner that never released the lease.
-        checkpoints: Those of backfills.
-        transactions: Those that are open, by session.
-        committed: The sessions whose last transaction is committed.
-        killed: The sessions that were ever killed.
-        refusal: Why sessions can't be killed.
-        overtaken: The migrations recorded, or whose dependencies were removed, by a process that had lost the lease.
-    """
-
-    now: float = 1_000.0
-    recorded: dict[str, Any] = field(default_factory=dict)
-    work: list[str] = field(default_factory=list)
+    now: float = 1_000.0  # in seconds
+    recorded: dict[str, Any] = field(default_factory=dict)  # names and dates
+    work: list[str] = field(default_factory=list)  # migrations, as often as their work was done
     undone: list[str] = field(default_factory=list)
-    holder: Lease | None = None
+    holder: Lease | None = None  # the lease document, if it names an owner
     ends_at: float = 0.0
     token: int = 0
-    sessions: set[bytes] = field(default_factory=set)
-    previous: str | None = None
+    sessions: set[bytes] = field(default_factory=set)  # in the lease document
+    previous: str | None = None  # the last owner that never released the lease
     checkpoints: dict[Key, Stored] = field(default_factory=dict)
-    transactions: dict[bytes, Transaction] = field(default_factory=dict)
-    committed: set[bytes] = field(default_factory=set)
+    transactions: dict[bytes, Transaction] = field(default_factory=dict)  # the open ones, by session
+    committed: set[bytes] = field(default_factory=set)  # sessions whose last transaction is committed
     killed: set[bytes] = field(default_factory=set)
-    refusal: Exception | None = None
-    overtaken: set[str] = field(default_factory=set)
+    refusal: Exception | None = None  # why sessions can't be killed
+    overtaken: set[str] = field(default_factory=set)  # recorded, or their needs removed, without the lease
 
     @property
     def records(self) -> set[str]:
@@ -112,25 +94,14 @@ class Server:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody holds the lease."""
         return self.holder is None or self.ends_at <= self.now
 
     def do(self, change: Change) -> None:
         (self.work if change.applies else self.undone).append(change.name)
 
-    def insert_record(self, name: str) -> bool:
-        if name in self.recorded:
-            return False
-        self.recorded[name] = LONG_AGO + timedelta(seconds=self.now)
-        return True
+    # The lease
 
-    def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
-        if self.recorded.get(name) not in recorded_at:
-            return False
-        del self.recorded[name]
-        return True
-
-    def acquire(self, terms: Terms, work: Work, migrations: tuple[str, ...], sessions: Iterable[bytes]) -> Lease:
+    def acquire(self, terms: Terms, work: Work, migrations: tuple[str, ...], sessions: Ids) -> Lease:
         if self.is_free:
             self.previous = self.previous if self.holder is None else self.holder.owner
             self.token += 1
@@ -141,9 +112,7 @@ class Server:
         assert self.holder is not None
         return self.holder
 
-    def check(
-        self, held: Lease, ttl: float, location: Location | None, sessions: Iterable[bytes], ended: Iterable[bytes]
-    ) -> bool:
+    def check(self, held: Lease, ttl: float, location: Location | None, sessions: Ids, ended: Ids) -> bool:
         if not self.renew(held, ttl):
             return False
         self.sessions = (self.sessions - set(ended)) | set(sessions)
@@ -153,26 +122,30 @@ class Server:
         return True
 
     def renew(self, held: Lease, ttl: float) -> bool:
-        if not self.is_held(held):
-            return False
-        self._prolong(ttl)
-        return True
+        if is_held := self.is_held(held):
+            self._prolong(ttl)
+        return is_held
 
-    def is_held(self, held: Lease) -> bool:
-        holder = self.holder
-        return (
-            holder is not None and (holder.owner, holder.token) == (held.owner, held.token) and self.ends_at > self.now
-        )
+    def is_held(self, held: Lease | None) -> bool:
+        holder = None if self.is_free else self.holder
+        return holder is not None and held is not None and (holder.owner, holder.token) == (held.owner, held.token)
 
     def expire(self) -> Lease | None:
         held = None if self.is_free else self.holder
         self.ends_at = min(self.ends_at, self.now)
         return held
 
-    def release(self, owner: str, sessions: Iterable[bytes]) -> None:
+    def release(self, owner: str, sessions: Ids) -> None:
         if self.holder is not None and self.holder.owner == owner:
             self.holder = None
             self.sessions -= set(sessions)
+
+    def _prolong(self, ttl: float) -> None:
+        assert self.holder is not None
+        self.ends_at = self.now + ttl
+        self.holder = replace(self.holder, expires_at=LONG_AGO + timedelta(seconds=self.ends_at))
+
+    # Transactions
 
     def begin(self, session: bytes) -> None:
         self.committed.discard(session)
@@ -198,25 +171,33 @@ class Server:
         effect()
         self.committed.add(session)
 
-    def kill(self, sessions: Iterable[bytes]) -> Exception | None:
-        if self.refusal is not None:
-            return self.refusal
-        for session in sessions:
-            self.transactions.pop(session, None)
-            self.killed.add(session)
-        return None
+    def abort(self, session: bytes) -> None:
+        self.transactions.pop(session, None)
+
+    def kill(self, sessions: Ids) -> Exception | None:
+        if self.refusal is None:
+            for session in sessions:
+                self.abort(session)
+                self.killed.add(session)
+        return self.refusal
 
     def is_blocked(self, key: object) -> bool:
         """Whether an open transaction has written this document."""
         self._abort_old()
         return any(transaction.key == key for transaction in self.transactions.values())
 
-    def claim(self, key: Key, fresh: Stored | None, token: int, *, force: bool) -> Checkpoint | None:
+    def _abort_old(self) -> None:
+        for session, transaction in list(self.transactions.items()):
+            if self.now - transaction.began >= LONGEST_TRANSACTION:
+                del self.transactions[session]
+
+    # Checkpoints
+
+    def claim(self, key: Key, fresh: Stored | None, token: int, force: bool) -> Checkpoint | None:
         stored = self.checkpoints.get(key)
         if stored is not None and stored.token > token and not force:
             return None
-        stored = fresh or stored
-        if stored is None:
+        if (stored := fresh or stored) is None:
             return None
         self.checkpoints[key] = replace(stored, token=token)
         return stored.checkpoint
@@ -240,48 +221,25 @@ class Server:
         found: dict[str, tuple[BackfillStatus, ...]] = {}
         for key, stored in self.checkpoints.items():
             one = stored.checkpoint
-            status = BackfillStatus(
-                key.backfill, stored.collection, one.done, one.total, one.finished, LONG_AGO, key.undo
-            )
+            counts = (one.done, one.total, one.finished)
+            status = BackfillStatus(key.backfill, stored.collection, *counts, LONG_AGO, key.undo)
             found[key.migration] = (*found.get(key.migration, ()), status)
         return found
-
-    def _prolong(self, ttl: float) -> None:
-        assert self.holder is not None
-        self.ends_at = self.now + ttl
-        self.holder = replace(self.holder, expires_at=LONG_AGO + timedelta(seconds=self.ends_at))
-
-    def _abort_old(self) -> None:
-        for session, transaction in list(self.transactions.items()):
-            if self.now - transaction.began >= LONGEST_TRANSACTION:
-                del self.transactions[session]
 
 
 @dataclass
 class Call:
-    """A call that is suspended until the test performs it.
-
-    Attributes:
-        name: What is called.
-        perform: Does it.
-        lose: Makes the error that the loss of its request or answer is; None: it can't be lost.
-        wakes_at: When it is ready, in seconds.
-        is_woken: Whether it is ready before that.
-        key: The document that it writes: it waits while an open transaction has written that.
-        details: What else tests look at.
-        task: The key of the task that made it.
-        outcome: What came of it, once it is performed: the answer, or the error.
-    """
+    """A call that is suspended until the test performs it."""
 
     name: str
-    perform: Callable[[], object] = lambda: None
-    lose: Callable[[str], Exception] | None = None
-    wakes_at: float = 0.0
+    perform: Callable[[], object]
+    lose: Callable[[str], Exception] | None = None  # makes the error of a lost request or answer
+    wakes_at: float = 0.0  # when it is ready, unless it is woken before
     is_woken: Callable[[], bool] = lambda: False
-    key: object = None
-    details: object = None
-    task: str = ""
-    outcome: tuple[object, BaseException | None] | None = None
+    key: object = None  # the document that it writes: it waits while an open transaction has written that
+    details: Any = None  # what else tests look at
+    task: str = ""  # the key of the task that made it
+    outcome: tuple[object, BaseException | None] | None = None  # the answer, or the error, once it is performed
 
     def __await__(self) -> Generator["Call", Any, Any]:
         answer, error = yield self
@@ -292,10 +250,6 @@ class Call:
     @property
     def is_function(self) -> bool:
         return self.name.startswith("function ")
-
-
-def lose_answer(fault: str) -> Exception:
-    return OutcomeUnknown(ConnectionError(fault))
 
 
 class Task:
@@ -330,77 +284,51 @@ class Task:
 Choose = Callable[[Sequence[Task]], Task]
 
 
+@dataclass(eq=False)
 class Process:
-    """One process with one run, which a test steps.
+    """One process with one run, which a test steps."""
 
-    Args:
-        server: The server.
-        definitions: The migrations.
-        owner: The owner of its lease.
-        options: Attributes to set.
+    server: Server
+    definitions: Mapping[str, MigrationDefinition]
+    owner: str = "me"
+    timeout: float | None = None
+    hooks: dict[type[Event], Callable[[], object]] = field(default_factory=dict)  # what else happens at an event
+    faults: Mapping[int, str] = field(default_factory=dict)  # by the number of a call: "request lost", "answer lost"
+    strike_at: int | None = None  # the number of the call at which something happens
+    strike_after: bool = False  # it happens when the call is performed, not before
+    strike: Callable[[], object] | None = None  # what happens: by default the process is killed
+    durations: Mapping[str, float] = field(default_factory=dict)  # of functions, by name, in seconds
+    latency: float = 0.0  # of commands, in seconds
+    lags: list[float] = field(default_factory=list)  # of the slowest replica, at each look; then there is none
+    endings: list[Ending | None] = field(default_factory=list)  # of the next commits; None: as usual
+    refused: Collection[str] = ()  # workers that can't be started
+    cancelled: Collection[str] = ()  # migrations whose function ends early when a concurrent run is interrupted
+    is_undisturbed: bool = True  # it must hold the lease whenever it calls a function or writes a record
+    has_transactions: bool = True
 
-    Attributes:
-        events: All events.
-        hooks: What else happens at an event, by its type.
-        log: The calls that were performed or struck, in order.
-        faults: What becomes of calls, by their number in the log: "request lost" or "answer lost".
-        strike_at: The number of the call at which something happens; None: nothing does.
-        strike_after: Whether it happens when the call is performed, or before.
-        strike: What happens: by default the process is killed.
-        durations: How long functions take, by name, in seconds.
-        latency: How long commands take, in seconds.
-        lags: How far the slowest replica is behind, at each look; then not at all.
-        endings: How the commits of the next attempts end instead (None: as usual), and repeated commits.
-        refused: The workers that can't be started.
-        cancelled: The migrations whose function ends early when the run is interrupted beside others.
-        wrong: What was found wrong while it ran.
-        is_undisturbed: Whether it must hold the lease whenever it calls a function or writes a record.
-    """
-
-    def __init__(
-        self, server: Server, definitions: Definitions, owner: str = "me", timeout: float | None = None, **options: Any
-    ) -> None:
-        self.server = server
-        self.terms = Terms(owner, TTL, timeout)
-        self.scope = Scope(definitions, *WHERE, {False, True}, self.terms)
+    def __post_init__(self) -> None:
+        self.terms = Terms(self.owner, TTL, self.timeout)
+        self.scope = Scope(self.definitions, *WHERE, {False, True}, self.terms)
         self.store, self.host, self.functions = FakeStore(self), FakeHost(self), FakeFunctions(self)
         self.engine = Engine(self.scope, self.store, self.host, self.functions)
         self.events: list[Event] = []
-        self.hooks: dict[type[Event], Callable[[], object]] = {}
-        self.log: list[Call] = []
-        self.faults: Mapping[int, str] = {}
-        self.strike_at: int | None = None
-        self.strike_after = False
-        self.strike: Callable[[], object] = self.kill
-        self.durations: Mapping[str, float] = {}
-        self.latency = 0.0
-        self.lags: list[float] = []
-        self.endings: list[Ending | None] = []
-        self.refused: Collection[str] = ()
-        self.cancelled: Collection[str] = ()
-        self.wrong: list[str] = []
-        self.is_undisturbed = True
-        self.has_transactions = True
+        self.log: list[Call] = []  # the calls that were performed or struck, in order
+        self.wrong: list[str] = []  # what was found wrong while it ran
         self.is_dead = False
         self.tasks: list[Task] = []
         self.workers: FakeWorkers | None = None
         self.sessions: list[bytes] = []
-        self.open: set[bytes] = set()
+        self.open: set[bytes] = set()  # sessions in which a transaction may be open
         self.in_use: set[bytes] = set()
         self.held: Lease | None = None
         self.checked: Location | None = None
-        for name, value in options.items():
-            assert hasattr(self, name), name
-            setattr(self, name, value)
 
     # Starting
 
     def run(self, targets: Collection[str] | None = None, **options: Any) -> "Process":
-        """Start a run."""
         return self.perform(engine.run(self.scope, targets, **options))
 
     def roll_back(self, *targets: str) -> "Process":
-        """Start a rollback."""
         return self.perform(engine.roll_back(self.scope, targets))
 
     def perform(self, operation: Operation) -> "Process":
@@ -438,10 +366,10 @@ class Process:
                 self.wait()
         assert self.is_ended, "it never ends"
         assert self.wrong == [], self.wrong
-        if not self.is_dead:
-            assert all(task.is_done for task in self.tasks), "the run has ended, and something goes on"
-            return self.main.get_result()
-        return None
+        if self.is_dead:
+            return None
+        assert all(task.is_done for task in self.tasks), "the run has ended, and something goes on"
+        return self.main.get_result()
 
     def wait(self) -> None:
         """Let the time pass until something is ready."""
@@ -465,13 +393,13 @@ class Process:
         self.log.append(call)
         is_struck = number == self.strike_at
         if is_struck and not self.strike_after:
-            self.strike()
+            (self.strike or self.kill)()
             if task.call is not call:  # it was interrupted
                 return
         if not self.is_dead:
             self.answer(call, fault or self.faults.get(number))
         if is_struck and self.strike_after:
-            self.strike()
+            (self.strike or self.kill)()
         if not self.is_dead:
             assert call.outcome is not None
             task.go_on(*call.outcome)
@@ -483,6 +411,7 @@ class Process:
         answer, error = None, None
         lost = None if call.lose is None or fault is None else call.lose(fault)
         if lost is None or fault == "answer lost":
+            self.server.now += 0.0 if call.lose is None else self.latency
             try:
                 answer = call.perform()
             except BaseException as raised:  # noqa: BLE001 - it is the answer
@@ -504,24 +433,21 @@ class Process:
         else:
             self.main.go_on(error=error)
 
-    async def call(self, name: str, perform: Callable[[], object] = lambda: None, **options: Any) -> Any:
+    async def call(
+        self, name: str, perform: Callable[..., object] = lambda: None, *arguments: object, **options: Any
+    ) -> Any:
         """Suspend until the test performs this."""
         if self.is_dead:
             raise GeneratorExit
         try:
-            return await Call(name, perform, **options)
+            return await Call(name, partial(perform, *arguments), **options)
         except GeneratorExit:  # the coroutine is thrown away
             self.is_dead = True
             raise
 
-    async def command(self, name: str, perform: Callable[[], object], **options: Any) -> Any:
+    async def command(self, name: str, perform: Callable[..., object], *arguments: object, **options: Any) -> Any:
         """Send a command, whose request or answer can be lost."""
-
-        def take_time() -> object:
-            self.server.now += self.latency
-            return perform()
-
-        return await self.call(name, take_time, **({"lose": lose_answer} | options))
+        return await self.call(name, perform, *arguments, lose=lose_answer, **options)
 
     # Looking
 
@@ -533,22 +459,21 @@ class Process:
         """The calls of this name."""
         return [call for call in self.log if call.name == name]
 
+    @property
+    def has_lease(self) -> bool:
+        return self.server.is_held(self.held)
+
     def check_held(self, doing: str) -> None:
         """Find it wrong if something is done without the lease."""
-        if self.is_undisturbed and (self.held is None or not self.server.is_held(self.held)):
+        if self.is_undisturbed and not self.has_lease:
             self.wrong.append(f"{doing} without the lease")
-
-    def note_overtaken(self, names: Collection[str]) -> None:
-        """Remember that a record was changed without the lease: the process was frozen, or the request slow."""
-        if self.held is None or not self.server.is_held(self.held):
-            self.server.overtaken |= set(names)
 
     def check_needs(self, change: Change) -> None:
         """Find it wrong if a function is called too early, or isn't named in the lease document."""
         holder = self.server.holder
-        if not self.is_undisturbed or holder is None or self.held is None or not self.server.is_held(self.held):
+        if not self.is_undisturbed or holder is None or not self.has_lease:
             return  # it was frozen after its last check
-        missing = set(self.scope.definitions[change.name].depends_on) - self.server.records
+        missing = set(self.definitions[change.name].depends_on) - self.server.records
         if change.applies and missing and change.name not in self.server.overtaken:
             self.wrong.append(f"{change.name} starts before what it needs is recorded")
         if change.name not in holder.migrations:
@@ -562,6 +487,19 @@ class Process:
             self.wrong.append(f"the record of {name} follows the check {at}")
         self.checked = None
 
+    def change_record(self, name: str, recorded_at: tuple[object, ...] | None = None) -> bool:
+        """Write a record, or remove it as it was read. Returns whether it was possible."""
+        server = self.server
+        if (name in server.recorded) if recorded_at is None else (server.recorded.get(name) not in recorded_at):
+            return False
+        if recorded_at is None:
+            server.recorded[name] = LONG_AGO + timedelta(seconds=server.now)
+        else:
+            del server.recorded[name]
+        if not self.has_lease:  # the process was frozen, or the request slow
+            server.overtaken |= {name} if recorded_at is None else self.definitions.keys() - {name}
+        return True
+
     def _is_ready(self, call: Call) -> bool:
         if call.outcome is not None:
             return True
@@ -570,21 +508,21 @@ class Process:
         return self.server.now >= call.wakes_at or call.is_woken()
 
 
+def lose_answer(fault: str) -> Exception:
+    return OutcomeUnknown(ConnectionError(fault))
+
+
 def next_task(ready: Sequence[Task]) -> Task:
     """Functions last: everything else takes less time."""
     return min(ready, key=lambda task: task.call is not None and task.call.is_function)
 
 
 class Choices:
-    """Chooses which function ends next, one order after the other until there are no others.
-
-    Attributes:
-        taken: The choices of this order, each as its number and of how many.
-    """
+    """Chooses which function ends next, one order after the other until there are no others."""
 
     def __init__(self, chosen: Sequence[int] = ()) -> None:
         self._chosen = chosen
-        self.taken: list[tuple[int, int]] = []
+        self.taken: list[tuple[int, int]] = []  # each choice as its number, and of how many
 
     def __call__(self, ready: Sequence[Task]) -> Task:
         first = next_task(ready)
@@ -602,27 +540,24 @@ class Choices:
     @staticmethod
     def all() -> "Iterator[Choices]":
         """Every order: go through each before you ask for the next."""
-        chosen: list[int] = []
-        while True:
-            choices = Choices(chosen)
-            yield choices
-            taken = choices.taken
-            while taken and taken[-1][0] + 1 == taken[-1][1]:
-                taken.pop()
-            if not taken:
-                return
-            chosen = [number for number, _ in taken]
-            chosen[-1] += 1
+        ahead: list[list[int]] = [[]]
+        while ahead:
+            chosen = ahead.pop()
+            yield (choices := Choices(chosen))
+            numbers = [number for number, _ in choices.taken]
+            for step in range(len(chosen), len(numbers)):
+                ahead += [[*numbers[:step], other] for other in range(1, choices.taken[step][1])]
 
 
 class FakeStore:
     """`quaestor._core.store.Store` of a process."""
 
     def __init__(self, process: Process) -> None:
-        self.process = process
+        self.process, self.server = process, process.server
+        self._send = process.command
 
     def now(self) -> float:
-        return self.process.server.now
+        return self.server.now
 
     async def sleep(self, shortest: float, longest: float) -> None:
         await self.process.call("sleep", wakes_at=self.now() + longest, details=(shortest, longest))
@@ -636,147 +571,117 @@ class FakeStore:
         return self.process.has_transactions
 
     async def check_lease(
-        self,
-        lease: Lease,
-        location: Location | None = None,
-        sessions: tuple[bytes, ...] = (),
-        ended: tuple[bytes, ...] = (),
+        self, lease: Lease, location: Location | None = None, sessions: Ids = (), ended: Ids = ()
     ) -> bool:
-        process = self.process
-        check = partial(process.server.check, lease, process.terms.ttl, location, sessions, ended)
-        is_held: bool = await process.command("check_lease", check, details=location)
+        check = partial(self.server.check, lease, TTL, location, sessions, ended)
+        is_held: bool = await self._send("check_lease", check, details=location)
         if is_held and location is not None:
-            process.checked = location
+            self.process.checked = location
         return is_held
 
-    async def read_records(self) -> Records:
-        server = self.process.server
-        read = lambda: Records({name: (date,) for name, date in server.recorded.items()})  # noqa: E731
-        return await self.process.command("read_records", read)
+    async def read_records(self) -> Any:
+        def read() -> Records:
+            return Records({name: (date,) for name, date in self.server.recorded.items()})
 
-    async def has_record(self, name: str) -> bool:
-        return await self.process.command("has_record", lambda: name in self.process.server.recorded)
+        return await self._send("read_records", read)
 
-    async def insert_record(self, name: str) -> bool:
-        process, server = self.process, self.process.server
-        process.check_recording(name)
+    async def has_record(self, name: str) -> Any:
+        return await self._send("has_record", lambda: name in self.server.recorded)
 
-        def insert() -> bool:
-            is_inserted = server.insert_record(name)
-            if is_inserted:
-                process.note_overtaken({name})
-            return is_inserted
-
-        return await process.command("insert_record", insert, key=("record", name), details=name)
-
-    async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
+    async def insert_record(self, name: str) -> Any:
         self.process.check_recording(name)
-        process, server = self.process, self.process.server
+        key = ("record", name)
+        return await self._send("insert_record", self.process.change_record, name, key=key, details=name)
 
-        def delete() -> bool:
-            is_deleted = server.delete_records(name, recorded_at)
-            if is_deleted:
-                process.note_overtaken(process.scope.definitions.keys() - {name})
-            return is_deleted
+    async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> Any:
+        self.process.check_recording(name)
+        delete = partial(self.process.change_record, name, recorded_at)
+        return await self._send("delete_records", delete, key=("record", name), details=name)
 
-        return await self.process.command("delete_records", delete, key=("record", name), details=name)
-
-    async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
-        return await self.process.command("read_checkpoints", self.process.server.read_statuses)
+    async def read_checkpoints(self) -> Any:
+        return await self._send("read_checkpoints", self.server.read_statuses)
 
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
-        delete = partial(self.process.server.delete_checkpoints, name, token, undo)
-        await self.process.command("delete_checkpoints", delete, details=(name, token, undo))
+        which = (name, token, undo)
+        await self._send("delete_checkpoints", self.server.delete_checkpoints, *which, details=which)
 
-    async def read_lease(self) -> LeaseState:
-        server = self.process.server
-        read = lambda: LeaseState(None, server.holder) if server.is_free else LeaseState(server.holder)  # noqa: E731
-        return await self.process.command("read_lease", read)
+    async def read_lease(self) -> Any:
+        def read() -> LeaseState:
+            holder = self.server.holder
+            return LeaseState(expired=holder) if self.server.is_free else LeaseState(holder)
+
+        return await self._send("read_lease", read)
 
     async def acquire_lease(self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...]) -> Lease:
-        process = self.process
-        acquire = partial(process.server.acquire, process.terms, work, migrations, sessions)
-        found: Lease = await process.command("acquire_lease", acquire)
-        if found.owner == process.terms.owner:
-            process.held = found
+        terms = self.process.terms
+        found: Lease = await self._send("acquire_lease", self.server.acquire, terms, work, migrations, sessions)
+        if found.owner == terms.owner:
+            self.process.held = found
         return found
 
-    async def renew_lease(self, lease: Lease) -> bool:
-        renew = partial(self.process.server.renew, lease, self.process.terms.ttl)
-        return await self.process.command("renew_lease", renew)
+    async def renew_lease(self, lease: Lease) -> Any:
+        return await self._send("renew_lease", self.server.renew, lease, TTL)
 
-    async def expire_lease(self) -> Lease | None:
-        return await self.process.command("expire_lease", self.process.server.expire)
+    async def expire_lease(self) -> Any:
+        return await self._send("expire_lease", self.server.expire)
 
     async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
-        release = partial(self.process.server.release, self.process.terms.owner, sessions)
-        await self.process.command("release_lease", release, details=sessions)
+        await self._send("release_lease", self.server.release, self.process.terms.owner, sessions)
 
-    async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Exception | None:
-        kill = partial(self.process.server.kill, sessions)
-        return await self.process.command("kill_sessions", kill, details=sessions)
+    async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Any:
+        return await self._send("kill_sessions", self.server.kill, sessions)
 
 
 async def attempt(
-    process: Process,
-    session: bytes,
-    work: Callable[[], Awaitable[Any]],
-    key: object,
-    write: Callable[[Any], Callable[[], object] | None],
+    process: Process, session: bytes, work: Callable[[], Awaitable[Any]], key: object, write: Callable[[Any], Any]
 ) -> Attempt[Any]:
-    """Attempt a transaction, as `_mongo.transactions` does.
+    """Attempt a transaction in a session, as `_mongo.transactions` does.
 
     Args:
         process: The process.
-        session: In this session.
-        work: What is done in it.
+        session: The session.
+        work: What is done in the transaction.
         key: The document that it writes.
-        write: Given what that returned, returns what the commit does; None: there is no such document.
+        write: Given what the work returned, returns what the commit does; None: there is no such document.
     """
     server = process.server
     process.check_held("transaction")
     assert session not in process.in_use, "two transactions at once in one session"
     process.in_use.add(session)
     began, result = server.now, []
-    effects: list[Callable[[], object]] = []
 
-    def write_document() -> None:
+    def write_document() -> bool:
         if (effect := write(result[0])) is not None:
             server.write(session, key, effect)
-            effects.append(effect)
-
-    async def abort() -> None:
-        await process.call("abort", partial(server.transactions.pop, session, None))
+        return effect is not None
 
     def commit() -> None:
         ending = process.endings.pop(0) if process.endings else None
-        if ending is Ending.UNKNOWN:  # it was lost on its way back
+        if ending not in {None, Ending.UNKNOWN}:
+            server.abort(session)
+        else:
             server.commit(session)
-        elif ending is not None:
-            server.transactions.pop(session, None)
         if ending is not None:
             raise Aborted(ending)
-        server.commit(session)
 
     try:
         process.open.add(session)
-        await process.call("begin", partial(server.begin, session))
+        await process.call("begin", server.begin, session)
         try:
             result.append(await work())
             lose = lambda _: Aborted(Ending.ABORTED)  # noqa: E731
-            await process.call("write in transaction", write_document, lose=lose)
+            is_written = await process.call("write in transaction", write_document, lose=lose)
         except BaseException:
-            await process.host.shield(abort)
+            await process.host.shield(partial(process.call, "abort", server.abort, session))
             raise
-        if not effects:
-            await abort()
+        if not is_written:
+            await process.call("abort", server.abort, session)
             return Attempt(Ending.RECORDED, server.now - began, None, *result)
         await process.call("commit", commit, lose=lambda _: Aborted(Ending.UNKNOWN))
         process.open.discard(session)
-    except Aborted as error:
-        return Attempt(error.ending, server.now - began, error, *result)
     except ConnectionError as error:
-        return Attempt(Ending.ABORTED, server.now - began, error, *result)
+        ending = error.ending if isinstance(error, Aborted) else Ending.ABORTED
+        return Attempt(ending, server.now - began, error, *result)
     finally:
         process.in_use.discard(session)
     return Attempt(Ending.COMMITTED, server.now - began, None, *result)
@@ -802,44 +707,37 @@ class FakeFunctions:
     """`quaestor._core.store.Functions` of a process. An `async def` function is given a `FakeContext`."""
 
     def __init__(self, process: Process) -> None:
-        self.process = process
+        self.process, self.server = process, process.server
         self._slots: dict[tuple[bool, int], bytes] = {}
 
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
-        server = self.process.server
         self.process.check_held(f"function {change.name}")
-        began = server.now
-        await self._call(change, place, held, lambda: server.do(change))
-        return server.now - began
+        began = self.server.now
+        await self._call(change, place, held, lambda: self.server.do(change))
+        return self.server.now - began
 
     async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
-        process, server = self.process, self.process.server
+        process, server, name = self.process, self.server, change.name
 
         def write(_: object) -> Callable[[], object] | None:
-            if change.applies is (change.name in server.recorded):
+            if change.applies is (name in server.recorded):
                 return None
-            return commit if change.applies or server.recorded[change.name] in change.recorded_at else None
+            return commit if change.applies or server.recorded[name] in change.recorded_at else None
 
         def commit() -> None:
-            if change.applies:
-                server.insert_record(change.name)
-                process.note_overtaken({change.name})
-            else:
-                server.delete_records(change.name, change.recorded_at)
-                process.note_overtaken(process.scope.definitions.keys() - {change.name})
+            process.change_record(name, None if change.applies else change.recorded_at)
             server.do(change)
 
         work = partial(self._call, change, place, held, lambda: None)
-        return await attempt(process, self._slots[change.is_async, slot], work, ("record", change.name), write)
+        return await attempt(process, self._slots[change.is_async, slot], work, ("record", name), write)
 
     async def commit_again(self, change: Change, slot: int) -> Attempt[None]:
         return await commit_again(self.process, self._slots[change.is_async, slot])
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
-        for kind in kinds:
-            for slot in range(slots):
-                if (kind, slot) not in self._slots:
-                    self._slots[kind, slot] = self.process.functions.add_session()
+        for slot in ((kind, slot) for kind in kinds for slot in range(slots)):
+            if slot not in self._slots:
+                self._slots[slot] = self.add_session()
         return await self.process.command("open_sessions", lambda: tuple(self.process.sessions))
 
     def add_session(self) -> bytes:
@@ -866,7 +764,7 @@ class FakeFunctions:
 
         if change.is_async:
             await change.function(process, FakeContext(process, change, place, held))
-        wakes_at = process.server.now + process.durations.get(change.name, 0.0)
+        wakes_at = self.server.now + process.durations.get(change.name, 0.0)
         await process.call(f"function {change.name}", call, wakes_at=wakes_at, details=change.name)
 
 
@@ -889,7 +787,7 @@ class FakeCollection:
     Attributes:
         documents: By `_id`.
         uuid: As the server says; b"": there is no such collection; None: the server doesn't say.
-        count: How many documents the metadata says there are; None: as many as there are; ...: the server can't say.
+        count: How many documents the server estimates; None: as many as match; ...: the server can't say.
         done: The `_id`s in each batch whose work is there.
     """
 
@@ -912,90 +810,83 @@ class FakeBackfillStore:
     """`quaestor._core.store.BackfillStore` of a process."""
 
     def __init__(self, context: "FakeContext", key: Key, collection: FakeCollection, filter: Mapping[str, Any]) -> None:  # noqa: A002
-        self.process = context.process
+        self.process, self.server = context.process, context.process.server
         self.name = key.backfill
         self.collection = "orders"
         self.fingerprint = f"all {dict(filter)}" if filter else "all"
-        self.has_filter = bool(filter)
+        self._send = context.process.command
         self._context = context
         self._key = key
         self._source = collection
         self._filter = filter
-        self._session: bytes | None = None
+        self._session = b""
         self._batch: list[object] = []
 
     def check_not_in_transaction(self) -> None:
         if self._context.is_in_transaction:
             raise BatchesInTransactionError(self._key.migration)
 
-    async def identify_collection(self) -> bytes | None:
-        return await self.process.command("identify_collection", lambda: self._source.uuid)
+    async def identify_collection(self) -> Any:
+        return await self._send("identify_collection", lambda: self._source.uuid)
 
-    async def read_fingerprint(self) -> str | None:
-        stored = self.process.server.checkpoints
-        read = lambda: stored[self._key].fingerprint if self._key in stored else None  # noqa: E731
-        return await self.process.command("read_fingerprint", read)
+    async def read_fingerprint(self) -> Any:
+        stored = self.server.checkpoints
+        return await self._send("read_fingerprint", lambda: getattr(stored.get(self._key), "fingerprint", None))
 
-    async def read_checkpoint(self, token: int) -> Checkpoint | None:
-        found = partial(self.process.server.find_claimed, self._key, token)
-        return await self.process.command("read_checkpoint", found)
+    async def read_checkpoint(self, token: int) -> Any:
+        return await self._send("read_checkpoint", self.server.find_claimed, self._key, token)
 
-    async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
+    async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Any:
         fresh = None if checkpoint is None else Stored(checkpoint, token, self.collection, self.fingerprint)
-        claim = partial(self.process.server.claim, self._key, fresh, token, force=force)
-        key = ("checkpoint", self._key)
-        return await self.process.command("claim_checkpoint", claim, key=key, details=force)
+        claim = partial(self.server.claim, self._key, fresh, token, force)
+        return await self._send("claim_checkpoint", claim, key=("checkpoint", self._key), details=force)
 
-    async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
-        save = partial(self.process.server.save, self._key, checkpoint, token)
-        return await self.process.command("save_checkpoint", save, key=("checkpoint", self._key))
+    async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> Any:
+        save = partial(self.server.save, self._key, checkpoint, token)
+        return await self._send("save_checkpoint", save, key=("checkpoint", self._key))
 
-    async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
+    async def find_highest(self, others: tuple[object, ...]) -> Any:
         def find() -> tuple[object, ...]:
             found = [one for one in self._source.documents if find_type(one) not in map(find_type, others)]
             return tuple(sorted(found, key=order)[-1:])
 
-        return await self.process.command("find_highest", find)
+        return await self._send("find_highest", find)
 
-    async def count_collection(self) -> int | None:
-        there = self._source
-        count = lambda: {None: len(there.documents), ...: None}.get(there.count, there.count)  # noqa: E731
-        return await self.process.command("count_collection", count)
+    async def estimate_count(self) -> Any:
+        def count() -> Any:
+            return {None: len(self._find()), ...: None}.get(self._source.count, self._source.count)
 
-    async def count_matching(self) -> int | None:
-        return await self.process.command("count_matching", lambda: len(self._find()))
+        return await self._send("estimate_count", count)
 
-    async def count_sampled(self, size: int) -> int | None:
-        return await self.process.command("count_sampled", lambda: len(self._find()), details=size)
+    async def count_sampled(self, size: int) -> Any:
+        return await self._send("count_sampled", lambda: len(self._find()), details=size)
 
-    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
-        bound, start = checkpoint.bounds[0], checkpoint.start
+    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> Any:
+        bound, start = order(checkpoint.bounds[0]), [order(one) for one in checkpoint.start]
 
         def read() -> list[Document]:
-            rest = [one for one in self._find() if find_type(one["_id"]) == find_type(bound)]
-            rest = [one for one in rest if order(one["_id"]) <= order(bound)]
-            return [one for one in rest if not start or order(one["_id"]) >= order(start[0])][:limit]
+            rest = [(order(one["_id"]), one) for one in self._find()]
+            return [one for at, one in rest if at[0] == bound[0] and at <= bound and [at] >= start][:limit]
 
-        return await self.process.command("read_batch", read)
+        return await self._send("read_batch", read)
 
-    async def read_lag(self) -> float:
+    async def read_lag(self) -> Any:
         lags = self.process.lags
-        return await self.process.command("read_lag", lambda: lags.pop(0) if lags else 0.0)
+        return await self._send("read_lag", lambda: lags.pop(0) if lags else 0.0)
 
-    async def open_session(self) -> tuple[bytes, ...]:
+    async def open_session(self) -> Any:
         self._session = self._session or self.process.functions.add_session()
-        return await self.process.command("open_session", lambda: tuple(self.process.sessions))
+        return await self._send("open_session", lambda: tuple(self.process.sessions))
 
     async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
-        assert self._session is not None
-        server = self.process.server
         self._batch = []
 
         def write(checkpoint: Checkpoint) -> Callable[[], object] | None:
-            return None if server.find_claimed(self._key, token) is None else partial(commit, checkpoint, self._batch)
+            is_claimed = self.server.find_claimed(self._key, token) is not None
+            return partial(commit, checkpoint, self._batch) if is_claimed else None
 
         def commit(checkpoint: Checkpoint, batch: list[object]) -> None:
-            server.save(self._key, checkpoint, token)
+            self.server.save(self._key, checkpoint, token)
             self._source.done += [batch] if batch else []
 
         self._context.is_in_transaction = True
@@ -1005,17 +896,16 @@ class FakeBackfillStore:
             self._context.is_in_transaction = False
 
     async def commit_again(self) -> Attempt[Checkpoint]:
-        assert self._session is not None
         return await commit_again(self.process, self._session)
 
     def do(self, batch: list[Document]) -> None:
         """Do the work of a batch: at once, or with the commit of its transaction."""
         assert batch, "an empty batch"
         ids = [one["_id"] for one in batch]
-        if self._session is None:
-            self._source.done.append(ids)
-        else:
+        if self._session:
             self._batch = ids
+        else:
+            self._source.done.append(ids)
 
     def _find(self) -> list[Document]:
         found = [one for one in self._source.documents.values() if self._filter.items() <= one.items()]
@@ -1033,36 +923,29 @@ class FakeContext:
         self.backfills = Backfills(process.store, process.host, place, held, undo=self.undo)
 
     def open(
-        self, collection: FakeCollection, size: int, name: str = "orders", **options: Any
+        self, collection: FakeCollection, size: int = 2, name: str = "orders", **options: Any
     ) -> tuple[Backfill, FakeBackfillStore]:
         store = FakeBackfillStore(self, Key(self.place.name, self.undo, name), collection, options.pop("filter", {}))
         return self.backfills.start(store, Throttle(size, **options)), store
 
-    async def loop(
-        self, collection: FakeCollection, size: int = 2, work: Callable[[list[Document]], object] = id, **options: Any
-    ) -> None:
+    async def loop(self, *arguments: Any, work: Callable[[list[Document]], object] = id, **options: Any) -> None:
         """A loop of the function itself."""
-        backfill, store = self.open(collection, size, **options)
+        backfill, store = self.open(*arguments, **options)
         while (batch := await backfill.next()) is not None:
             await self._do(store, work, batch)
+        assert await backfill.next() is None, "a finished backfill has no more"
 
-    async def give(
-        self, collection: FakeCollection, size: int = 2, work: Callable[[list[Document]], object] = id, **options: Any
-    ) -> None:
+    async def give(self, *arguments: Any, work: Callable[[list[Document]], object] = id, **options: Any) -> None:
         """A function that is given each batch."""
-        backfill, store = self.open(collection, size, **options)
+        backfill, store = self.open(*arguments, **options)
         await backfill.give_all(partial(self._do, store, work))
 
-    async def transact(
-        self, collection: FakeCollection, size: int = 2, work: Callable[[list[Document]], object] = id, **options: Any
-    ) -> None:
+    async def transact(self, *arguments: Any, work: Callable[[list[Document]], object] = id, **options: Any) -> None:
         """A function that is given each batch in a transaction."""
-        backfill, store = self.open(collection, size, **options)
+        backfill, store = self.open(*arguments, **options)
         await backfill.transact_all(partial(self._do, store, work))
 
-    async def _do(
-        self, store: FakeBackfillStore, work: Callable[[list[Document]], object], batch: list[Document]
-    ) -> None:
+    async def _do(self, store: FakeBackfillStore, work: Callable[[list[Document]], object], batch: Any) -> None:
         def do() -> None:
             work(batch)
             store.do(batch)
@@ -1078,15 +961,12 @@ class FakeHost:
         self._heartbeat: Task | None = None
         self._is_stopped = False
 
-    async def sleep(self, seconds: float) -> None:
-        await self.process.store.sleep(seconds, seconds)
-
     def check_interruption(self) -> None:
         workers = self.process.workers
         if workers is not None and workers.interruption is not None:
             raise workers.interruption
 
-    async def both(self, first: Callable[[], Coroutine[Any, Any, Any]], second: Callable[[], Any]) -> tuple[Any, Any]:
+    async def both(self, first: Make, second: Make) -> tuple[Any, Any]:
         task = self.process.spawn("both", second())
         try:
             result = await first()
@@ -1094,7 +974,7 @@ class FakeHost:
             await self.shield(partial(self._join, task))
         return result, task.get_result()
 
-    async def shield(self, step: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def shield(self, step: Make) -> Any:
         """Repeat a step until no Ctrl-C has met it, as the host of threads does."""
         interruption: KeyboardInterrupt | None = None
         while True:
@@ -1107,7 +987,7 @@ class FakeHost:
             raise interruption
         return result
 
-    def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
+    def start_heartbeat(self, beat: Callable[..., Coroutine[Any, Any, None]]) -> None:
         async def sleep(seconds: float) -> bool:
             wakes_at = self.process.server.now + seconds
             await self.process.call("heartbeat", wakes_at=wakes_at, is_woken=lambda: self._is_stopped, details=seconds)
@@ -1120,11 +1000,13 @@ class FakeHost:
         if self._heartbeat is not None:
             await self._join(self._heartbeat)
 
-    def lock(self) -> AbstractAsyncContextManager[object]:
+    def lock(self) -> "FakeLock":
         return FakeLock(self.process)
 
-    async def supervise(self, supervisor: Callable[["FakeWorkers"], Coroutine[Any, Any, None]]) -> None:
-        self.process.workers = workers = FakeWorkers(self.process)
+    async def supervise(
+        self, supervisor: Callable[["FakeWorkers"], Coroutine[Any, Any, None]], stop: Callable[[], None]
+    ) -> None:
+        self.process.workers = workers = FakeWorkers(self.process, stop)
         try:
             await supervisor(workers)
         finally:
@@ -1154,42 +1036,36 @@ class FakeLock:
 
 
 class FakeWorkers:
-    """`quaestor._core.store.Workers` of a process.
+    """`quaestor._core.store.Workers` of a process, and what has interrupted them."""
 
-    Attributes:
-        interruption: What has interrupted the run.
-        most: How many workers there were at once.
-    """
-
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, stop: Callable[[], None]) -> None:
         self.interruption: KeyboardInterrupt | None = None
         self._process = process
-        self._finished: list[Finished[str] | None] = []
+        self._stop = stop
+        self._finished: list[BaseException | None] = []
 
-    def start(self, key: str, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def start(self, step: Any) -> None:
+        key: str = step.args[0].name
         if key in self._process.refused:
-            self._finished.append(Finished(key, RuntimeError(key)))
-            return
-        self._process.spawn(key, step(), self._end)
+            self._finished.append(RuntimeError(key))
+        else:
+            self._process.spawn(key, step(), lambda task: self._finished.append(task.error))
 
-    async def next_finished(self) -> Finished[str] | None:
-        process = self._process
-        await process.call("next_finished", wakes_at=math.inf, is_woken=lambda: bool(self._finished))
+    async def next_finished(self) -> BaseException | None:
+        is_woken = lambda: bool(self._finished)  # noqa: E731
+        await self._process.call("next_finished", wakes_at=math.inf, is_woken=is_woken)
         return self._finished.pop(0)
 
     def interrupt(self, error: KeyboardInterrupt) -> None:
         self.interruption = error
-        self._finished.insert(0, None)
+        self._stop()
         for task in list(self._process.tasks):
             call = task.call
             if call is not None and call.is_function and call.details in self._process.cancelled:
                 task.go_on(error=error)
 
-    def _end(self, task: Task) -> None:
-        self._finished.append(Finished(task.key, task.error))
 
-
-def read_status(server: Server, definitions: Definitions) -> Status:
+def read_status(server: Server, definitions: Mapping[str, MigrationDefinition]) -> Status:
     """The status, as another process reads it now."""
     process = Process(server, definitions, "reader")
     status: Status = process.start(process.engine.read_status()).finish()

@@ -27,6 +27,10 @@ async def nothing_async(db: object) -> None:
     """An `async def` migration."""
 
 
+async def take_context(db: object, context: object) -> None:
+    """An `async def` migration that could go over a collection."""
+
+
 def other_kind(sync: Any, asynchronous: Any) -> Any:
     """The one of two functions that a sync test calls the other kind."""
     return asynchronous

@@ -1,20 +1,12 @@
-"""A process that applies or undoes migrations and is killed at a place of one's choice, and what it leaves.
+"""A process that applies or undoes migrations and is killed at a place of the test's choice."""
 
-As a program it stops there, says so, and waits for its end. Its arguments: the driver, the work ("run" or "rollback"),
-the migration, the place, the URI, the name of the database.
-"""
+from dataclasses import replace
 
-import asyncio
-import subprocess
-import sys
-from typing import Any
+from pymongo import MongoClient
 
-from pymongo import AsyncMongoClient, MongoClient
-from pymongo.monitoring import CommandStartedEvent
-
-from quaestor import AsyncRunner, MigrationRegistry, SyncRunner
+from tests.faults.instance import Instance, Orders, migrated
+from tests.faults.works import Work
 from tests.operations import LONG_AGO
-from tools.commands import Commands
 
 DEATHS = [
     ("run", "a", "in the function"),
@@ -30,85 +22,22 @@ NEEDS = {"a": [], "b": ["a"], "c": ["b"]}
 
 
 def killed(driver: str, death: tuple[str, str, str], uri: str, name: str) -> None:
-    """Start this file as a program, kill it when it has stopped, and let its lease end."""
-    program = [sys.executable, "-m", "tests.killed", driver, *death, uri, name]
-    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "stopped\n"
-    finally:
+    """Let a process stop there, kill it, and let its lease end."""
+    work, migration, place = death
+    works = [Work(one, depends_on=needed) for one, needed in NEEDS.items()]
+    orders = Orders(driver=driver, uri=uri, database=name, works=works)
+    if work == "rollback":
+        migrated(replace(orders, driver="pymongo"))
+        orders = replace(orders, calls=[("rollback", ["a"])])
+    if place == "in the function":
+        orders = replace(orders, works=[replace(one, held=one.name == migration) for one in works])
+    else:
+        command, order = ("insert", "abc") if work == "run" else ("delete", "cba")
+        orders = replace(orders, stopped_at=f"before {command} records", passed=order.index(migration))
+    with Instance(orders) as process:
+        process.go()
+        process.until("stopped")
         process.kill()
-        process.communicate()
     with MongoClient(uri) as client:
         held = {"_id": "lease", "expiresAt": {"$gt": LONG_AGO}}
         assert client[name].app_migrations_lock.update_one(held, {"$set": {"expiresAt": LONG_AGO}}).matched_count
-
-
-def _stop() -> None:
-    print("stopped", flush=True)
-    sys.stdin.read()  # for ever: nobody writes
-
-
-class _Stop(Commands):
-    """Stops before the command that writes or removes the record of a migration."""
-
-    def __init__(self, migration: str) -> None:
-        super().__init__()
-        self._migration = migration
-
-    def started(self, event: CommandStartedEvent) -> None:
-        command = event.command
-        changes = [*command.get("documents", []), *(delete["q"] for delete in command.get("deletes", []))]
-        if any(change.get("name") == self._migration for change in changes):
-            _stop()
-
-
-def _registry(asynchronous: bool, stops: tuple[str, str] | None) -> MigrationRegistry:
-    """Migrations and rollbacks; the function of the one stops, given as the work and the name."""
-    registry = MigrationRegistry()
-
-    def function(work: str, name: str) -> Any:
-        def body(db: Any) -> None:
-            if (work, name) == stops:
-                _stop()
-
-        async def body_async(db: Any) -> None:
-            body(db)
-
-        return body_async if asynchronous else body
-
-    for name, depends_on in NEEDS.items():
-        registry.register(name, depends_on)(function("run", name))
-        registry.register_rollback(name)(function("rollback", name))
-    return registry
-
-
-def _main(driver: str, work: str, migration: str, place: str, uri: str, name: str) -> None:
-    if work == "rollback":
-        with MongoClient(uri) as client:
-            _registry(False, None).run_sync(client[name], "app")
-    in_function = place == "in the function"
-    registry = _registry(driver != "pymongo", (work, migration) if in_function else None)
-    options: dict[str, Any] = {} if in_function else {"event_listeners": [_Stop(migration)]}
-    if driver == "pymongo":
-        runner = SyncRunner(registry, MongoClient(uri, **options)[name], "app")
-        _ = runner.run() if work == "run" else runner.rollback(["a"])
-    else:
-        asyncio.run(_main_async(driver, registry, work, uri, name, options))
-
-
-async def _main_async(
-    driver: str, registry: MigrationRegistry, work: str, uri: str, name: str, options: dict[str, Any]
-) -> None:
-    if driver == "motor":
-        from motor.motor_asyncio import AsyncIOMotorClient
-
-        client: Any = AsyncIOMotorClient(uri, **options)
-    else:
-        client = AsyncMongoClient(uri, **options)
-    runner = AsyncRunner(registry, client[name], "app")
-    await (runner.run() if work == "run" else runner.rollback(["a"]))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -76,7 +76,7 @@ class Count:
                 self._now -= 1
 
 
-class Told(list[Event]):
+class Events(list[Event]):
     """A hook that keeps the events.
 
     Args:

@@ -60,7 +60,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _told(event: Event) -> None:
+def _report_failure(event: Event) -> None:
     if isinstance(event, MigrationFailed):
         _say("failed")
 
@@ -95,12 +95,12 @@ async def _main_async(kind: str, uri: str, name: str) -> None:
         async with AsyncMongoClient(uri) as async_client:
             task = asyncio.current_task()
             assert task is not None
-            await _registry(kind, task).run(async_client[name], "app", sync_db=client[name], on_event=_told)
+            await _registry(kind, task).run(async_client[name], "app", sync_db=client[name], on_event=_report_failure)
 
 
 def _main(kind: str, uri: str, name: str) -> None:
     with MongoClient(uri) as client:
-        _registry(kind).run_sync(client[name], "app", async_db=AsyncMongoClient(uri)[name], on_event=_told)
+        _registry(kind).run_sync(client[name], "app", async_db=AsyncMongoClient(uri)[name], on_event=_report_failure)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ import pytest
 from bson.binary import Binary
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
-from bson.max_key import MaxKey
-from bson.min_key import MinKey
 
 from quaestor import BackfillStatus
 from quaestor._core.checkpoint import Checkpoint
 from quaestor._mongo import backfill_documents as documents
-from quaestor._mongo.backfill_documents import CheckpointKey
 from quaestor.errors import InvalidOptionError
 
-KEY = CheckpointKey("a", undo=True, backfill="b")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 PRIMARY, SECONDARY, STARTUP, ARBITER, DOWN = 1, 2, 5, 7, 8
@@ -67,49 +63,9 @@ def test_lag_with_a_direct_connection() -> None:
 )
 def test_checkpoint(checkpoint: Checkpoint) -> None:
     """A checkpoint survives the way to a server and back."""
-    document = documents.make_save(KEY, checkpoint, 7)["update"]["$set"]
+    document = documents.make_fields(checkpoint)
     assert documents.read_checkpoint(document) == checkpoint
     assert documents.read_checkpoint(bson.decode(bson.encode(document))) == checkpoint
-
-
-def test_claim() -> None:
-    """A claim doesn't match a later run's checkpoint, unless by force. It writes the checkpoint that it is given."""
-    identity = {"migration": "a", "undo": True, "backfill": "b"}
-    fields = {"collection": "things", "fingerprint": "f"}
-
-    found = documents.make_claim(KEY, fields, None, 7, force=False)
-    assert found["filter"] == {"_id": identity, "token": {"$lte": 7}}
-    assert (found["update"], found["upsert"]) == ({"$set": {"token": 7}}, False)
-
-    fresh = Checkpoint((1,), total=4, collection_id=b"u" * 16)
-    made = documents.make_claim(KEY, fields, fresh, 7, force=False)
-    assert made["filter"] == found["filter"]
-    assert made["upsert"] is True
-    assert made["update"] == {
-        "$set": {
-            "token": 7,
-            "collection": "things",
-            "fingerprint": "f",
-            "bounds": [1],
-            "start": [],
-            "batches": 0,
-            "done": 0,
-            "total": 4,
-            "collectionId": Binary(b"u" * 16),
-            "finished": False,
-        },
-        "$currentDate": {"updatedAt": True},
-    }
-    for claimed, checkpoint in ((found, None), (made, fresh)):
-        forced = documents.make_claim(KEY, fields, checkpoint, 7, force=True)
-        assert forced == claimed | {"filter": {"_id": identity}}
-    assert documents.match_claimed(KEY, 7) == {"_id": identity, "token": 7}
-
-
-def test_match_checkpoints() -> None:
-    """Checkpoints of a migration or its rollback are matched, but not those of a later run."""
-    matching = documents.match_checkpoints("a", 7, undo=False)
-    assert matching == {"_id.migration": "a", "_id.undo": False, "token": {"$lte": 7}}
 
 
 def test_statuses() -> None:
@@ -147,27 +103,6 @@ def test_fingerprint() -> None:
     assert documents.make_fingerprint("db.a", {"a": 1}, options) in seen
     with pytest.raises(InvalidDocument):
         documents.make_fingerprint("db.a", {"a": object()}, options)
-
-
-def test_queries() -> None:
-    """The rest of the current type starts at the checkpoint and ends at its bound, and the filter holds as well.
-    MinKey and MaxKey are types with one value.
-    """
-    assert documents.match_rest({}, Checkpoint((7, "x"))) == {"_id": {"$lte": 7}}
-    assert documents.match_rest({}, Checkpoint((None,), (None,))) == {"_id": {"$lte": None, "$gte": None}}
-    assert documents.match_rest({"_id": {"$ne": 3}}, Checkpoint((7,), (2,))) == {
-        "$and": [{"_id": {"$ne": 3}}, {"_id": {"$lte": 7, "$gte": 2}}]
-    }
-    assert documents.match_rest({}, Checkpoint((MaxKey(),))) == {"_id": {"$eq": MaxKey()}}
-    assert documents.match_other_types([]) == {}
-    assert documents.match_other_types([MinKey(), 7]) == {
-        "$and": [{"_id": {"$not": {"$eq": MinKey()}}}, {"_id": {"$not": {"$lte": 7}}}, {"_id": {"$not": {"$gte": 7}}}]
-    }
-    assert documents.make_sample({"a": 1}, 10) == [
-        {"$sample": {"size": 10}},
-        {"$match": {"a": 1}},
-        {"$count": "matching"},
-    ]
 
 
 def test_collection_id() -> None:

@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks import page
-from benchmarks.peers.environments import reason, without_places
 from benchmarks.peers.report import NOTHING, AtOnce, Report
 from benchmarks.table import Row
 
@@ -63,34 +62,3 @@ def test_medians_and_ratios_the_quickest_first() -> None:
 def test_who_is_ahead(seen: dict[str, list[float]], said: str) -> None:
     """A peer that is ahead is named, with its ratio; quaestor's own other drivers are no peers."""
     assert page.ahead(["ours", "ours (async)"], seen) == said
-
-
-def test_processes_at_once() -> None:
-    """What ran too often and what ended with an error stands in the table; only who did neither is named below."""
-    assert "| ours | 20 | 0 | 2.00 s (1.00 to 3.00) |" in lines()
-    assert "| quick | 20 to 33 | 0 to 7 (LockError) | 0.55 s (0.50 to 0.60) |" in lines()
-    assert "Each migration ran once, and no process ended with an error, with: ours." in lines()
-    assert page.sound({"failed": "no answer"}).endswith("with: none.")
-
-
-def test_imports_are_told_without_python_itself() -> None:
-    """The start of Python is taken off, and no row of its own."""
-    assert "| ours | 125 ms | 125 to 125 | 1.00 x |" in lines()
-    assert "| quick | 250 ms | 250 to 250 | 2.00 x |" in lines()
-    assert "Python alone took 125 ms." in lines()
-
-
-def test_what_could_not_be_installed() -> None:
-    """It has a row, with the reason."""
-    assert "| gone | not installed: it needs Python >=3.99 |  | `run()` | the application's |" in lines()
-    assert "| quick | 0.3 | pymongo 4.20.0, motor 3.7 | `run()` | its own |" in lines()
-
-
-def test_reasons_of_pip() -> None:
-    """They are sentences, without addresses and paths."""
-    refused = "ERROR: Ignored the following versions: 0.1 Requires-Python >=3.12; 0.2 Requires-Python >=3.13\nERROR: no"
-    assert reason(refused) == "it needs Python >=3.13"
-    assert reason("WARNING: a\nERROR: No file at https://example.org/x\n") == "No file at ..."
-    assert reason("") == "pip failed"
-    assert without_places("Error: /srv/a/b.py is bad\nmore") == "Error: ... is bad"
-    assert len(without_places("x" * 500)) == 120

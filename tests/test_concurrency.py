@@ -12,21 +12,16 @@ from hypothesis import strategies as st
 
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import Location
-from quaestor._core.scheduler import combine
 from quaestor.errors import LeaseLostError
 from quaestor.events import LeaseNotReleased, MigrationApplied, MigrationFailed, MigrationStarted, RunFailed
 from tests.fake_store import TTL, Choices, FakeCollection, FakeContext, Process, Server, read_status
-from tests.functions import nothing
+from tests.functions import nothing, take_context
 from tests.world import LONG_AGO
 
 INDEPENDENT: dict[str, list[str]] = {"a": [], "b": [], "c": []}
 CHAIN = {"a": [], "b": ["a"], "c": ["b"]}
 FORK = {"a": [], "b": ["a"], "c": ["a"]}
 JOIN = {"a": [], "b": [], "c": ["a", "b"]}
-
-
-async def take_context(db: object, context: object) -> None:
-    """A migration that could go over a collection."""
 
 
 @dataclass(frozen=True)
@@ -418,11 +413,3 @@ def test_worker_that_cannot_start() -> None:
         process.finish()
     assert process.server.records == {"a"}
     assert process.server.holder is None
-
-
-def test_combine() -> None:
-    """One error is raised as it is; several are a group, of Exceptions if all are."""
-    errors = [ValueError(), KeyError()]
-    assert combine(errors[:1]) is errors[0]
-    assert isinstance(combine(errors), ExceptionGroup)
-    assert not isinstance(combine([*errors, KeyboardInterrupt()]), ExceptionGroup)

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -122,18 +121,6 @@ def test_at_the_end_of_the_package(write: Write, imported: list[str]) -> None:
     assert package.registry.discover("own") == ["own", "own.a", "own.b"]
 
 
-def test_registers(write: Write) -> None:
-    """The decorators in the modules run, and the registry has their migrations in the order of the modules."""
-    own = "from quaestor import MigrationRegistry\nregistry = MigrationRegistry()\n"
-    module = "from held import registry\n@registry.register(__name__)\ndef migration(db): ...\n"
-    write("held", {"__init__.py": own, "b.py": module, "a.py": module})
-
-    import held  # type: ignore[import-not-found]  # made just now
-
-    held.registry.discover("held")
-    assert list(held.registry.migrations) == ["held.a", "held.b"]
-
-
 def test_two_portions(tmp_path: Path, write: Write, imported: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A package without `__init__.py` may lie in two places: the modules of both are found, in sorted order."""
     write("parts", {"2026/b.py": MODULE, "c.py": MODULE})
@@ -148,11 +135,7 @@ def test_two_portions(tmp_path: Path, write: Write, imported: list[str], monkeyp
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [
-        ("raise LookupError('own')", LookupError),
-        ("def", SyntaxError),
-        ("import quaestor.nothing", ModuleNotFoundError),
-    ],
+    [("raise LookupError('own')", LookupError), ("def", SyntaxError), ("import quaestor.nothing", ModuleNotFoundError)],
 )
 def test_module_that_fails(write: Write, imported: list[str], text: str, kind: type[Exception]) -> None:
     """What a module raises is raised as it is, with a note of which module it was; those before it are imported."""
@@ -164,23 +147,6 @@ def test_module_that_fails(write: Write, imported: list[str], text: str, kind: t
     assert type(caught.value) is kind
     assert caught.value.__notes__ == ["quaestor: while importing the module 'broken.b.c', to find migrations"]
     assert imported == ["broken", "broken.a"]
-
-
-def test_failure_that_takes_no_note(write: Write) -> None:
-    """An exception that cannot carry a note is still the one that comes out."""
-
-    @dataclass(frozen=True)
-    class Frozen(Exception):
-        code: int
-
-    with pytest.raises(FrozenInstanceError):
-        Frozen(7).add_note("")
-    write("noteless", {"__init__.py": "from imported import error\nraise error\n"})
-    import imported
-
-    imported.error = Frozen(7)
-    with pytest.raises(Frozen):
-        MigrationRegistry().discover("noteless")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.at.all"])

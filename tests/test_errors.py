@@ -26,21 +26,13 @@ EXAMPLES = [
     (errors.MissingDatabaseError(["a", "b"], "sync_db"), ValueError, "a, b. Pass sync_db="),
     (errors.MissingDatabaseError(["a"], "async_db"), ValueError, "a. Pass async_db="),
     (errors.RecordConflictError(["a"]), ValueError, "Nothing has run"),
-    (
-        errors.UnknownRecordsError(["y", "z"]),
-        ValueError,
-        "y, z",
-    ),
+    (errors.UnknownRecordsError(["y", "z"]), ValueError, "y, z"),
     (
         errors.IrreversibleMigrationError(["b", "a"]),
         ValueError,
         "No rollback is registered for b, a. Write one with @registry.register_rollback('b'), or",
     ),
-    (
-        errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}),
-        ValueError,
-        "'b' needs 'a'; 'd' needs 'a', 'c'",
-    ),
+    (errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}), ValueError, "'b' needs 'a'; 'd' needs 'a', 'c'"),
     (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
     (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),
     (

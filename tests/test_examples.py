@@ -48,6 +48,12 @@ def serving(arguments: list[str], environment: dict[str, str], folder: Path) -> 
             process.terminate()
 
 
+def run(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+
+
 def get(address: str) -> object:
     with urllib.request.urlopen(f"{address}/products", timeout=30) as answer:
         return json.load(answer)
@@ -58,12 +64,7 @@ def test_script(uri: str, name: str, environment: dict[str, str]) -> None:
     with MongoClient(uri) as client:
         client[name].users.insert_one({"email": "Ada@Example.com"})
 
-        outputs = [
-            subprocess.run(
-                [sys.executable, "script.py"], cwd=EXAMPLES, env=environment, capture_output=True, text=True, check=True
-            ).stdout
-            for _ in range(2)
-        ]
+        outputs = [run(["script.py"], environment, EXAMPLES).stdout for _ in range(2)]
 
         assert outputs == ["applied: ['lowercase_emails', 'unique_emails']\n", "applied: []\n"]
         assert client[name].users.find_one({}, {"_id": 0}) == {"email": "ada@example.com"}
@@ -86,17 +87,7 @@ def test_flask(environment: dict[str, str]) -> None:
 def test_django(environment: dict[str, str]) -> None:
     """The command migrates once, and the project answers with migrated data."""
     folder = EXAMPLES / "django_project"
-    outputs = [
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate_mongodb"],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for _ in range(2)
-    ]
+    outputs = [run(["manage.py", "migrate_mongodb"], environment, folder) for _ in range(2)]
 
     assert [output.stdout for output in outputs] == [
         "Applied 2: first_products, prices_in_cents\n",

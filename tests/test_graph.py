@@ -19,7 +19,7 @@ def acyclic(draw: st.DrawFn) -> Needs:
     """A graph whose edges all lead back in one hidden order, registered in another."""
     hidden = draw(st.lists(names, unique=True, max_size=12))
     needs = {
-        name: draw(st.lists(st.sampled_from(hidden[:place]), max_size=4)) if place else []
+        name: draw(st.lists(st.sampled_from(hidden[:place]), max_size=4, unique=True)) if place else []
         for place, name in enumerate(hidden)
     }
     return {name: needs[name] for name in draw(st.permutations(hidden))}
@@ -51,16 +51,6 @@ def test_order_is_the_smallest(needs: Needs) -> None:
     assert ordered == smallest_order(needs)
 
 
-@given(acyclic(), st.data())
-def test_order_does_not_depend_on_registration(needs: Needs, data: st.DataObject) -> None:
-    """The same migrations registered in another order have the same order."""
-    shuffled = {
-        name: data.draw(st.permutations(needs[name])) for name in data.draw(st.permutations(list(needs)), label="order")
-    }
-
-    assert plan.order(plan.make_sorter(shuffled)) == plan.order(plan.make_sorter(needs))
-
-
 @given(closed(), st.data())
 def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
     """A reported cycle is one. It starts with its smallest name, and doesn't depend on the order of registration."""
@@ -81,13 +71,6 @@ def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
     assert other.value.cycle == cycle
 
 
-def test_cycle_in_the_direction_of_depends_on() -> None:
-    """`a -> b` says that a depends on b."""
-    with pytest.raises(CircularDependencyError, match="a -> b -> c -> a") as caught:
-        plan.make_sorter({"c": ["a"], "b": ["c"], "a": ["b"], "d": ["a"]})
-    assert caught.value.cycle == ["a", "b", "c", "a"]
-
-
 def test_missing_dependency_names_both() -> None:
     """The error names the alphabetically first migration, what it needs, and what may have been meant."""
     with pytest.raises(MissingDependencyError) as caught:
@@ -96,13 +79,9 @@ def test_missing_dependency_names_both() -> None:
     error = caught.value
     assert (error.migration, error.dependency, error.suggestion) == ("orders", "user", "users")
     assert all(name in str(error) for name in ("'orders'", "'user'", "'users'"))
-
-
-def test_missing_dependency_without_a_close_name() -> None:
-    """Nothing is suggested if nothing is close; the migration itself never is."""
     with pytest.raises(MissingDependencyError) as caught:
         plan.make_sorter({"users_2": ["users_1"]})
-    assert caught.value.suggestion is None
+    assert caught.value.suggestion is None, "it isn't itself what was meant"
 
 
 def test_long_chain() -> None:

@@ -64,7 +64,7 @@ def commands(value: Any) -> Iterator[list[str]]:
             yield from commands(item)
 
 
-def settled(output: str) -> list[str]:
+def mask_varying(output: str) -> list[str]:
     """The lines of an output, without what differs between two runs."""
     return [VARYING.sub("…", line).rstrip() for line in output.rstrip().splitlines()]
 
@@ -88,7 +88,7 @@ class Reader:
                 self.write(file[1], block.text)
             case "console":
                 for command, output in steps(block.text):
-                    assert settled(self.run(command)) == settled(output), f"line {block.line}: {command}"
+                    assert mask_varying(self.run(command)) == mask_varying(output), f"line {block.line}: {command}"
             case "yaml":
                 import yaml
 
@@ -139,7 +139,7 @@ def test_guide(uri: str, name: str, tmp_path: Path) -> None:
 def test_readme(uri: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of the README runs from top to bottom, `await` included.
 
-    Given are `client` and `async_client`, the database `db` (of the colour of the statement), the public names of
+    Given are `client` and `async_client`, the database `db` (sync or async, as the statement is), the public names of
     quaestor, and mongomock. Functions that are tests are called.
     """
     import mongomock

@@ -12,17 +12,13 @@ from quaestor._core.transaction import LONGEST_TRANSACTION
 from quaestor.errors import LeaseLostError, TransactionFailedError
 from quaestor.events import LeaseNotReleased
 from tests.fake_store import TTL, FakeCollection, FakeContext, Process, Server, Task
-from tests.functions import nothing
+from tests.functions import nothing, take_context
 
 FAULTS = st.sampled_from(["none"] * 6 + ["request lost", "answer lost"])
 PLAIN = {"top": [], "right": ["top"]}
 TRANSACTIONAL = {"left": ["top"], "end": ["left", "right"]}
 NEEDS: dict[str, list[str]] = PLAIN | TRANSACTIONAL
 IDS = [1, 2, 3]
-
-
-async def take_context(db: object, context: object) -> None:
-    """A migration that could go over a collection."""
 
 
 @dataclass(eq=False)
@@ -66,8 +62,10 @@ class Instance:
         if process.is_ended and not process.is_dead:
             holder = process.server.holder
             is_released = holder is None or holder.owner != process.terms.owner
-            is_told = LeaseNotReleased in map(type, process.events) or isinstance(process.main.error, KeyboardInterrupt)
-            assert is_released or is_told
+            is_reported = LeaseNotReleased in map(type, process.events) or isinstance(
+                process.main.error, KeyboardInterrupt
+            )
+            assert is_released or is_reported
             assert all(task.is_done for task in process.tasks)
 
 

@@ -51,11 +51,7 @@ class Silent(Exception):
         (BackfillStarted(*PLACE, "users", "users", 0, 12_345), logging.INFO, ["starts", "about 12,345 documents"]),
         (BackfillStarted(*PLACE, "users", "users", 1000, None), logging.INFO, ["resumes", "1,000 documents"]),
         (BackfillStarted(*PLACE, "old", "users", 1000, 9000), logging.INFO, ["'old' of 'users'", "1,000 of 9,000"]),
-        (
-            BackfillRestarted(*PLACE, "users", "users"),
-            logging.WARNING,
-            ["'a'", "'users' starts over", "again"],
-        ),
+        (BackfillRestarted(*PLACE, "users", "users"), logging.WARNING, ["'a'", "'users' starts over", "again"]),
         (ReplicasAwaited(*PLACE, 12.4, 61.2), logging.INFO, ["'a' (1 of 2)", "12.4 s behind", "1 min 1 s"]),
         (MigrationProgressed(*PLACE, 1000, None, due=True), logging.INFO, ["'a' (1 of 2): 1,000"]),
         (

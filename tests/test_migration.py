@@ -189,30 +189,31 @@ def test_bad_name(name: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [None, 7, "", "a\0b", "\ud800"])
-def test_bad_text(name: Any) -> None:
-    """The names of other things are checked in the same way, each with an error of its own."""
-    with pytest.raises(InvalidOptionError, match="The name of a backfill"):
-        check_text("The name of a backfill", name, InvalidOptionError)
-
-
 @pytest.mark.parametrize(
-    ("depends_on", "words"),
+    ("options", "words"),
     [
-        ("first", "write ['first']"),
-        ("", "not a str"),
-        (1, "must be a list of names, not int (1)"),
-        (nothing, "must be a list of names, not function"),
-        (["first", 2], "must hold names (str), not int (2)"),
-        ([nothing], "must hold names (str), not function"),
-        ([None], "must hold names (str), not None"),
+        ({"depends_on": "first"}, "write ['first']"),
+        ({"depends_on": ""}, "not a str"),
+        ({"depends_on": 1}, "must be a list of names (str), not 1"),
+        ({"depends_on": nothing}, "must be a list of names (str), not <function nothing"),
+        ({"depends_on": ["first", 2]}, "must be a list of names (str), not ['first', 2]"),
+        ({"depends_on": [nothing]}, "must be a list of names (str), not [<function nothing"),
+        ({"depends_on": [None]}, "must be a list of names (str), not [None]"),
+        *(({"transaction": value}, "transaction of migration 'a'") for value in (None, 1, "yes")),
+        *(({"description": value}, "description of migration 'a' must be a str, not") for value in (7, b"", ["a"])),
     ],
 )
-def test_bad_dependencies(depends_on: Any, words: str) -> None:
-    """Dependencies are a list of names."""
-    with pytest.raises(InvalidMigrationError, match="depends_on of migration 'a'") as caught:
-        MigrationRegistry().register("a", depends_on=depends_on)(nothing)
+def test_bad_argument(options: dict[str, Any], words: str) -> None:
+    """An argument of the wrong type is refused, with the migration's name."""
+    with pytest.raises(InvalidMigrationError, match="of migration 'a'") as caught:
+        MigrationRegistry().register("a", **options)(nothing)
     assert words in str(caught.value)
+
+
+def test_bad_name_of_a_backfill() -> None:
+    """The names of other things are checked in the same way, each with an error of its own."""
+    with pytest.raises(InvalidOptionError, match="The name of a backfill"):
+        check_text("The name of a backfill", 7, InvalidOptionError)
 
 
 def test_dependency_on_itself() -> None:
@@ -235,6 +236,8 @@ def test_definition() -> None:
     assert (definition.name, definition.execute, definition.depends_on) == ("a", nothing, ["z", "b"])
     assert registry.migrations["b"].depends_on == []
     given.append("later")
+    for names in (("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()):
+        assert MigrationDefinition("a", nothing, names).depends_on == ["z", "b"]  # type: ignore[arg-type]  # an iterator
     assert definition.depends_on == ["z", "b"]
     assert list(registry.migrations) == ["a", "b"]
     same = MigrationDefinition("a", nothing, ["z", "b"], description="A `def` migration.")
@@ -267,19 +270,6 @@ def test_wants_context(function: Any, wants: bool) -> None:
     assert MigrationDefinition("a", nothing, rollback=function).wants_context is False
     assert MigrationDefinition("a", function, rollback=nothing).can_backfill is wants
     assert MigrationDefinition("a", nothing, rollback=function).can_backfill is wants
-
-
-@pytest.mark.parametrize("depends_on", [["z", "b"], ("z", "b"), iter(["z", "b"]), {"z": 1, "b": 2}.keys()])
-def test_dependencies_of_any_kind(depends_on: Any) -> None:
-    """Any collection of names becomes a list."""
-    assert MigrationDefinition("a", nothing, depends_on).depends_on == ["z", "b"]
-
-
-@pytest.mark.parametrize("transaction", [None, 1, "yes"])
-def test_bad_transaction(transaction: Any) -> None:
-    """transaction is True or False."""
-    with pytest.raises(InvalidMigrationError, match="transaction of migration 'a'"):
-        MigrationRegistry().register("a", transaction=transaction)(nothing)
 
 
 def test_migrations_are_read_only() -> None:

@@ -55,13 +55,14 @@ COMMANDS = {
     "release_lease": [()],
     "kill_sessions": [(b"s" * 48,)],
 }
-OPTIONAL = {"identify_collection": [], "count_collection": [], "count_matching": [], "count_sampled": [10]}
+OPTIONAL = ["identify_collection", "estimate_count"]
 NEEDED = {"find_highest": [()], "read_batch": [Checkpoint((1,)), 10], "read_fingerprint": [], "read_checkpoint": [1]}
 
 
 def send(store: Any, error: Exception, name: str, *arguments: Any, **options: Any) -> Any:
     """Send a command that the driver answers with an error."""
-    store.driver = store._driver = FailingDriver(error)  # noqa: SLF001 - nothing is sent
+    sender = getattr(store, "_store", store)
+    sender.driver = FailingDriver(error)
     return run_to_completion(getattr(store, name)(*arguments, **options))
 
 
@@ -105,13 +106,13 @@ def test_duplicate(store: MongoStore) -> None:
 def test_optional_reads(store: MongoStore, name: str) -> None:
     """A read that a backfill can do without returns None if the server refuses it, and is repeated if it is lost."""
     backfill = open_backfill(store)
-    assert send(backfill, REFUSED, name, *OPTIONAL[name]) is None
+    assert send(backfill, REFUSED, name) is None
     with pytest.raises(OutcomeUnknown):
-        send(backfill, LOST, name, *OPTIONAL[name])
+        send(backfill, LOST, name)
     with pytest.raises(OutcomeUnknown):
-        send(backfill, OperationFailure("stepped down", 189), name, *OPTIONAL[name])
+        send(backfill, OperationFailure("stepped down", 189), name)
     with pytest.raises(InvalidOperation):
-        send(backfill, CLOSED, name, *OPTIONAL[name])
+        send(backfill, CLOSED, name)
 
 
 @pytest.mark.parametrize("name", NEEDED)

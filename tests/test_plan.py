@@ -7,18 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quaestor._core import plan
-from quaestor._core.definition import MigrationDefinition
+from quaestor._core.definition import MigrationDefinition, check_names
 from quaestor._core.plan import Change, RecordChange, Records
 from quaestor.errors import (
     DependencyConflictError,
     InvalidOptionError,
     IrreversibleMigrationError,
-    MissingDatabaseError,
-    RecordConflictError,
     UnknownMigrationError,
-    UnknownRecordsError,
 )
-from quaestor.status import PlannedMigration
 from tests.functions import definitions, nothing, nothing_async
 from tests.test_graph import Needs, acyclic, smallest_order
 from tests.world import LONG_AGO
@@ -90,22 +86,6 @@ def test_rollback(needs: Needs, data: st.DataObject) -> None:
     assert all(not change.applies and change.recorded_at == (LONG_AGO,) for change in todo)
 
 
-def test_reasons() -> None:
-    """Reasons in words: asked for, needed by, needs. They may name a migration between that isn't applied."""
-    known = definitions(DIAMOND)
-
-    run = plan.explain(known, ["top", "left", "right", "end"], ["end"])
-    assert {planned.name: planned.reason for planned in run} == {
-        "top": "needed by left, right",
-        "left": "needed by end",
-        "right": "needed by end",
-        "end": "asked for",
-    }
-    assert plan.explain(known, ["aside"], None) == [PlannedMigration("aside", asked_for=True)]
-    back = plan.explain(known, ["end", "top"], ["top"], undo=True)
-    assert {planned.name: planned.reason for planned in back} == {"end": "needs left, right", "top": "asked for"}
-
-
 def test_irreversible() -> None:
     """The error names all recorded migrations of the plan without a rollback, in order."""
     known = definitions(DIAMOND) | {
@@ -168,27 +148,12 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
         ]
 
 
-def test_conflicts_of_others() -> None:
-    """A record from before its dependency was added doesn't stop marks of others."""
-    known = definitions({"a": ["z"], "b": [], "z": []})
-
-    assert names(plan.plan_mark_applied(known, recorded("a"), ["b"])) == ["b"]
-    assert names(plan.plan_mark_pending(known, recorded("a", "b"), ["b"])) == ["b"]
-
-
 @pytest.mark.parametrize("given", [None, 7, "a", ["a", 7], [None], b"a"])
 def test_names(given: object) -> None:
-    """Names must be a list of str."""
-    with pytest.raises(InvalidOptionError, match="targets"):
-        plan.check_names("targets", given)
-
-
-def test_names_of_any_collection() -> None:
-    """Any collection of names works; each name counts once. For a str, the error shows the list that was meant."""
-    assert plan.check_names("targets", iter(["b", "a", "b"])) == ["b", "a"]
-    assert plan.check_names("targets", {"a": 1}) == ["a"]
-    with pytest.raises(InvalidOptionError, match=r"\['a'\]"):
-        plan.check_names("targets", "a")
+    """Names must be a collection of str. For a str, the error shows the list that was meant. Each name counts once."""
+    with pytest.raises(InvalidOptionError, match=r"\['a'\]" if given == "a" else "targets"):
+        check_names("targets", given)
+    assert check_names("targets", iter(["b", "a", "b"])) == ["b", "a"]
 
 
 def test_unknown_names() -> None:
@@ -198,46 +163,6 @@ def test_unknown_names() -> None:
         plan.check_known(["lowercase_email", "a", "zzz"], {"a", "lowercase_emails"})
     assert caught.value.suggestions == {"lowercase_email": "lowercase_emails", "zzz": None}
     assert caught.value.names == ["lowercase_email", "zzz"]
-
-
-def test_unknown_records() -> None:
-    """The error names all records that aren't registered."""
-    known = definitions({"a": []})
-
-    plan.check_unknown(known, recorded("a"))
-    with pytest.raises(UnknownRecordsError) as caught:
-        plan.check_unknown(known, recorded("c", "a", "b"))
-    assert caught.value.names == ["b", "c"]
-
-
-def test_databases() -> None:
-    """Each kind of function in the plan must have a database. The error names the migrations and the argument."""
-    todo = [
-        Change("a", True, nothing, False),
-        Change("b", True, nothing_async, True),
-        RecordChange("c", applies=True),
-    ]
-
-    plan.check_databases(todo, {False, True})
-    plan.check_databases(todo[:1], {False})
-    plan.check_databases(todo[2:], {True})
-    with pytest.raises(MissingDatabaseError) as caught:
-        plan.check_databases(todo, {False})
-    assert (caught.value.migrations, caught.value.argument) == (["b"], "async_db")
-    with pytest.raises(MissingDatabaseError) as caught:
-        plan.check_databases(todo, {True})
-    assert (caught.value.migrations, caught.value.argument) == (["a"], "sync_db")
-
-
-def test_records() -> None:
-    """A migration whose `_id` belongs to something else can't be recorded; a record can still be removed."""
-    todo = [RecordChange("a", applies=True), Change("b", True, nothing, False)]
-
-    plan.check_records(todo, Records({}, (), frozenset({"c"})))
-    with pytest.raises(RecordConflictError) as caught:
-        plan.check_records(todo, Records({}, (), frozenset({"b", "c"})))
-    assert caught.value.migrations == ["b"]
-    plan.check_records([RecordChange("b", applies=False)], Records({}, (), frozenset({"b"})))
 
 
 def test_sorter_is_used_up() -> None:

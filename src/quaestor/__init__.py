@@ -135,6 +135,9 @@ __all__ = [
     "log_event",
 ]
 
+# In the order in which they import each other, so that a name loads no module that it doesn't need.
+_MODULES = ("errors", "registry", "databases", "status", "events", "_hosts.calls", "context", "runners")
+
 if not TYPE_CHECKING:  # type checkers accept any name from a module with a `__getattr__`
 
     def __getattr__(name: str) -> object:
@@ -142,18 +145,7 @@ if not TYPE_CHECKING:  # type checkers accept any name from a module with a `__g
         if name in __all__:
             from importlib import import_module
 
-            # In the order in which they import each other, so that a name loads no module that it doesn't need.
-            for module in (
-                "errors",
-                "_core.definition",
-                "registry",
-                "databases",
-                "status",
-                "events",
-                "_hosts.calls",
-                "context",
-                "runners",
-            ):
+            for module in _MODULES:
                 names = vars(import_module(f"{__name__}.{module}"))
                 if name in names:
                     return globals().setdefault(name, names[name])

@@ -1,6 +1,6 @@
-"""How messages write times, counts, lists and errors."""
+"""How messages write times, counts, lists and errors, and what they suggest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Final
 
@@ -44,6 +44,13 @@ def format_list(values: Sequence[object]) -> str:
         return ""
     more = f" and {len(values) - _LIST_LIMIT:,} more" if len(values) > _LIST_LIMIT else ""
     return ": " + ", ".join(str(value) for value in values[:_LIST_LIMIT]) + more
+
+
+def find_similar(name: str, names: Iterable[str]) -> str | None:
+    """Find the most similar name; None if none is similar."""
+    import difflib  # late: only a mistake needs it
+
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
 
 
 def format_error(error: BaseException) -> str:

@@ -21,12 +21,7 @@ D = TypeVar("D", bound=Mapping[str, Any])
 
 
 class _Context:
-    """The part that sync and async functions share.
-
-    Args:
-        backfills: The backfills of this attempt.
-        open_store: Makes the store of a backfill, given the arguments that describe it, and checks these.
-    """
+    """The part that sync and async functions share. `open_store` checks a backfill's arguments and makes its store."""
 
     def __init__(self, backfills: Backfills, open_store: "Callable[..., MongoBackfillStore]") -> None:
         self._backfills = backfills
@@ -57,11 +52,7 @@ class _Context:
         backfills.surroundings.emit(progressed)
 
     def check_started(self) -> None:
-        """Check, when the function has returned, that it started all its backfills.
-
-        Raises:
-            UnfinishedMigrationError: It didn't.
-        """
+        """Check, when the function has returned, that it started all its backfills."""
         if self._unstarted:
             raise UnfinishedMigrationError(
                 self.name,
@@ -77,12 +68,14 @@ class _Context:
         name: str | None,
         throttle: Throttle,
         *,
-        transaction: bool,
+        transaction: bool = False,
     ) -> "tuple[Backfill, MongoBackfillStore]":
         store = self._open_store(
             collection=collection, filter=filter, projection=projection, name=name, transaction=transaction
         )
-        return self._backfills.start(store, throttle), store
+        backfill = self._backfills.start(store, throttle)
+        self._unstarted += 1
+        return backfill, store
 
 
 class MigrationContext(_Context):
@@ -134,9 +127,7 @@ class MigrationContext(_Context):
             CollectionChangedError: The collection was dropped or renamed during the backfill.
             Exception: What the driver raises.
         """
-        throttle = Throttle(size, pause, max_lag)
-        backfill, _ = self._open(collection, filter, projection, name, throttle, transaction=False)
-        self._unstarted += 1
+        backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag))
         return self._iterate(backfill)
 
     def for_each_batch(
@@ -169,9 +160,10 @@ class MigrationContext(_Context):
             UnfinishedMigrationError: The body returned a generator, or (in a `def` migration) an awaitable.
             Exception: What the body raised, unchanged; the next run repeats its batch. Also what `batches` raises.
         """
-        throttle = Throttle(size, pause, max_lag)
         _check_body(body, transaction)
+        throttle = Throttle(size, pause, max_lag)
         backfill, store = self._open(collection, filter, projection, name, throttle, transaction=transaction)
+        self._unstarted -= 1
         give = partial(call, self.name, body, is_async=False, source=_FROM_BODY)
         try:
             run_to_completion(backfill.transact_all(give) if transaction else backfill.give_all(give))
@@ -204,9 +196,7 @@ class AsyncMigrationContext(_Context):
         max_lag: float | None = None,
     ) -> AsyncIterator[list[D]]:
         """Do the same as `MigrationContext.batches`, for an `async for` loop."""
-        throttle = Throttle(size, pause, max_lag)
-        backfill, _ = self._open(collection, filter, projection, name, throttle, transaction=False)
-        self._unstarted += 1
+        backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag))
         return self._iterate(backfill)
 
     def for_each_batch(
@@ -223,11 +213,10 @@ class AsyncMigrationContext(_Context):
         transaction: bool = True,
     ) -> Coroutine[Any, Any, None]:
         """Do the same as `MigrationContext.for_each_batch`, with an `async def` body."""
-        throttle = Throttle(size, pause, max_lag)
         _check_body(body, transaction)
+        throttle = Throttle(size, pause, max_lag)
         backfill, store = self._open(collection, filter, projection, name, throttle, transaction=transaction)
         give = partial(call, self.name, body, is_async=True, source=_FROM_BODY)
-        self._unstarted += 1
         return self._give(backfill.transact_all if transaction else backfill.give_all, give, store)
 
     async def _give(

@@ -7,45 +7,35 @@ D_co = TypeVar("D_co", bound=Mapping[str, Any], covariant=True)
 """A document. Its bound keeps async collections, whose `find_one` returns a coroutine, from being sync ones."""
 
 
-class SyncDatabase(Protocol):
-    """PyMongo's `Database`, or mongomock's."""
-
+class _Named(Protocol):
     @property
     def name(self) -> str:
         """Its name."""
+
+
+class SyncDatabase(_Named, Protocol):
+    """PyMongo's `Database`, or mongomock's."""
 
     def list_collection_names(self) -> list[str]:
         """The names of its collections."""
 
 
-class AsyncDatabase(Protocol):
+class AsyncDatabase(_Named, Protocol):
     """PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
 
     async def list_collection_names(self) -> list[str]:
         """The names of its collections."""
 
 
-class SyncCollection(Protocol[D_co]):
+class SyncCollection(_Named, Protocol[D_co]):
     """A collection of PyMongo, or of mongomock."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
 
     def find_one(self, filter: Mapping[str, Any] | None = None, /) -> D_co | None:  # noqa: A002 - PyMongo's word
         """Read a document."""
 
 
-class AsyncCollection(Protocol[D_co]):
+class AsyncCollection(_Named, Protocol[D_co]):
     """A collection of PyMongo's async client, of Motor, or of mongomock-motor."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
 
     async def find_one(self, filter: Mapping[str, Any] | None = None, /) -> D_co | None:  # noqa: A002 - PyMongo's word
         """Read a document."""

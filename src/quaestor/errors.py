@@ -89,10 +89,12 @@ class UnknownMigrationError(QuaestorError, ValueError):
 
     def __str__(self) -> str:
         return " ".join(
-            f"There is no migration {name!r}. "
-            + ("Register it, and import its module first." if close is None else f"Did you mean {close!r}?")
-            for name, close in self.suggestions.items()
+            f"There is no migration {name!r}. {_suggest(close)}" for name, close in self.suggestions.items()
         )
+
+
+def _suggest(close: str | None) -> str:
+    return "Register it, and import its module first." if close is None else f"Did you mean {close!r}?"
 
 
 class GraphError(QuaestorError, ValueError):
@@ -114,12 +116,10 @@ class MissingDependencyError(GraphError):
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        remedy = (
-            f"Did you mean {self.suggestion!r}?"
-            if self.suggestion is not None
-            else "Register it, and import its module before the run."
+        return (
+            f"Migration {self.migration!r} depends on {self.dependency!r}, which is not registered. "
+            f"{_suggest(self.suggestion)}"
         )
-        return f"Migration {self.migration!r} depends on {self.dependency!r}, which is not registered. {remedy}"
 
 
 @dataclass(eq=False)
@@ -241,8 +241,7 @@ class InvalidOptionError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class UnfinishedMigrationError(QuaestorError, TypeError):
-    """A migration's function returned a coroutine, generator or the like instead of doing its work. The migration isn't
-    recorded.
+    """A migration's function returned a coroutine, generator or the like. The migration isn't recorded.
 
     Attributes:
         name: The migration.

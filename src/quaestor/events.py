@@ -6,7 +6,7 @@ among others, follow stamina's instrumentation.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from quaestor._text import format_amount, format_count, format_duration, format_error, format_list, format_rate
 from quaestor.status import Lease, Work
@@ -93,8 +93,7 @@ class RecordsIgnored(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class RecordsUnknown(RunEvent):
-    """Some applied migrations aren't in the code: an older release runs on a newer database. They were left alone.
-    Emitted once per run or rollback.
+    """Applied migrations aren't in the code, which may be older, and are left alone. Emitted once per run or rollback.
 
     Attributes:
         names: Their names, alphabetically.
@@ -128,11 +127,9 @@ class LeaseAwaited(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class SessionsNotEnded(RunEvent):
-    """The previous lease holder was killed or frozen, and the server refused to end the transactions it may have left
-    open.
+    """The previous lease holder was killed or frozen; the server refused to end transactions it may have left open.
 
-    The documents they changed stay blocked until the server aborts the transactions, after about a minute; the
-    migrations wait.
+    They block the documents they changed until the server aborts them, after about a minute. The migrations wait.
 
     Attributes:
         error: Why the server refused.
@@ -180,8 +177,7 @@ class MigrationRetried(MigrationEvent):
 
     Attributes:
         attempt: The number of the attempt that starts now (from 2).
-        error: What the driver raised in the previous attempt; None if another process had recorded the
-            migration.
+        error: What the driver raised in the previous attempt; None if another process had recorded the migration.
     """
 
     attempt: int
@@ -194,8 +190,7 @@ class MigrationRetried(MigrationEvent):
 
 @dataclass(frozen=True, slots=True)
 class MigrationProgressed(MigrationEvent):
-    """A migration has reported progress: by `context.progress`, or with each batch of a backfill. May be emitted from
-    the thread of its function.
+    """A migration has called `context.progress`, or done a batch of a backfill. May come from its function's thread.
 
     Attributes:
         done: How much is done, in whatever unit the migration uses; in a backfill documents, including those of
@@ -427,6 +422,24 @@ class DatabaseFinished(RunEvent):
         if self.error is None:
             return f"Finished: {format_count(len(self.applied))} applied"
         return f"Ended with an error: {format_error(self.error)}"
+
+
+Level: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def level_of(event: Event) -> Level:
+    """Return how much an event matters, as a level of the log. WARNING: somebody should look, but the run goes on."""
+    match event:
+        case RunStarted(plan=()) | RollbackStarted(plan=()) | DatabaseFinished(error=None):
+            return "DEBUG"  # RunFinished or RollbackFinished says the same
+        case MigrationProgressed(due=False):
+            return "DEBUG"
+        case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
+            return "WARNING"
+        case MigrationFailed() | RunFailed() | DatabaseFinished():
+            return "ERROR"
+        case _:
+            return "INFO"
 
 
 def _format_backfill(name: str, collection: str) -> str:

@@ -267,18 +267,10 @@ class MigrationRegistry:
         """Apply all pending migrations in many databases, one for each tenant, say. Each has a lease and records of its
         own; where one fails the others go on.
 
-        Args:
-            databases: The databases, of one client or of several.
-            prefix: As for `run`.
-            sync_db: Returns the same database for `def` migrations, given its name, such as `sync_client.get_database`.
-                Motor doesn't need it.
-            on_event: As for `run`; an event names its database.
-            lease_ttl: As for `run`.
-            lease_timeout: As for `run`.
-            targets: As for `run`.
-            strict: As for `run`.
-            concurrency: How many databases are migrated at the same time, from 1 to 100. In each of them one migration
-                runs after the other.
+        The databases may be of one client or of several. `sync_db` returns the same database for `def` migrations,
+        given its name, such as `sync_client.get_database`; Motor doesn't need it. `concurrency` is how many databases
+        are migrated at the same time, from 1 to 100; in each of them one migration runs after the other. The other
+        arguments are those of `run`; an event names its database.
 
         Returns:
             One result for each database, in the order given. Its `error` is what `run` would have raised.
@@ -293,7 +285,7 @@ class MigrationRegistry:
         from quaestor._many import Options, run_many
 
         options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
-        return run_many(self, databases, sync_db, options)
+        return run_many(self, databases, sync_db, options, is_async=True)
 
     def run_many_sync(
         self,
@@ -314,10 +306,11 @@ class MigrationRegistry:
         each, such as `lambda name: AsyncMongoClient(uri)[name]` (see `run_sync`). The other arguments, the result and
         the errors are those of `run_many`.
         """
-        from quaestor._many import Options, run_many_sync
+        from quaestor._hosts.threads import run_to_completion
+        from quaestor._many import Options, run_many
 
         options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
-        return run_many_sync(self, databases, async_db, options)
+        return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
 
 
 def _origin(registered: Callable[..., object]) -> str:

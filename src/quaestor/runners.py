@@ -2,13 +2,13 @@
 
 import uuid
 from collections.abc import Collection
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._core import engine as operations
 from quaestor._core.engine import Engine, Scope
 from quaestor._core.lease import LONGEST_TTL, SHORTEST_TTL, Terms, check_seconds
-from quaestor._core.plan import check_names
 from quaestor._functions import MongoFunctions
 from quaestor._hosts.calls import guard
 from quaestor._hosts.loop import LoopHost
@@ -30,49 +30,27 @@ _MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 class _Runner:
     """The checked arguments of a runner. `other_db` is the database of the other kind of function."""
 
+    _is_async: bool
+
     def __init__(
-        self,
-        registry: "MigrationRegistry",
-        db: Any,
-        other_db: Any,
-        prefix: str,
-        *,
-        is_async: bool,
-        on_event: Hook | None,
-        ttl: float,
-        timeout: float | None,
+        self, registry: "MigrationRegistry", db: Any, other_db: Any, prefix: str, on_event: Hook | None, **terms: Any
     ) -> None:
-        self._databases = check_databases(db, other_db, is_async=is_async)
+        self._terms = check_terms(**terms)
+        self._databases = check_databases(db, other_db, is_async=self._is_async)
         self._db = db
         self._prefix = check_prefix(prefix, db.name)
         self._emit = guard(on_event)
-        check_terms(ttl, timeout)
-        self._ttl = float(ttl)
-        self._timeout = None if timeout is None else float(timeout)
         self._registry = registry
 
-    def _make_engine(self, host: ThreadHost | LoopHost) -> Engine:
+    def _open(self) -> closing[Engine]:
         """Make the engine of one operation, which acquires the lease as an owner of its own."""
-        terms = Terms(uuid.uuid4().hex, self._ttl, self._timeout)
+        terms = Terms(uuid.uuid4().hex, *self._terms)
+        host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
         definitions = dict(self._registry.migrations)  # what is registered meanwhile is for the next operation
         scope = Scope(definitions, self._db.name, self._prefix, self._databases.keys(), terms)
         store = MongoStore(self._db, self._prefix, terms, host, self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, host, self._emit)
-        return Engine(scope, store, host, functions)
-
-
-class _Open:
-    """An engine and its host, for one operation. A class: contextlib's would write to the exceptions of migrations."""
-
-    def __init__(self, engine: Engine, host: ThreadHost | LoopHost) -> None:
-        self._engine = engine
-        self._host = host
-
-    def __enter__(self) -> Engine:
-        return self._engine
-
-    def __exit__(self, *_: object) -> None:
-        self._host.close()
+        return closing(Engine(scope, store, host, functions))
 
 
 class AsyncRunner(_Runner):
@@ -92,6 +70,8 @@ class AsyncRunner(_Runner):
         InvalidOptionError: `on_event` isn't a plain function, or a number of seconds can't be used.
     """
 
+    _is_async = True
+
     def __init__(
         self,
         registry: "MigrationRegistry",
@@ -103,9 +83,7 @@ class AsyncRunner(_Runner):
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
     ) -> None:
-        super().__init__(
-            registry, db, sync_db, prefix, is_async=True, on_event=on_event, ttl=lease_ttl, timeout=lease_timeout
-        )
+        super().__init__(registry, db, sync_db, prefix, on_event, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
     async def run(
         self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
@@ -119,10 +97,6 @@ class AsyncRunner(_Runner):
     async def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
         """Say what `run` would do, in order, and why. One read; nothing is written, and no lease is acquired.
 
-        Args:
-            targets: As for `run`.
-            strict: As for `run`.
-
         Returns:
             One value for each migration, with its `reason`.
 
@@ -130,8 +104,7 @@ class AsyncRunner(_Runner):
             Exception: What `run` would raise before the first function.
         """
         with self._open() as engine:
-            wanted = None if targets is None else check_names("targets", targets)
-            return await engine.explain(operations.run(engine.scope, wanted, strict=strict), wanted)
+            return await engine.explain(operations.run(engine.scope, targets, strict=strict))
 
     async def status(self) -> Status:
         """Read what is applied, what isn't, and who is at work. Nothing is written, and no lease is acquired.
@@ -172,8 +145,7 @@ class AsyncRunner(_Runner):
             Exception: What `rollback` would raise before the first function.
         """
         with self._open() as engine:
-            names = check_names("targets", targets)
-            return await engine.explain(operations.roll_back(engine.scope, names), names, undo=True)
+            return await engine.explain(operations.roll_back(engine.scope, targets))
 
     async def mark_applied(self, names: Collection[str]) -> list[str]:
         """Record migrations as applied, without running them: to adopt a database that is migrated already.
@@ -220,10 +192,6 @@ class AsyncRunner(_Runner):
         with self._open() as engine:
             return await engine.unlock()
 
-    def _open(self) -> _Open:
-        host = LoopHost()
-        return _Open(self._make_engine(host), host)
-
 
 class SyncRunner(_Runner):
     """Does what `AsyncRunner` does without an event loop, for PyMongo's `Database` and mongomock's.
@@ -231,6 +199,8 @@ class SyncRunner(_Runner):
     `async_db` is the same database for `async def` migrations: see `MigrationRegistry.run_sync`. The other arguments
     and the errors are those of `AsyncRunner`.
     """
+
+    _is_async = False
 
     def __init__(
         self,
@@ -243,9 +213,7 @@ class SyncRunner(_Runner):
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
     ) -> None:
-        super().__init__(
-            registry, db, async_db, prefix, is_async=False, on_event=on_event, ttl=lease_ttl, timeout=lease_timeout
-        )
+        super().__init__(registry, db, async_db, prefix, on_event, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
 
     def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
@@ -257,8 +225,7 @@ class SyncRunner(_Runner):
     def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
         """Say what `run` would do, in order, and why. See `AsyncRunner.plan`."""
         with self._open() as engine:
-            wanted = None if targets is None else check_names("targets", targets)
-            return run_to_completion(engine.explain(operations.run(engine.scope, wanted, strict=strict), wanted))
+            return run_to_completion(engine.explain(operations.run(engine.scope, targets, strict=strict)))
 
     def status(self) -> Status:
         """Read what is applied, what isn't, and who is at work. See `AsyncRunner.status`."""
@@ -273,8 +240,7 @@ class SyncRunner(_Runner):
     def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
         """Say what `rollback` would do, in order, and why. See `AsyncRunner.plan_rollback`."""
         with self._open() as engine:
-            names = check_names("targets", targets)
-            return run_to_completion(engine.explain(operations.roll_back(engine.scope, names), names, undo=True))
+            return run_to_completion(engine.explain(operations.roll_back(engine.scope, targets)))
 
     def mark_applied(self, names: Collection[str]) -> list[str]:
         """Record migrations as applied, without running them. See `AsyncRunner.mark_applied`."""
@@ -291,28 +257,17 @@ class SyncRunner(_Runner):
         with self._open() as engine:
             return run_to_completion(engine.unlock())
 
-    def _open(self) -> _Open:
-        async_db = self._databases.get(True)
-        host = ThreadHost(None if async_db is None else partial(close_client, async_db))
-        return _Open(self._make_engine(host), host)
-
 
 def check_concurrency(value: object) -> None:
-    """Check how many migrations or databases may be in progress at once.
-
-    Raises:
-        InvalidOptionError: It isn't such a number.
-    """
+    """Check how many migrations or databases may be in progress at once."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_AT_ONCE:
         raise InvalidOptionError(f"concurrency must be a whole number, from 1 to {_MOST_AT_ONCE}, not {value!r:.40}.")
 
 
-def check_terms(lease_ttl: object, lease_timeout: object) -> None:
-    """Check how long a lease lasts, and how long to wait for one.
-
-    Raises:
-        InvalidOptionError: They can't be used.
-    """
+def check_terms(lease_ttl: float, lease_timeout: float | None) -> tuple[float, float | None]:
+    """Check how long a lease lasts, and how long to wait for one. Returns them as floats."""
     check_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
-    if lease_timeout is not None:
-        check_seconds("lease_timeout", lease_timeout, 0, _LONGEST_TIMEOUT)
+    if lease_timeout is None:
+        return float(lease_ttl), None
+    check_seconds("lease_timeout", lease_timeout, 0, _LONGEST_TIMEOUT)
+    return float(lease_ttl), float(lease_timeout)

@@ -7,7 +7,6 @@ from typing import Literal, TypeAlias
 Work: TypeAlias = Literal["run", "rollback", "mark"]
 """What a lease is held for: to apply migrations, to roll them back, or to mark them."""
 
-
 DEFAULT_TTL = 30.0
 """How long a lease lasts without being renewed, in seconds."""
 
@@ -56,8 +55,7 @@ class Lease:
 
 
 State: TypeAlias = Literal["applied", "pending", "unknown"]
-"""The state of a migration: recorded; not recorded; recorded but not in the code (an older release on a newer
-database)."""
+"""A migration is recorded, isn't, or is recorded but not in the code (an older release on a newer database)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,19 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 
-from quaestor import InvalidOptionError, InvalidPrefixError, MigrationRegistry
+from quaestor import AsyncRunner, InvalidOptionError, InvalidPrefixError, MigrationRegistry, UnknownMigrationError
 from tests.databases import drivers
+from tests.functions import nowhere_async
+from tests.operations import BAD_NAMES
 from tests.scenarios import BAD_OPTIONS, BAD_PREFIXES
 from tools.commands import Commands
 
 pytestmark = pytest.mark.anyio
+
+BAD_CONCURRENCY = [
+    ({"concurrency": concurrency}, "concurrency must be a whole number, from 1 to 100, not")
+    for concurrency in (0, 101, True, 2.0, "2", None)
+]
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
@@ -24,12 +31,29 @@ async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))
-@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS)
+@pytest.mark.parametrize(("options", "words"), [*BAD_OPTIONS, *BAD_CONCURRENCY])
 async def test_bad_options(db: Any, options: Any, words: str) -> None:
-    """A time that cannot be one is refused."""
+    """A number that can't be used is refused."""
     with pytest.raises(InvalidOptionError) as caught:
         await MigrationRegistry().run(db, "app", **options)
     assert words in str(caught.value)
+
+
+@pytest.mark.driver("pymongo")
+async def test_bad_names() -> None:
+    """Unknown names, and anything but a list of names, are refused before the first command."""
+    async with nowhere_async() as db:
+        runner = AsyncRunner(MigrationRegistry(), db, "app")
+        for method in (runner.run, runner.plan, runner.rollback, runner.plan_rollback, runner.mark_applied):
+            with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
+                await method(["x"])
+            for names, words in BAD_NAMES:
+                with pytest.raises(InvalidOptionError) as caught:
+                    await method(names)
+                assert words in str(caught.value)
+        for needs_names in (runner.rollback, runner.mark_applied, runner.mark_pending):
+            with pytest.raises(InvalidOptionError, match="must be a list of names"):
+                await needs_names(None)  # type: ignore[arg-type]  # that is the point
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
@@ -37,8 +61,9 @@ async def test_nothing_is_sent(db: Any, commands: Commands) -> None:
     """Refusing an argument takes no command."""
     with pytest.raises(InvalidPrefixError):
         await MigrationRegistry().run(db, "")
-    with pytest.raises(InvalidOptionError):
-        await MigrationRegistry().run(db, "app", lease_ttl=0)
+    for options in ({"lease_ttl": 0}, {"concurrency": 0}, {"on_event": 7}):
+        with pytest.raises(InvalidOptionError):
+            await MigrationRegistry().run(db, "app", **options)
     assert commands.sent == []
 
 

@@ -13,7 +13,6 @@ from quaestor import (
     MigrationProgressed,
     MigrationRegistry,
 )
-from tests.databases import drivers
 
 pytestmark = pytest.mark.anyio
 
@@ -46,22 +45,6 @@ async def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogC
         MigrationProgressed(db.name, "app", "a", 1, 1, 3, 4, undo=True),
     ]
     assert ("quaestor.migration", logging.WARNING, "said by a") in caplog.record_tuples
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
-async def test_context_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
-    """In a transaction there is a context, too."""
-    events: list[Event] = []
-
-    @registry.register("a", transaction=True)
-    async def a(db: Any, context: AsyncMigrationContext) -> None:
-        await db.effects.insert_one({"migration": context.name})
-        context.progress(1, 1)
-
-    await AsyncRunner(registry, db, "app", on_event=events.append).run()
-
-    assert MigrationProgressed(db.name, "app", "a", 1, 1, 1, 1) in events
-    assert await db.effects.count_documents({"migration": "a"}) == 1
 
 
 async def test_progress_in_whole_numbers(db: Any, registry: MigrationRegistry) -> None:

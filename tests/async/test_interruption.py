@@ -9,7 +9,7 @@ from quaestor import MigrationApplied, MigrationContext, MigrationFailed, Migrat
 from tests.databases import both_kinds_async
 from tests.functions import are_free_async, fill_async, is_free_async, number_of, recorded_async, recorded_in_async
 from tests.interruption import interruption_async, recorded_when_interrupted_async
-from tests.meeting import Meeting, Moment, Told
+from tests.meeting import Events, Meeting, Moment
 
 pytestmark = pytest.mark.anyio
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.anyio
 @both_kinds_async
 async def test_concurrent_migrations(db: Any, registry: MigrationRegistry, sync_db: Any, sync_dbs: Any) -> None:
     """An interruption cancels `async def` functions; in `def` functions backfills end after their batch, and the others
-    come to their end and are recorded; nothing begins; the lease is free when it is raised.
+    finish and are recorded; nothing starts; the lease is free when it is raised.
     """
-    meeting, cancelled, told, running = Meeting(3), Moment(), Told(), interruption_async()
+    meeting, cancelled, events, running = Meeting(3), Moment(), Events(), interruption_async()
     await fill_async(db.things, 6)
     seen: list[int] = []
     fixed: list[bool] = []
@@ -58,12 +58,12 @@ async def test_concurrent_migrations(db: Any, registry: MigrationRegistry, sync_
             calls.append(bool(fixed))
 
     with pytest.raises(asyncio.CancelledError):
-        await running.call_async(lambda: registry.run(db, "app", sync_db=sync_db, on_event=told, concurrency=3))
+        await running.call_async(lambda: registry.run(db, "app", sync_db=sync_db, on_event=events, concurrency=3))
 
     assert await recorded_async(db) == ["a"]
     assert await db.effects.count_documents({}) == 1
-    assert told.names(MigrationApplied) == ["a"]
-    assert {"b", "c"} <= set(told.names(MigrationFailed))
+    assert events.names(MigrationApplied) == ["a"]
+    assert {"b", "c"} <= set(events.names(MigrationFailed))
     assert calls == []
     assert seen == [0, 1]
     assert await is_free_async(db)
@@ -80,7 +80,7 @@ async def test_many(dbs: list[Any], registry: MigrationRegistry, sync_dbs: Any) 
     `async def` one; no other migration and no other database starts; the leases are free when it is raised, and the
     next call does the rest.
     """
-    meeting, cancelled, told, running = Meeting(3), Moment(), Told(), interruption_async()
+    meeting, cancelled, events, running = Meeting(3), Moment(), Events(), interruption_async()
     fixed: list[bool] = []
     seen: list[int] = []
     await dbs[1].things.insert_many([{"_id": number} for number in range(4)])
@@ -115,12 +115,14 @@ async def test_many(dbs: list[Any], registry: MigrationRegistry, sync_dbs: Any) 
                 cancelled.has_come()
 
     with pytest.raises(asyncio.CancelledError):
-        await running.call_async(lambda: registry.run_many(dbs, "app", sync_db=sync_dbs, on_event=told, concurrency=3))
+        await running.call_async(
+            lambda: registry.run_many(dbs, "app", sync_db=sync_dbs, on_event=events, concurrency=3)
+        )
 
     assert await recorded_in_async(dbs) == [recorded_when_interrupted_async, [], ["a"], [], []]
     assert await dbs[0].effects.count_documents({}) == 1
     assert seen == [0, 1]
-    assert {event.database for event in told} == {one.name for one in dbs[:3]}
+    assert {event.database for event in events} == {one.name for one in dbs[:3]}
     assert await are_free_async(dbs)
     fixed.append(True)
     results = await registry.run_many(dbs, "app", sync_db=sync_dbs, lease_timeout=0)

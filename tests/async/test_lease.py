@@ -1,7 +1,6 @@
-"""One instance migrates at a time: taking the lease, waiting for it, losing it, giving it back."""
+"""One instance migrates at a time: it acquires the lease, waits for it, loses it, releases it."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,12 +16,11 @@ from quaestor import (
     MigrationRegistry,
     RunFailed,
     RunFinished,
-    log_event,
 )
 from tests.databases import drivers, watched_async
-from tests.functions import Broken, is_free_async, notes_async, nothing_async
+from tests.functions import Broken, is_free_async, notes_async
 from tests.leases import HELD, lock_document
-from tests.meeting import Moment, Told, start_async
+from tests.meeting import Events, Moment, start_async
 
 pytestmark = pytest.mark.anyio
 
@@ -49,26 +47,9 @@ async def test_lock_document(db: Any, registry: MigrationRegistry) -> None:
     assert first == lock_document(first, migrations=["a"])
     assert second == lock_document(first, migrations=["b"], renewed=second["expiresAt"], recording="a", upcoming=["b"])
     assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
-    assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
+    # Without a server's clock, as with the mocks, the two are read one after the other.
+    assert timedelta(0) <= first["expiresAt"] - first["since"] - timedelta(seconds=20) < timedelta(seconds=5)
     assert await lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
-
-
-async def test_token_rises(db: Any, registry: MigrationRegistry) -> None:
-    """Each acquired lease has a larger token than all before."""
-    for count in (1, 2, 3):
-        registry.register(f"migration_{count}")(nothing_async)
-        await registry.run(db, "app")
-        assert (await lock(db))["token"] == count
-
-
-async def test_nothing_to_do_takes_no_lease(db: Any, registry: MigrationRegistry) -> None:
-    """A run with nothing to do neither waits for the lease nor acquires it."""
-    registry.register("a")(nothing_async)
-    await registry.run(db, "app")
-    await db.app_migrations_lock.replace_one({}, HELD)
-
-    assert await registry.run(db, "app", lease_timeout=0) == []
-    assert await lock(db) == HELD
 
 
 async def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
@@ -93,20 +74,6 @@ async def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
     assert waited.holder == caught.value.holder
     assert calls == []
     assert await lock(db) == HELD
-
-
-async def test_log_of_waiting(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
-    """Waiting is logged with the holder's name."""
-    await db.app_migrations_lock.insert_one(HELD)
-    registry.register("a")(nothing_async)
-
-    with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
-        await registry.run(db, "app", lease_timeout=0.5, on_event=log_event)
-
-    message, failure = caplog.messages
-    assert "Waited 0.5 s" in failure
-    assert "Waiting for the lease" in message
-    assert "held by elsewhere (process 4711), since 2026-01-01" in message
 
 
 async def test_take_over(db: Any, registry: MigrationRegistry) -> None:
@@ -141,36 +108,38 @@ async def test_second_instance_waits(db: Any, registry: MigrationRegistry) -> No
     """An instance that starts while another one migrates waits, and then finds nothing to do."""
     calls = []
     waiting, second = Moment(), []
-    told = Told({LeaseAwaited: waiting.has_come})
+    events = Events({LeaseAwaited: waiting.has_come})
 
     @registry.register("a")
     async def starts_another(db: Any) -> None:
         calls.append("a")
-        second.append(start_async(lambda: registry.run(db, "app", on_event=told)))
+        second.append(start_async(lambda: registry.run(db, "app", on_event=events)))
         await waiting.wait_async()
 
     registry.register("b")(notes_async(calls, "b"))
 
     assert await registry.run(db, "app") == ["a", "b"]
     assert await second[0].result_async() == []
-    assert isinstance(told[-1], RunFinished)
+    assert isinstance(events[-1], RunFinished)
     assert calls == ["a", "b"]
     assert await is_free_async(db)
 
 
-async def take(db: Any) -> None:
+async def acquire(db: Any) -> None:
     """Another instance acquires the lease, as if this one's had expired."""
     await db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
 
 
-async def let_it_end(db: Any) -> None:
+async def let_it_expire(db: Any) -> None:
     """The lease expires, and nobody acquires it."""
     await db.app_migrations_lock.update_one({"_id": "lease"}, {"$set": {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)}})
 
 
-@pytest.mark.parametrize("lose", [take, let_it_end])
+@pytest.mark.parametrize("lose", [acquire, let_it_expire])
 async def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable[[Any], Awaitable[None]]) -> None:
-    """When the lease is lost while a function runs, it is not recorded and no other one starts."""
+    """If the lease is lost while a function runs, it isn't recorded, and nothing more starts. A next holder's lease is
+    left alone.
+    """
     calls = []
     registry.register("a")(lose)
 
@@ -182,15 +151,9 @@ async def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Ca
     assert caught.value.migration == "a"
     assert calls == []
     assert await db.app_migrations.count_documents({}) == 0
-
-
-async def test_lease_of_another_is_left_alone(db: Any, registry: MigrationRegistry) -> None:
-    """A run that has lost its lease doesn't release the next holder's."""
-    registry.register("a")(take)
-
-    with pytest.raises(LeaseLostError):
-        await registry.run(db, "app")
-    assert await lock(db) == HELD
+    assert await lock(db) == (
+        HELD if lose is acquire else {"_id": "lease", "token": 1, "sessions": [], "previous": None}
+    )
 
 
 async def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
@@ -206,19 +169,6 @@ async def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
     with pytest.raises(LeaseLostError):
         await registry.run(db, "app")
     assert calls == []
-
-
-async def test_record_of_a_holder_that_woke(db: Any, registry: MigrationRegistry) -> None:
-    """After a take-over it can be the old holder's, frozen just before its record: the new holder goes on."""
-    await db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
-
-    @registry.register("a")
-    async def a(db: Any) -> None:
-        await db.app_migrations.insert_one({"_id": "a", "name": "a"})
-
-    registry.register("b")(nothing_async)
-
-    assert await registry.run(db, "app") == ["a", "b"]
 
 
 async def test_unlock(db: Any, registry: MigrationRegistry) -> None:

@@ -1,43 +1,26 @@
 """Undoing migrations: which ones, in which order, what is left, and what a failure leaves."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from quaestor import (
     AsyncRunner,
     Event,
-    InvalidOptionError,
-    IrreversibleMigrationError,
-    LeaseAwaited,
-    LeaseLostError,
-    LeaseTimeoutError,
     MigrationFailed,
     MigrationRegistry,
-    MigrationRolledBack,
-    MigrationStarted,
-    RecordsUnknown,
-    RollbackFinished,
-    RollbackStarted,
     RunFailed,
-    TransactionsUnsupportedError,
-    UnknownMigrationError,
     log_event,
 )
 from tests.databases import drivers
 from tests.functions import (
     Broken,
     effects_async,
-    notes_async,
     nothing_async,
-    nowhere_async,
     recorded_async,
 )
-from tests.meeting import Moment, Told, start_async
-from tests.operations import BAD_NAMES, BREAKS, CHAIN, DIAMOND, ROLLBACKS, Case, lock_of, records, registry
+from tests.operations import BREAKS, CHAIN, DIAMOND, ROLLBACKS, Case, records, registry
 from tools.commands import Commands
 
 pytestmark = pytest.mark.anyio
@@ -45,16 +28,20 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("case", ROLLBACKS, ids=str)
 async def test_rollback(db: Any, case: Case) -> None:
-    """The targets and all applied migrations that need them are rolled back, dependents first."""
+    """The targets and all applied migrations that need them are rolled back, dependents first, as the plan says."""
     if case.recorded:
         await db.app_migrations.insert_many(records(*case.recorded))
         await db.effects.insert_many([{"_id": name} for name in case.recorded])
     calls: list[str] = []
-
     runner = AsyncRunner(registry(case.needs, "async", calls), db, "app")
 
+    plan = await runner.plan_rollback(case.targets)
+    assert calls == []
     assert await runner.rollback(case.targets) == list(case.planned)
 
+    assert [(planned.name, planned.reason, planned.undo) for planned in plan] == [
+        (name, reason, True) for name, reason in case.planned.items()
+    ]
     assert calls == [f"undo {name}" for name in case.planned]
     assert await recorded_async(db) == await effects_async(db) == sorted(set(case.recorded) - case.planned.keys())
 
@@ -98,30 +85,6 @@ async def test_commands(db: Any, commands: Commands, transaction: bool, each: li
         assert {command["writeConcern"]["w"] for command in deletes} == {"majority"}
 
 
-async def test_events(db: Any) -> None:
-    """A hook gets every event of a rollback, in order; there is one event of unknown records."""
-    told: list[Event] = []
-    runner = AsyncRunner(registry({"a": [], "b": ["a"]}, "async", []), db, "app", on_event=told.append)
-    await runner.run()
-    await db.app_migrations.insert_many(records("from tomorrow"))
-    told.clear()
-
-    await runner.rollback(["a"])
-
-    where = (db.name, "app")
-    seconds = [event.seconds for event in told if isinstance(event, MigrationRolledBack)]
-    assert told == [
-        RecordsUnknown(*where, ("from tomorrow",)),
-        RollbackStarted(*where, ("b", "a")),
-        MigrationStarted(*where, "b", 1, 2, undo=True),
-        MigrationRolledBack(*where, "b", 1, 2, seconds[0], undo=True),
-        MigrationStarted(*where, "a", 2, 2, undo=True),
-        MigrationRolledBack(*where, "a", 2, 2, seconds[1], undo=True),
-        RollbackFinished(*where, ("b", "a")),
-    ]
-    assert all(0 <= one < 60 for one in seconds)
-
-
 async def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The log says that migrations are being undone, and not that they are applied."""
     runner = AsyncRunner(registry({"a": []}, "async", []), db, "app", on_event=log_event)
@@ -138,56 +101,18 @@ async def test_log(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[3:] == [f"{where} Rolled back 1 migration", f"{where} Nothing to roll back: not applied."]
 
 
-async def test_irreversible(db: Any) -> None:
-    """The error names all applied migrations without a rollback; nothing has run."""
-    calls: list[str] = []
-    migrations = registry(CHAIN, "async", calls, irreversible=["a", "c", "d"])
-    await db.app_migrations.insert_many(records("a", "b", "c"))
-
-    with pytest.raises(IrreversibleMigrationError, match="No rollback is registered for c, a") as caught:
-        await AsyncRunner(migrations, db, "app").rollback(["b", "a"])
-
-    assert caught.value.names == ["c", "a"]
-    assert calls == []
-    assert await recorded_async(db) == ["a", "b", "c"]
-    assert await db.app_migrations_lock.count_documents({}) == 0
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_irreversible_under_the_lease(db: Any, uri: str, name: str) -> None:
-    """Migrations that are applied while a rollback waits count: if one is irreversible, nothing is undone."""
-    calls: list[str] = []
-    await db.app_migrations_lock.insert_one(lock_of())
-    await db.app_migrations.insert_many(records("a"))
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, LeaseAwaited):
-            with MongoClient(uri) as client:
-                client[name].app_migrations.insert_many(records("b"))
-                client[name].app_migrations_lock.delete_one({})
-
-    migrations = registry(CHAIN, "async", calls, irreversible=["b"])
-    with pytest.raises(IrreversibleMigrationError) as caught:
-        await AsyncRunner(migrations, db, "app", on_event=on_event).rollback(["a"])
-
-    assert caught.value.names == ["b"]
-    assert calls == []
-    assert await recorded_async(db) == ["a", "b"]
-    assert "owner" not in await db.app_migrations_lock.find_one()
-
-
 async def test_failure(db: Any) -> None:
     """A rollback that fails has removed exactly the records of what it undid, and can be repeated."""
     calls: list[str] = []
-    told: list[Event] = []
+    events: list[Event] = []
     await registry(CHAIN, "async", calls).run(db, "app")
-    failing = AsyncRunner(registry(CHAIN, "async", calls, fails="undo b"), db, "app", on_event=told.append)
+    failing = AsyncRunner(registry(CHAIN, "async", calls, fails="undo b"), db, "app", on_event=events.append)
 
     with pytest.raises(Broken) as caught:
         await failing.rollback(["a"])
 
     assert caught.value.__notes__ == ["quaestor: while rolling back migration 'b', 3 of 4"]
-    assert told[-2:] == [
+    assert events[-2:] == [
         MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True),
         RunFailed(db.name, "app", caught.value, work="rollback"),
     ]
@@ -208,103 +133,3 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
 
     assert calls == ["undo a"]
     assert [record["_id"] async for record in db.app_migrations.find()] == [7, 8, "from tomorrow"]
-
-
-@pytest.mark.driver("pymongo")
-async def test_refused_before_the_first_command() -> None:
-    """Unknown names and anything but a list of names are refused before the first command."""
-    async with nowhere_async() as db:
-        runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
-        with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-            await runner.rollback(["a", "x"])
-        for names, words in [*BAD_NAMES, (None, "must be a list of names (str), not None")]:
-            with pytest.raises(InvalidOptionError) as caught:
-                await runner.rollback(names)
-            assert f"targets {words}" in str(caught.value)
-
-
-async def test_lease(db: Any) -> None:
-    """A rollback acquires the lease, which names the operation, or waits for it until the timeout."""
-    migrations = MigrationRegistry()
-    seen = []
-    migrations.register("a")(nothing_async)
-
-    @migrations.register_rollback("a")
-    async def looks(db: Any) -> None:
-        seen.append(await db.app_migrations_lock.find_one())
-
-    await db.app_migrations.insert_many(records("a"))
-    runner = AsyncRunner(migrations, db, "app", lease_timeout=0)
-
-    await db.app_migrations_lock.insert_one(lock_of())
-    with pytest.raises(LeaseTimeoutError):
-        await runner.rollback(["a"])
-    assert (seen, await recorded_async(db)) == ([], ["a"])
-
-    await db.app_migrations_lock.delete_many({})
-    await runner.rollback(["a"])
-    assert (seen[0]["work"], seen[0]["migrations"]) == ("rollback", ["a"])
-
-
-async def test_waits_for_a_run(db: Any) -> None:
-    """A rollback that waits for a run undoes what is recorded once it has the lease."""
-    calls: list[str] = []
-    migrations = registry({"a": [], "c": ["b"]}, "async", calls)
-    await db.app_migrations.insert_many(records("a"))
-    waiting, started = Moment(), []
-    waits = AsyncRunner(migrations, db, "app", on_event=Told({LeaseAwaited: waiting.has_come}))
-
-    @migrations.register("b")
-    async def starts_a_rollback(db: Any) -> None:
-        started.append(start_async(lambda: waits.rollback(["a", "b"])))
-        await waiting.wait_async()
-
-    migrations.register_rollback("b")(notes_async(calls, "undo b"))
-
-    assert await migrations.run(db, "app") == ["b", "c"]
-    assert await started[0].result_async() == ["c", "b", "a"]
-    assert calls == ["c", "undo c", "undo b", "undo a"]
-
-
-async def take(db: Any) -> None:
-    """Another instance acquires the lease."""
-    await db.app_migrations_lock.replace_one({"_id": "lease"}, lock_of())
-
-
-async def unlock(db: Any) -> None:
-    """Somebody unlocks it."""
-    lease = await AsyncRunner(MigrationRegistry(), db, "app").unlock()
-    assert lease is not None
-    assert (lease.work, lease.migrations) == ("rollback", ("b",))
-
-
-@pytest.mark.parametrize("lose", [take, unlock])
-async def test_lost_lease(db: Any, lose: Callable[[Any], Awaitable[None]]) -> None:
-    """When the lease is lost during a rollback, the record stays and nothing else is undone."""
-    calls: list[str] = []
-    migrations = registry({"a": []}, "async", calls)
-    migrations.register("b", ["a"])(nothing_async)
-    migrations.register_rollback("b")(lose)
-    await db.app_migrations.insert_many(records("a", "b"))
-
-    with pytest.raises(LeaseLostError) as caught:
-        await AsyncRunner(migrations, db, "app").rollback(["a"])
-
-    assert caught.value.migration == "b"
-    assert calls == []
-    assert await recorded_async(db) == ["a", "b"]
-
-
-@pytest.mark.parametrize("driver", drivers("mongomock"))
-async def test_no_transactions(db: Any) -> None:
-    """Without transactions on the server nothing is undone, and the error names those that need them."""
-    calls: list[str] = []
-    migrations = registry({"a": []}, "async", calls)
-    migrations.register("b", ["a"], transaction=True)(nothing_async)
-    migrations.register_rollback("b")(nothing_async)
-    await db.app_migrations.insert_many(records("a", "b"))
-
-    with pytest.raises(TransactionsUnsupportedError) as caught:
-        await AsyncRunner(migrations, db, "app").rollback(["a"])
-    assert caught.value.migrations == ["b"]
-    assert calls == []

@@ -18,7 +18,7 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def test_together(db: Any, other: Any) -> None:
+async def test_committed_together(db: Any, other: Any) -> None:
     """With transaction=True the work of the rollback and the record that goes are seen by others together."""
     migrations = registry({"b": ["a"]}, "async", [], transaction=True)
     migrations.register("a", transaction=True)(nothing_async)
@@ -62,14 +62,14 @@ async def test_failure(db: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
 async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
-    """In a transaction, too, all records of what is undone go."""
+    """In a transaction, too, all records of the migration are removed."""
     await db.app_migrations.insert_many([*found, *records("from tomorrow")])
 
     assert await AsyncRunner(registry({"a": []}, "async", [], transaction=True), db, "app").rollback(["a"]) == ["a"]
     assert await recorded_async(db) == ["from tomorrow"]
 
 
-async def test_undone_meanwhile(db: Any, other: Any) -> None:
+async def test_rolled_back_by_another(db: Any, other: Any) -> None:
     """Where another process removes the record first, the transaction leaves nothing and the rollback goes on."""
     migrations = registry({"a": []}, "async", [], transaction=True)
     migrations.register("b", ["a"], transaction=True)(nothing_async)

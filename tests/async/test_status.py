@@ -12,20 +12,16 @@ from bson.datetime_ms import DatetimeMS
 from quaestor import (
     AsyncMigrationContext,
     AsyncRunner,
-    CircularDependencyError,
     MigrationRegistry,
     MigrationStatus,
     Status,
 )
 from tests.databases import drivers, opened_async
-from tests.functions import nothing_async, nowhere_async
+from tests.functions import nothing_async
 from tests.killed import DEATHS, NEEDS, killed
 from tests.operations import (
     CHAIN,
-    INTERRUPTIONS,
     LONG_AGO,
-    Interruption,
-    ended_lock,
     lock_of,
     records,
     registry,
@@ -91,7 +87,7 @@ async def test_records_of_the_old_tool(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 @pytest.mark.parametrize("time", [2**62, -(2**62)])
-async def test_time_that_python_does_not_have(db: Any, time: int) -> None:
+async def test_date_out_of_range(db: Any, time: int) -> None:
     """A record with a year that Python can't represent is still a record, for a status, a run and a rollback."""
     await db.app_migrations.insert_one({"_id": "a", "name": "a", "appliedAt": DatetimeMS(time)})
     runner = AsyncRunner(registry({"a": [], "b": []}, "async", []), db, "app")
@@ -103,7 +99,7 @@ async def test_time_that_python_does_not_have(db: Any, time: int) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
-async def test_three_commands(db: Any, driver: str, uri: str, name: str) -> None:
+async def test_commands(db: Any, driver: str, uri: str, name: str) -> None:
     """A status is three reads, and nothing is written, whatever the client's defaults are."""
     commands = Commands()
     options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local", "tz_aware": True}
@@ -118,18 +114,6 @@ async def test_three_commands(db: Any, driver: str, uri: str, name: str) -> None
     assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
     assert await db.list_collection_names() == []
-
-
-@pytest.mark.driver("pymongo")
-async def test_refused_before_the_first_command() -> None:
-    """An unsound graph is refused before anything is sent."""
-    migrations = MigrationRegistry()
-    migrations.register("a", ["b"])(nothing_async)
-    migrations.register("b", ["a"])(nothing_async)
-
-    async with nowhere_async() as db:
-        with pytest.raises(CircularDependencyError):
-            await AsyncRunner(migrations, db, "app").status()
 
 
 @pytest.mark.parametrize("work", ["run", "rollback"])
@@ -156,7 +140,8 @@ async def test_lease(db: Any, work: str) -> None:
     assert {(lease.work, lease.host, lease.pid) for lease in leases} == {(work, socket.gethostname(), os.getpid())}
     assert leases[0].since == leases[1].since
     assert leases[0].since.utcoffset() == timedelta(0)
-    assert leases[0].expires_at - leases[0].since == timedelta(seconds=20)
+    # Without a server's clock, as with the mocks, the two are read one after the other.
+    assert timedelta(0) <= leases[0].expires_at - leases[0].since - timedelta(seconds=20) < timedelta(seconds=5)
     assert [status.names("applied") for status in seen] == {"run": [[], ["a"]], "rollback": [["a", "b"], ["a"]]}[work]
     assert not any(one.interrupted for status in seen for one in status.migrations)
     assert (await runner.status()).lease is None
@@ -175,58 +160,6 @@ async def test_lease_of_another(db: Any) -> None:
     assert [one async for one in db.app_migrations_lock.find()] == [held]
     assert await runner.unlock() == lease
     assert (await runner.status()).lease is None
-
-
-@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=str)
-async def test_interrupted(db: Any, interruption: Interruption) -> None:
-    """Only migrations that a dead holder left half done are shown as interrupted."""
-    await db.app_migrations_lock.insert_one(ended_lock(**interruption.lock))
-    if interruption.recorded:
-        await db.app_migrations.insert_many(records(*interruption.recorded))
-    needs = {"a": [], "b": ["a"], "c": ["b"]}
-
-    status = await AsyncRunner(registry(needs, "async", []), db, "app").status()
-
-    assert status.lease is None
-    assert [one.name for one in status.migrations if one.interrupted] == interruption.interrupted
-
-
-@pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
-async def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
-    """A migration in a transaction is never left half done."""
-    await db.app_migrations_lock.insert_one(ended_lock(work=work, migrations=["a"]))
-    if recorded:
-        await db.app_migrations.insert_many(records(recorded))
-
-    status = await AsyncRunner(registry({"a": []}, "async", [], transaction=True), db, "app").status()
-
-    assert not any(one.interrupted for one in status.migrations)
-
-
-async def test_held_is_not_interrupted(db: Any) -> None:
-    """While the lease lasts, nothing is interrupted."""
-    await db.app_migrations_lock.insert_one(lock_of(migrations=["a"]))
-
-    status = await AsyncRunner(registry(CHAIN, "async", []), db, "app").status()
-
-    assert not any(one.interrupted for one in status.migrations)
-    assert status.lease is not None
-
-
-async def test_failed_is_not_interrupted(db: Any) -> None:
-    """A failed run has released its lease and raised: nothing is interrupted."""
-    migrations = MigrationRegistry()
-
-    @migrations.register("a")
-    async def fails(db: Any) -> None:
-        raise LookupError
-
-    runner = AsyncRunner(migrations, db, "app")
-    with pytest.raises(LookupError):
-        await runner.run()
-
-    (one,) = (await runner.status()).migrations
-    assert (one.state, one.interrupted) == ("pending", False)
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))

@@ -27,7 +27,6 @@ from tests.functions import (
     recorded_async,
     recorded_in_async,
 )
-from tests.operations import records
 from tests.operations import registry as chain_of
 
 pytestmark = pytest.mark.anyio
@@ -101,20 +100,22 @@ async def test_failure_in_a_transaction(db: Any, registry: MigrationRegistry, sy
     assert await db.effects.count_documents({}) == 0
 
 
-@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("driver", drivers("pymongo"))  # Motor brings its own
 async def test_refused_without_the_database(db: Any, registry: MigrationRegistry) -> None:
-    """With a pending migration of the other kind and no database for it, nothing at all is run."""
+    """With a pending migration of the other kind and no database for it, nothing is run, and there is no plan."""
     calls: list[str] = []
     registry.register("a")(notes_async(calls, "a"))
     for name in "bc":
         registry.register(name, ["a"])(other_nothing_async)
+    runner = AsyncRunner(registry, db, "app")
 
-    with pytest.raises(MissingDatabaseError) as caught:
-        await registry.run(db, "app")
-
-    assert (caught.value.migrations, caught.value.argument) == (["b", "c"], "sync_db")
+    for method in (runner.run, runner.plan):
+        with pytest.raises(MissingDatabaseError) as caught:
+            await method()
+        assert (caught.value.migrations, caught.value.argument) == (["b", "c"], "sync_db")
     assert calls == []
     assert await recorded_async(db) == []
+    assert len(await runner.plan(["a"])) == 1
 
 
 async def test_not_needed_once_applied(db: Any, registry: MigrationRegistry) -> None:
@@ -127,7 +128,7 @@ async def test_not_needed_once_applied(db: Any, registry: MigrationRegistry) -> 
 
 
 @both_kinds_async
-async def test_returns_too_early(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
+async def test_nothing_to_await(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
     """An `async def` in name only, whose decorator had nothing to await, is applied."""
 
     @functools.wraps(nothing_async)  # stays async
@@ -137,24 +138,6 @@ async def test_returns_too_early(db: Any, registry: MigrationRegistry, sync_db: 
 
     assert registry.migrations["a"].is_async
     assert await registry.run(db, "app", sync_db=sync_db) == ["a"]
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo"))  # Motor brings its own
-async def test_plan_without_the_database(db: Any, registry: MigrationRegistry) -> None:
-    """With a migration of the other kind and no database for it there is no plan, as there is no run."""
-    registry.register("a")(nothing_async)
-    registry.register_rollback("a")(other_nothing_async)
-    registry.register("b")(other_nothing_async)
-    runner = AsyncRunner(registry, db, "app")
-
-    with pytest.raises(MissingDatabaseError) as caught:
-        await runner.plan()
-    assert caught.value.migrations == ["b"]
-    assert len(await runner.plan(["a"])) == 1
-    await db.app_migrations.insert_many(records("a"))
-    with pytest.raises(MissingDatabaseError) as caught:
-        await runner.plan_rollback(["a"])
-    assert caught.value.migrations == ["a"]
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
@@ -183,15 +166,6 @@ async def test_rollback_of_the_other_kind(db: Any, sync_db: Any, driver: str, tr
     assert await runner.rollback(["a"]) == ["c", "b", "a"]
     assert await recorded_async(db) == []
     assert await effects_async(db) == ["undone"]
-
-
-async def test_rollback_needs_only_its_own_database(db: Any, registry: MigrationRegistry) -> None:
-    """A migration of the other kind needs no database to be undone by a function of this one."""
-    registry.register("a")(other_nothing_async)
-    registry.register_rollback("a")(nothing_async)
-    await db.app_migrations.insert_many(records("a"))
-
-    assert await AsyncRunner(registry, db, "app").rollback(["a"]) == ["a"]
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))

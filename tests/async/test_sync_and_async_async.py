@@ -9,7 +9,6 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import (
-    AsyncMigrationContext,
     AsyncRunner,
     InvalidDatabaseError,
     InvalidOptionError,
@@ -134,16 +133,3 @@ async def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
         await MigrationRegistry().run_many([*dbs, MongoClient(NOWHERE, connect=False)["app"]], "app")
     with pytest.raises(InvalidOptionError, match="sync_db must be a function that returns the database of a name"):
         await MigrationRegistry().run_many(dbs, "app", sync_db=7)  # type: ignore[arg-type]
-
-
-async def test_backfill_over_a_sync_collection(db: Any, registry: MigrationRegistry) -> None:
-    """An `async def` migration can't go over a collection of a sync driver."""
-    synchronous: MongoClient[Any] = MongoClient(NOWHERE, connect=False)
-
-    @registry.register("a")
-    async def a(db: Any, context: AsyncMigrationContext) -> None:
-        with pytest.raises(InvalidOptionError) as refused:
-            context.batches(synchronous.app.things)
-        assert str(refused.value) == "collection must be an asynchronous driver's, such as db.users, not Collection."
-
-    assert await registry.run(db, "app") == ["a"]

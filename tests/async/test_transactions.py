@@ -9,10 +9,8 @@ from pymongo.errors import InvalidOperation, OperationFailure
 
 from quaestor import (
     Event,
-    MigrationApplied,
     MigrationRegistry,
     MigrationRetried,
-    MigrationStarted,
     RunFailed,
     TransactionsUnsupportedError,
 )
@@ -51,7 +49,7 @@ async def test_committed_together(db: Any, registry: MigrationRegistry, other: A
 
 
 @pytest.mark.parametrize("failure", [Broken, asyncio.CancelledError])
-async def test_nothing_of_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
+async def test_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
     """A function that fails leaves no writes and no locks, and the next run calls it again."""
     calls = []
 
@@ -114,30 +112,6 @@ async def test_concerns_of_the_client(
 
     async with opened_async(driver, uri, name, **options) as db:
         assert await registry.run(db, "app") == ["a"]
-
-
-async def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
-    """`anext()` of nothing is a failure like any other."""
-
-    @registry.register("a", transaction=True)
-    async def looks_for_one(db: Any) -> None:
-        await anext(db.users.find())
-
-    with pytest.raises(StopAsyncIteration):
-        await registry.run(db, "app")
-    assert await db.app_migrations.count_documents({}) == 0
-
-
-async def test_transactional_and_others(db: Any, registry: MigrationRegistry) -> None:
-    """Transactional and other migrations can be in one run."""
-    for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
-        registry.register(name, transaction=transaction)(inserts)
-    events: list[Event] = []
-
-    assert await registry.run(db, "app", on_event=events.append) == ["a", "b", "c", "d"]
-
-    assert await db.users.count_documents({}) == 4
-    assert [type(event) for event in events[1:-1]] == [MigrationStarted, MigrationApplied] * 4
 
 
 async def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: Any) -> None:
@@ -213,7 +187,7 @@ async def test_another_client(db: Any, registry: MigrationRegistry, driver: str,
     assert "use the database that it is given" in caught.value.__notes__[0]
 
 
-async def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: Any) -> None:
+async def test_recorded_by_another(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """When another instance commits the same migration first, this one leaves nothing and goes on."""
     calls = []
 
@@ -232,7 +206,7 @@ async def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: A
     assert [user async for user in db.users.find()] == [{"_id": "b"}]
 
 
-async def test_concerns(db: Any, registry: MigrationRegistry, other: Any) -> None:
+async def test_collections_and_indexes(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """A transaction can create collections and indexes."""
 
     @registry.register("a", transaction=True)

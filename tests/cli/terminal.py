@@ -17,7 +17,7 @@ import rich.console
 
 from quaestor.cli.display import show_events
 from quaestor.cli.progress import RunProgress
-from quaestor.events import Event, MigrationFailed, MigrationStarted
+from quaestor.events import Event, MigrationFailed, MigrationStarted, RunFailed
 from tools.terminal import Terminal
 
 
@@ -81,6 +81,7 @@ def _main(descriptor: int) -> None:
                         running.database, running.prefix, running.name, running.position, running.count, error
                     )
                 )
+            hook(RunFailed("shop", "app", error))
             sys.exit(130)
 
 

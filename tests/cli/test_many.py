@@ -28,13 +28,12 @@ def three(project: Project) -> Iterator[Tenants]:
 
 
 def test_run(three: Tenants) -> None:
-    """All databases that match are migrated; each event says where, and the end is a table. Then nothing is to do."""
+    """All databases that match are migrated; each event says where, and the end sums up. Then nothing is to do."""
     output, errors = three.project.quaestor("run")
     assert [three.recorded(number) for number in range(3)] == [EVERYTHING] * 3
     assert [three.effects(number) for number in range(3)] == [{"first", "second"}] * 3
     for name in three.names:
         assert f"INFO    {name}/app Applied 'second'" in output
-        assert f"✓  {name}  3: first, second, third\n" in output
     assert "Applied 9 migrations in 3 of 3 databases; it took " in output
     assert errors == ""
     assert "\x1b" not in output
@@ -60,7 +59,7 @@ def test_failures(project: Project) -> None:
             assert recorded == {5: set(), 7: {"first"}}.get(number, EVERYTHING)
         assert made.client[longer].list_collection_names() == ["things"]
         assert lock.find_one() == HELD
-    table = output[output.rindex("… 18 more") :].splitlines()
+    table = output[output.index("✗  ") :].splitlines()
     told = " ".join(table)
     assert f"✗  {longer}" in told
     assert "20 bytes too long" in told
@@ -222,8 +221,7 @@ def test_sources_of_the_pattern(three: Tenants) -> None:
 def test_commands_for_one_database(three: Tenants, arguments: list[str]) -> None:
     """Others refuse a pattern, and say their name."""
     output, errors = three.project.quaestor(*arguments, code=1)
-    command = " ".join(arguments[:2] if arguments[0] == "mark" else arguments[:1])
-    assert errors.endswith(f"{command}` works on one database. Name it (--db).\n")
+    assert errors.endswith(f"`{arguments[0]}` works on one database. Name it (--db).\n")
     assert output == ""
 
 
@@ -321,14 +319,12 @@ def test_summary(counts: dict[str, int], words: str) -> None:
 
 
 def test_many_results() -> None:
-    """Of many databases that went well the first are listed, and all that failed; what they say is harmless."""
+    """All databases that failed are listed; what they say is harmless."""
     listed: list[Any] = [*results(migrated=500, failed=30), DatabaseResult("\x1b[2J[b]", [], ValueError("\x1b[1m"))]
     console = Console(width=60, markup=False)
     with console.capture() as captured:
         console.print(Group(*report_results(listed, "3 s", str, 60)))
     lines = captured.get().splitlines()
-    assert lines[0].split() == ["✓", "m0", "2:", "a,", "b"]
-    assert lines[9].split() == ["…", "491", "more"]
-    assert [line.split()[:2] for line in lines[10:40]] == [["✗", f"f{number}"] for number in range(30)]
-    assert lines[40].split() == ["✗", "\\x1b[2J[b]", "\\x1b[1m"]
+    assert [line.split()[:2] for line in lines[:30]] == [["✗", f"f{number}"] for number in range(30)]
+    assert lines[30].split() == ["✗", "\\x1b[2J[b]", "\\x1b[1m"]
     assert "\x1b" not in captured.get()

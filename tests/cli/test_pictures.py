@@ -8,11 +8,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, Group
 
 from quaestor.cli import pictures
 from quaestor.cli.layout import HEIGHT, Box, layout
-from quaestor.cli.terminal_graph import GraphDrawing
 from quaestor.status import Status
 from tests.graphs import AWKWARD, Needs, shaped, status
 
@@ -58,16 +57,14 @@ class TestLayout:
         self, needs: Needs, chance: random.Random
     ) -> None:
         placed = layout(needs, {name: chance.uniform(40, 600) for name in needs})
-        assert {(route.start, route.end) for route in placed.routes} == {
-            (needed, name) for name in needs for needed in needs[name]
-        }
-        for route in placed.routes:
-            start, end = placed.boxes[route.start], placed.boxes[route.end]
+        assert placed.routes.keys() == {(needed, name) for name in needs for needed in needs[name]}
+        for (needed, dependent), corners in placed.routes.items():
+            start, end = placed.boxes[needed], placed.boxes[dependent]
             assert start.right < end.x
-            assert route.points[0] == (start.right, start.middle)
-            assert route.points[-1] == (end.x, end.middle)
-            others = [box for name, box in placed.boxes.items() if name not in (route.start, route.end)]
-            for (left, above), (right, below) in itertools.pairwise(route.points):
+            assert corners[0] == (start.right, start.middle)
+            assert corners[-1] == (end.x, end.middle)
+            others = [box for name, box in placed.boxes.items() if name not in (needed, dependent)]
+            for (left, above), (right, below) in itertools.pairwise(corners):
                 assert left <= right
                 top, bottom = sorted((above, below))
                 assert not any(overlap(box, left, top, right, bottom) for box in others)
@@ -75,14 +72,16 @@ class TestLayout:
     @given(graphs())
     def test_everything_lies_within_the_picture(self, needs: Needs) -> None:
         placed = layout(needs, dict.fromkeys(needs, 100.0))
-        points = [point for route in placed.routes for point in route.points]
+        width, height = placed.size
+        points = [corner for corners in placed.routes.values() for corner in corners]
         points += [(box.x, box.y) for box in placed.boxes.values()]
         points += [(box.right, box.y + HEIGHT) for box in placed.boxes.values()]
-        assert all(0 <= x <= placed.width and 0 <= y <= placed.height for x, y in points)
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
 
     def test_what_depends_on_nothing_fills_a_grid_and_not_one_long_column(self) -> None:
         placed = layout(shaped("independent"), dict.fromkeys(shaped("independent"), 200.0))
-        assert 0.5 < placed.width / placed.height < 3
+        width, height = placed.size
+        assert 0.5 < width / height < 3
 
 
 class TestSvg:
@@ -180,7 +179,7 @@ class TestTerminal:
 def _printed(given_status: Status, width: int) -> str:
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as captured:
-        console.print(GraphDrawing(given_status))
+        console.print(Group(*pictures.terminal(given_status, width)))
     return captured.get()
 
 

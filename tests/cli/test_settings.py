@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from quaestor.cli.settings import VARIABLES, CommandError, find, redact
+from quaestor.cli.redaction import redact
+from quaestor.cli.settings import VARIABLES, CommandError, find
 
 ALL = {"registry": "shop:registry", "uri": "mongodb://h/shop", "db": "shop", "prefix": "app"}
 BROKEN = [

@@ -15,21 +15,20 @@ from bson import ObjectId
 from bson.binary import UUID_SUBTYPE, Binary
 from pymongo import MongoClient
 
-from quaestor import (
-    AsyncMigrationContext,
-    AsyncRunner,
-    Event,
-    Lease,
-    MigrationContext,
-    MigrationRegistry,
-    SyncRunner,
-)
+from quaestor import AsyncRunner, Event, Lease, MigrationRegistry, SyncRunner
 from tests.bodies import run_body, run_body_async
 from tests.databases import opened, opened_async
-from tests.faults.works import FILTER, SIZE, Way, changes
+from tests.faults.works import FILTER, SIZE, Way, changes, make_backfill
+from tests.leases import HELD
 from tools.faults import Fault
+from tools.replica_set import ReplicaSet
 
 DRIVERS = ("pymongo", "pymongo-async", "motor")
+
+FAULTS_OF_PRIMARY: dict[str, Callable[[ReplicaSet], object]] = {
+    "killed": ReplicaSet.kill_primary,
+    "stepped down": ReplicaSet.step_down,
+}
 
 COMMANDS = {
     "read": ("find", "app_migrations"),
@@ -56,18 +55,18 @@ class Application:
     """A registry, and a database that it migrates with the prefix `app`.
 
     Args:
-        colour: Of the database.
+        kind: Whether the database is sync or async.
         opener: Makes the context manager that opens it; it is opened for every run.
 
     Attributes:
         registry: The migrations.
         bodies: The names of the migrations whose function was called, in order; of a rollback `undo` and the name.
-        events: What the runs told, in order.
+        events: The events of the runs, in order.
         when: What to do at an event of a type; called with it.
     """
 
-    def __init__(self, colour: Literal["sync", "async"], opener: Callable[[], Any]) -> None:
-        self._colour = colour
+    def __init__(self, kind: Literal["sync", "async"], opener: Callable[[], Any]) -> None:
+        self._kind = kind
         self._opened = opener
         self.registry = MigrationRegistry()
         self.bodies: list[str] = []
@@ -94,7 +93,7 @@ class Application:
                 self.bodies.append(name)
                 await run_body_async(body(db))
 
-            chosen = {"sync": function, "async": function_async}[self._colour]
+            chosen = {"sync": function, "async": function_async}[self._kind]
             register(chosen)
             return body
 
@@ -103,7 +102,7 @@ class Application:
     def goes_over(
         self, way: Way, *, name: str = "a", meanwhile: Callable[[int], object] | None = None, **options: Any
     ) -> None:
-        """Register a pass over `things`, which does with each batch what `changes` does.
+        """Register a backfill over `things`, which does with each batch what `changes` does.
 
         Args:
             way: How it is gone.
@@ -112,36 +111,14 @@ class Application:
                 loop, with the number that the batch has for this application, from 1.
             options: As for `batches`.
         """
-        transaction = way == "transaction"
         options = {"filter": FILTER, "size": SIZE, **options}
 
         def change(db: Any, documents: list[Any]) -> Generator[Any, Any, None]:
             self.bodies.append(name)
             between = None if meanwhile is None else partial(meanwhile, len(self.bodies))
-            return changes(db, documents, between, transaction=transaction)
+            return changes(db, documents, between, transaction=way == "transaction")
 
-        def function(db: Any, context: MigrationContext) -> None:
-            def body(documents: list[Any]) -> None:
-                run_body(change(db, documents))
-
-            if way == "loop":
-                for documents in context.batches(db.things, **options):
-                    body(documents)
-            else:
-                context.for_each_batch(db.things, body, transaction=transaction, **options)
-
-        async def function_async(db: Any, context: AsyncMigrationContext) -> None:
-            async def body(documents: list[Any]) -> None:
-                await run_body_async(change(db, documents))
-
-            if way == "loop":
-                async for documents in context.batches(db.things, **options):
-                    await body(documents)
-            else:
-                await context.for_each_batch(db.things, body, transaction=transaction, **options)
-
-        chosen: dict[str, Callable[..., object]] = {"sync": function, "async": function_async}
-        self.registry.register(name)(chosen[self._colour])
+        self.registry.register(name)(make_backfill(self._kind == "async", way, change, **options))
 
     def leaves_effects(self, *names: str, transaction: bool = False) -> None:
         """Register migrations that insert their name into `effects`, and whose rollbacks insert `undo` and it."""
@@ -164,7 +141,7 @@ class Application:
         return self._called(lambda runner: getattr(runner, method)(*arguments), options)
 
     def _called(self, method: Callable[[Any], Any], options: Mapping[str, Any]) -> Any:
-        if self._colour == "sync":
+        if self._kind == "sync":
             with self._opened() as db:
                 return method(SyncRunner(self.registry, db, "app", on_event=self._tell, **options))
 
@@ -174,9 +151,9 @@ class Application:
 
         return asyncio.run(call())
 
-    def told(self, kind: type[Event]) -> list[Any]:
+    def list_events(self, of: type[Event]) -> list[Any]:
         """The events of a type, so far."""
-        return [event for event in self.events if type(event) is kind]
+        return [event for event in self.events if type(event) is of]
 
     def _tell(self, event: Event) -> None:
         self.events.append(event)
@@ -243,24 +220,9 @@ def lsid(client: MongoClient[Any], session_id: bytes) -> dict[str, Binary]:
 def hold(db: Any, *, seconds: float, sessions: Sequence[Mapping[str, Binary]] = ()) -> None:
     """Leave the lease as a run leaves it that is killed: it ends after so many seconds."""
     now = datetime.now(UTC)
-    db.app_migrations_lock.replace_one(
-        {"_id": "lease"},
-        {
-            "owner": "somebody",
-            "token": 7,
-            "host": "elsewhere",
-            "pid": 4321,
-            "work": "run",
-            "migrations": ["a"],
-            "recording": None,
-            "upcoming": [],
-            "since": now - timedelta(minutes=1),
-            "expiresAt": now + timedelta(seconds=seconds),
-            "sessions": list(sessions),
-            "previous": None,
-        },
-        upsert=True,
-    )
+    lock = HELD | {"owner": "somebody", "token": 7, "pid": 4321, "migrations": ["a"], "sessions": list(sessions)}
+    times = {"since": now - timedelta(minutes=1), "expiresAt": now + timedelta(seconds=seconds)}
+    db.app_migrations_lock.replace_one({"_id": "lease"}, lock | times, upsert=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from tests.faults.instance import Instance, Orders, Start
 from tests.faults.works import WORKS, prepared
 from tools.faults import Fault, fail_command
 from tools.mongod import NoServerError
-from tools.replica_set import replica_set
+from tools.replica_set import ReplicaSet, replica_set
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +38,27 @@ def uri() -> Iterator[str]:
         pytest.exit(str(error), returncode=1)
 
 
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    """The URI of a server that wants a password, with a user who may do everything."""
+    with replica_set(nodes=1, auth=True) as group:
+        yield group.uri
+
+
+@pytest.fixture(scope="module")
+def members() -> Iterator[ReplicaSet]:
+    """Three nodes."""
+    with replica_set(nodes=3) as group:
+        yield group
+
+
+@pytest.fixture
+def group(members: ReplicaSet) -> ReplicaSet:
+    """All three, whatever the last test did to them."""
+    members.restart()
+    return members
+
+
 @pytest.fixture
 def db(uri: str, name: str) -> Iterator[Any]:
     """The database of the test, as the test itself looks at it."""
@@ -55,6 +76,12 @@ def driver(request: pytest.FixtureRequest) -> str:
 def app(driver: str, uri: str, name: str) -> Application:
     """The application that meets the faults."""
     return application(driver, uri, name)
+
+
+@pytest.fixture
+def other(driver: str, uri: str, name: str) -> Application:
+    """Another instance, with a client of its own."""
+    return application(driver, uri, name, appname="other")
 
 
 @pytest.fixture
@@ -87,8 +114,6 @@ def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(orders: Orders, **options: Any) -> Instance:
-            instance = stack.enter_context(Instance(orders, **options))
-            instance.until("ready")
-            return instance
+            return stack.enter_context(Instance(orders, **options))
 
         yield start

@@ -1,4 +1,4 @@
-"""An instance: a process that runs migrations, or undoes them, tells what happens, and stops or dies where it is told.
+"""An instance: a process that runs migrations, or undoes them, says what happens, and stops or dies as its orders say.
 
 As a program (`python -m tests.faults.instance ORDERS`, JSON) it says `ready`, waits for a line, runs, and says how that
 ended. What it says are lines of JSON: the events under the names of their classes, and
@@ -23,23 +23,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
 
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import PyMongoError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from quaestor import (
-    AsyncMigrationContext,
     AsyncRunner,
     BackfillStarted,
     Event,
     LeaseAwaited,
-    MigrationContext,
     MigrationProgressed,
     MigrationRegistry,
     MigrationRetried,
@@ -48,7 +45,7 @@ from quaestor import (
     SyncRunner,
 )
 from tests.bodies import run_body, run_body_async
-from tests.faults.works import FILTER, SIZE, Work, can_be_repeated, changes
+from tests.faults.works import FILTER, SIZE, Work, changes, make_backfill, send
 
 PATIENCE = 120.0
 """For how long a line of an instance is waited for, in seconds, before it counts as hung."""
@@ -112,6 +109,7 @@ class Instance:
     ) -> None:
         self.lines: list[Line] = []
         self._inbox: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        self._waits = heard is None
         self._heard = heard or (lambda _, line: self._inbox.put(line))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.instance", json.dumps(asdict(orders))],
@@ -124,6 +122,9 @@ class Instance:
         self._listener.start()
 
     def __enter__(self) -> Self:
+        """Wait until it is ready, unless its lines are heard elsewhere."""
+        if self._waits:
+            self.until("ready")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,11 +135,12 @@ class Instance:
             assert pipe is not None
             pipe.close()
 
-    def go(self, where: str = "") -> None:
+    def go(self, where: str = "") -> Self:
         """Send it the line that it waits for: there, or, if it is not said where, at the first place where it does."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{where}\n")
         self.process.stdin.flush()
+        return self
 
     def until(self, *kinds: str) -> Line:
         """Wait until it says one of these."""
@@ -327,7 +329,7 @@ def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
 def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object]:
     """What the migration does, or, with the prefix of other fields, its rollback."""
     if work.way is not None:
-        return _pass(work, driver, prefix)
+        return _backfill(work, driver, prefix)
     this = {"_id": work.name}
     begun, ended = (
         {"$inc": {field: 1}, "$currentDate": {f"{field}At": True}, "$set": {"pid": os.getpid()}}
@@ -348,68 +350,34 @@ def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object
         if work.fails:
             raise ValueError(work.name)
 
-    # What a function raises is the caller's, so here it does not give up; in a transaction that is for the library.
-
-    def write(db: Any, change: dict[str, Any]) -> None:
-        try:
-            db.work.update_one(this, change)
-        except PyMongoError as error:
-            if work.transaction or not can_be_repeated(error):
-                raise
-            write(db, change)
-
-    async def write_async(db: Any, change: dict[str, Any]) -> None:
-        try:
-            await db.work.update_one(this, change)
-        except PyMongoError as error:
-            if work.transaction or not can_be_repeated(error):
-                raise
-            await write_async(db, change)
+    def steps(db: Any, wait: Callable[[], Any]) -> Generator[Any, Any, None]:
+        # What a function raises is the caller's, so it repeats a write; in a transaction that is for the library.
+        yield from send(lambda: db.work.update_one(this, begun), work.transaction)
+        yield wait()
+        yield from send(lambda: db.work.update_one(this, ended), work.transaction)
 
     def body(db: Any) -> None:
-        write(db, begun)
-        pause()
-        write(db, ended)
+        run_body(steps(db, pause))
 
     async def body_async(db: Any) -> None:
-        await write_async(db, begun)
-        await pause_async()
-        await write_async(db, ended)
+        await run_body_async(steps(db, pause_async))
 
     return body if (driver == "pymongo") != work.crossed else body_async
 
 
-def _pass(work: Work, driver: str, prefix: str) -> Callable[..., object]:
-    """Likewise, where it is a pass."""
-    transaction = work.way == "transaction"
+def _backfill(work: Work, driver: str, prefix: str) -> Callable[..., object]:
+    """Likewise, where it is a backfill."""
+    assert work.way is not None
 
     def pause() -> None:
         time.sleep(work.seconds)
         if work.held:
             _stop(work.name)
 
-    def change(db: Any, documents: list[Any]) -> None:
-        run_body(changes(db, documents, pause, transaction=transaction, prefix=prefix))
+    def change(db: Any, documents: list[Any]) -> Generator[Any, Any, None]:
+        return changes(db, documents, pause, transaction=work.way == "transaction", prefix=prefix)
 
-    async def change_async(db: Any, documents: list[Any]) -> None:
-        await run_body_async(changes(db, documents, pause, transaction=transaction, prefix=prefix))
-
-    def function(db: Any, context: MigrationContext) -> None:
-        if work.way == "loop":
-            for documents in context.batches(db.things, FILTER, size=SIZE):
-                change(db, documents)
-        else:
-            context.for_each_batch(db.things, partial(change, db), FILTER, size=SIZE, transaction=transaction)
-
-    async def function_async(db: Any, context: AsyncMigrationContext) -> None:
-        if work.way == "loop":
-            async for documents in context.batches(db.things, FILTER, size=SIZE):
-                await change_async(db, documents)
-        else:
-            body = partial(change_async, db)
-            await context.for_each_batch(db.things, body, FILTER, size=SIZE, transaction=transaction)
-
-    return function if driver == "pymongo" else function_async
+    return make_backfill(driver != "pymongo", work.way, change, filter=FILTER, size=SIZE)
 
 
 def _tell(event: Event) -> None:
@@ -484,7 +452,7 @@ def _main(orders: Orders) -> int:
     begun.result()
     try:
         names = call()
-    except BaseException as error:  # noqa: BLE001 - it is told to whoever started this process
+    except BaseException as error:  # noqa: BLE001 - the process that started this one gets it
         in_batches = getattr(error, "in_batches", False)
         each = error.exceptions if isinstance(error, BaseExceptionGroup) else [error]
         kinds = [type(one).__name__ for one in each]

@@ -1,6 +1,6 @@
 """An instance that migrates many databases, in this process or in one of its own, and what is left in each of them.
 
-As a program (`python -m tests.faults.tenants ORDERS`, JSON) it says lines: `stopped` where it is told to stop, in a
+As a program (`python -m tests.faults.tenants ORDERS`, JSON) it says lines: `stopped` where its orders say, in a
 migration of one database, until it gets a line; and in the end what came of it, as JSON: the results, or the name of
 what was raised.
 """
@@ -11,15 +11,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self
 
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import PyMongoError
 
 from quaestor import DatabaseResult, Event, MigrationRegistry
-from tests.faults.works import can_be_repeated
+from tests.bodies import run_body, run_body_async
+from tests.faults.works import send
 
 NAMES = ["a", "b", "c"]
 """The migrations, each of which needs the one before; `b` is a transaction."""
@@ -132,7 +133,7 @@ class Instance:
         self.process.communicate()
 
     def until_stopped(self) -> None:
-        """Wait until it stops where it was told to."""
+        """Wait until it stops where its orders say."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "stopped\n"
 
@@ -154,9 +155,7 @@ def dropped(uri: str, names: Sequence[str]) -> Iterator[MongoClient[Any]]:
 def _registry(orders: Orders) -> MigrationRegistry:
     registry = MigrationRegistry()
     for number, name in enumerate(NAMES):
-        functions = {"pymongo": _function(name, orders)}
-        function = functions.get(orders.driver, _function_async(name, orders))
-        registry.register(name, NAMES[:number][-1:], transaction=name == "b")(function)
+        registry.register(name, NAMES[:number][-1:], transaction=name == "b")(_function(name, orders))
     return registry
 
 
@@ -164,39 +163,16 @@ def _change(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"_id": name}, {"$inc": {"count": 1}}
 
 
-# What a function raises is the caller's, so here it does not give up; in a transaction that is the library's affair.
-
-
 def _function(name: str, orders: Orders) -> Callable[[Any], object]:
-    def write(db: Any) -> None:
-        try:
-            db.effects.update_one(*_change(name), upsert=True)
-        except PyMongoError as error:
-            if name == "b" or not can_be_repeated(error):
-                raise
-            write(db)
+    def steps(db: Any) -> Generator[Any, Any, None]:
+        # What a function raises is the caller's, so it repeats a write; in a transaction that is for the library.
+        yield from send(lambda: db.effects.update_one(*_change(name), upsert=True), name == "b")
+        yield partial(_go_on, db.name, name, orders)
 
-    def body(db: Any) -> None:
-        write(db)
-        _go_on(db.name, name, orders)
+    async def function_async(db: Any) -> None:
+        await run_body_async(steps(db))
 
-    return body
-
-
-def _function_async(name: str, orders: Orders) -> Callable[[Any], Awaitable[object]]:
-    async def write(db: Any) -> None:
-        try:
-            await db.effects.update_one(*_change(name), upsert=True)
-        except PyMongoError as error:
-            if name == "b" or not can_be_repeated(error):
-                raise
-            await write(db)
-
-    async def body(db: Any) -> None:
-        await write(db)
-        await asyncio.to_thread(_go_on, db.name, name, orders)
-
-    return body
+    return (lambda db: run_body(steps(db))) if orders.driver == "pymongo" else function_async
 
 
 def _go_on(database: str, migration: str, orders: Orders) -> None:
@@ -211,7 +187,7 @@ def _main(orders: Orders) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it, and that is inherited
     try:
         results = migrated(orders)
-    except BaseException as error:  # noqa: BLE001 - it is told to whoever started this process
+    except BaseException as error:  # noqa: BLE001 - the process that started this one gets it
         print(json.dumps(type(error).__name__))
         return
     print(json.dumps([(one.database, one.applied, one.error and repr(one.error)) for one in results]))

@@ -1,7 +1,7 @@
-"""Faults in passes over a collection: every document is changed, and at most one batch a fault is seen twice; none
+"""Faults in backfills over a collection: every document is changed, and at most one batch a fault is seen twice; none
 where a batch and its checkpoint are one transaction.
 
-A pass goes three ways (works.Way); of the two without transactions each fault meets one at least.
+A backfill has three ways (works.Way); of the two without transactions each fault meets one at least.
 """
 
 import contextlib
@@ -57,12 +57,12 @@ from tools.faults import (
     reply_lost,
 )
 from tools.mongod import client_to
-from tools.replica_set import ReplicaSet, replica_set
+from tools.replica_set import ReplicaSet
 
 WAYS: tuple[Way, ...] = ("loop", "transaction")
 
 FIRST = 4
-"""The first command of a run that is about passes, from 1."""
+"""The first command of a run that is about backfills, from 1."""
 
 NOT_AUTHORIZED, WRITE_CONFLICT = 13, 112
 
@@ -97,12 +97,11 @@ def with_each_driver(uri: str, name: str, play: Callable[[Orders, Any], None], *
 
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_every_step(orders: Orders, things: Any, start: Start, way: Way) -> None:
-    """Whichever command of a pass is the last that was answered before the process was killed, the next run does the
+    """Whichever command of a backfill was answered last before the process was killed, the next run does the
     rest, seeing at most one batch twice: in transactions none.
     """
     orders = replace(orders, works=[Work("a", way=way)])
-    undisturbed = start(replace(orders, traced=True))
-    undisturbed.go()
+    undisturbed = start(replace(orders, traced=True)).go()
     assert undisturbed.outcome()["names"] == ["a"]
     assert gone(things) == gone_once("a")
     steps = [line["name"] for line in undisturbed.said("step")]
@@ -126,7 +125,6 @@ def test_killed_at_every_step(orders: Orders, things: Any, start: Start, way: Wa
 def _kill_at(step: int, orders: Orders, way: Way) -> None:
     with stocked(orders.uri, orders.database) as db:
         with Instance(replace(orders, dies_at=step)) as victim:
-            victim.until("ready")
             victim.go()
             victim.until("dies")
             assert victim.process.wait() == -signal.SIGKILL
@@ -142,7 +140,7 @@ def _kill_at(step: int, orders: Orders, way: Way) -> None:
 @pytest.mark.parametrize("undo", [False, True])
 @pytest.mark.parametrize("way", ["function", "transaction"])
 def test_killed_at_random_moments(uri: str, name: str, way: Way, *, undo: bool) -> None:
-    """Runs, or rollbacks, that are killed one after the other, each at any moment of its pass, see at most one batch
+    """Runs, or rollbacks, that are killed in turn, each at any moment of its backfill, see at most one batch
     each twice; what nobody kills does the rest.
     """
     seed = secrets.randbelow(10**6)
@@ -154,7 +152,6 @@ def test_killed_at_random_moments(uri: str, name: str, way: Way, *, undo: bool) 
             orders = replace(orders, calls=[("rollback", ["a"])])
         for _ in range(2):
             with Instance(orders) as victim:
-                victim.until("ready")
                 victim.go()
                 victim.until("BackfillStarted", "returned")
                 time.sleep(rng.uniform(0, 0.2))  # it is the fault: nothing is waited for
@@ -188,7 +185,7 @@ def test_raised_in_a_body(app: Application, things: Any, way: Way) -> None:
     assert things.app_migrations.count_documents({}) == 0
 
     assert app.run() == ["a"]
-    assert [event.done for event in app.told(BackfillStarted)] == [0, 8]
+    assert [event.done for event in app.list_events(BackfillStarted)] == [0, 8]
     check_gone(gone(things), "a", way, disturbed=1)
     assert gone(things).marks == MARKED_ONCE  # it was raised before the change
     assert gone(things).again == ([] if way == "transaction" else [BATCHES[2]])
@@ -212,14 +209,12 @@ def test_raised_in_a_body(app: Application, things: Any, way: Way) -> None:
     ],
 )
 def test_frozen(uri: str, name: str, way: Way, where: str, passed: int, again: list[list[object]]) -> None:
-    """One that was frozen past its lease in a pass, while another one took over and came to the end, finds that when it
+    """One that was frozen past its lease in a backfill, while another took over and finished, finds that when it
     wakes: it writes no checkpoint, and does at most the batch that it had.
     """
 
     def play(orders: Orders, db: Any) -> None:
         with Instance(replace(orders, stopped_at=where, passed=passed)) as frozen, Instance(orders) as successor:
-            for instance in (frozen, successor):
-                instance.until("ready")
             frozen.go()
             frozen.until("stopped")
             frozen.freeze()
@@ -244,15 +239,13 @@ def test_frozen(uri: str, name: str, way: Way, where: str, passed: int, again: l
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_frozen_while_another_is_in_the_pass(uri: str, name: str, way: Way) -> None:
-    """One that wakes while another one is in the middle of the same pass does not touch the checkpoint of that one."""
+def test_frozen_while_another_is_in_the_backfill(uri: str, name: str, way: Way) -> None:
+    """One that wakes while another is in the same backfill doesn't touch the checkpoint of that one."""
 
     def play(orders: Orders, db: Any) -> None:
         held = replace(orders, works=[Work("a", way=way, held=True)])
         stopped = replace(orders, stopped_at="before update progress", passed=1)
         with Instance(stopped) as frozen, Instance(held) as successor:
-            for instance in (frozen, successor):
-                instance.until("ready")
             frozen.go()
             frozen.until("stopped")
             frozen.freeze()
@@ -275,9 +268,8 @@ def test_frozen_while_another_is_in_the_pass(uri: str, name: str, way: Way) -> N
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_unlocked(app: Application, things: Any, driver: str, uri: str, name: str, way: Way) -> None:
-    """Whoever's lease was freed in a pass stops before the next batch; the next run does the rest."""
-    other = application(driver, uri, name, appname="other")
+def test_unlocked(app: Application, other: Application, things: Any, way: Way) -> None:
+    """Whoever's lease was freed in a backfill stops before the next batch; the next run does the rest."""
     app.goes_over(way, meanwhile=lambda number: number == 2 and other.unlock())
 
     with pytest.raises(LeaseLostError) as caught:
@@ -292,7 +284,7 @@ def test_unlocked(app: Application, things: Any, driver: str, uri: str, name: st
 # Commands that fail ---------------------------------------------------------------------------------------------------
 
 COMMANDS = {
-    "passes": ("find", "app_migrations_progress"),
+    "look": ("find", "app_migrations_progress"),
     "claim": ("findAndModify", "app_migrations_progress"),
     "save": ("update", "app_migrations_progress"),
     "check": ("update", "app_migrations_lock"),
@@ -307,7 +299,7 @@ COMMANDS = {
 FAULTS = [
     *((command, LOST, 3) for command in COMMANDS),
     *((command, WTIMEOUT, 1) for command in ("claim", "commit", "check", "save")),
-    *((command, {"errorCode": STEPPED_DOWN}, 2) for command in ("passes", "claim", "save", "read", "count", "commit")),
+    *((command, {"errorCode": STEPPED_DOWN}, 2) for command in ("look", "claim", "save", "read", "count", "commit")),
     *((command, {"errorCode": SHUTDOWN}, 2) for command in ("save", "read")),
     *((command, {"errorCode": code}, 1) for command in ("save", "read") for code in (NOT_PRIMARY, INTERRUPTED)),
     *((command, {"errorCode": WRITE_CONFLICT}, 2) for command in ("save", "read")),
@@ -331,17 +323,17 @@ MEETINGS = [
 
 @pytest.mark.parametrize(
     ("driver", "way", "command", "fault", "times"),
-    # Both colours get over a lost connection; all else meets one driver or another.
+    # A sync and an async driver survive a lost connection; every other fault meets one driver.
     [
         pytest.param(driver, *meeting, id=f"{driver}, {meeting}")
         for number, meeting in enumerate(MEETINGS)
         for driver in ([DRIVERS[0], DRIVERS[1 + number % 2]] if meeting[2] is LOST else [DRIVERS[number % 3]])
     ],
 )
-def test_got_over(
+def test_retried(
     app: Application, things: Any, uri: str, way: Way, command: str, fault: dict[str, Any], times: int
 ) -> None:
-    """A command of a pass that fails is sent again, or its transaction attempted again: each document once, and no
+    """A command of a backfill that fails is sent again, or its transaction attempted again: each document once, and no
     error to the caller.
     """
     verb, collection = COMMANDS[command]
@@ -359,13 +351,13 @@ def test_got_over(
     assert hits[0].hits == times
     if way == "loop":
         assert len(app.bodies) == len(BATCHES)
-        assert app.told(MigrationRetried) == []
+        assert app.list_events(MigrationRetried) == []
     assert gone(things) == gone_once("a")
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_replies_lost(app: Application, things: Any, uri: str, way: Way) -> None:
-    """Writes of a pass are performed and their replies lost: each document once all the same."""
+    """Writes of a backfill are performed and their replies lost: each document once all the same."""
     app.goes_over(way)
     with contextlib.ExitStack() as stack:
         faults: list[Fault] = []
@@ -378,18 +370,18 @@ def test_replies_lost(app: Application, things: Any, uri: str, way: Way) -> None
 
 @pytest.mark.parametrize("way", WAYS)
 def test_checkpoint_refused(app: Application, things: Any, uri: str, name: str, way: Way) -> None:
-    """A pass whose checkpoint the server refuses ends with the server's word, and the next run goes on with the batch
+    """A backfill whose checkpoint the server refuses ends with its error, and the next run goes on with the batch
     that it had.
     """
     app.goes_over(way)
     with contextlib.ExitStack() as stack:
         fault = {"errorCode": NOT_AUTHORIZED, "namespace": f"{name}.app_migrations_progress", "appName": "app"}
         fail = fail_command(uri, ["update"], times="alwaysOn", **fault)
-        told: list[object] = []
+        events: list[object] = []
 
         def break_at_the_second(event: MigrationProgressed) -> None:
-            told.append(event)
-            if len(told) == 2:
+            events.append(event)
+            if len(events) == 2:
                 stack.enter_context(fail)
 
         app.when[MigrationProgressed] = break_at_the_second
@@ -419,7 +411,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("way", WAYS)
 def test_collection_changed(app: Application, things: Any, way: Way, change: str) -> None:
-    """A collection that is dropped, renamed or replaced under a pass is an error when the pass comes to its end; the
+    """A collection that is dropped, renamed or replaced under a backfill is an error when that ends; the
     next run begins anew over what has its name then.
     """
     app.goes_over(way)
@@ -439,25 +431,11 @@ def test_collection_changed(app: Application, things: Any, way: Way, change: str
     things.log.drop()
     stock(things)
     assert app.run() == ["a"]
-    assert [event.collection for event in app.told(BackfillRestarted)] == ["things"]
+    assert [event.collection for event in app.list_events(BackfillRestarted)] == ["things"]
     assert gone(things) == gone_once("a")
 
 
 # Three nodes ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def members() -> Iterator[ReplicaSet]:
-    """Three nodes."""
-    with replica_set(nodes=3) as group:
-        yield group
-
-
-@pytest.fixture
-def group(members: ReplicaSet) -> ReplicaSet:
-    """All three, whatever the last test did to them."""
-    members.restart()
-    return members
 
 
 @pytest.mark.parametrize(
@@ -472,7 +450,7 @@ def group(members: ReplicaSet) -> ReplicaSet:
     ],
 )
 def test_fail_over(group: ReplicaSet, fault: Callable[[ReplicaSet], object], way: Way, where: str) -> None:
-    """The primary is lost in the middle of a pass: it goes on with the new one, no batch is seen twice, and the caller
+    """The primary is lost during a backfill: it goes on with the new one, no batch is seen twice, and the caller
     sees no error. It meets three applications at once, one with each driver.
     """
     name = f"quaestor_test_{uuid.uuid4().hex[:12]}"
@@ -483,7 +461,6 @@ def test_fail_over(group: ReplicaSet, fault: Callable[[ReplicaSet], object], way
             orders = Orders(driver=driver, uri=group.uri, database=db.name, works=[Work("a", way=way)])
             instances[driver] = stack.enter_context(Instance(replace(orders, stopped_at=where, passed=1)))
         for instance in instances.values():
-            instance.until("ready")
             instance.go()
         for instance in instances.values():
             instance.until("stopped")
@@ -498,7 +475,7 @@ def test_fail_over(group: ReplicaSet, fault: Callable[[ReplicaSet], object], way
 
 @pytest.mark.parametrize(("driver", "way"), [("pymongo", "loop"), ("pymongo-async", "transaction"), ("motor", "loop")])
 def test_replicas_awaited(group: ReplicaSet, driver: str, way: Way) -> None:
-    """A pass with `max_lag` waits while a secondary does not replicate, and goes on when that does so again."""
+    """A backfill with `max_lag` waits while a secondary does not replicate, and goes on when that does so again."""
     with (
         stocked(group.uri, f"quaestor_test_{uuid.uuid4().hex[:12]}") as db,
         client_to(group.uri, _last_in_line(db.client)) as behind,
@@ -522,8 +499,8 @@ def test_replicas_awaited(group: ReplicaSet, driver: str, way: Way) -> None:
         app.when = {BackfillStarted: stop, ReplicasAwaited: start}
         assert app.run() == ["a"]
 
-        (told,) = app.told(ReplicasAwaited)
-        assert told.lag > 1
+        (event,) = app.list_events(ReplicasAwaited)
+        assert event.lag > 1
         assert gone(db) == gone_once("a")
 
 
@@ -544,13 +521,6 @@ def _lag(client: MongoClient[Any]) -> float:
 # Rights ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[str]:
-    """The URI of a server that wants a password: that of a user who may do everything."""
-    with replica_set(nodes=1, auth=True) as group:
-        yield group.uri
-
-
 @pytest.fixture
 def guarded_db(guarded: str) -> Iterator[Any]:
     """A database on it, as the test itself looks at it."""
@@ -567,7 +537,7 @@ def _app_of_user(driver: str, uri: str, db: Any, roles: list[Any]) -> Applicatio
 
 @pytest.mark.parametrize("way", WAYS)
 def test_read_write_is_enough(driver: str, guarded: str, guarded_db: Any, way: Way) -> None:
-    """The role readWrite is enough for a pass."""
+    """The role readWrite is enough for a backfill."""
     app = _app_of_user(driver, guarded, guarded_db, ["readWrite"])
     app.goes_over(way)
 
@@ -599,8 +569,8 @@ def test_rights_by_collection(driver: str, guarded: str, guarded_db: Any, way: W
 
 @pytest.mark.parametrize("way", WAYS)
 def test_max_lag_without_the_right(driver: str, guarded: str, guarded_db: Any, way: Way) -> None:
-    """One who may not ask for the lag is told so, by the server's word and a note, before anything is done; with the
-    role clusterMonitor the same pass goes.
+    """One who may not ask for the lag gets the server's error with a note, before anything is done; with the
+    role clusterMonitor the same backfill runs.
     """
     app = _app_of_user(driver, guarded, guarded_db, ["readWrite"])
     app.goes_over(way, max_lag=10)

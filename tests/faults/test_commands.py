@@ -37,7 +37,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("command", "fault", "times"), FAULTS, ids=str)
-def test_got_over(app: Application, db: Any, failing: Failing, command: str, fault: dict[str, Any], times: int) -> None:
+def test_retried(app: Application, db: Any, failing: Failing, command: str, fault: dict[str, Any], times: int) -> None:
     """A command that fails is sent again: one record, the body called once, no error to the caller."""
     app.leaves_effects("a", "b")
 
@@ -47,7 +47,7 @@ def test_got_over(app: Application, db: Any, failing: Failing, command: str, fau
     assert struck.hits == times
     assert app.bodies == ["a", "b"]
     assert state(db) == State(["a", "b"], ["a", "b"])
-    assert app.told(LeaseNotReleased) == []
+    assert app.list_events(LeaseNotReleased) == []
 
 
 def test_every_reply_lost(app: Application, db: Any, uri: str) -> None:
@@ -60,7 +60,7 @@ def test_every_reply_lost(app: Application, db: Any, uri: str) -> None:
     assert struck.hits == 5  # the lease taken, the body's effect, the check, the record, the lease released
     assert app.bodies == ["a"]
     assert state(db) == State(["a"], ["a"])
-    assert app.told(LeaseNotReleased) == []
+    assert app.list_events(LeaseNotReleased) == []
 
 
 def test_record_written_unseen(app: Application, db: Any, uri: str, failing: Failing) -> None:
@@ -113,7 +113,7 @@ def test_blocked_for_longer_than_a_socket_waits(driver: str, uri: str, name: str
     [(LOST, 1), (LOST, 2), (WTIMEOUT, 1), ({"errorCode": SHUTDOWN}, 2), ({"errorCode": STEPPED_DOWN}, 2)],
     ids=str,
 )
-def test_renewal_got_over(app: Application, db: Any, failing: Failing, fault: dict[str, Any], times: int) -> None:
+def test_renewal_is_retried(app: Application, db: Any, failing: Failing, fault: dict[str, Any], times: int) -> None:
     """A renewal that fails is sent again in time: the lease is kept while the body goes on."""
     with db.app_migrations_lock.watch() as changes:
 
@@ -143,7 +143,7 @@ def soon(changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_release_got_over(app: Application, db: Any, failing: Failing, times: int) -> None:
+def test_release_is_retried(app: Application, db: Any, failing: Failing, times: int) -> None:
     """A release that is lost is sent again."""
     app.leaves_effects("a")
     with contextlib.ExitStack() as stack:
@@ -153,19 +153,19 @@ def test_release_got_over(app: Application, db: Any, failing: Failing, times: in
 
     assert faults[0].hits == times
     assert state(db) == State(["a"], ["a"])
-    assert app.told(LeaseNotReleased) == []
+    assert app.list_events(LeaseNotReleased) == []
 
 
 def test_release_lost(app: Application, db: Any, failing: Failing) -> None:
-    """Where the lease cannot be released at all, that is told, the run is done all the same, and the next one waits."""
+    """A lease that can't be released is an event: the run is done all the same, and the next one waits."""
     app.leaves_effects("a")
     with contextlib.ExitStack() as stack:
         app.when[MigrationApplied] = lambda _: stack.enter_context(failing("check", times="alwaysOn", **LOST))
         assert app.run(lease_ttl=1.0) == ["a"]
 
-    (told,) = app.told(LeaseNotReleased)
-    assert isinstance(told.error, PyMongoError)
-    assert told.seconds == 1.0
+    (event,) = app.list_events(LeaseNotReleased)
+    assert isinstance(event.error, PyMongoError)
+    assert event.seconds == 1.0
     assert state(db).holder is not None
     app.leaves_effects("b")
     del app.when[MigrationApplied]

@@ -33,7 +33,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("call", "command", "fault", "times"), FAULTS, ids=str)
-def test_got_over(
+def test_retried(
     app: Application, db: Any, failing: Failing, call: str, command: str, fault: dict[str, Any], times: int
 ) -> None:
     """A command that fails is sent again: each rollback called once, each record there or not, no error."""
@@ -49,7 +49,7 @@ def test_got_over(
     assert struck.hits == times
     assert app.bodies == (["undo b", "undo a"] if call == "rollback" else [])
     assert state(db) == expected
-    assert app.told(LeaseNotReleased) == []
+    assert app.list_events(LeaseNotReleased) == []
 
 
 def test_blocked(app: Application, db: Any, failing: Failing) -> None:
@@ -63,13 +63,13 @@ def test_blocked(app: Application, db: Any, failing: Failing) -> None:
     assert struck.hits == 1
     assert app.bodies == ["a", "undo a"]
     assert state(db) == State([], ["a", "undo a"])
-    assert len(app.told(RollbackFinished)) == 1
+    assert len(app.list_events(RollbackFinished)) == 1
 
 
 @pytest.mark.parametrize(
     ("call", "command"), [("status", "look"), ("status", "read"), ("plan", "read"), ("plan_rollback", "read")]
 )
-def test_reading_got_over(app: Application, db: Any, failing: Failing, call: str, command: str) -> None:
+def test_read_is_retried(app: Application, db: Any, failing: Failing, call: str, command: str) -> None:
     """A read that is lost is sent again, and nothing is written."""
     app.leaves_effects("a")
     assert app.run() == ["a"]

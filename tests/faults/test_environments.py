@@ -104,14 +104,14 @@ def test_wait(place: Place) -> None:
 
     assert app.run() == ["a"]
 
-    (waited,) = app.told(LeaseAwaited)
+    (waited,) = app.list_events(LeaseAwaited)
     assert (waited.holder.host, waited.holder.pid) == ("elsewhere", 4321)
     assert state(db) == State(["a"], ["a"])
 
 
 @everywhere
 def test_give_up(place: Place) -> None:
-    """A run that is told how long to wait gives up then, with the holder; nothing has run."""
+    """A run with a lease_timeout gives up then, with the holder; nothing has run."""
     app, db = place
     app.leaves_effects("a")
     hold(db, seconds=60)
@@ -133,14 +133,14 @@ def test_take_over(place: Place) -> None:
 
     assert app.run() == ["a"]
 
-    assert len(app.told(LeaseAwaited)) == 1
+    assert len(app.list_events(LeaseAwaited)) == 1
     assert state(db) == State(["a"], ["a"])
     assert db.app_migrations_lock.find_one()["token"] == 8
 
 
 @everywhere
 def test_unlock(place: Place) -> None:
-    """A lease is freed whoever holds it; that one is told. There is none to free then."""
+    """An unlock frees the lease, whoever holds it, and returns the holder. Then there is none to free."""
     app, db = place
     hold(db, seconds=60)
     app.leaves_effects("a")
@@ -228,7 +228,7 @@ def test_deadline_of_the_caller(app: Application, db: Any, *, goes_on: bool, tra
 
     assert caught.value.timeout
     assert time.monotonic() - began < 4
-    assert app.told(LeaseNotReleased) == []
+    assert app.list_events(LeaseNotReleased) == []
     with pymongo.timeout(5):
         db.effects.delete_one({"_id": 1})
     assert state(db) == State([], [])

@@ -47,8 +47,7 @@ def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: 
     if call == "rollback":
         migrated(orders)
     orders = replace(orders, calls=[CALLS[call]])
-    undisturbed = start(replace(orders, traced=True))
-    undisturbed.go()
+    undisturbed = start(replace(orders, traced=True)).go()
     assert undisturbed.outcome()["names"] == (NAMES if call == "run" else BACKWARDS)
     assert [line["name"] for line in undisturbed.said("step")] == STEPS[call]
     assert left(work_db) == LEFT[call]
@@ -79,7 +78,6 @@ def _kill_at(step: int, orders: Orders, following: str) -> None:
     with prepared(orders.uri, orders.database, orders.works) as db, Instance(replace(orders, dies_at=step)) as victim:
         if call == "rollback":
             migrated(orders)
-        victim.until("ready")
         victim.go()
         died = victim.until("dies")
         assert victim.process.wait() == -signal.SIGKILL

@@ -15,24 +15,8 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 
 from quaestor import Lease, LeaseAwaited, LeaseLostError, MigrationFailed, MigrationRegistry, SessionsNotEnded
-from tests.faults.applications import (
-    Application,
-    State,
-    application,
-    effect,
-    hold,
-    lsid,
-    old_record,
-    state,
-    until_ended,
-)
+from tests.faults.applications import Application, State, effect, hold, lsid, old_record, state, until_ended
 from tools.faults import Fault, fail_command
-
-
-@pytest.fixture
-def other(driver: str, uri: str, name: str) -> Application:
-    """Another instance, with a client of its own."""
-    return application(driver, uri, name, appname="other")
 
 
 @pytest.mark.parametrize("driver", ["pymongo-async", "motor"])
@@ -50,7 +34,7 @@ def test_blocked_loop(app: Application, db: Any) -> None:
         app.run(lease_ttl=1.0)
 
     assert caught.value.migration == "a"
-    assert app.told(MigrationFailed)[0].error is caught.value
+    assert app.list_events(MigrationFailed)[0].error is caught.value
     assert app.bodies == ["a"]
     assert state(db).records == []
     assert app.run(lease_ttl=1.0) == ["a", "b"]
@@ -132,13 +116,13 @@ def test_awaited(app: Application, other: Application, db: Any, uri: str, name: 
         assert found[0].result(timeout=30) == []
 
     assert struck is None or struck.hits == 2
-    assert other.told(LeaseAwaited)[0].holder.migrations == ("a",)
+    assert other.list_events(LeaseAwaited)[0].holder.migrations == ("a",)
     assert other.bodies == []
     assert state(db) == State(["a"], ["a"])
 
 
 @pytest.mark.parametrize(
-    ("fault", "times", "told"),
+    ("fault", "times", "codes"),
     [
         pytest.param({"closeConnection": True}, 2, [], id="lost twice"),
         pytest.param({"errorCode": 189}, 2, [], id="PrimarySteppedDown"),
@@ -146,9 +130,9 @@ def test_awaited(app: Application, other: Application, db: Any, uri: str, name: 
     ],
 )
 def test_sessions_of_a_killed_holder(
-    app: Application, db: Any, uri: str, fault: dict[str, Any], times: int, told: list[int]
+    app: Application, db: Any, uri: str, fault: dict[str, Any], times: int, codes: list[int]
 ) -> None:
-    """The command that ends them is sent again when it is lost; where it is refused, that is told, and no more."""
+    """The command that ends them is sent again when it is lost; where it is refused, that is an event, and no more."""
     hold(db, seconds=0, sessions=[lsid(db.client, uuid.uuid4().bytes)])
     app.leaves_effects("a")
 
@@ -156,7 +140,7 @@ def test_sessions_of_a_killed_holder(
         assert app.run() == ["a"]
 
     assert struck.hits == times
-    assert [event.error.code for event in app.told(SessionsNotEnded)] == told
+    assert [event.error.code for event in app.list_events(SessionsNotEnded)] == codes
     assert state(db) == State(["a"], ["a"])
 
 

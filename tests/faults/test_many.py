@@ -21,11 +21,10 @@ from tools.replica_set import replica_set
 NOT_AUTHORIZED, INVALID_NAMESPACE = 13, 73
 
 
-@pytest.fixture(scope="module")
-def uri() -> Iterator[str]:
-    """The URI of a server that wants a password: that of a user who may do everything."""
-    with replica_set(nodes=1, auth=True) as group:
-        yield group.uri
+@pytest.fixture
+def uri(guarded: str) -> str:
+    """The URI of a server that wants a password."""
+    return guarded
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pymongo.errors import OperationFailure
 
 from quaestor import LeaseAwaited, MigrationRetried, SessionsNotEnded
 from tests.faults.applications import Application, State, application, hold, lsid, state, transactions_live
-from tools.replica_set import replica_set
 
 RIGHTS: dict[str, list[str]] = {
     "app_migrations": ["find", "insert"],
@@ -30,11 +29,10 @@ NewUser: TypeAlias = Callable[[dict[str, list[str]]], str]
 """Makes a user with these rights in the database of the test, and gives the URI of that one."""
 
 
-@pytest.fixture(scope="module")
-def uri() -> Iterator[str]:
-    """The URI of a server that wants a password: that of a user who may do everything."""
-    with replica_set(nodes=1, auth=True) as group:
-        yield group.uri
+@pytest.fixture
+def uri(guarded: str) -> str:
+    """The URI of a server that wants a password."""
+    return guarded
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def test_enough(app: Application, db: Any) -> None:
     assert app.run() == ["a", "b"]
     assert app.run() == []
 
-    assert len(app.told(LeaseAwaited)) == 1
+    assert len(app.list_events(LeaseAwaited)) == 1
     assert state(db) == State(["a", "b"], ["a", "b"])
     hold(db, seconds=60)
     assert app.unlock() is not None
@@ -78,7 +76,9 @@ def test_enough(app: Application, db: Any) -> None:
 @pytest.mark.parametrize(
     ("collection", "right"), [(collection, right) for collection, rights in RIGHTS.items() for right in rights]
 )
-def test_none_too_many(driver: str, name: str, db: Any, new_user: NewUser, collection: str, right: str) -> None:
+def test_each_right_is_required(
+    driver: str, name: str, db: Any, new_user: NewUser, collection: str, right: str
+) -> None:
     """Without any one of them a run fails, by the server's own word, and records nothing."""
     fewer = RIGHTS | EFFECTS | {collection: [one for one in RIGHTS[collection] if one != right]}
     app = application(driver, new_user(fewer), name)
@@ -187,20 +187,20 @@ def test_own_session(name: str, db: Any, new_user: NewUser, driver: str, *, tran
     with killed_in_a_transaction(user, db):
         assert app.run() == ["a"]
 
-    assert app.told(MigrationRetried) == []
+    assert app.list_events(MigrationRetried) == []
     assert state(db) == State(["a"], ["a"])
 
 
 @pytest.mark.parametrize("transaction", [False, True])
 def test_session_of_another_user(app: Application, db: Any, uri: str, new_user: NewUser, transaction: bool) -> None:
-    """What one of another user has open may not be ended, which is told: the run waits until the server does it."""
+    """A transaction of another user may not be ended, which is an event: the run waits until the server does it."""
     left_behind(app, transaction=transaction)
 
     with transactions_live(uri, 2), killed_in_a_transaction(new_user(EFFECTS), db):
         assert app.run() == ["a"]
 
-    assert [event.error.code for event in app.told(SessionsNotEnded)] == [NOT_AUTHORIZED]
-    assert bool(app.told(MigrationRetried)) is transaction
+    assert [event.error.code for event in app.list_events(SessionsNotEnded)] == [NOT_AUTHORIZED]
+    assert bool(app.list_events(MigrationRetried)) is transaction
     assert state(db) == State(["a"], ["a"])
 
 
@@ -212,8 +212,8 @@ def test_session_of_another_user_with_the_right(driver: str, name: str, uri: str
     with killed_in_a_transaction(new_user(EFFECTS), db):
         assert app.run() == ["a"]
 
-    assert app.told(MigrationRetried) == []
-    assert app.told(SessionsNotEnded) == []
+    assert app.list_events(MigrationRetried) == []
+    assert app.list_events(SessionsNotEnded) == []
     assert state(db) == State(["a"], ["a"])
 
 

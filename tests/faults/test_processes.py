@@ -18,11 +18,9 @@ def test_killed_in_a_transaction(orders: Orders, work_db: Any, start: Start) -> 
     there once, and the way is free within ttl + 1 s.
     """
     held = replace(IN_TRANSACTION, held=True)
-    victim = start(replace(orders, works=[held], lease_ttl=1))
-    victim.go()
+    victim = start(replace(orders, works=[held], lease_ttl=1)).go()
     victim.until("stopped")
-    successor = start(replace(orders, works=[IN_TRANSACTION], lease_ttl=1))
-    successor.go()
+    successor = start(replace(orders, works=[IN_TRANSACTION], lease_ttl=1)).go()
     assert successor.until("LeaseAwaited")["holder"] == victim.process.pid
     killed_at = victim.kill()
 
@@ -48,12 +46,10 @@ def test_frozen(orders: Orders, work_db: Any, start: Start, work: Work, where: s
     body is at an end already, or comes to it; of a transaction nothing is left.
     """
     orders = replace(orders, works=[work, LAST], lease_ttl=1)
-    frozen = start(replace(orders, stopped_at=where))
-    frozen.go()
+    frozen = start(replace(orders, stopped_at=where)).go()
     frozen.until("stopped")
     frozen.freeze()
-    successor = start(orders)
-    successor.go()
+    successor = start(orders).go()
     assert successor.outcome()["names"] == [work.name, LAST.name]
     records = list(work_db.app_migrations.find())
 
@@ -76,8 +72,7 @@ def test_frozen_alone(orders: Orders, work_db: Any, start: Start) -> None:
     nothing more. The next run does the rest.
     """
     orders = replace(orders, works=[IN_TRANSACTION, LAST], lease_ttl=1)
-    frozen = start(replace(orders, stopped_at="before commitTransaction"))
-    frozen.go()
+    frozen = start(replace(orders, stopped_at="before commitTransaction")).go()
     frozen.until("stopped")
     frozen.freeze()
     expiry = work_db.app_migrations_lock.find_one()["expiresAt"]
@@ -89,8 +84,7 @@ def test_frozen_alone(orders: Orders, work_db: Any, start: Start) -> None:
     assert left(work_db).records == [IN_TRANSACTION.name]
     assert left(work_db).begun[LAST.name] == 0
 
-    following = start(orders)
-    following.go()
+    following = start(orders).go()
     assert following.outcome()["names"] == [LAST.name]
     state = left(work_db)
     assert state.records == [IN_TRANSACTION.name, LAST.name]
@@ -171,12 +165,10 @@ def test_frozen_in_a_rollback_with_another_clock(orders: Orders, work_db: Any, s
     """A rollback that was frozen just before it removes a record leaves one that another wrote since, by any clock."""
     orders = replace(orders, works=[PLAIN], lease_ttl=1, calls=[("rollback", [PLAIN.name])])
     migrated(orders)
-    frozen = start(replace(orders, stopped_at="before delete records"))
-    frozen.go()
+    frozen = start(replace(orders, stopped_at="before delete records")).go()
     frozen.until("stopped")
     frozen.freeze()
-    other = start(replace(orders, calls=[*orders.calls, ("run",)]), environment=_clock(-1))
-    other.go()
+    other = start(replace(orders, calls=[*orders.calls, ("run",)]), environment=_clock(-1)).go()
     assert other.outcome()["names"] == [PLAIN.name]
     records = list(work_db.app_migrations.find())
 

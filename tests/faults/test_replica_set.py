@@ -15,29 +15,11 @@ from pymongo.errors import ConfigurationError
 from quaestor._core.store import Ending
 from quaestor._mongo.outcomes import find_ending
 from tests.faults.applications import DRIVERS
+from tests.faults.applications import FAULTS_OF_PRIMARY as FAULTS
 from tests.faults.instance import Instance, Orders, migrated
 from tests.faults.works import NAMES, WORKS, left, once, prepared, undone
 from tools.mongod import REPLICA_SET, client_to, started
-from tools.replica_set import ReplicaSet, replica_set
-
-FAULTS: dict[str, Callable[[ReplicaSet], object]] = {
-    "killed": ReplicaSet.kill_primary,
-    "stepped down": ReplicaSet.step_down,
-}
-
-
-@pytest.fixture(scope="module")
-def members() -> Iterator[ReplicaSet]:
-    """Three nodes."""
-    with replica_set(nodes=3) as group:
-        yield group
-
-
-@pytest.fixture
-def group(members: ReplicaSet) -> ReplicaSet:
-    """All three, whatever the last test did to them."""
-    members.restart()
-    return members
+from tools.replica_set import ReplicaSet
 
 
 @pytest.fixture
@@ -62,7 +44,6 @@ def start(group: ReplicaSet, dbs: dict[str, Any]) -> Iterator[Start]:
                 orders = Orders(driver=driver, uri=group.uri, database=db.name, works=WORKS)
                 instances[driver] = stack.enter_context(Instance(replace(orders, **changes)))
             for instance in instances.values():
-                instance.until("ready")
                 instance.go()
             return instances
 

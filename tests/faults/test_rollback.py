@@ -39,13 +39,13 @@ def test_fails_half_way(app: Application, db: Any, *, transaction: bool) -> None
         app.call("rollback", NAMES)
 
     assert caught.value.__notes__ == ["quaestor: while rolling back migration 'b', 2 of 3"]
-    assert [(event.name, event.undo) for event in app.told(MigrationFailed)] == [("b", True)]
+    assert [(event.name, event.undo) for event in app.list_events(MigrationFailed)] == [("b", True)]
     half = [] if transaction else ["undo b"]
     assert state(db) == State(["a", "b"], [*NAMES, *half, "undo c"])
     assert app.call("rollback", NAMES) == ["b", "a"]
     assert state(db) == State([], [*NAMES, "undo a", *half, "undo b", "undo c"])
-    assert [event.name for event in app.told(MigrationRolledBack)] == BACKWARDS
-    assert [event.rolled_back for event in app.told(RollbackFinished)] == [("b", "a")]
+    assert [event.name for event in app.list_events(MigrationRolledBack)] == BACKWARDS
+    assert [event.rolled_back for event in app.list_events(RollbackFinished)] == [("b", "a")]
 
 
 @pytest.mark.parametrize("transaction", [False, True])
@@ -110,11 +110,9 @@ def test_two_at_once(
     if first is ROLLBACK:
         migrated(orders)
     works = [replace(work, held=work.name == held) for work in WORKS]
-    holder = start(replace(orders, works=works, calls=[first]))
-    holder.go()
+    holder = start(replace(orders, works=works, calls=[first])).go()
     holder.until("stopped")
-    waiter = start(replace(orders, calls=[second]))
-    waiter.go()
+    waiter = start(replace(orders, calls=[second])).go()
     assert waiter.until("LeaseAwaited")["holder"] == holder.process.pid
     holder.go()
 
@@ -138,8 +136,7 @@ def test_frozen(orders: Orders, work_db: Any, start: Start, work: Work, where: s
     """
     orders = replace(orders, works=[PLAIN, work], lease_ttl=1, calls=[("rollback", [PLAIN.name, work.name])])
     migrated(orders)
-    frozen = start(replace(orders, stopped_at=where))
-    frozen.go()
+    frozen = start(replace(orders, stopped_at=where)).go()
     frozen.until("stopped")
     frozen.freeze()
     caller(replace(orders, calls=[*orders.calls, RUN]), lambda _: None)()

@@ -7,11 +7,11 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from quaestor import MigrationFailed, MigrationRetried, TransactionFailedError
-from quaestor._core import retry
+from quaestor._core import transaction
 from tests.faults.applications import Application, State, effect, state, transactions_live
 from tools.faults import LOST, WTIMEOUT, fail_command
 
-# What a commit is told that was sent again, by a server that has forgotten the transaction.
+# The answer to a repeated commit, from a server that has forgotten the transaction.
 PERFORMED_AND_FORGOTTEN: dict[str, Any] = {
     "writeConcernError": {"code": 251, "errmsg": "no such transaction"},
     "errorLabels": ["TransientTransactionError"],
@@ -43,7 +43,7 @@ def test_commit(app: Application, db: Any, uri: str, fault: dict[str, Any], time
 
     assert struck.hits == times
     assert app.bodies == ["a"] * bodies + ["b"]
-    assert [event.attempt for event in app.told(MigrationRetried)] == list(range(2, bodies + 1))
+    assert [event.attempt for event in app.list_events(MigrationRetried)] == list(range(2, bodies + 1))
     assert state(db) == State(["a", "b"], ["a", "b"])
 
 
@@ -73,7 +73,7 @@ def test_commit_of_a_rollback(
     # This one does not wait for a majority, and until there is one the record is read as it was before.
     assert calls == bodies or (fault is PERFORMED_AND_FORGOTTEN and calls > bodies)
     assert app.bodies == ["undo b"] * calls + ["undo a"]
-    retried = [(event.attempt, event.undo) for event in app.told(MigrationRetried)]
+    retried = [(event.attempt, event.undo) for event in app.list_events(MigrationRetried)]
     assert retried == [(attempt, True) for attempt in range(2, calls + 1)]
     assert state(db) == State([], ["a", "b", "undo a", "undo b"])
 
@@ -100,7 +100,7 @@ def test_inside(
 
     assert struck.hits == times
     assert app.bodies == ["a"] * (times + 1) + ["b"]
-    assert [event.attempt for event in app.told(MigrationRetried)] == list(range(2, times + 2))
+    assert [event.attempt for event in app.list_events(MigrationRetried)] == list(range(2, times + 2))
     assert state(db) == State(["a", "b"], ["a", "b"])
 
 
@@ -138,7 +138,7 @@ def test_conflict(app: Application, db: Any) -> None:
         app.when[MigrationRetried] = lambda event: session.in_transaction and session.commit_transaction()
         assert app.run() == ["a"]
 
-    assert app.told(MigrationRetried)[0].error.code == 112
+    assert app.list_events(MigrationRetried)[0].error.code == 112
     assert app.bodies == ["a", "a"]
     assert db.stock.find_one() == {"_id": "apples", "count": 111}
     assert state(db) == State(["a"], ["a"])
@@ -177,7 +177,7 @@ def test_refused(app: Application, db: Any, operation: str) -> None:
 
 def test_too_long(app: Application, db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is longer than the server lets a transaction live is given up, with an error that says why."""
-    monkeypatch.setattr(retry, "LONGEST_TRANSACTION", 2.0)
+    monkeypatch.setattr(transaction, "LONGEST_TRANSACTION", 2.0)
 
     @app.migration("a", transaction=True)
     def goes_on_until_it_is_ended(db: Any) -> Generator[Any, Any, None]:
@@ -195,13 +195,13 @@ def test_too_long(app: Application, db: Any, uri: str, monkeypatch: pytest.Monke
     assert (caught.value.name, caught.value.attempts) == ("a", len(app.bodies))
     assert caught.value.seconds >= 2
     assert isinstance(caught.value.__cause__, OperationFailure)
-    assert app.told(MigrationFailed)[0].error is caught.value
+    assert app.list_events(MigrationFailed)[0].error is caught.value
     assert state(db) == State([], [])
 
 
 def test_given_up(app: Application, db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that is aborted again and again is given up, with an error that carries the driver's."""
-    monkeypatch.setattr(retry, "MOST_ATTEMPTS", 3)
+    monkeypatch.setattr(transaction, "MOST_ATTEMPTS", 3)
     app.leaves_effects("a", transaction=True)
 
     with (

@@ -3,19 +3,23 @@
 import contextlib
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, PyMongoError
 
+from quaestor import AsyncMigrationContext, MigrationContext
+from tests.bodies import run_body, run_body_async
+
 COUNTERS = ("begun", "ended", "undo_begun", "undo_ended")
 """The fields of a document that a migration and its rollback count up."""
 
 Way: TypeAlias = Literal["loop", "function", "transaction"]
-"""How a pass is gone: `batches`, or `for_each_batch` without or with transactions."""
+"""How a backfill runs: `batches`, or `for_each_batch` without or with transactions."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,15 @@ class Work:
     """A migration: it changes its document in `work`, works for some time, and changes the document once more. Its
     rollback does the same to other fields.
 
-    If it is a pass it goes over `things` instead, doing with each batch what `changes` does, and so does its rollback.
+    A backfill goes over `things` instead, doing with each batch what `changes` does, and so does its rollback.
 
     Attributes:
         name: Also the document's `_id`.
         transaction, depends_on: As for `register`.
         seconds: How long it works.
         held: It waits for a line between the two changes, after having said `stopped`.
-        way: It is a pass, gone this way; with each batch it works for so long, or waits, between log and change.
-        crossed: Its functions are of the other colour than the driver: `def` for an asynchronous one.
+        way: It is a backfill, run this way; with each batch it works for so long, or waits, between log and change.
+        crossed: Its functions are of the other kind than the driver: `def` for an async one.
         fails: It raises a ValueError instead of changing its document once more.
     """
 
@@ -104,10 +108,10 @@ def left(db: Any) -> Left:
 
 
 SIZE = 4
-"""How many documents are in a batch of a pass over `things`."""
+"""How many documents are in a batch of a backfill over `things`."""
 
 BATCHES: list[list[object]] = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], ["a", "b", "c"]]
-"""The batches of such a pass, by `_id`."""
+"""The batches of such a backfill, by `_id`."""
 
 THINGS = [thing for batch in BATCHES for thing in batch]
 """The `_id`s of the documents that it goes over."""
@@ -120,14 +124,14 @@ FILTER = {"kind": 1}
 
 
 def stock(db: Any) -> None:
-    """Put in what a pass goes over, and documents that it leaves alone."""
+    """Put in what a backfill goes over, and documents that it leaves alone."""
     for kind, ids in ((1, THINGS), (2, OTHERS)):
         db.things.insert_many({"_id": one, "kind": kind} for one in ids)
 
 
 @contextlib.contextmanager
 def stocked(uri: str, database: str) -> Iterator[Any]:
-    """A database that a pass can go over; it is dropped in the end."""
+    """A database that a backfill can go over; it is dropped in the end."""
     with MongoClient[dict[str, Any]](uri) as client:
         stock(client[database])
         yield client[database]
@@ -151,26 +155,56 @@ def changes(
     ids = [document["_id"] for document in documents]
     entry = {"ids": ids, "pid": os.getpid(), "at": time.monotonic_ns()}  # of a clock that all processes share
     # Sent once more, both are as they were: a call counts once, however often its writes had to be sent.
-    yield from _sent(lambda: db[f"{prefix}log"].update_one({"_id": call}, {"$set": entry}, upsert=True), transaction)
+    yield from send(lambda: db[f"{prefix}log"].update_one({"_id": call}, {"$set": entry}, upsert=True), transaction)
     if meanwhile is not None:
         yield meanwhile
     marks = {"$addToSet": {f"{prefix}marks": call}}
-    yield from _sent(lambda: db.things.update_many({"_id": {"$in": ids}}, marks), transaction)
+    yield from send(lambda: db.things.update_many({"_id": {"$in": ids}}, marks), transaction)
 
 
-def can_be_repeated(error: PyMongoError) -> bool:
+def make_backfill(
+    is_async: bool, way: Way, change: Callable[[Any, list[Any]], Generator[Any, Any, None]], **options: Any
+) -> Callable[..., object]:
+    """Make a function that goes over `things` this way. `change` says what is done with a batch, for every driver."""
+
+    def body(db: Any, documents: list[Any]) -> None:
+        run_body(change(db, documents))
+
+    async def body_async(db: Any, documents: list[Any]) -> None:
+        await run_body_async(change(db, documents))
+
+    def function(db: Any, context: MigrationContext) -> None:
+        if way == "loop":
+            for documents in context.batches(db.things, **options):
+                body(db, documents)
+        else:
+            context.for_each_batch(db.things, partial(body, db), transaction=way == "transaction", **options)
+
+    async def function_async(db: Any, context: AsyncMigrationContext) -> None:
+        if way == "loop":
+            async for documents in context.batches(db.things, **options):
+                await body_async(db, documents)
+        else:
+            body = partial(body_async, db)
+            await context.for_each_batch(db.things, body, transaction=way == "transaction", **options)
+
+    return function_async if is_async else function
+
+
+def _can_be_repeated(error: PyMongoError) -> bool:
     """Whether a write that failed so may be sent again. Drivers do that once, and not at all on a connection that was
     made while its server stepped down.
     """
     return isinstance(error, AutoReconnect) or error.has_error_label("RetryableWriteError")
 
 
-def _sent(operation: Any, transaction: bool) -> Generator[Any, Any, None]:
+def send(operation: Any, transaction: bool) -> Generator[Any, Any, None]:
+    """Yield a write, again if a fault met it; in a transaction that is for the library."""
     while True:
         try:
             yield operation()
         except PyMongoError as error:
-            if transaction or not can_be_repeated(error):
+            if transaction or not _can_be_repeated(error):
                 raise
         else:
             return
@@ -178,7 +212,7 @@ def _sent(operation: Any, transaction: bool) -> Generator[Any, Any, None]:
 
 @dataclass(frozen=True)
 class Gone:
-    """How far passes over `things` have come.
+    """How far backfills over `things` have come.
 
     Attributes:
         records: The names of the migrations that are recorded.
@@ -213,12 +247,12 @@ MARKED_ONCE: dict[object, int] = dict.fromkeys(THINGS, 1) | dict.fromkeys(OTHERS
 
 
 def gone_once(*records: str) -> Gone:
-    """What is left where a pass handed over every batch once."""
+    """What is left where a backfill handed over every batch once."""
     return Gone(list(records), log=BATCHES, marks=MARKED_ONCE, kept=0)
 
 
 def check_gone(found: Gone, record: str, way: Way | None, disturbed: int) -> None:
-    """Check that a pass that was disturbed so often did all it had to, and no more than it may."""
+    """Check that a backfill that was disturbed so often did all it had to, and no more than it may."""
     if way == "transaction":
         assert found == gone_once(record)
         return

@@ -128,19 +128,21 @@ def test_backfill(db: Any, registry: MigrationRegistry, commands: Commands, *, t
         "insert migrations",
         "update lock",
     ]
-    of_pass = ["find progress", "listCollections", *["find things"] * 2, "count things"]
+    of_start = ["find progress", "listCollections", *["find things"] * 2, "count things"]
     of_claim = ["update lock", "findAndModify progress"]
     of_end = ["listCollections", *["delete progress"] * 2]
     of_batches = ["find things", "update lock", "update progress"] * 3
     more = ["connectionStatus", "update lock", *["commitTransaction"] * 3, "update progress"] if transaction else []
-    assert sorted(map(told, commands.sent)) == sorted(of_run + of_pass + of_claim + of_batches + of_end + more)
-    kept = [command for command in commands.sent if told(command).endswith("progress") and "autocommit" not in command]
-    concerns = {command.get("writeConcern", {}).get("w") or command["readConcern"]["level"] for command in kept}
+    assert sorted(map(describe, commands.sent)) == sorted(of_run + of_start + of_claim + of_batches + of_end + more)
+    saved = [
+        command for command in commands.sent if describe(command).endswith("progress") and "autocommit" not in command
+    ]
+    concerns = {command.get("writeConcern", {}).get("w") or command["readConcern"]["level"] for command in saved}
     assert concerns == {"majority"}
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
 
 
-def told(command: dict[str, Any]) -> str:
+def describe(command: dict[str, Any]) -> str:
     """The first word of a command, and the last of the collection that it is about."""
     name, about = next(iter(command.items()))
     return f"{name} {about.split('_')[-1]}" if isinstance(about, str) else name

@@ -14,7 +14,6 @@ from quaestor import (
     MigrationRegistry,
     SyncRunner,
 )
-from tests.databases import drivers
 
 
 def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
@@ -45,22 +44,6 @@ def test_context(db: Any, registry: MigrationRegistry, caplog: pytest.LogCapture
         MigrationProgressed(db.name, "app", "a", 1, 1, 3, 4, undo=True),
     ]
     assert ("quaestor.migration", logging.WARNING, "said by a") in caplog.record_tuples
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
-def test_context_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
-    """In a transaction there is a context, too."""
-    events: list[Event] = []
-
-    @registry.register("a", transaction=True)
-    def a(db: Any, context: MigrationContext) -> None:
-        db.effects.insert_one({"migration": context.name})
-        context.progress(1, 1)
-
-    SyncRunner(registry, db, "app", on_event=events.append).run()
-
-    assert MigrationProgressed(db.name, "app", "a", 1, 1, 1, 1) in events
-    assert db.effects.count_documents({"migration": "a"}) == 1
 
 
 def test_progress_in_whole_numbers(db: Any, registry: MigrationRegistry) -> None:

@@ -20,15 +20,15 @@ from tests.interruption import (
     interruption,
     recorded_when_interrupted,
 )
-from tests.meeting import Meeting, Moment, Told
+from tests.meeting import Events, Meeting, Moment
 
 
 @both_kinds
 def test_concurrent_migrations(db: Any, registry: MigrationRegistry, async_db: Any, async_dbs: Any) -> None:
     """An interruption cancels `async def` functions; in `def` functions backfills end after their batch, and the others
-    come to their end and are recorded; nothing begins; the lease is free when it is raised.
+    finish and are recorded; nothing starts; the lease is free when it is raised.
     """
-    meeting, cancelled, told, running = Meeting(3), Moment(), Told(), interruption()
+    meeting, cancelled, events, running = Meeting(3), Moment(), Events(), interruption()
     fill(db.things, 6)
     seen: list[int] = []
     fixed: list[bool] = []
@@ -67,12 +67,12 @@ def test_concurrent_migrations(db: Any, registry: MigrationRegistry, async_db: A
             calls.append(bool(fixed))
 
     with pytest.raises(KeyboardInterrupt):
-        running.call(lambda: registry.run_sync(db, "app", async_db=async_db, on_event=told, concurrency=3))
+        running.call(lambda: registry.run_sync(db, "app", async_db=async_db, on_event=events, concurrency=3))
 
     assert recorded(db) == ["a"]
     assert db.effects.count_documents({}) == 1
-    assert told.names(MigrationApplied) == ["a"]
-    assert {"b", "c"} <= set(told.names(MigrationFailed))
+    assert events.names(MigrationApplied) == ["a"]
+    assert {"b", "c"} <= set(events.names(MigrationFailed))
     assert calls == []
     assert seen == [0, 1]
     assert is_free(db)
@@ -94,7 +94,7 @@ def test_many(dbs: list[Any], registry: MigrationRegistry, async_dbs: Any) -> No
     `async def` one; no other migration and no other database starts; the leases are free when it is raised, and the
     next call does the rest.
     """
-    meeting, cancelled, told, running = Meeting(3), Moment(), Told(), interruption()
+    meeting, cancelled, events, running = Meeting(3), Moment(), Events(), interruption()
     fixed: list[bool] = []
     seen: list[int] = []
     dbs[1].things.insert_many([{"_id": number} for number in range(4)])
@@ -129,12 +129,12 @@ def test_many(dbs: list[Any], registry: MigrationRegistry, async_dbs: Any) -> No
                 cancelled.has_come()
 
     with pytest.raises(KeyboardInterrupt):
-        running.call(lambda: registry.run_many_sync(dbs, "app", async_db=async_dbs, on_event=told, concurrency=3))
+        running.call(lambda: registry.run_many_sync(dbs, "app", async_db=async_dbs, on_event=events, concurrency=3))
 
     assert recorded_in(dbs) == [recorded_when_interrupted, [], ["a"], [], []]
     assert dbs[0].effects.count_documents({}) == 1
     assert seen == [0, 1]
-    assert {event.database for event in told} == {one.name for one in dbs[:3]}
+    assert {event.database for event in events} == {one.name for one in dbs[:3]}
     assert are_free(dbs)
     fixed.append(True)
     results = registry.run_many_sync(dbs, "app", async_db=async_dbs, lease_timeout=0)

@@ -19,10 +19,11 @@ from quaestor import (
     RunStarted,
 )
 from quaestor._hosts.threads import ThreadHost
+from quaestor._mongo.mongo_store import MongoStore
 from tests.databases import both_kinds, drivers
 from tests.functions import ab, are_free, is_free, number_of, recorded, recorded_in
 from tests.interruption import Interruption
-from tests.meeting import Moment, Told
+from tests.meeting import Events, Moment
 from tests.processes import interrupted
 
 
@@ -120,6 +121,15 @@ def test_as_heartbeat_starts(db: Any, line: int) -> None:
     assert is_free(db)
 
 
+@pytest.mark.parametrize("line", lines_of(MongoStore.release_lease))
+def test_as_lease_is_released(db: Any, line: int) -> None:
+    """Ctrl-C while the lease is released: it is released all the same."""
+    with pytest.raises(KeyboardInterrupt):
+        call_interrupted(lambda: ab().run_sync(db, "app"), MongoStore.release_lease, line)
+    assert recorded(db) == ["a", "b"]
+    assert is_free(db)
+
+
 @both_kinds
 @pytest.mark.parametrize("line", lines_of(ThreadHost._close))  # noqa: SLF001 - the place is what this is about
 def test_as_run_closes(db: Any, async_db: Any, registry: MigrationRegistry, line: int) -> None:
@@ -139,17 +149,17 @@ def test_as_run_closes(db: Any, async_db: Any, registry: MigrationRegistry, line
 @pytest.mark.parametrize("kind", [RunStarted, MigrationStarted, MigrationApplied, RunFinished])
 def test_many_at_an_event(dbs: list[Any], kind: type[Event], *, again: bool) -> None:
     """Whenever it is interrupted, and however often, the call ends when all that it began has: every lease is free, and
-    what is told as applied is recorded. The next call does the rest.
+    what its events say is recorded. The next call does the rest.
     """
     running = Interruption()
     interruptions = [running.interrupt] * (2 if again else 1)
-    told = Told({kind: lambda: interruptions and interruptions.pop()()})
+    events = Events({kind: lambda: interruptions and interruptions.pop()()})
     with pytest.raises(KeyboardInterrupt):
-        running.call(lambda: ab().run_many_sync(dbs, "app", on_event=told, concurrency=2))
+        running.call(lambda: ab().run_many_sync(dbs, "app", on_event=events, concurrency=2))
 
     assert are_free(dbs)
     for one in dbs:
-        applied = [event for event in told if isinstance(event, MigrationApplied) and event.database == one.name]
+        applied = [event for event in events if isinstance(event, MigrationApplied) and event.database == one.name]
         assert [event.name for event in applied] == recorded(one)
     assert [result.error for result in ab().run_many_sync(dbs, "app", lease_timeout=0)] == [None] * 5
     assert recorded_in(dbs) == [["a", "b"]] * 5
@@ -173,9 +183,9 @@ def test_many_as_one_ends(dbs: list[Any], registry: MigrationRegistry) -> None:
         interrupted.has_come()
 
     running = Interruption()
-    told = Told({RunFinished: lambda: interrupted.has_come() if ended else hook()})
+    events = Events({RunFinished: lambda: interrupted.has_come() if ended else hook()})
     with pytest.raises(KeyboardInterrupt):
-        running.call(lambda: registry.run_many_sync(dbs, "app", on_event=told, concurrency=2))
+        running.call(lambda: registry.run_many_sync(dbs, "app", on_event=events, concurrency=2))
 
     assert ended == ["01"]
     assert recorded(dbs[0]) == recorded(dbs[1]) == ["a"]

@@ -1,7 +1,6 @@
 # Generated from tests/async/test_lease.py by tools/sync_tests.py
-"""One instance migrates at a time: taking the lease, waiting for it, losing it, giving it back."""
+"""One instance migrates at a time: it acquires the lease, waits for it, loses it, releases it."""
 
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,12 +16,11 @@ from quaestor import (
     RunFailed,
     RunFinished,
     SyncRunner,
-    log_event,
 )
 from tests.databases import drivers, watched
-from tests.functions import Broken, is_free, notes, nothing
+from tests.functions import Broken, is_free, notes
 from tests.leases import HELD, lock_document
-from tests.meeting import Moment, Told, start
+from tests.meeting import Events, Moment, start
 
 
 def lock(db: Any) -> dict[str, Any]:
@@ -47,26 +45,9 @@ def test_lock_document(db: Any, registry: MigrationRegistry) -> None:
     assert first == lock_document(first, migrations=["a"])
     assert second == lock_document(first, migrations=["b"], renewed=second["expiresAt"], recording="a", upcoming=["b"])
     assert timedelta(0) <= second["expiresAt"] - first["expiresAt"]
-    assert first["expiresAt"] - first["since"] == timedelta(seconds=20)
+    # Without a server's clock, as with the mocks, the two are read one after the other.
+    assert timedelta(0) <= first["expiresAt"] - first["since"] - timedelta(seconds=20) < timedelta(seconds=5)
     assert lock(db) == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
-
-
-def test_token_rises(db: Any, registry: MigrationRegistry) -> None:
-    """Each acquired lease has a larger token than all before."""
-    for count in (1, 2, 3):
-        registry.register(f"migration_{count}")(nothing)
-        registry.run_sync(db, "app")
-        assert lock(db)["token"] == count
-
-
-def test_nothing_to_do_takes_no_lease(db: Any, registry: MigrationRegistry) -> None:
-    """A run with nothing to do neither waits for the lease nor acquires it."""
-    registry.register("a")(nothing)
-    registry.run_sync(db, "app")
-    db.app_migrations_lock.replace_one({}, HELD)
-
-    assert registry.run_sync(db, "app", lease_timeout=0) == []
-    assert lock(db) == HELD
 
 
 def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
@@ -91,20 +72,6 @@ def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
     assert waited.holder == caught.value.holder
     assert calls == []
     assert lock(db) == HELD
-
-
-def test_log_of_waiting(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
-    """Waiting is logged with the holder's name."""
-    db.app_migrations_lock.insert_one(HELD)
-    registry.register("a")(nothing)
-
-    with caplog.at_level(logging.INFO, "quaestor"), pytest.raises(LeaseTimeoutError):
-        registry.run_sync(db, "app", lease_timeout=0.5, on_event=log_event)
-
-    message, failure = caplog.messages
-    assert "Waited 0.5 s" in failure
-    assert "Waiting for the lease" in message
-    assert "held by elsewhere (process 4711), since 2026-01-01" in message
 
 
 def test_take_over(db: Any, registry: MigrationRegistry) -> None:
@@ -139,36 +106,38 @@ def test_second_instance_waits(db: Any, registry: MigrationRegistry) -> None:
     """An instance that starts while another one migrates waits, and then finds nothing to do."""
     calls = []
     waiting, second = Moment(), []
-    told = Told({LeaseAwaited: waiting.has_come})
+    events = Events({LeaseAwaited: waiting.has_come})
 
     @registry.register("a")
     def starts_another(db: Any) -> None:
         calls.append("a")
-        second.append(start(lambda: registry.run_sync(db, "app", on_event=told)))
+        second.append(start(lambda: registry.run_sync(db, "app", on_event=events)))
         waiting.wait()
 
     registry.register("b")(notes(calls, "b"))
 
     assert registry.run_sync(db, "app") == ["a", "b"]
     assert second[0].result() == []
-    assert isinstance(told[-1], RunFinished)
+    assert isinstance(events[-1], RunFinished)
     assert calls == ["a", "b"]
     assert is_free(db)
 
 
-def take(db: Any) -> None:
+def acquire(db: Any) -> None:
     """Another instance acquires the lease, as if this one's had expired."""
     db.app_migrations_lock.replace_one({"_id": "lease"}, HELD)
 
 
-def let_it_end(db: Any) -> None:
+def let_it_expire(db: Any) -> None:
     """The lease expires, and nobody acquires it."""
     db.app_migrations_lock.update_one({"_id": "lease"}, {"$set": {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)}})
 
 
-@pytest.mark.parametrize("lose", [take, let_it_end])
+@pytest.mark.parametrize("lose", [acquire, let_it_expire])
 def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable[[Any], None]) -> None:
-    """When the lease is lost while a function runs, it is not recorded and no other one starts."""
+    """If the lease is lost while a function runs, it isn't recorded, and nothing more starts. A next holder's lease is
+    left alone.
+    """
     calls = []
     registry.register("a")(lose)
 
@@ -180,15 +149,7 @@ def test_lost_in_a_function(db: Any, registry: MigrationRegistry, lose: Callable
     assert caught.value.migration == "a"
     assert calls == []
     assert db.app_migrations.count_documents({}) == 0
-
-
-def test_lease_of_another_is_left_alone(db: Any, registry: MigrationRegistry) -> None:
-    """A run that has lost its lease doesn't release the next holder's."""
-    registry.register("a")(take)
-
-    with pytest.raises(LeaseLostError):
-        registry.run_sync(db, "app")
-    assert lock(db) == HELD
+    assert lock(db) == (HELD if lose is acquire else {"_id": "lease", "token": 1, "sessions": [], "previous": None})
 
 
 def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
@@ -204,19 +165,6 @@ def test_record_of_another(db: Any, registry: MigrationRegistry) -> None:
     with pytest.raises(LeaseLostError):
         registry.run_sync(db, "app")
     assert calls == []
-
-
-def test_record_of_a_holder_that_woke(db: Any, registry: MigrationRegistry) -> None:
-    """After a take-over it can be the old holder's, frozen just before its record: the new holder goes on."""
-    db.app_migrations_lock.insert_one(HELD | {"expiresAt": datetime(2026, 1, 1, tzinfo=UTC)})
-
-    @registry.register("a")
-    def a(db: Any) -> None:
-        db.app_migrations.insert_one({"_id": "a", "name": "a"})
-
-    registry.register("b")(nothing)
-
-    assert registry.run_sync(db, "app") == ["a", "b"]
 
 
 def test_unlock(db: Any, registry: MigrationRegistry) -> None:

@@ -6,37 +6,13 @@ from typing import Any
 import pytest
 
 from quaestor import (
-    Event,
-    InvalidOptionError,
-    IrreversibleMigrationError,
-    MissingDependencyError,
-    RecordConflictError,
     SyncRunner,
-    TransactionsUnsupportedError,
-    UnknownMigrationError,
 )
 from tests.databases import drivers
-from tests.functions import nothing, nowhere
-from tests.operations import BAD_NAMES, CHAIN, DIAMOND, ROLLBACKS, TARGETS, Case, lock_of, records, registry
+from tests.operations import DIAMOND, records, registry
 from tests.scenarios import SCENARIOS, Scenario
 from tests.scenarios import registry as registry_of
 from tools.commands import Commands
-
-
-@pytest.mark.parametrize("case", TARGETS, ids=str)
-def test_plan(db: Any, case: Case) -> None:
-    """A plan has the names in order, each with the reason; no function is called."""
-    if case.recorded:
-        db.app_migrations.insert_many(records(*case.recorded))
-    calls: list[str] = []
-
-    plan = SyncRunner(registry(case.needs, "sync", calls), db, "app").plan(case.targets)
-
-    assert {planned.name: planned.reason for planned in plan} == case.planned
-    assert [planned.name for planned in plan] == list(case.planned)
-    assert [planned.asked_for for planned in plan] == [reason == "asked for" for reason in case.planned.values()]
-    assert not any(planned.undo for planned in plan)
-    assert calls == []
 
 
 @pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.fails is None], ids=str)
@@ -50,21 +26,6 @@ def test_plan_of_a_run(db: Any, scenario: Scenario) -> None:
 
     assert plan == runner.run() == scenario.applied
     assert runner.plan() == []
-
-
-@pytest.mark.parametrize("case", ROLLBACKS, ids=str)
-def test_plan_rollback(db: Any, case: Case) -> None:
-    """The plan of a rollback has the names in order, each with the reason; no function is called."""
-    if case.recorded:
-        db.app_migrations.insert_many(records(*case.recorded))
-    calls: list[str] = []
-
-    plan = SyncRunner(registry(case.needs, "sync", calls), db, "app").plan_rollback(case.targets)
-
-    assert {planned.name: planned.reason for planned in plan} == case.planned
-    assert [planned.name for planned in plan] == list(case.planned)
-    assert all(planned.undo for planned in plan)
-    assert calls == []
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
@@ -84,70 +45,3 @@ def test_one_command(db: Any, commands: Commands) -> None:
     assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
     assert list(db.app_migrations.find()) == before
     assert db.list_collection_names() == ["app_migrations"]
-
-
-def test_no_events(db: Any) -> None:
-    """A plan emits no events."""
-    db.app_migrations.insert_many(records("a", "from tomorrow"))
-    told: list[Event] = []
-    runner = SyncRunner(registry(CHAIN, "sync", []), db, "app", on_event=told.append)
-
-    runner.plan()
-    runner.plan_rollback(["a"])
-
-    assert told == []
-
-
-def test_plan_during_a_run(db: Any) -> None:
-    """A plan neither waits for the lease of another nor touches it."""
-    held = lock_of()
-    db.app_migrations_lock.insert_one(held)
-    db.app_migrations.insert_many(records("a"))
-    runner = SyncRunner(registry(CHAIN, "sync", []), db, "app", lease_timeout=0)
-
-    assert [planned.name for planned in runner.plan()] == ["b", "c", "d"]
-    assert [planned.name for planned in runner.plan_rollback(["a"])] == ["a"]
-    assert list(db.app_migrations_lock.find()) == [held]
-
-
-@pytest.mark.driver("pymongo")
-def test_refused_before_the_first_command() -> None:
-    """An unsound graph, unknown names and anything but a list of names are refused before the first command."""
-    migrations = registry(CHAIN, "sync", [])
-    with nowhere() as db:
-        runner = SyncRunner(migrations, db, "app")
-        for plan in (runner.plan, runner.plan_rollback):
-            with pytest.raises(UnknownMigrationError, match="There is no migration 'x'"):
-                plan(["x"])
-            for names, words in BAD_NAMES:
-                with pytest.raises(InvalidOptionError) as caught:
-                    plan(names)
-                assert f"targets {words}" in str(caught.value)
-        migrations.register("e", depends_on=["x"])(nothing)
-        with pytest.raises(MissingDependencyError):
-            runner.plan()
-
-
-def test_refused_after_the_read(db: Any) -> None:
-    """A plan refuses the same records that a run or a rollback refuses."""
-    migrations = registry(CHAIN, "sync", [], irreversible=["a", "c"])
-    runner = SyncRunner(migrations, db, "app")
-    db.app_migrations.insert_one({"_id": "d", "name": "other"})
-    with pytest.raises(RecordConflictError):
-        runner.plan()
-
-    db.app_migrations.insert_many(records("a", "b", "c"))
-    with pytest.raises(IrreversibleMigrationError) as caught:
-        runner.plan_rollback(["a"])
-    assert caught.value.names == ["c", "a"]
-
-
-@pytest.mark.parametrize("driver", drivers("mongomock"))
-def test_refused_without_transactions(db: Any) -> None:
-    """Without transactions on the server a plan that needs them is refused like the run."""
-    runner = SyncRunner(registry(CHAIN, "sync", [], transaction=True), db, "app")
-
-    with pytest.raises(TransactionsUnsupportedError):
-        runner.run()
-    with pytest.raises(TransactionsUnsupportedError):
-        runner.plan()

@@ -23,7 +23,7 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_together(db: Any, other: Any) -> None:
+def test_committed_together(db: Any, other: Any) -> None:
     """With transaction=True the work of the rollback and the record that goes are seen by others together."""
     migrations = registry({"b": ["a"]}, "sync", [], transaction=True)
     migrations.register("a", transaction=True)(nothing)
@@ -67,14 +67,14 @@ def test_failure(db: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("found", BREAKS.values(), ids=[*BREAKS])
 def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
-    """In a transaction, too, all records of what is undone go."""
+    """In a transaction, too, all records of the migration are removed."""
     db.app_migrations.insert_many([*found, *records("from tomorrow")])
 
     assert SyncRunner(registry({"a": []}, "sync", [], transaction=True), db, "app").rollback(["a"]) == ["a"]
     assert recorded(db) == ["from tomorrow"]
 
 
-def test_undone_meanwhile(db: Any, other: Any) -> None:
+def test_rolled_back_by_another(db: Any, other: Any) -> None:
     """Where another process removes the record first, the transaction leaves nothing and the rollback goes on."""
     migrations = registry({"a": []}, "sync", [], transaction=True)
     migrations.register("b", ["a"], transaction=True)(nothing)

@@ -11,7 +11,6 @@ from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from quaestor import (
-    CircularDependencyError,
     MigrationContext,
     MigrationRegistry,
     MigrationStatus,
@@ -19,14 +18,11 @@ from quaestor import (
     SyncRunner,
 )
 from tests.databases import drivers, opened
-from tests.functions import nothing, nowhere
+from tests.functions import nothing
 from tests.killed import DEATHS, NEEDS, killed
 from tests.operations import (
     CHAIN,
-    INTERRUPTIONS,
     LONG_AGO,
-    Interruption,
-    ended_lock,
     lock_of,
     records,
     registry,
@@ -90,7 +86,7 @@ def test_records_of_the_old_tool(db: Any) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 @pytest.mark.parametrize("time", [2**62, -(2**62)])
-def test_time_that_python_does_not_have(db: Any, time: int) -> None:
+def test_date_out_of_range(db: Any, time: int) -> None:
     """A record with a year that Python can't represent is still a record, for a status, a run and a rollback."""
     db.app_migrations.insert_one({"_id": "a", "name": "a", "appliedAt": DatetimeMS(time)})
     runner = SyncRunner(registry({"a": [], "b": []}, "sync", []), db, "app")
@@ -102,7 +98,7 @@ def test_time_that_python_does_not_have(db: Any, time: int) -> None:
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_three_commands(db: Any, driver: str, uri: str, name: str) -> None:
+def test_commands(db: Any, driver: str, uri: str, name: str) -> None:
     """A status is three reads, and nothing is written, whatever the client's defaults are."""
     commands = Commands()
     options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "local", "tz_aware": True}
@@ -117,17 +113,6 @@ def test_three_commands(db: Any, driver: str, uri: str, name: str) -> None:
     assert {command["readConcern"]["level"] for command in commands.sent} == {"majority"}
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in commands.sent} == {"primary"}
     assert db.list_collection_names() == []
-
-
-@pytest.mark.driver("pymongo")
-def test_refused_before_the_first_command() -> None:
-    """An unsound graph is refused before anything is sent."""
-    migrations = MigrationRegistry()
-    migrations.register("a", ["b"])(nothing)
-    migrations.register("b", ["a"])(nothing)
-
-    with nowhere() as db, pytest.raises(CircularDependencyError):
-        SyncRunner(migrations, db, "app").status()
 
 
 @pytest.mark.parametrize("work", ["run", "rollback"])
@@ -154,7 +139,8 @@ def test_lease(db: Any, work: str) -> None:
     assert {(lease.work, lease.host, lease.pid) for lease in leases} == {(work, socket.gethostname(), os.getpid())}
     assert leases[0].since == leases[1].since
     assert leases[0].since.utcoffset() == timedelta(0)
-    assert leases[0].expires_at - leases[0].since == timedelta(seconds=20)
+    # Without a server's clock, as with the mocks, the two are read one after the other.
+    assert timedelta(0) <= leases[0].expires_at - leases[0].since - timedelta(seconds=20) < timedelta(seconds=5)
     assert [status.names("applied") for status in seen] == {"run": [[], ["a"]], "rollback": [["a", "b"], ["a"]]}[work]
     assert not any(one.interrupted for status in seen for one in status.migrations)
     assert runner.status().lease is None
@@ -173,58 +159,6 @@ def test_lease_of_another(db: Any) -> None:
     assert list(db.app_migrations_lock.find()) == [held]
     assert runner.unlock() == lease
     assert runner.status().lease is None
-
-
-@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=str)
-def test_interrupted(db: Any, interruption: Interruption) -> None:
-    """Only migrations that a dead holder left half done are shown as interrupted."""
-    db.app_migrations_lock.insert_one(ended_lock(**interruption.lock))
-    if interruption.recorded:
-        db.app_migrations.insert_many(records(*interruption.recorded))
-    needs = {"a": [], "b": ["a"], "c": ["b"]}
-
-    status = SyncRunner(registry(needs, "sync", []), db, "app").status()
-
-    assert status.lease is None
-    assert [one.name for one in status.migrations if one.interrupted] == interruption.interrupted
-
-
-@pytest.mark.parametrize(("work", "recorded"), [("run", ""), ("rollback", "a")])
-def test_not_interrupted_in_a_transaction(db: Any, work: str, recorded: str) -> None:
-    """A migration in a transaction is never left half done."""
-    db.app_migrations_lock.insert_one(ended_lock(work=work, migrations=["a"]))
-    if recorded:
-        db.app_migrations.insert_many(records(recorded))
-
-    status = SyncRunner(registry({"a": []}, "sync", [], transaction=True), db, "app").status()
-
-    assert not any(one.interrupted for one in status.migrations)
-
-
-def test_held_is_not_interrupted(db: Any) -> None:
-    """While the lease lasts, nothing is interrupted."""
-    db.app_migrations_lock.insert_one(lock_of(migrations=["a"]))
-
-    status = SyncRunner(registry(CHAIN, "sync", []), db, "app").status()
-
-    assert not any(one.interrupted for one in status.migrations)
-    assert status.lease is not None
-
-
-def test_failed_is_not_interrupted(db: Any) -> None:
-    """A failed run has released its lease and raised: nothing is interrupted."""
-    migrations = MigrationRegistry()
-
-    @migrations.register("a")
-    def fails(db: Any) -> None:
-        raise LookupError
-
-    runner = SyncRunner(migrations, db, "app")
-    with pytest.raises(LookupError):
-        runner.run()
-
-    (one,) = runner.status().migrations
-    assert (one.state, one.interrupted) == ("pending", False)
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))

@@ -29,7 +29,6 @@ from tests.functions import (
     recorded,
     recorded_in,
 )
-from tests.operations import records
 from tests.operations import registry as chain_of
 
 
@@ -101,20 +100,22 @@ def test_failure_in_a_transaction(db: Any, registry: MigrationRegistry, async_db
     assert db.effects.count_documents({}) == 0
 
 
-@pytest.mark.parametrize("driver", drivers("pymongo"))
+@pytest.mark.parametrize("driver", drivers("pymongo"))  # Motor brings its own
 def test_refused_without_the_database(db: Any, registry: MigrationRegistry) -> None:
-    """With a pending migration of the other kind and no database for it, nothing at all is run."""
+    """With a pending migration of the other kind and no database for it, nothing is run, and there is no plan."""
     calls: list[str] = []
     registry.register("a")(notes(calls, "a"))
     for name in "bc":
         registry.register(name, ["a"])(other_nothing)
+    runner = SyncRunner(registry, db, "app")
 
-    with pytest.raises(MissingDatabaseError) as caught:
-        registry.run_sync(db, "app")
-
-    assert (caught.value.migrations, caught.value.argument) == (["b", "c"], "async_db")
+    for method in (runner.run, runner.plan):
+        with pytest.raises(MissingDatabaseError) as caught:
+            method()
+        assert (caught.value.migrations, caught.value.argument) == (["b", "c"], "async_db")
     assert calls == []
     assert recorded(db) == []
+    assert len(runner.plan(["a"])) == 1
 
 
 def test_not_needed_once_applied(db: Any, registry: MigrationRegistry) -> None:
@@ -127,7 +128,7 @@ def test_not_needed_once_applied(db: Any, registry: MigrationRegistry) -> None:
 
 
 @both_kinds
-def test_returns_too_early(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
+def test_nothing_to_await(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """An `async def` in name only, whose decorator had nothing to await, is applied."""
 
     @functools.wraps(nothing_async)
@@ -137,24 +138,6 @@ def test_returns_too_early(db: Any, registry: MigrationRegistry, async_db: Any) 
 
     assert registry.migrations["a"].is_async
     assert registry.run_sync(db, "app", async_db=async_db) == ["a"]
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo"))  # Motor brings its own
-def test_plan_without_the_database(db: Any, registry: MigrationRegistry) -> None:
-    """With a migration of the other kind and no database for it there is no plan, as there is no run."""
-    registry.register("a")(nothing)
-    registry.register_rollback("a")(other_nothing)
-    registry.register("b")(other_nothing)
-    runner = SyncRunner(registry, db, "app")
-
-    with pytest.raises(MissingDatabaseError) as caught:
-        runner.plan()
-    assert caught.value.migrations == ["b"]
-    assert len(runner.plan(["a"])) == 1
-    db.app_migrations.insert_many(records("a"))
-    with pytest.raises(MissingDatabaseError) as caught:
-        runner.plan_rollback(["a"])
-    assert caught.value.migrations == ["a"]
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
@@ -183,15 +166,6 @@ def test_rollback_of_the_other_kind(db: Any, async_db: Any, driver: str, transac
     assert runner.rollback(["a"]) == ["c", "b", "a"]
     assert recorded(db) == []
     assert effects(db) == ["undone"]
-
-
-def test_rollback_needs_only_its_own_database(db: Any, registry: MigrationRegistry) -> None:
-    """A migration of the other kind needs no database to be undone by a function of this one."""
-    registry.register("a")(other_nothing)
-    registry.register_rollback("a")(nothing)
-    db.app_migrations.insert_many(records("a"))
-
-    assert SyncRunner(registry, db, "app").rollback(["a"]) == ["a"]
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))

@@ -11,7 +11,6 @@ from pymongo import AsyncMongoClient, MongoClient
 from quaestor import (
     InvalidDatabaseError,
     InvalidOptionError,
-    MigrationContext,
     MigrationRegistry,
     SyncRunner,
 )
@@ -110,19 +109,6 @@ def test_client_of_another_loop(db: Any, registry: MigrationRegistry, uri: str, 
 
 
 @both_kinds
-def test_empty_iterator_of_the_other_kind(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
-    """`anext()` of nothing in an `async def` migration is a failure like any other."""
-
-    @registry.register("a")
-    async def looks_for_one(db: Any) -> None:
-        await anext(db.users.find())
-
-    with pytest.raises(StopAsyncIteration) as caught:
-        registry.run_sync(db, "app", async_db=async_db)
-    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
-
-
-@both_kinds
 def test_function_that_ends_its_loop(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
     """A function that cancels all tasks of its loop ends the loop; its own exception still reaches the caller."""
 
@@ -194,16 +180,3 @@ def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
         MigrationRegistry().run_many_sync([*dbs, AsyncMongoClient(NOWHERE)["app"]], "app")
     with pytest.raises(InvalidOptionError, match="async_db must be a function that returns the database of a name"):
         MigrationRegistry().run_many_sync(dbs, "app", async_db=7)  # type: ignore[arg-type]
-
-
-def test_backfill_over_an_async_collection(db: Any, registry: MigrationRegistry) -> None:
-    """A `def` migration can't go over a collection of an async driver."""
-    asynchronous: AsyncMongoClient[Any] = AsyncMongoClient(NOWHERE)
-
-    @registry.register("a")
-    def a(db: Any, context: MigrationContext) -> None:
-        with pytest.raises(InvalidOptionError) as refused:
-            context.batches(asynchronous.app.things)
-        assert str(refused.value) == "collection must be a synchronous driver's, such as db.users, not AsyncCollection."
-
-    assert registry.run_sync(db, "app") == ["a"]

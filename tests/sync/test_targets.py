@@ -1,116 +1,72 @@
 # Generated from tests/async/test_targets.py by tools/sync_tests.py
-"""Applying a part of what is pending, and what is said of records that the code does not know."""
+"""Applying a part of what is pending, and events of unknown records."""
 
 import logging
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from quaestor import (
     Event,
-    InvalidOptionError,
-    LeaseAwaited,
-    MigrationRegistry,
     RecordsUnknown,
     RunFinished,
     RunStarted,
     SyncRunner,
-    UnknownMigrationError,
     UnknownRecordsError,
     log_event,
 )
-from tests.databases import drivers
-from tests.functions import nothing, nowhere
-from tests.operations import BAD_NAMES, CHAIN, TARGETS, Case, lock_of, records, registry
+from tests.functions import nothing
+from tests.operations import CHAIN, TARGETS, Case, records, registry
 
 
 @pytest.mark.parametrize("case", TARGETS, ids=str)
 def test_targets(db: Any, case: Case) -> None:
-    """A run applies only the targets and their dependencies; the next run without targets does the rest."""
+    """A run applies only the targets and their dependencies, as the plan says; the next one does the rest."""
     if case.recorded:
         db.app_migrations.insert_many(records(*case.recorded))
     calls: list[str] = []
     runner = SyncRunner(registry(case.needs, "sync", calls), db, "app")
 
+    plan = runner.plan(case.targets)
+    assert calls == []
     assert runner.run(case.targets) == list(case.planned)
+
+    assert [(planned.name, planned.reason, planned.undo) for planned in plan] == [
+        (name, reason, False) for name, reason in case.planned.items()
+    ]
+    assert [planned.asked_for for planned in plan] == [reason == "asked for" for reason in case.planned.values()]
     assert calls == list(case.planned)
     assert {record["name"] for record in db.app_migrations.find()} == {*case.recorded, *case.planned}
-
     assert set(runner.run()) == case.needs.keys() - {*case.recorded, *case.planned}
 
 
 def test_targets_by_the_registry(db: Any) -> None:
     """The registry's method takes targets too; the events have only that part."""
-    told: list[Event] = []
+    events: list[Event] = []
     migrations = registry(CHAIN, "sync", [])
 
-    assert migrations.run_sync(db, "app", targets=iter(["b"]), on_event=told.append) == ["a", "b"]
+    assert migrations.run_sync(db, "app", targets=iter(["b"]), on_event=events.append) == ["a", "b"]
 
-    assert told[0] == RunStarted(db.name, "app", ("a", "b"))
-    assert told[-1] == RunFinished(db.name, "app", ("a", "b"))
-
-
-def test_log_of_nothing_to_do(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """When only the targets are applied the log doesn't say that everything is."""
-    db.app_migrations.insert_many(records("a"))
-
-    with caplog.at_level(logging.INFO, "quaestor"):
-        assert registry(CHAIN, "sync", []).run_sync(db, "app", targets=["a"]) == []
-
-    assert "nothing to apply" in caplog.text
-    assert "all" not in caplog.text
-
-
-@pytest.mark.driver("pymongo")
-def test_unknown_target() -> None:
-    """Unregistered names are refused before the first command, each with the closest registered name."""
-    migrations = registry({"create_users": [], "create_orders": []}, "sync", [])
-
-    with nowhere() as db, pytest.raises(UnknownMigrationError) as caught:
-        SyncRunner(migrations, db, "app").run(["create_user", "create_orders", "zzz"])
-
-    assert caught.value.suggestions == {"create_user": "create_users", "zzz": None}
-    assert "There is no migration 'create_user'. Did you mean 'create_users'?" in str(caught.value)
-
-
-@pytest.mark.parametrize("driver", drivers("mongomock"))
-@pytest.mark.parametrize(("targets", "words"), BAD_NAMES)
-def test_bad_targets(db: Any, targets: Any, words: str) -> None:
-    """Targets are a list of names."""
-    with pytest.raises(InvalidOptionError) as caught:
-        registry(CHAIN, "sync", []).run_sync(db, "app", targets=targets)
-    assert f"targets {words}" in str(caught.value)
+    assert events[0] == RunStarted(db.name, "app", ("a", "b"))
+    assert events[-1] == RunFinished(db.name, "app", ("a", "b"))
 
 
 def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Unknown records are one event and one warning with their names, and the run goes on."""
     db.app_migrations.insert_many(records("z", "from tomorrow"))
-    told: list[Event] = []
+    events: list[Event] = []
 
     def on_event(event: Event) -> None:
-        told.append(event)
+        events.append(event)
         log_event(event)
 
     assert registry({"a": []}, "sync", []).run_sync(db, "app", on_event=on_event) == ["a"]
 
-    assert [event for event in told if isinstance(event, RecordsUnknown)] == [
+    assert [event for event in events if isinstance(event, RecordsUnknown)] == [
         RecordsUnknown(db.name, "app", ("from tomorrow", "z"))
     ]
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.endswith(": from tomorrow, z")
-
-
-def test_unknown_records_with_nothing_to_do(db: Any) -> None:
-    """A run with nothing to do has this event too, and a run without unknown records has not."""
-    told: list[Event] = []
-    migrations = MigrationRegistry()
-
-    migrations.run_sync(db, "app", on_event=told.append)
-    assert [type(event) for event in told] == [RunStarted, RunFinished]
-    db.app_migrations.insert_many(records("z"))
-    migrations.run_sync(db, "app", on_event=told.append)
-    assert [type(event) for event in told[2:]] == [RecordsUnknown, RunStarted, RunFinished]
 
 
 @pytest.mark.parametrize("targets", [None, ["a"]])
@@ -129,21 +85,3 @@ def test_strict(db: Any, targets: list[str] | None) -> None:
     migrations.register("z")(nothing)
     migrations.register("from tomorrow")(nothing)
     assert migrations.run_sync(db, "app", targets=targets, strict=True) == ["a"]
-
-
-@pytest.mark.parametrize("driver", drivers("pymongo"))
-def test_strict_under_the_lease(db: Any, uri: str, name: str) -> None:
-    """A strict run refuses records that were written while it waited, and releases the lease."""
-    calls: list[str] = []
-    db.app_migrations_lock.insert_one(lock_of())
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, LeaseAwaited):
-            with MongoClient(uri) as client:
-                client[name].app_migrations.insert_many(records("z"))
-                client[name].app_migrations_lock.delete_one({})
-
-    with pytest.raises(UnknownRecordsError):
-        registry({"a": []}, "sync", calls).run_sync(db, "app", strict=True, on_event=on_event)
-    assert calls == []
-    assert "owner" not in db.app_migrations_lock.find_one()

@@ -9,10 +9,8 @@ from pymongo.errors import InvalidOperation, OperationFailure
 
 from quaestor import (
     Event,
-    MigrationApplied,
     MigrationRegistry,
     MigrationRetried,
-    MigrationStarted,
     RunFailed,
     TransactionsUnsupportedError,
 )
@@ -49,7 +47,7 @@ def test_committed_together(db: Any, registry: MigrationRegistry, other: Any) ->
 
 
 @pytest.mark.parametrize("failure", [Broken, KeyboardInterrupt])
-def test_nothing_of_a_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
+def test_failure(db: Any, registry: MigrationRegistry, failure: type[BaseException]) -> None:
     """A function that fails leaves no writes and no locks, and the next run calls it again."""
     calls = []
 
@@ -107,30 +105,6 @@ def test_concerns_of_the_client(registry: MigrationRegistry, driver: str, uri: s
 
     with opened(driver, uri, name, **options) as db:
         assert registry.run_sync(db, "app") == ["a"]
-
-
-def test_empty_iterator(db: Any, registry: MigrationRegistry) -> None:
-    """`next()` of nothing is a failure like any other."""
-
-    @registry.register("a", transaction=True)
-    def looks_for_one(db: Any) -> None:
-        next(db.users.find())
-
-    with pytest.raises(StopIteration):
-        registry.run_sync(db, "app")
-    assert db.app_migrations.count_documents({}) == 0
-
-
-def test_transactional_and_others(db: Any, registry: MigrationRegistry) -> None:
-    """Transactional and other migrations can be in one run."""
-    for name, transaction in [("a", True), ("b", False), ("c", True), ("d", True)]:
-        registry.register(name, transaction=transaction)(inserts)
-    events: list[Event] = []
-
-    assert registry.run_sync(db, "app", on_event=events.append) == ["a", "b", "c", "d"]
-
-    assert db.users.count_documents({}) == 4
-    assert [type(event) for event in events[1:-1]] == [MigrationStarted, MigrationApplied] * 4
 
 
 def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: Any) -> None:
@@ -206,7 +180,7 @@ def test_another_client(db: Any, registry: MigrationRegistry, driver: str, uri: 
     assert "use the database that it is given" in caught.value.__notes__[0]
 
 
-def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: Any) -> None:
+def test_recorded_by_another(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """When another instance commits the same migration first, this one leaves nothing and goes on."""
     calls = []
 
@@ -225,7 +199,7 @@ def test_recorded_meanwhile(db: Any, registry: MigrationRegistry, other: Any) ->
     assert list(db.users.find()) == [{"_id": "b"}]
 
 
-def test_concerns(db: Any, registry: MigrationRegistry, other: Any) -> None:
+def test_collections_and_indexes(db: Any, registry: MigrationRegistry, other: Any) -> None:
     """A transaction can create collections and indexes."""
 
     @registry.register("a", transaction=True)

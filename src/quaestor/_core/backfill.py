@@ -5,8 +5,9 @@ repeated. With a transaction, its work and its checkpoint are committed together
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from quaestor._core.checkpoint import Checkpoint, Document, Reminder, Throttle
@@ -24,12 +25,6 @@ from quaestor.events import BackfillRestarted, BackfillStarted, MigrationProgres
 
 T = TypeVar("T")
 
-COUNTED = 100_000
-"""The largest collection that is counted, in documents. A larger one is sampled, because counting takes long."""
-
-SAMPLE = 1_000
-"""The size of the sample, in documents."""
-
 MOST_TYPES = 40
 """More types than `_id`s can have."""
 
@@ -37,39 +32,23 @@ LAG_POLL = (0.5, 1.0)
 """The poll interval while waiting for replicas, in seconds: at least and at most."""
 
 
+@dataclass
 class Backfills:
-    """The backfills of one attempt at a migration or its rollback, by name.
+    """The backfills of one attempt at a migration or its rollback."""
 
-    Args:
-        surroundings: The lease, the clock and the event hook, with the function's driver.
-        host: Where the function runs.
-        place: The migration, for the events.
-        held: The lease.
-        undo: Whether it is the migration's rollback.
-    """
-
-    def __init__(self, surroundings: Surroundings, host: Host, place: Place, held: HeldLease, *, undo: bool) -> None:
-        self.surroundings = surroundings
-        self.host = host
-        self.place = place
-        self.held = held
-        self.undo = undo
-        self._names: set[str] = set()
+    surroundings: Surroundings  # with the function's driver
+    host: Host  # where the function runs
+    place: Place
+    held: HeldLease
+    undo: bool
+    names: set[str] = field(default_factory=set)  # in use; a failed backfill's isn't, so it can be started again
 
     def start(self, store: BackfillStore, throttle: Throttle) -> "Backfill":
-        """Make a backfill.
-
-        Raises:
-            DuplicateBackfillError: The migration has one of this name.
-        """
-        if store.name in self._names:
+        """Make a backfill, whose name must not be in use."""
+        if store.name in self.names:
             raise DuplicateBackfillError(self.place.name, store.name)
-        self._names.add(store.name)
+        self.names.add(store.name)
         return Backfill(self, store, throttle)
-
-    def forget(self, name: str) -> None:
-        """Forget a failed backfill, so that a function that catches its error can start it again."""
-        self._names.discard(name)
 
 
 class Backfill:
@@ -91,12 +70,7 @@ class Backfill:
         self._reminder = Reminder(0.0)
 
     async def next(self) -> list[Document] | None:
-        """Save that the last batch is done, and read the next one. None: there is none.
-
-        Raises:
-            LeaseLostError: Another instance may hold the lease by now.
-            CollectionChangedError: The collection was dropped or renamed meanwhile.
-        """
+        """Save that the last batch is done, and read the next one. None: there is none."""
         self._store.check_not_in_transaction()
         try:
             if self._checkpoint is None:
@@ -120,22 +94,16 @@ class Backfill:
         return None
 
     async def give_all(self, body: Callable[[list[Document]], Awaitable[object]]) -> None:
-        """Give each batch to a function. Raises what `next` raises."""
+        """Give each batch to a function."""
         while (batch := await self.next()) is not None:
             try:
                 await body(batch)
             except BaseException:
-                self._backfills.forget(self._store.name)
+                self._backfills.names.discard(self._store.name)
                 raise
 
     async def transact_all(self, body: Callable[[list[Document]], Awaitable[object]]) -> None:
-        """Give each batch to a function, in a transaction that also saves the checkpoint.
-
-        Raises:
-            TransactionsUnsupportedError: The server has no transactions.
-            TransactionFailedError: The server aborted the transaction of a batch again and again.
-            Exception: What `next` raises.
-        """
+        """Give each batch to a function, in a transaction that also saves the checkpoint."""
         try:
             await self._open_session()
             checkpoint = await self._start()
@@ -150,7 +118,7 @@ class Backfill:
 
     def _fail(self, error: BaseException) -> None:
         """Allow another start of the backfill, and name the migration in an error of the lease."""
-        self._backfills.forget(self._store.name)
+        self._backfills.names.discard(self._store.name)
         if isinstance(error, LeaseLostError):
             raise LeaseLostError(self._place.name, in_batches=True) from None
 
@@ -196,15 +164,13 @@ class Backfill:
         return checkpoint
 
     async def _claim(self, fresh: Checkpoint | None) -> Checkpoint:
-        await check_lease(self._surroundings, self._held)
-        checkpoint = await self._retry(lambda: self._store.claim_checkpoint(fresh, self._token, force=False))
-        if checkpoint is None:
-            # Either a later run has claimed it, and holds the lease; or the lease document was dropped, with its token.
+        for force in (False, True):
+            # By force if a later run seems to have claimed it: the lease document was dropped, with its token.
             await check_lease(self._surroundings, self._held)
-            checkpoint = await self._retry(lambda: self._store.claim_checkpoint(fresh, self._token, force=True))
-        if checkpoint is None:  # it was removed just now
-            raise LeaseLostError(self._place.name)
-        return checkpoint
+            claim = partial(self._store.claim_checkpoint, fresh, self._token, force=force)
+            if (checkpoint := await self._retry(claim)) is not None:
+                return checkpoint
+        raise LeaseLostError(self._place.name)  # it was removed just now
 
     async def _begin(self, collection_id: bytes | None) -> Checkpoint:
         """Make the first checkpoint of a backfill, from the highest `_id` of each type."""
@@ -216,18 +182,7 @@ class Backfill:
                     f"The `_id`s of {self._store.collection!r} don't survive the codec options of this collection: "
                     f"{highest[0]!r:.80} as it was read isn't what is stored. Use a collection with other options."
                 )
-        return Checkpoint(bounds, total=await self._estimate(), collection_id=collection_id)
-
-    async def _estimate(self) -> int | None:
-        """Estimate how many documents there are, without counting a large collection."""
-        store = self._store
-        in_collection = await self._retry(store.count_collection)
-        if in_collection is None or not store.has_filter:
-            return in_collection
-        if in_collection <= COUNTED:
-            return await self._retry(store.count_matching)
-        matching = await self._retry(lambda: store.count_sampled(SAMPLE))
-        return None if matching is None else in_collection * matching // SAMPLE
+        return Checkpoint(bounds, total=await self._retry(self._store.estimate_count), collection_id=collection_id)
 
     async def _read_and_save(self, checkpoint: Checkpoint) -> list[Document]:
         """Read the next batch; at the same time save the checkpoint, because a majority takes about as long."""
@@ -309,11 +264,10 @@ class Backfill:
     async def _await_replicas(self, max_lag: float) -> None:
         surroundings = self._surroundings
         began = surroundings.now()
-        reminder: Reminder | None = None
+        reminder = Reminder(-inf)
         while (lag := await self._retry(self._store.read_lag)) > max_lag:
             now = surroundings.now()
-            if reminder is None or reminder.is_due(now):
-                reminder = reminder or Reminder(now)
+            if reminder.is_due(now):
                 surroundings.emit(ReplicasAwaited(*self._place, lag, now - began, undo=self._undo))
             await surroundings.sleep(*LAG_POLL)
             await check_stale_lease(surroundings, self._held)

@@ -24,11 +24,7 @@ _LARGEST = 2**31 - 2  # one more is the largest limit of the server
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """The size of batches, and the waits between them. The fields are arguments of `MigrationContext.batches`.
-
-    Raises:
-        InvalidOptionError: One of them can't be used.
-    """
+    """The size of batches, and the waits between them: arguments of `MigrationContext.batches`, checked."""
 
     size: int = DEFAULT_SIZE
     pause: float = 0.0
@@ -51,34 +47,22 @@ class Throttle:
 class Checkpoint:
     """How far a backfill is.
 
-    Attributes:
-        bounds: The highest `_id` of every type that is left, in order, from the current type on.
-        start: The `_id` at which the next batch starts, as the only item (None is an `_id`); empty at the first of its
-            type.
-        batches: How many batches are done.
-        done: How many documents are done.
-        total: How many there are in all, estimated when the backfill started; None: unknown.
-        collection_id: The collection's UUID; b"": there is no such collection; None: the server doesn't say.
-        finished: Whether all is done.
+    `bounds` has the highest `_id` of every type that is left, in order, from the current type on. The next batch starts
+    at the `_id` that is the only item of `start` (None is an `_id`); if there is none, at the first of its type.
     """
 
     bounds: tuple[object, ...] = ()
     start: tuple[object, ...] = ()
-    batches: int = 0
-    done: int = 0
-    total: int | None = None
-    collection_id: bytes | None = None
+    batches: int = 0  # that are done
+    done: int = 0  # documents
+    total: int | None = None  # estimated when the backfill started; None: unknown
+    collection_id: bytes | None = None  # a UUID; b"": there is no such collection; None: the server doesn't say
     finished: bool = False
 
     def advance(self, documents: Sequence[Document], size: int) -> tuple[list[Document], "Checkpoint"]:
         """Make the next batch, and the checkpoint after it.
 
-        Args:
-            documents: The documents from here on: one more than `size` of the current type, or all that are left.
-            size: How many documents are in a batch.
-
-        Raises:
-            InvalidOptionError: Two documents have the same `_id`.
+        The documents are those from here on: one more than a batch of the current type, or all that are left.
         """
         batch = list(documents[:size])
         # By repr, because True == 1 in Python. Only at the end of a batch, where it would do harm.
@@ -119,11 +103,7 @@ class Reminder:
 
 
 def check_projection(projection: object) -> None:
-    """Check that a projection keeps the `_id`.
-
-    Raises:
-        InvalidOptionError: It doesn't, or isn't a projection.
-    """
+    """Check that it is a projection, and keeps the `_id`."""
     if projection is None:
         return
     if isinstance(projection, str | bytes) or not isinstance(projection, Mapping | Sequence):

@@ -5,8 +5,9 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from quaestor.errors import CircularDependencyError, InvalidMigrationError, QuaestorError
+from quaestor.errors import CircularDependencyError, InvalidMigrationError, InvalidOptionError, QuaestorError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,10 @@ class MigrationDefinition:
     def __post_init__(self) -> None:
         # Frozen from here on: these are the checked and normalised values of the fields.
         object.__setattr__(self, "name", check_name(self.name))
-        object.__setattr__(self, "depends_on", _check_dependencies(self.name, self.depends_on))
+        dependencies = check_names(f"depends_on of migration {self.name!r}", self.depends_on, InvalidMigrationError)
+        if self.name in dependencies:
+            raise CircularDependencyError([self.name, self.name])
+        object.__setattr__(self, "depends_on", dependencies)
         object.__setattr__(self, "wants_context", takes_context(f"Migration {self.name!r}", self.execute))
         undo_wants_context = self.rollback is not None and takes_context(
             f"The rollback of migration {self.name!r}", self.rollback
@@ -61,16 +65,14 @@ class MigrationDefinition:
 
 def check_name(name: object, decorator: str = "register") -> str:
     """Check a migration's name. Returns a plain `str`."""
-    if not isinstance(name, str):
-        hint = f' Write @registry.{decorator}("its_name").' if callable(name) else ""
-        raise InvalidMigrationError(f"A migration's name must be a str, not {_kind(name)}.{hint}")
-    return check_text("A migration's name", name, InvalidMigrationError)
+    hint = f' Write @registry.{decorator}("its_name").' if callable(name) else ""
+    return check_text("A migration's name", name, InvalidMigrationError, hint)
 
 
-def check_text(subject: str, name: object, error: type[QuaestorError]) -> str:
-    """Check a name that becomes part of a document's `_id`. Returns a plain `str`."""
+def check_text(subject: str, name: object, error: type[QuaestorError], hint: str = "") -> str:
+    """Check a name that becomes part of a document's `_id`. Returns a plain `str`. The hint is for anything else."""
     if not isinstance(name, str):
-        raise error(f"{subject} must be a str, not {_kind(name)}.")
+        raise error(f"{subject} must be a str, not {_kind(name)}.{hint}")
     if not name:
         raise error(f"{subject} must not be empty.")
     if "\0" in name:
@@ -80,6 +82,16 @@ def check_text(subject: str, name: object, error: type[QuaestorError]) -> str:
     except UnicodeEncodeError:
         raise error(f"{subject} must be valid Unicode, without lone surrogates: {name!r}.") from None
     return str.__str__(name)  # of a subclass, such as an enum member
+
+
+def check_names(argument: str, names: object, error: type[QuaestorError] = InvalidOptionError) -> list[str]:
+    """Check a list of names. Returns each name once, as a plain `str`."""
+    if isinstance(names, str):
+        raise error(f"{argument} must be a list of names, not a str: write [{names!r}].")
+    given: list[Any] = list(names) if isinstance(names, Iterable) else [names]
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in given):
+        raise error(f"{argument} must be a list of names (str), not {names!r:.80}.")
+    return list(dict.fromkeys(map(str.__str__, given)))
 
 
 def is_async(function: Callable[..., object]) -> bool:
@@ -99,11 +111,7 @@ def summarize(function: Callable[..., object]) -> str:
 
 
 def takes_context(subject: str, function: Callable[..., object]) -> bool:
-    """Say whether a function takes the context besides the database.
-
-    Raises:
-        InvalidMigrationError: It can't be called with the database, or a call would do nothing.
-    """
+    """Say whether a function, which must take the database and be no generator, takes the context as well."""
     if isinstance(function, type) or not callable(function):
         raise InvalidMigrationError(f"{subject} must be a function that takes the database, not {function!r}.")
     entered = _find_entry(function)
@@ -122,26 +130,6 @@ def takes_context(subject: str, function: Callable[..., object]) -> bool:
     raise InvalidMigrationError(
         f"{subject} must take the database, and may take the context, as its arguments; its signature is {signature}."
     )
-
-
-def _check_dependencies(name: str, depends_on: object) -> list[str]:
-    if isinstance(depends_on, str):
-        raise InvalidMigrationError(
-            f"depends_on of migration {name!r} must be a list of names, not a str: write [{depends_on!r}]."
-        )
-    if not isinstance(depends_on, Iterable):
-        raise InvalidMigrationError(
-            f"depends_on of migration {name!r} must be a list of names, not {_kind(depends_on)}."
-        )
-    dependencies = list(depends_on)
-    for dependency in dependencies:
-        if not isinstance(dependency, str):
-            raise InvalidMigrationError(
-                f"depends_on of migration {name!r} must hold names (str), not {_kind(dependency)}."
-            )
-    if name in dependencies:
-        raise CircularDependencyError([name, name])
-    return [str.__str__(dependency) for dependency in dependencies]
 
 
 def _find_entry(function: Callable[..., object]) -> Callable[..., object]:

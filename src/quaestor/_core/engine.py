@@ -7,13 +7,14 @@ Rule 4: an interruption is raised unchanged, and the lease is released whatever 
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from quaestor._core import overview, plan
+from quaestor._core.definition import check_names
 from quaestor._core.lease import (
     PATIENCE,
     PAUSE,
@@ -30,7 +31,7 @@ from quaestor._core.plan import Change, RecordChange, Records
 from quaestor._core.scheduler import Schedule, Start, combine, supervise
 from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
 from quaestor._core.transaction import retry_transaction
-from quaestor.errors import LeaseLostError, TransactionsUnsupportedError
+from quaestor.errors import LeaseLostError, TransactionsUnsupportedError, UnknownRecordsError
 from quaestor.events import (
     Event,
     LeaseNotReleased,
@@ -86,6 +87,7 @@ class Operation:
         finished: The event after the changes of the plan.
         started: The event before them; None: there is none.
         concurrency: How many changes may be in progress at once.
+        targets: The migrations that were asked for; None: all.
     """
 
     work: Work
@@ -93,39 +95,40 @@ class Operation:
     finished: PlanEvent
     started: PlanEvent | None = None
     concurrency: int = 1
+    targets: Collection[str] | None = None
 
 
 def run(
     scope: Scope, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
 ) -> Operation:
     """Apply what is pending: all of it, or the targets and what they need."""
-    wanted = None if targets is None else plan.check_names("targets", targets)
+    wanted = None if targets is None else check_names("targets", targets)
     sorters = [plan.check_graph(scope.definitions)]
     if wanted is not None:
         plan.check_known(wanted, scope.definitions)
 
     def make_plan(records: Records) -> plan.Plan:
-        if strict:
-            plan.check_unknown(scope.definitions, records)
+        if strict and (unknown := plan.find_unknown(scope.definitions, records)):
+            raise UnknownRecordsError(unknown)
         # The sorter that checked the graph serves the first plan: a second one would double its time.
         sorter = sorters.pop() if sorters else plan.check_graph(scope.definitions)
         return plan.plan_run(scope.definitions, sorter, records, wanted)
 
-    return Operation("run", make_plan, RunFinished, RunStarted, concurrency)
+    return Operation("run", make_plan, RunFinished, RunStarted, concurrency, wanted)
 
 
 def roll_back(scope: Scope, targets: Collection[str]) -> Operation:
     """Undo the targets and every applied migration that needs them, dependents first."""
-    names = plan.check_names("targets", targets)
+    names = check_names("targets", targets)
     plan.check_graph(scope.definitions)
     plan.check_known(names, scope.definitions)
     make_plan = partial(plan.plan_rollback, scope.definitions, targets=names)
-    return Operation("rollback", make_plan, RollbackFinished, RollbackStarted)
+    return Operation("rollback", make_plan, RollbackFinished, RollbackStarted, targets=names)
 
 
 def mark_applied(scope: Scope, names: Collection[str]) -> Operation:
     """Record migrations without running them."""
-    marked = plan.check_names("names", names)
+    marked = check_names("names", names)
     plan.check_graph(scope.definitions)
     plan.check_known(marked, scope.definitions)
     make_plan = partial(plan.plan_mark_applied, scope.definitions, names=marked)
@@ -134,7 +137,7 @@ def mark_applied(scope: Scope, names: Collection[str]) -> Operation:
 
 def mark_pending(scope: Scope, names: Collection[str]) -> Operation:
     """Remove records without undoing anything."""
-    marked = plan.check_names("names", names)
+    marked = check_names("names", names)
     plan.check_graph(scope.definitions)
 
     def make_plan(records: Records) -> plan.Plan:
@@ -172,14 +175,13 @@ class Engine:
         self._store.emit(operation.finished(*self._where, names))
         return list(names)
 
-    async def explain(
-        self, operation: Operation, targets: Collection[str] | None, *, undo: bool = False
-    ) -> list[PlannedMigration]:
+    async def explain(self, operation: Operation) -> list[PlannedMigration]:
         """Say what `perform` would do, in order, and why: the same plan. One read; nothing is written or emitted."""
         records = await self._read(self._store.read_records)
         todo = operation.make_plan(records)
         self._check(todo, records)
-        return plan.explain(self.scope.definitions, [change.name for change in todo], targets, undo=undo)
+        names, undo = [change.name for change in todo], operation.work == "rollback"
+        return plan.explain(self.scope.definitions, names, operation.targets, undo=undo)
 
     async def read_status(self) -> Status:
         """Read what is applied, what is not, and who is at work."""
@@ -193,6 +195,10 @@ class Engine:
     async def unlock(self) -> Lease | None:
         """Make the lease expire, whoever holds it; the holder stops at its next step. Returns the holder."""
         return await retry_until_known(self._store, self._store.expire_lease, PATIENCE, wait_for_server=False)
+
+    def close(self) -> None:
+        """Close the host, after the operation."""
+        self._host.close()
 
     async def _read_records(self) -> Records:
         records = await self._read(self._store.read_records)
@@ -255,7 +261,8 @@ class Engine:
                 store.emit(operation.started(*self._where, names))
             at_once = operation.concurrency > 1
             lock = self._host.lock() if at_once else nullcontext()
-            applier = _Applier(self._where, store, self._functions, held, schedule, todo, lock)
+            changes = {change.name: change for change in todo}
+            applier = _Applier(self._where, store, self._functions, held, schedule, changes, lock)
             if at_once:
                 await self._apply_concurrently(applier, schedule, lock)
             else:
@@ -285,7 +292,8 @@ class Engine:
         """
         failures: list[BaseException] = []
         try:
-            await self._host.supervise(partial(supervise, schedule, applier.apply, lock, failures))
+            supervisor = partial(supervise, schedule, applier.apply, lock, failures)
+            await self._host.supervise(supervisor, schedule.stop)
         except BaseException as interruption:
             # Changes that it ended have raised a copy of it.
             own = [error for error in failures if isinstance(error, Exception) and error is not interruption]
@@ -333,60 +341,51 @@ class Engine:
             return False
 
 
+@dataclass(slots=True)
 class _Applier:
     """Applies the changes of one plan while the lease is held.
 
-    Args:
+    Attributes:
         where: The database and the prefix, for the events.
         store: The records and the lease.
         functions: Calls the migrations.
         held: The lease.
         schedule: Says what is in progress; the applier finishes its items.
-        todo: The plan.
+        changes: The plan, by name.
         lock: Held by a change while it checks the lease, writes its record and updates the schedule.
     """
 
-    def __init__(  # noqa: PLR0917 - for the engine alone
-        self,
-        where: tuple[str, str],
-        store: Store,
-        functions: Functions,
-        held: HeldLease,
-        schedule: Schedule,
-        todo: plan.Plan,
-        lock: AbstractAsyncContextManager[object],
-    ) -> None:
-        self._where = where
-        self._store = store
-        self._functions = functions
-        self._held = held
-        self._schedule = schedule
-        self._changes = {change.name: change for change in todo}
-        self._lock = lock
+    where: tuple[str, str]
+    store: Store
+    functions: Functions
+    held: HeldLease
+    schedule: Schedule
+    changes: Mapping[str, RecordChange]
+    lock: AbstractAsyncContextManager[object]
 
     async def apply(self, start: Start) -> None:
         """Call the function of a change, if it has one, and write or remove its record."""
-        change = self._changes[start.name]
+        change = self.changes[start.name]
         if not isinstance(change, Change):
             await self._mark(change)
             return
-        store, held, undo = self._store, self._held, not change.applies
-        place = Place(*self._where, change.name, start.position, len(self._changes))
-        locate = partial(self._schedule.locate, change.name)
+        store, held, undo = self.store, self.held, not change.applies
+        place = Place(*self.where, change.name, start.position, len(self.changes))
+        locate = partial(self.schedule.locate, change.name)
         is_recorded = False
         store.emit(MigrationStarted(*place, undo=undo))
         try:
-            async with self._lock:
+            async with self.lock:
                 if change.name not in held.named:  # the lease document names another one as next
-                    await check_lease(store, held, self._schedule.locate)
+                    await check_lease(store, held, self.schedule.locate)
                 if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
                     await self._delete_checkpoints(change.name, undo=not undo)
             if change.transaction:
                 seconds = await self._transact(change, place, start.slot)
             else:
                 await check_stale_lease(store, held)
-                seconds = await self._functions.execute(change, place, held)
-            async with self._lock:
+                seconds = await self.functions.execute(change, place, held)
+            async with self.lock:
                 if not change.transaction:
                     await check_lease(store, held, locate)
                     await self._write_record(change, locate)
@@ -394,11 +393,11 @@ class _Applier:
                 store.emit((MigrationRolledBack if undo else MigrationApplied)(*place, seconds, undo=undo))
                 if change.can_backfill:
                     await self._delete_checkpoints(change.name, undo=undo)
-                self._schedule.finish(change.name)
-                if change.transaction and (location := self._schedule.locate()).migrations:
+                self.schedule.finish(change.name)
+                if change.transaction and (location := self.schedule.locate()).migrations:
                     await check_lease(store, held, lambda: location)  # otherwise the check before the record named it
         except BaseException as error:
-            self._schedule.stop()  # now, because the supervisor may first learn of another's end, and start the next
+            self.schedule.stop()  # now, because the supervisor may first learn of another's end, and start the next
             if not is_recorded:
                 doing = "while rolling back" if undo else "in"
                 _add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
@@ -410,19 +409,19 @@ class _Applier:
             return Location((change.name,))
 
         await self._delete_checkpoints(change.name, undo=change.applies)
-        await check_lease(self._store, self._held, locate)
+        await check_lease(self.store, self.held, locate)
         await self._write_record(change, locate)
         await self._delete_checkpoints(change.name, undo=not change.applies)
-        self._schedule.finish(change.name)
+        self.schedule.finish(change.name)
 
     async def _delete_checkpoints(self, name: str, *, undo: bool) -> None:
-        token = self._held.lease.token
+        token = self.held.lease.token
         await retry_until_known(
-            self._store, lambda: self._store.delete_checkpoints(name, token, undo=undo), self._held.patience
+            self.store, lambda: self.store.delete_checkpoints(name, token, undo=undo), self.held.patience
         )
 
     async def _has_record(self, name: str) -> bool:
-        return await retry_until_known(self._store, lambda: self._store.has_record(name), self._held.patience)
+        return await retry_until_known(self.store, lambda: self.store.has_record(name), self.held.patience)
 
     async def _write_record(self, change: RecordChange, locate: Callable[[], Location]) -> None:
         """Write or remove the record, once, whatever happens to the connection."""
@@ -436,38 +435,38 @@ class _Applier:
         began: float | None = None
         while True:
             try:
-                if await self._store.insert_record(name):
+                if await self.store.insert_record(name):
                     return
                 lost = None
-                if began is None and self._held.lease.previous is None:  # another holder of the lease recorded it
+                if began is None and self.held.lease.previous is None:  # another holder of the lease recorded it
                     raise LeaseLostError(name)
             except OutcomeUnknown as unknown:
                 lost = unknown
             # Read it back: the answer was lost, or a holder that was frozen just before its record has woken.
-            began = self._store.now() if began is None else began
+            began = self.store.now() if began is None else began
             if await self._has_record(name):
-                await check_lease(self._store, self._held, locate)  # another run's record, if this one was frozen
+                await check_lease(self.store, self.held, locate)  # another run's record, if this one was frozen
                 return
-            if lost is not None and self._store.now() - began >= self._held.patience:
+            if lost is not None and self.store.now() - began >= self.held.patience:
                 raise lost.error from lost.error.__cause__
-            await self._store.sleep(*PAUSE)
-            await check_lease(self._store, self._held, locate)
+            await self.store.sleep(*PAUSE)
+            await check_lease(self.store, self.held, locate)
 
     async def _delete_records(self, change: RecordChange, locate: Callable[[], Location]) -> None:
         began: float | None = None
         while True:
             try:
-                is_removed = await self._store.delete_records(change.name, change.recorded_at)
+                is_removed = await self.store.delete_records(change.name, change.recorded_at)
             except OutcomeUnknown as unknown:
-                now = self._store.now()
+                now = self.store.now()
                 began = now if began is None else began
-                if now - began >= self._held.patience:
+                if now - began >= self.held.patience:
                     raise unknown.error from unknown.error.__cause__
-                await self._store.sleep(*PAUSE)
-                await check_lease(self._store, self._held, locate)
+                await self.store.sleep(*PAUSE)
+                await check_lease(self.store, self.held, locate)
             else:
                 if not is_removed:  # by an earlier attempt of this run, because nobody else holds the lease
-                    await check_lease(self._store, self._held, locate)
+                    await check_lease(self.store, self.held, locate)
                 return
 
     async def _transact(self, change: Change, place: Place, slot: int) -> float:
@@ -477,11 +476,11 @@ class _Applier:
             return await self._has_record(change.name) is change.applies
 
         attempt = await retry_transaction(
-            self._store,
-            self._held,
+            self.store,
+            self.held,
             place,
-            attempt=lambda: self._functions.transact(change, place, self._held, slot),
-            commit_again=lambda: self._functions.commit_again(change, slot),
+            attempt=lambda: self.functions.transact(change, place, self.held, slot),
+            commit_again=lambda: self.functions.commit_again(change, slot),
             is_done=is_done,
             undo=not change.applies,
         )

@@ -4,21 +4,20 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping, 
 from dataclasses import dataclass, field
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
+from quaestor._text import find_similar
 from quaestor.errors import (
     CircularDependencyError,
     DependencyConflictError,
-    InvalidOptionError,
     IrreversibleMigrationError,
     MissingDatabaseError,
     MissingDependencyError,
     RecordConflictError,
     UnknownMigrationError,
-    UnknownRecordsError,
 )
 from quaestor.status import PlannedMigration
 
@@ -33,16 +32,13 @@ Definitions: TypeAlias = Mapping[str, MigrationDefinition]
 class Records:
     """The records of one database and prefix.
 
-    Attributes:
-        applied: The applied migrations, each with the dates in its records: aware datetimes (UTC), or whatever is
-            stored there. A migration may have several records of mongo-quaestor 0.1.0.
-        unreadable: The `_id`s of records whose name is missing or not a str.
-        taken: The `_id`s that differ from the name in their record: no migration of that name can be recorded.
+    `applied` has the dates in the records of each migration: aware datetimes (UTC), or whatever is stored there. A
+    migration may have several records of mongo-quaestor 0.1.0.
     """
 
     applied: Mapping[str, tuple[object, ...]]
-    unreadable: tuple[object, ...] = ()
-    taken: frozenset[str] = frozenset()
+    unreadable: tuple[object, ...] = ()  # the `_id`s of records whose name is missing or not a str
+    taken: frozenset[str] = frozenset()  # `_id`s that differ from the name in their record: these can't be recorded
 
     def applied_at(self, name: str) -> datetime | None:
         """Find when the migration was last applied; None if it isn't, or its records have no date."""
@@ -51,28 +47,18 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class RecordChange:
-    """A record to write or remove.
-
-    Attributes:
-        name: The migration.
-        applies: Whether to write the record, or remove it.
-        recorded_at: The dates in the records to remove: a record that was written since stays.
-    """
+    """A record to write (`applies`) or remove."""
 
     name: str
     applies: bool
-    recorded_at: tuple[object, ...] = field(default=(), kw_only=True)
+    recorded_at: tuple[object, ...] = field(default=(), kw_only=True)  # of records to remove; newer ones stay
 
 
 @dataclass(frozen=True, slots=True)
 class Change(RecordChange):
-    """A migration to apply or undo, with its record. The fields are those of `MigrationDefinition`.
+    """A migration to apply or undo, with its record. The fields are those of `MigrationDefinition`."""
 
-    Attributes:
-        function: `execute` or `rollback`. `is_async` and `wants_context` are about this function.
-    """
-
-    function: Callable[..., object]
+    function: Callable[..., object]  # `execute` or `rollback`; `is_async` and `wants_context` are about this one
     is_async: bool
     transaction: bool = False
     wants_context: bool = False
@@ -83,27 +69,9 @@ Plan: TypeAlias = Sequence[RecordChange]
 """The changes, in order."""
 
 
-def check_names(argument: str, names: object) -> list[str]:
-    """Check a list of names. Returns each name once.
-
-    Raises:
-        InvalidOptionError: It isn't a list of names.
-    """
-    if isinstance(names, str):
-        raise InvalidOptionError(f"{argument} must be a list of names, not a str: write [{names!r}].")
-    given: list[Any] = list(names) if isinstance(names, Iterable) else [names]
-    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in given):
-        raise InvalidOptionError(f"{argument} must be a list of names (str), not {names!r:.80}.")
-    return list(dict.fromkeys(map(str.__str__, given)))
-
-
 def check_known(names: Iterable[str], known: Collection[str]) -> None:
-    """Check that there are migrations with these names.
-
-    Raises:
-        UnknownMigrationError: Some don't exist. It suggests similar names.
-    """
-    if unknown := {name: closest(name, known) for name in names if name not in known}:
+    """Check that there are migrations with these names. The error suggests similar ones."""
+    if unknown := {name: find_similar(name, known) for name in names if name not in known}:
         raise UnknownMigrationError(unknown)
 
 
@@ -112,23 +80,8 @@ def find_unknown(definitions: Definitions, records: Records) -> list[str]:
     return sorted(records.applied.keys() - definitions.keys())
 
 
-def check_unknown(definitions: Definitions, records: Records) -> None:
-    """Check that all applied migrations are registered.
-
-    Raises:
-        UnknownRecordsError: Some aren't.
-    """
-    if unknown := find_unknown(definitions, records):
-        raise UnknownRecordsError(unknown)
-
-
 def check_graph(definitions: Definitions) -> TopologicalSorter[str]:
-    """Check the graph of all migrations, applied or not, and make the sorter that `plan_run` uses up.
-
-    Raises:
-        MissingDependencyError: A dependency isn't registered.
-        CircularDependencyError: Migrations depend on each other.
-    """
+    """Check the graph of all migrations, applied or not. Returns, and raises, what `make_sorter` does."""
     return make_sorter(_dependencies(definitions))
 
 
@@ -138,16 +91,9 @@ def sort(definitions: Definitions) -> list[MigrationDefinition]:
 
 
 def plan_run(
-    definitions: Definitions,
-    sorter: TopologicalSorter[str],
-    records: Records,
-    targets: Iterable[str] | None = None,
+    definitions: Definitions, sorter: TopologicalSorter[str], records: Records, targets: Iterable[str] | None = None
 ) -> Plan:
-    """Plan to apply all pending migrations, or only the targets and their dependencies.
-
-    Raises:
-        RuntimeError: The sorter was used before.
-    """
+    """Plan to apply all pending migrations, or only the targets and their dependencies. Uses up the sorter."""
     met = definitions.keys() & records.applied.keys()
     wanted = definitions.keys() if targets is None else find_reachable(_dependencies(definitions), targets, stop=met)
     if targets is not None or any(needed not in met for name in met for needed in definitions[name].depends_on):
@@ -176,11 +122,7 @@ def plan_run(
 
 
 def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[str]) -> Plan:
-    """Plan to undo the targets and all applied migrations that need them, directly or not, dependents first.
-
-    Raises:
-        IrreversibleMigrationError: Some have no rollback.
-    """
+    """Plan to undo the targets and all applied migrations that need them, directly or not, dependents first."""
     dependents = reverse(_dependencies(definitions))
     names = find_reachable(dependents, targets) & records.applied.keys()
     undone = [migration for migration in reversed(sort(definitions)) if migration.name in names]
@@ -203,11 +145,7 @@ def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[
 
 
 def plan_mark_applied(definitions: Definitions, records: Records, names: Collection[str]) -> Plan:
-    """Plan to record these migrations, without running anything.
-
-    Raises:
-        DependencyConflictError: One would be applied while a dependency of it is pending.
-    """
+    """Plan to record these migrations, without running anything."""
     recorded = records.applied.keys() | set(names)
     _check_dependencies(definitions, names, lambda needed: needed not in recorded)
     unrecorded = set(names) - records.applied.keys()
@@ -217,11 +155,7 @@ def plan_mark_applied(definitions: Definitions, records: Records, names: Collect
 
 
 def plan_mark_pending(definitions: Definitions, records: Records, names: Collection[str]) -> Plan:
-    """Plan to remove the records of these migrations, registered or not, without running anything.
-
-    Raises:
-        DependencyConflictError: One that depends on them would stay applied.
-    """
+    """Plan to remove the records of these migrations, registered or not, without running anything."""
     left = records.applied.keys() - set(names)
     _check_dependencies(definitions, sorted(left & definitions.keys()), lambda needed: needed in names)
     backwards = [*find_unknown(definitions, records), *(one.name for one in reversed(sort(definitions)))]
@@ -250,11 +184,7 @@ def explain(
 
 
 def check_databases(plan: Plan, kinds: Collection[bool]) -> None:
-    """Check that there is a database for every function of the plan, sync or async.
-
-    Raises:
-        MissingDatabaseError: Some have none.
-    """
+    """Check that there is a database for every function of the plan, sync or async."""
     without = [change for change in plan if isinstance(change, Change) and change.is_async not in kinds]
     if without:
         raise MissingDatabaseError(
@@ -263,11 +193,7 @@ def check_databases(plan: Plan, kinds: Collection[bool]) -> None:
 
 
 def check_records(plan: Plan, records: Records) -> None:
-    """Check that every migration of the plan can be recorded.
-
-    Raises:
-        RecordConflictError: The `_id`s of some belong to other records.
-    """
+    """Check that no other record has the `_id` of a migration in the plan."""
     if taken := [change.name for change in plan if change.applies and change.name in records.taken]:
         raise RecordConflictError(taken)
 
@@ -284,12 +210,7 @@ def _check_dependencies(definitions: Definitions, names: Iterable[str], is_pendi
 
 
 def make_sorter(graph: Graph) -> TopologicalSorter[str]:
-    """Check the graph and make the sorter that `order` uses up.
-
-    Raises:
-        MissingDependencyError: A dependency isn't in the graph: the alphabetically first migration that has one.
-        CircularDependencyError: There is a cycle: the same one, whatever the order of the graph.
-    """
+    """Check the graph and make the sorter that `order` uses up. The error doesn't depend on the order of the graph."""
     if not all(map(graph.__contains__, chain.from_iterable(graph.values()))):
         raise _make_missing(graph)
     sorter = TopologicalSorter(graph)
@@ -306,14 +227,17 @@ def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]
     Names in `met` count as done and are left out; their dependencies must be in `met` as well.
     """
     ordered: list[str] = []
-    ready = _find_ready(sorter, met)
-    heapify(ready)
-    while ready:
-        name = heappop(ready)
-        ordered.append(name)
-        sorter.done(name)
-        for freed in sorter.get_ready():
-            heappush(ready, freed)
+    ready: list[str] = []  # a heap
+    while (freed := sorter.get_ready()) or ready:
+        for name in freed:
+            if name in met:
+                sorter.done(name)
+            else:
+                heappush(ready, name)
+        if not freed:  # all of `met` are done that can be
+            name = heappop(ready)
+            ordered.append(name)
+            sorter.done(name)
     return ordered
 
 
@@ -338,29 +262,10 @@ def reverse(graph: Graph) -> dict[str, list[str]]:
     return dependents
 
 
-def _find_ready(sorter: TopologicalSorter[str], met: Container[str]) -> list[str]:
-    """Find the names that can come first when all of `met` are done."""
-    ready: list[str] = []
-    while freed := sorter.get_ready():
-        for name in freed:
-            if name in met:
-                sorter.done(name)
-            else:
-                ready.append(name)
-    return ready
-
-
 def _make_missing(graph: Graph) -> MissingDependencyError:
     migration, dependency = min((name, needed) for name in graph for needed in graph[name] if needed not in graph)
     candidates = [name for name in graph if name != migration]
-    return MissingDependencyError(migration, dependency, closest(dependency, candidates))
-
-
-def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """Find the most similar candidate; None if none is similar."""
-    import difflib  # late: only a mistake needs it
-
-    return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
+    return MissingDependencyError(migration, dependency, find_similar(dependency, candidates))
 
 
 def _find_cycle(graph: Graph) -> list[str]:

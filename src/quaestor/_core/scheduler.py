@@ -14,28 +14,18 @@ from quaestor._core.store import Workers
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """An item of a schedule that starts.
-
-    Attributes:
-        name: The item.
-        position: Its position in the schedule, from 1.
-        slot: Its slot until it is finished, from 0. Sessions belong to slots.
-    """
+    """An item of a schedule that starts."""
 
     name: str
-    position: int
-    slot: int
+    position: int  # in the schedule, from 1
+    slot: int  # until it is finished, from 0; sessions belong to slots
 
 
 class Schedule:
     """Lets each item start when its needs are finished and a slot is free; of several, the first in order.
 
-    Each start goes over all waiting items: a chain of a thousand takes a fifth of a second in all.
-
-    Args:
-        names: The items, in order.
-        needs: By item, the items to finish before. Names that aren't in the schedule count as finished.
-        slots: How many items may run at once.
+    `needs` has the items to finish before each one; names that aren't in the schedule count as finished. Each start
+    goes over all waiting items: a chain of a thousand takes a fifth of a second in all.
     """
 
     def __init__(self, names: Sequence[str], needs: Mapping[str, Collection[str]], slots: int) -> None:
@@ -44,7 +34,6 @@ class Schedule:
         self._free = list(range(slots))  # a heap
         self._running: dict[str, int] = {}
         self._finished: set[str] = set()
-        self._is_stopped = False
 
     def start(self) -> Start | None:
         """Start the next item; None: none can start."""
@@ -62,23 +51,16 @@ class Schedule:
 
     def stop(self) -> None:
         """Start no further items."""
-        self._is_stopped = True
+        self._waiting.clear()
 
     def locate(self, recording: str | None = None) -> Location:
-        """Say where the run is.
-
-        Args:
-            recording: The running item whose record is about to be written or removed. The items that start after it
-                are included, because nothing is sent then.
-        """
+        """Say where the run is. The items that start after the one to record are included: nothing is sent then."""
         upcoming = tuple(self._find_upcoming(recording))
         others = [name for name in self._running if name != recording]
         return Location((*others, *upcoming), recording, upcoming if recording is not None else ())
 
     def _find_upcoming(self, ending: str | None = None) -> Iterator[str]:
         """Find the items that can start, or could if this item had finished."""
-        if self._is_stopped:
-            return iter(())
         slots = len(self._free) + (ending is not None)
         return islice((name for name in self._waiting if self._needs[name] - {ending} <= self._finished), slots)
 
@@ -88,34 +70,26 @@ async def supervise(
     work: Callable[[Start], Coroutine[Any, Any, None]],
     lock: AbstractAsyncContextManager[object],
     failures: list[BaseException],
-    workers: Workers[str],
+    workers: Workers,
 ) -> None:
-    """Start workers as the schedule allows, until all are done; none after a failure or an interruption.
+    """Start workers as the schedule allows, until all are done; none after a failure.
 
-    Args:
-        schedule: The items. A worker finishes its own.
-        work: Makes the coroutine of a worker.
-        lock: Held while the schedule changes.
-        failures: What the workers raise is appended to it.
-        workers: Runs the coroutines.
+    A worker finishes its item. What it raises is appended to `failures`. The lock is held while the schedule changes.
     """
     running = 0
     while True:
         async with lock:
             starts = list(iter(schedule.start, None))
         for start in starts:
-            workers.start(start.name, partial(work, start))
+            workers.start(partial(work, start))
         running += len(starts)
         if not running:
             return
-        finished = await workers.next_finished()
-        if finished is None:
-            schedule.stop()
-            continue
+        error = await workers.next_finished()
         running -= 1
-        if finished.error is not None:
+        if error is not None:
             schedule.stop()
-            failures.append(finished.error)
+            failures.append(error)
 
 
 def combine(failures: Sequence[BaseException]) -> BaseException:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # these modules import this one
     from quaestor.events import Event, Place
     from quaestor.status import BackfillStatus, Lease, Work
 
-K = TypeVar("K")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
@@ -162,29 +161,23 @@ class Functions(Protocol):
 
 
 class BackfillStore(Protocol):
-    """The collection and the checkpoint of one backfill."""
+    """The collection and the checkpoint of one backfill.
 
-    @property
-    def name(self) -> str:
-        """The backfill's name."""
+    Attributes:
+        name: The backfill's name.
+        collection: The collection's name, as `database.collection` in another database.
+        fingerprint: A digest of the collection and the filter.
+    """
 
-    @property
-    def collection(self) -> str:
-        """The collection's name, as `database.collection` in another database."""
+    name: str
+    collection: str
+    fingerprint: str
 
     def check_not_in_transaction(self) -> None:
         """Raise a `BatchesInTransactionError` if this is called from a function that runs in a transaction."""
 
-    @property
-    def has_filter(self) -> bool:
-        """Whether it goes over only a part of the collection."""
-
     async def identify_collection(self) -> bytes | None:
         """Read the collection's UUID. b"": there is no such collection; None: the server doesn't say."""
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the collection and the filter."""
 
     async def read_fingerprint(self) -> str | None:
         """Read the fingerprint of the stored checkpoint. None: there is none."""
@@ -207,14 +200,8 @@ class BackfillStore(Protocol):
     async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
         """Find the highest `_id` of a type that none of the others has, as the only item; empty if there is none."""
 
-    async def count_collection(self) -> int | None:
-        """Read the collection's size from its metadata. None: the server can't say."""
-
-    async def count_matching(self) -> int | None:
-        """Count the matching documents. None: the server can't."""
-
-    async def count_sampled(self, size: int) -> int | None:
-        """Count the matching documents in a random sample of this size. None: the server can't."""
+    async def estimate_count(self) -> int | None:
+        """Estimate how many documents match, without counting a large collection. None: the server can't."""
 
     async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
         """Read up to `limit` documents of the current type in the order of `_id`, from the checkpoint on."""
@@ -232,22 +219,18 @@ class BackfillStore(Protocol):
         """Repeat the commit of the last attempt, because its outcome is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished(Generic[K]):
-    """A worker that has ended, and what it raised."""
-
-    key: K
-    error: BaseException | None = None
-
-
-class Workers(Protocol[K]):
+class Workers(Protocol):
     """Coroutines that run at the same time, in threads or tasks."""
 
-    def start(self, key: K, step: Step[None]) -> None:
+    def start(self, step: Step[None]) -> None:
         """Start a worker."""
 
-    async def next_finished(self) -> Finished[K] | None:
-        """Wait until a worker has ended. None: the run was interrupted instead, once or more."""
+    async def next_finished(self) -> BaseException | None:
+        """Wait until a worker has ended. Returns what it raised."""
+
+
+Supervisor: TypeAlias = Callable[[Workers], Coroutine[Any, Any, None]]
+"""Starts workers, and waits for them."""
 
 
 class Host(Protocol):
@@ -283,8 +266,12 @@ class Host(Protocol):
     def lock(self) -> AbstractAsyncContextManager[object]:
         """Make a lock for workers."""
 
-    async def supervise(self, supervisor: Callable[[Workers[K]], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine that starts workers, shielded from interruption.
+    async def supervise(self, supervisor: Supervisor, stop: Callable[[], None], *, reaches_all: bool = False) -> None:
+        """Run a supervisor, shielded from interruption.
 
-        An interruption ends the functions of workers early where that is possible, and continues when all have ended.
+        An interruption calls `stop`, which lets no more workers start, then ends the functions of workers early where
+        that is possible, and continues when all have ended. `reaches_all`: it may end the workers themselves.
         """
+
+    def close(self) -> None:
+        """End what the host runs beside the engine. Nothing else is running any more."""

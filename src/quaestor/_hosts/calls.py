@@ -6,9 +6,9 @@ import contextvars
 import inspect
 import logging
 import threading
-import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -16,21 +16,7 @@ import anyio
 
 from quaestor._core.definition import is_async
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
-from quaestor.events import (
-    BackfillRestarted,
-    DatabaseFinished,
-    Event,
-    Hook,
-    LeaseNotReleased,
-    MigrationFailed,
-    MigrationProgressed,
-    RecordsIgnored,
-    RecordsUnknown,
-    RollbackStarted,
-    RunFailed,
-    RunStarted,
-    SessionsNotEnded,
-)
+from quaestor.events import Event, Hook, level_of
 
 logger = logging.getLogger("quaestor")
 
@@ -39,7 +25,6 @@ T = TypeVar("T")
 Outcome: TypeAlias = tuple[T, None] | tuple[None, BaseException]
 """What a call returned, or what it raised. A SystemExit that is raised in a task would end the loop."""
 
-_cancellation: contextvars.ContextVar["Cancellation | None"] = contextvars.ContextVar("_cancellation", default=None)
 _KINDS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
 
@@ -57,10 +42,6 @@ class Cancellation:
         self._event.set()
         for end in list(self._ends):
             end()
-
-    def scope(self) -> "_Scope":
-        """Make a context manager: functions that are called inside it are asked."""
-        return _Scope(self)
 
     @contextlib.contextmanager
     def notify(self, end: Callable[[], object]) -> Iterator[None]:
@@ -88,56 +69,23 @@ class Cancellation:
             raise kind(*self._error.args) if kind in _KINDS else asyncio.CancelledError
 
 
-class _Scope:
-    """A class: contextlib's would write to the exceptions that pass through it, and some refuse that."""
-
-    def __init__(self, cancellation: Cancellation) -> None:
-        self._cancellation = cancellation
-
-    def __enter__(self) -> None:
-        self._token = _cancellation.set(self._cancellation)
-
-    def __exit__(self, *_: object) -> None:
-        _cancellation.reset(self._token)
-
-
-def get_cancellation() -> Cancellation | None:
-    """Return the cancellation of this context, if there is one."""
-    return _cancellation.get()
-
-
-def check_cancellation() -> None:
-    """End the calling function, if its run is interrupted.
-
-    Raises:
-        BaseException: What interrupted it (asyncio.CancelledError, KeyboardInterrupt, ...).
-    """
-    if (cancellation := _cancellation.get()) is not None:
-        cancellation.check()
-
-
-def sleep(seconds: float) -> None:
-    """Sleep, in seconds. An interruption of the run ends the sleep and the calling function."""
-    if (cancellation := _cancellation.get()) is None:
-        time.sleep(seconds)
-    else:
-        cancellation.sleep(seconds)
+_NEVER = Cancellation()
+current_cancellation = contextvars.ContextVar("current_cancellation", default=_NEVER)
+"""The cancellation that asks the calling function; by default one that never does."""
 
 
 async def call(
-    name: str, function: Callable[..., object], *arguments: object, is_async: bool, source: str = ""
+    name: str,
+    function: Callable[..., object],
+    *arguments: object,
+    is_async: bool,
+    source: str = "",
+    check: Callable[[], object] = lambda: None,
 ) -> None:
-    """Call a migration's function, or the body of its backfill. If it isn't async, this never suspends.
+    """Call a function of the named migration. If it isn't async, this never suspends.
 
-    Args:
-        name: The migration.
-        function: The function.
-        arguments: The function's arguments.
-        is_async: Whether it is `async def`.
-        source: Names the body in the error.
-
-    Raises:
-        UnfinishedMigrationError: It returned something that hasn't run yet.
+    It must not return anything that hasn't run yet; `source` names the body of a backfill in the error. `check` is
+    called when the function has returned.
     """
     try:
         result = function(*arguments)
@@ -151,6 +99,7 @@ async def call(
         raise UnfinishedMigrationError(name, f"an awaitable ({type(result).__name__}){source}")
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise UnfinishedMigrationError(name, f"a generator{source}")
+    check()
 
 
 def find_stop_iteration(error: RuntimeError) -> StopIteration | None:
@@ -200,88 +149,60 @@ def get_result(outcome: Outcome[T]) -> T:
 
 
 def shield(step: Callable[[], T]) -> T:
-    """Call a step, again after each interruption, until it is done.
-
-    An interruption is Ctrl-C, or a SystemExit that the handler of another signal raises.
-    """
-    interruption: BaseException | None = None
-    while True:
-        try:
-            result = step()
-            break
-        except (KeyboardInterrupt, SystemExit) as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
-    return result
+    """Call a step until no Ctrl-C interrupts it, and no SystemExit that the handler of another signal raises."""
+    try:
+        return step()
+    except (KeyboardInterrupt, SystemExit):
+        shield(step)
+        raise
 
 
 def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseException], object]) -> T:
     """Call a function in a thread of its own, which Ctrl-C doesn't interrupt, and wait for its end.
 
-    Args:
-        work: The function.
-        interrupt: Called, perhaps twice, with what interrupts the wait. The interruption continues when the function
-            has ended.
+    `interrupt` is called, perhaps twice, with what interrupts the wait, which is raised when the function has ended.
     """
-    results: list[T] = []
-    failures: list[BaseException] = []
-    done = threading.Event()
-    lock = threading.Lock()
-    state = "new"
+    future: Future[T] = Future()
 
     def run() -> None:
-        nonlocal state
-        with lock:
-            if state == "abandoned":
-                return
-            state = "started"
-        try:
-            results.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised below
-            failures.append(error)
-        finally:
-            done.set()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it is raised below
+                future.set_exception(error)
 
     def pass_on(error: BaseException) -> None:
-        nonlocal state
-        with lock:
-            if state != "started":  # Ctrl-C may come before the thread does
-                state = "abandoned"
-                done.set()
-                return
-        interrupt(error)
+        if not future.cancel():  # Ctrl-C may come before the thread does
+            interrupt(error)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="quaestor")
+    def wait() -> BaseException | None:
+        return None if future.cancelled() else future.exception()
+
     try:
-        thread.start()
-        done.wait()
+        threading.Thread(target=contextvars.copy_context().run, args=(run,), name="quaestor").start()
+        wait()  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
     except BaseException as error:
         shield(partial(pass_on, error))
-        shield(done.wait)
-        if failures and isinstance(failures[0], Exception):
-            raise error from failures[0]
+        failure = shield(wait)
+        if isinstance(failure, Exception):
+            raise error from failure
         raise
     finally:
-        shield(done.wait)  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
-    if failures:
-        raise failures[0]
-    return results[0]
+        shield(wait)
+    return future.result()
 
 
-async def shield_async(step: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Await a step in a task, in an empty context: cancellations and deadlines of the caller don't apply.
+class BlockingContext:
+    """A sync context manager as an async one, which never suspends; contextlib's would write to its exceptions."""
 
-    The end of an event loop (a second Ctrl-C, say) cancels all its tasks, this one too. Then the step runs once more.
-    """
-    task = asyncio.create_task(step(), context=contextvars.Context())
-    cancelled = await wait_for_end(task)
-    if task.cancelled():
-        task = asyncio.create_task(step(), context=contextvars.Context())
-        cancelled = await wait_for_end(task) or cancelled
-    if cancelled is not None:
-        raise cancelled
-    return task.result()
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        self._context.__enter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        self._context.__exit__(*error)
 
 
 async def wait_for_end(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -301,29 +222,11 @@ def log_event(event: Event) -> None:
 
     It is the default of `on_event`. To keep the log, call it from your own hook.
     """
-    logger.log(_level_of(event), "[%s/%s] %s", event.database, event.prefix, event)
-
-
-def _level_of(event: Event) -> int:
-    match event:
-        case RunStarted(plan=()) | RollbackStarted(plan=()) | DatabaseFinished(error=None):
-            return logging.DEBUG  # RunFinished or RollbackFinished says the same
-        case MigrationProgressed(due=False):
-            return logging.DEBUG
-        case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
-            return logging.WARNING
-        case MigrationFailed() | RunFailed() | DatabaseFinished():
-            return logging.ERROR
-        case _:
-            return logging.INFO
+    logger.log(logging.getLevelNamesMapping()[level_of(event)], "[%s/%s] %s", event.database, event.prefix, event)
 
 
 def guard(hook: Hook | None) -> Callable[[Event], None]:
-    """Return the hook (`log_event` if None) as a function that never raises, but logs what the hook raises.
-
-    Raises:
-        InvalidOptionError: The hook isn't a plain function.
-    """
+    """Return the hook (`log_event` if None), which must be a plain function, as one that logs what it raises."""
     listener: Hook = log_event if hook is None else hook
     if not callable(listener) or is_async(listener):
         raise InvalidOptionError(

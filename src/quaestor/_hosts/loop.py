@@ -1,39 +1,36 @@
 """The host of async runs: the running event loop, tasks beside it, and a thread for each `def` function."""
 
 import asyncio
+import contextlib
 import contextvars
-import itertools
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from quaestor._core.store import Finished, Step, Workers
+from quaestor._core.store import Step, Supervisor
 from quaestor._hosts.calls import (
     Cancellation,
     Outcome,
     catch,
     catch_async,
+    current_cancellation,
     get_result,
     shield,
-    shield_async,
     wait_for_end,
 )
 from quaestor._hosts.threads import run_to_completion
 
-K = TypeVar("K")
 R = TypeVar("R")
 S = TypeVar("S")
-
-_numbers = itertools.count()
 
 
 class LoopHost:
     """`quaestor._core.store.Host` for the running event loop. An `async def` function and its backfills use one too."""
 
     def __init__(self) -> None:
-        self._workers: _TaskWorkers[Any] | None = None
+        self._workers: _TaskWorkers | None = None
         self._stop: asyncio.Future[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
 
@@ -44,7 +41,7 @@ class LoopHost:
         """Run a step here, or in a thread of its own."""
         workers = self._workers if interruptible else None
         if workers is not None:
-            workers.check()
+            workers.cancellation.check()
         if not is_async:
             return await self._call_in_thread(step, workers)
         return await (step() if workers is None else workers.call(step))
@@ -65,8 +62,15 @@ class LoopHost:
             raise
 
     async def shield(self, step: Step[R]) -> R:
-        """Run a step in a task that nobody cancels."""
-        return await shield_async(step)
+        """Run a step in a task, in an empty context: cancellations and deadlines of the caller don't apply."""
+        task = asyncio.create_task(step(), context=contextvars.Context())
+        cancelled = await wait_for_end(task)
+        if task.cancelled():  # with all tasks, by the end of the event loop (a second Ctrl-C, say): once more
+            task = asyncio.create_task(step(), context=contextvars.Context())
+            cancelled = await wait_for_end(task) or cancelled
+        if cancelled is not None:
+            raise cancelled
+        return task.result()
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
         """Run it in a task."""
@@ -77,14 +81,11 @@ class LoopHost:
             return stop.done()
 
         async def run() -> None:
-            # The end of an event loop cancels all its tasks, but the run itself stops this one.
-            is_cancelled = True
-            while is_cancelled and not stop.done():
-                is_cancelled = False
-                try:
+            while not stop.done():
+                # The end of an event loop cancels all its tasks, but the run itself stops this one.
+                with contextlib.suppress(asyncio.CancelledError):
                     await beat(sleep)
-                except asyncio.CancelledError:
-                    is_cancelled = True
+                    return
 
         # In an empty context: deadlines and sessions of the caller don't apply to the renewals.
         self._heartbeat = asyncio.create_task(run(), name="quaestor-lease", context=contextvars.Context())
@@ -98,40 +99,41 @@ class LoopHost:
     def lock(self) -> AbstractAsyncContextManager[object]:
         return asyncio.Lock()
 
-    async def supervise(self, supervisor: Callable[[Workers[K]], Coroutine[Any, Any, None]]) -> None:
+    async def supervise(self, supervisor: Supervisor, stop: Callable[[], None], *, reaches_all: bool = False) -> None:
         """Run the supervisor in a task that nobody cancels, and each worker in another."""
-        self._workers = workers = _TaskWorkers[K]()
-        await _run_shielded(supervisor(workers), workers)
-
-    async def supervise_runs(self, supervisor: Callable[[Workers[K]], Coroutine[Any, Any, None]]) -> None:
-        """Do the same for workers that are whole runs: an interruption cancels them."""
-        workers = _TaskWorkers[K](cancels_all=True)
-        await _run_shielded(supervisor(workers), workers)
+        self._workers = workers = _TaskWorkers(stop, reaches_all=reaches_all)
+        task = asyncio.create_task(supervisor(workers))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if not task.done():
+                workers.interrupt(error)
+                await wait_for_end(task)
+            raise
+        finally:
+            for worker in list(workers.tasks):
+                await wait_for_end(worker)
 
     def close(self) -> None:
         """Let the heartbeat end, without waiting for it."""
         if self._stop is not None and not self._stop.done():
             self._stop.set_result(None)
 
-    async def _call_in_thread(self, step: Step[R], workers: "_TaskWorkers[Any] | None") -> R:
+    async def _call_in_thread(self, step: Step[R], workers: "_TaskWorkers | None") -> R:
         """Run a step in a thread of its own. A cancellation waits for it, but ends backfills after their batch."""
-        cancellation = Cancellation()
+        cancellation = Cancellation() if workers is None else workers.cancellation
 
         def run() -> Outcome[R]:
-            with cancellation.scope():
-                return catch(lambda: run_to_completion(step()))
+            current_cancellation.set(cancellation)
+            return catch(lambda: run_to_completion(step()))
 
         # A thread of its own: the application's worker threads may all be busy. And a future, not a task, because the
         # end of an event loop cancels all its tasks, and nobody would wait for the thread.
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
-        try:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor") as executor:
             thread = executor.submit(contextvars.copy_context().run, run)
             future = asyncio.wrap_future(thread)
             try:
-                if workers is None:
-                    await asyncio.shield(future)
-                else:
-                    await workers.watch(future, cancellation)
+                await asyncio.shield(future)
             except asyncio.CancelledError as cancelled:
                 cancellation.cancel(cancelled)
                 await wait_for_end(future)
@@ -140,104 +142,51 @@ class LoopHost:
                 # The end of the event loop cancels workers too. What their function returned counts all the same.
             finally:
                 shield(partial(wait, [thread]))  # it still runs if Ctrl-C has interrupted the event loop itself
-        finally:
-            executor.shutdown()
         return get_result(thread.result())
 
 
-class _TaskWorkers(Generic[K]):
-    """Workers in tasks.
+class _TaskWorkers:
+    """Workers in tasks, and the functions that they call in others. The `def` functions are in threads."""
 
-    Args:
-        cancels_all: Whether an interruption cancels the workers themselves; otherwise only the functions they call.
-    """
+    def __init__(self, stop: Callable[[], None], *, reaches_all: bool) -> None:
+        self._stop = stop
+        self.cancellation = Cancellation()
+        self._reaches_all = reaches_all
+        self._finished: asyncio.Queue[BaseException | None] = asyncio.Queue()
+        self.tasks: set[asyncio.Task[Outcome[None]]] = set()
+        self._calls: set[asyncio.Task[Outcome[Any]]] = set()
 
-    def __init__(self, *, cancels_all: bool = False) -> None:
-        self._cancels_all = cancels_all
-        self._finished: asyncio.PriorityQueue[tuple[bool, int, Finished[K] | None]] = asyncio.PriorityQueue()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ends: dict[asyncio.Future[Any], Callable[[], object]] = {}
-        self._is_interrupted = False
+    def start(self, step: Step[None]) -> None:
+        task = asyncio.create_task(catch_async(step))
+        self.tasks.add(task)
+        task.add_done_callback(self._end)
 
-    def start(self, key: K, step: Step[None]) -> None:
-        task = asyncio.create_task(self._run(key, step))
-        self._tasks.add(task)
-        if self._cancels_all:
-            self._ends[task] = task.cancel
-        task.add_done_callback(partial(self._forget, key))
+    async def next_finished(self) -> BaseException | None:
+        while True:
+            try:
+                return await self._finished.get()
+            except asyncio.CancelledError as error:  # the end of an event loop cancels all its tasks
+                self._stop()
+                self.cancellation.cancel(error)
 
-    async def next_finished(self) -> Finished[K] | None:
-        try:
-            return (await self._finished.get())[2]
-        except asyncio.CancelledError:  # the end of an event loop cancels all its tasks
-            self._is_interrupted = True
-            return None
-
-    async def wait_for_all(self) -> None:
-        """Wait for all tasks to end."""
-        for task in list(self._tasks):
-            await wait_for_end(task)
-
-    def interrupt(self) -> None:
-        """Tell the supervisor, and cancel what can be cancelled."""
-        self._is_interrupted = True
-        self._queue(None)
-        for end in list(self._ends.values()):
-            end()
-
-    def check(self) -> None:
-        """End a worker that is about to call a function, if the run is interrupted."""
-        if self._is_interrupted:
-            raise asyncio.CancelledError
+    def interrupt(self, error: BaseException) -> None:
+        """End what can be ended, and start nothing more."""
+        self._stop()
+        self.cancellation.cancel(error)
+        for task in list(self.tasks if self._reaches_all else self._calls):
+            task.cancel()
 
     async def call(self, step: Step[R]) -> R:
         """Run a function's step in a task that an interruption cancels. Its worker isn't cancelled."""
         task = asyncio.create_task(catch_async(step))
-        self._ends[task] = task.cancel
-        try:
-            await wait_for_end(task)
-        finally:
-            del self._ends[task]
+        self._calls.add(task)
+        await wait_for_end(task)
+        self._calls.discard(task)
         if task.cancelled():
             raise asyncio.CancelledError
         return get_result(task.result())
 
-    async def watch(self, future: asyncio.Future[Any], cancellation: Cancellation) -> None:
-        """Wait for a function in a thread, and ask it to end early on an interruption."""
-        self._ends[future] = partial(cancellation.cancel, asyncio.CancelledError())
-        try:
-            await asyncio.shield(future)
-        finally:
-            del self._ends[future]
-
-    async def _run(self, key: K, step: Step[None]) -> None:
-        error: BaseException | None = None
-        try:
-            await step()
-        except BaseException as raised:  # noqa: BLE001 - the supervisor decides what to do about it
-            error = raised
-        self._queue(Finished(key, error))
-
-    def _forget(self, key: K, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._ends.pop(task, None)
-        if task.cancelled():  # before it started
-            self._queue(Finished(key, asyncio.CancelledError()))
-
-    def _queue(self, finished: Finished[K] | None) -> None:
-        # In the order in which workers end; but an interruption goes first, so that nothing starts after it.
-        self._finished.put_nowait((finished is not None, next(_numbers), finished))
-
-
-async def _run_shielded(supervisor: Coroutine[Any, Any, None], workers: _TaskWorkers[K]) -> None:
-    """Run a supervisor to its end, whatever interrupts the caller."""
-    task = asyncio.create_task(supervisor)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done():
-            workers.interrupt()
-            await wait_for_end(task)
-        raise
-    finally:
-        await workers.wait_for_all()
+    def _end(self, task: asyncio.Task[Outcome[None]]) -> None:
+        self.tasks.discard(task)
+        # It may have been cancelled before it started.
+        self._finished.put_nowait(asyncio.CancelledError() if task.cancelled() else task.result()[1])

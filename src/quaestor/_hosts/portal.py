@@ -5,22 +5,18 @@ import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from quaestor._hosts.calls import Cancellation, Outcome, catch_async, get_cancellation, get_result, shield
+from quaestor._hosts.calls import Outcome, catch_async, current_cancellation, get_result, shield
 
 T = TypeVar("T")
 
 
 class Portal:
-    """The event loop. It serves all calls: a driver's client belongs to the loop in which it was first used.
-
-    Args:
-        close_client: Called in the loop when it ends, if given.
-    """
+    """The event loop of all calls: a driver's client belongs to the loop in which it was first used."""
 
     def __init__(self, close_client: Callable[[], Awaitable[None]] | None) -> None:
         self._close_client = close_client
@@ -35,21 +31,36 @@ class Portal:
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Call an `async def` function in the loop, and wait for its end."""
-        cancellation = get_cancellation() or Cancellation()
-        call = _Call(work, cancellation)
+        portal = self._opened.result()
+        cancellation = current_cancellation.get()
+        tasks: list[Any] = []  # empty until the call has started
+        ended = threading.Event()
+
+        async def run() -> Outcome[T]:
+            tasks.append(asyncio.current_task())
+            if cancellation.is_set():
+                cancel_task()
+            try:
+                return await catch_async(work)  # not raised: a SystemExit that is raised in a portal ends the portal
+            finally:
+                ended.set()
+
+        def cancel_task() -> None:
+            for task in tasks:
+                task.cancel()
 
         def cancel() -> None:
             with contextlib.suppress(RuntimeError):  # a function may have ended the loop itself
-                portal.call(call.cancel)  # the call was sent to the loop first, so it has started if it was sent
+                portal.call(cancel_task)  # the call was sent to the loop first, so it has started if it was sent
 
         def end() -> None:
-            portal.call(call.cancel)
-            call.wait()
+            cancel()
+            if tasks:
+                ended.wait()
 
-        portal = self._opened.result()
         try:
             with cancellation.notify(cancel):
-                outcome = portal.call(call.run)
+                outcome = portal.call(run)
         except BaseException:  # Ctrl-C, at any time
             shield(end)
             raise
@@ -78,33 +89,3 @@ class Portal:
             if not self._opened.done():
                 self._opened.set_exception(error)  # there can't be a loop: too many open files, say
             # Otherwise a function has ended the loop: the next call raises that it isn't running.
-
-
-class _Call(Generic[T]):
-    """A call of an `async def` function in the loop of a portal."""
-
-    def __init__(self, work: Callable[[], Awaitable[T]], cancellation: Cancellation) -> None:
-        self._work = work
-        self._cancellation = cancellation
-        self._task: asyncio.Task[Any] | None = None
-        self._done = threading.Event()
-
-    async def run(self) -> Outcome[T]:
-        """Call it. What it raises is returned, because a SystemExit that is raised in a portal ends the portal."""
-        self._task = asyncio.current_task()
-        if self._cancellation.is_set():
-            self.cancel()
-        try:
-            return await catch_async(self._work)
-        finally:
-            self._done.set()
-
-    def cancel(self) -> None:
-        """Cancel it, in the loop, if it has started."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def wait(self) -> None:
-        """Wait for its end, if it has started."""
-        if self._task is not None:
-            self._done.wait()

@@ -1,26 +1,21 @@
 """The host of sync runs: plain calls, threads beside them, and an event loop for `async def` functions."""
 
-import contextlib
 import contextvars
-import itertools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from queue import PriorityQueue
-from typing import Any, Generic, TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from quaestor._core.store import Finished, Step, Workers
+from quaestor._core.store import Step, Supervisor
 from quaestor._hosts import calls
-from quaestor._hosts.calls import Cancellation, run_in_shielded_thread, shield
+from quaestor._hosts.calls import Cancellation, current_cancellation, run_in_shielded_thread, shield
 from quaestor._hosts.portal import Portal
 
-K = TypeVar("K")
 R = TypeVar("R")
 S = TypeVar("S")
-
-_numbers = itertools.count()
 
 
 def run_to_completion(coroutine: Coroutine[Any, Any, R]) -> R:
@@ -41,37 +36,40 @@ def run_to_completion(coroutine: Coroutine[Any, Any, R]) -> R:
 
 
 class ThreadHost:
-    """`quaestor._core.store.Host` for plain calls. It's also where a `def` function runs, with its backfills.
+    """`quaestor._core.store.Host` for plain calls, and for each `def` function with its backfills.
 
-    Args:
-        close_client: Called in the event loop of `async def` functions when it ends.
+    The event loop of `async def` functions calls `close_client` when it ends.
     """
 
     def __init__(self, close_client: Callable[[], Awaitable[None]] | None = None) -> None:
         self._close_client = close_client
         self._portal: Portal | None = None  # most runs have no `async def` functions
         self._opening = threading.Lock()  # concurrent functions may need it at the same time
-        self._workers: _ThreadWorkers[Any] | None = None
+        self._workers: _ThreadWorkers | None = None
         self._beside: ThreadPoolExecutor | None = None
         self._stop, self._stopped = threading.Event(), threading.Event()
         self._stopped.set()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep. In a function, an interruption of the run ends it."""
-        calls.sleep(seconds)
+        current_cancellation.get().sleep(seconds)
 
     async def call(self, step: Step[R], *, is_async: bool, interruptible: bool = True) -> R:
         """Run a step here, or in the portal's event loop."""
-        workers = self._workers if interruptible else None
+        cancellation = current_cancellation.get()
         if interruptible:
-            calls.check_cancellation()
-        if workers is not None:
-            workers.cancellation.check()
-        with contextlib.nullcontext() if workers is None else workers.cancellation.scope():
+            cancellation.check()
+            if self._workers is not None:
+                cancellation = self._workers.cancellation
+                cancellation.check()
+        token = current_cancellation.set(cancellation)
+        try:
             return self._get_portal().call(step) if is_async else await step()
+        finally:
+            current_cancellation.reset(token)
 
     def check_interruption(self) -> None:
-        calls.check_cancellation()
+        current_cancellation.get().check()
 
     async def both(self, first: Step[R], second: Step[S]) -> tuple[R, S]:
         """Run the second step in a thread and a context of its own."""
@@ -110,16 +108,11 @@ class ThreadHost:
         shield(self._stopped.wait)  # not thread.join: see `calls.run_in_shielded_thread`
 
     def lock(self) -> AbstractAsyncContextManager[object]:
-        return _ThreadLock()
+        return calls.BlockingContext(threading.Lock())
 
-    async def supervise(self, supervisor: Callable[[Workers[K]], Coroutine[Any, Any, None]]) -> None:
+    async def supervise(self, supervisor: Supervisor, stop: Callable[[], None], *, reaches_all: bool = False) -> None:
         """Run the supervisor in a thread, which Ctrl-C doesn't interrupt, and each worker in another."""
-        self._workers = workers = _ThreadWorkers[K]()
-        run_in_shielded_thread(lambda: run_to_completion(supervisor(workers)), workers.interrupt)
-
-    async def supervise_runs(self, supervisor: Callable[[Workers[K]], Coroutine[Any, Any, None]]) -> None:
-        """Do the same for workers that are whole runs: an interruption ends them after the current migration."""
-        workers = _ThreadWorkers[K](reaches_all=True)
+        self._workers = workers = _ThreadWorkers(stop, reaches_all=reaches_all)
         run_in_shielded_thread(lambda: run_to_completion(supervisor(workers)), workers.interrupt)
 
     def close(self) -> None:
@@ -142,55 +135,36 @@ class ThreadHost:
             return self._portal
 
 
-class _ThreadLock:
-    """A lock that never suspends the coroutine that acquires it, but blocks its thread."""
+class _ThreadWorkers:
+    """Workers in threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    async def __aenter__(self) -> None:
-        self._lock.acquire()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-class _ThreadWorkers(Generic[K]):
-    """Workers in threads.
-
-    Args:
-        reaches_all: Whether an interruption reaches everything a worker does; otherwise only the functions it calls.
-    """
-
-    def __init__(self, *, reaches_all: bool = False) -> None:
+    def __init__(self, stop: Callable[[], None], *, reaches_all: bool) -> None:
+        self._stop = stop
         self._reaches_all = reaches_all
-        self._finished: PriorityQueue[tuple[bool, int, Finished[K] | None]] = PriorityQueue()
+        self._finished: SimpleQueue[BaseException | None] = SimpleQueue()
         self.cancellation = Cancellation()
 
-    def start(self, key: K, step: Step[None]) -> None:
-        run = partial(contextvars.copy_context().run, partial(self._run, key, step))
+    def start(self, step: Step[None]) -> None:
+        run = partial(contextvars.copy_context().run, partial(self._run, step))
         try:
             threading.Thread(target=run, name="quaestor").start()
         except (RuntimeError, MemoryError) as error:  # no more threads
-            self._queue(Finished(key, error))
+            self._finished.put(error)
 
-    async def next_finished(self) -> Finished[K] | None:
-        return self._finished.get()[2]
+    async def next_finished(self) -> BaseException | None:
+        return self._finished.get()
 
     def interrupt(self, error: BaseException) -> None:
-        """Tell the supervisor first, so that nothing starts when a function ends early; then the functions."""
-        self._queue(None)
+        """Let nothing start when a function ends early, then ask the functions to."""
+        self._stop()
         self.cancellation.cancel(error)
 
-    def _run(self, key: K, step: Step[None]) -> None:
+    def _run(self, step: Step[None]) -> None:
+        if self._reaches_all:
+            current_cancellation.set(self.cancellation)
         error: BaseException | None = None
         try:
-            with self.cancellation.scope() if self._reaches_all else contextlib.nullcontext():
-                run_to_completion(step())
+            run_to_completion(step())
         except BaseException as raised:  # noqa: BLE001 - the supervisor decides what to do about it
             error = raised
-        self._queue(Finished(key, error))
-
-    def _queue(self, finished: Finished[K] | None) -> None:
-        # In the order in which workers end; but an interruption goes first, so that nothing starts after it.
-        self._finished.put((finished is not None, next(_numbers), finished))
+        self._finished.put(error)

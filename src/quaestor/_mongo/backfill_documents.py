@@ -8,7 +8,6 @@ claim nor save it any more (Kleppmann, "How to do distributed locking", 2016).
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
@@ -28,26 +27,8 @@ STATUS = {"bounds": 0, "start": 0}
 _PRIMARY, _SECONDARY = 1, 2  # states of a member of a replica set
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointKey:
-    """The key of a checkpoint: a migration or its rollback, and the name of its backfill."""
-
-    migration: str
-    undo: bool
-    backfill: str
-
-    @property
-    def document_id(self) -> dict[str, Any]:
-        """The `_id` of the document."""
-        return {"migration": self.migration, "undo": self.undo, "backfill": self.backfill}
-
-
 def make_fingerprint(namespace: str, filter: Mapping[str, Any], options: CodecOptions[Any]) -> str:  # noqa: A002
-    """Make a digest of the collection and the filter.
-
-    Raises:
-        bson.errors.InvalidDocument: The filter can't be sent to a server.
-    """
+    """Make a digest of the collection and the filter. BSON refuses a filter that can't be sent to a server."""
     return hashlib.sha256(bson.encode({"namespace": namespace, "filter": filter}, codec_options=options)).hexdigest()
 
 
@@ -56,39 +37,18 @@ def match_checkpoints(migration: str, token: int, *, undo: bool) -> dict[str, An
     return {"_id.migration": migration, "_id.undo": undo, "token": {"$lte": token}}
 
 
-def match_claimed(key: CheckpointKey, token: int) -> dict[str, Any]:
-    """Match a checkpoint that the run with this token has claimed."""
-    return {"_id": key.document_id, "token": token}
-
-
-def make_claim(
-    key: CheckpointKey, fields: Mapping[str, Any], checkpoint: Checkpoint | None, token: int, *, force: bool
-) -> dict[str, Any]:
-    """Make the arguments of the find_one_and_update that claims a checkpoint.
-
-    Args:
-        key: The checkpoint's key.
-        fields: Further fields of the document, if the checkpoint is written.
-        checkpoint: Replaces the stored checkpoint; None: keep that.
-        token: The token of the run that claims it.
-        force: Claim it from a run with a higher token too.
-    """
-    update: dict[str, Any] = {"$set": {"token": token}}
-    if checkpoint is not None:
-        update["$set"] |= {**fields, **_make_fields(checkpoint)}
-        update["$currentDate"] = {"updatedAt": True}
+def make_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Make the fields of a document that `read_checkpoint` reads."""
+    identity = checkpoint.collection_id
     return {
-        "filter": {"_id": key.document_id} | ({} if force else {"token": {"$lte": token}}),
-        "update": update,
-        "upsert": checkpoint is not None,
-        "return_document": True,
+        "bounds": list(checkpoint.bounds),
+        "start": list(checkpoint.start),
+        "batches": checkpoint.batches,
+        "done": checkpoint.done,
+        "total": checkpoint.total,
+        "collectionId": None if identity is None else Binary(identity),
+        "finished": checkpoint.finished,
     }
-
-
-def make_save(key: CheckpointKey, checkpoint: Checkpoint, token: int) -> dict[str, Any]:
-    """Make the arguments of the update_one that saves a claimed checkpoint."""
-    update = {"$set": _make_fields(checkpoint), "$currentDate": {"updatedAt": True}}
-    return {"filter": match_claimed(key, token), "update": update}
 
 
 def read_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
@@ -146,11 +106,7 @@ def match_rest(filter: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, A
 
 
 def read_collection_id(reply: Mapping[str, Any]) -> bytes:
-    """Read the collection's UUID from a reply to listCollections; b"": there is no such collection.
-
-    Raises:
-        InvalidOptionError: It is a view or a time series.
-    """
+    """Read the collection's UUID from a reply to listCollections; b"": there is none. Refuse views and time series."""
     for found in reply["cursor"]["firstBatch"]:
         if found["type"] != "collection":
             raise InvalidOptionError(
@@ -160,35 +116,15 @@ def read_collection_id(reply: Mapping[str, Any]) -> bytes:
     return b""
 
 
-def make_sample(filter: Mapping[str, Any], size: int) -> list[dict[str, Any]]:  # noqa: A002 - PyMongo's word
-    """Make the pipeline that counts the matching documents among so many random ones."""
-    return [{"$sample": {"size": size}}, {"$match": filter}, {"$count": "matching"}]
-
-
 def read_lag(reply: Mapping[str, Any], known: Collection[str]) -> float:
-    """Read from a reply to replSetGetStatus how far the slowest secondary is behind the primary, in seconds.
+    """Read from a reply to replSetGetStatus how far the slowest secondary is behind the primary, in whole seconds.
 
-    Args:
-        reply: It dates members to the second.
-        known: The members that the driver knows, "host:port". Hidden members, which may be delayed, aren't among them.
-            If there is one alone, the driver is connected to it directly, and all count.
+    The driver knows some members, by "host:port": not hidden ones, which may be delayed. If it knows one alone, it is
+    connected to it directly, and all count.
     """
     dates = {one["name"]: one["optimeDate"] for one in reply["members"] if one["state"] in {_PRIMARY, _SECONDARY}}
     behind = [date for name, date in dates.items() if len(known) == 1 or name.lower() in known]
     return float((max(dates.values()) - min(behind)).total_seconds()) if behind else 0.0
-
-
-def _make_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    identity = checkpoint.collection_id
-    return {
-        "bounds": list(checkpoint.bounds),
-        "start": list(checkpoint.start),
-        "batches": checkpoint.batches,
-        "done": checkpoint.done,
-        "total": checkpoint.total,
-        "collectionId": None if identity is None else Binary(identity),
-        "finished": checkpoint.finished,
-    }
 
 
 def _is_end(bound: object) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, TypeVar
 
 from bson.codec_options import DatetimeConversion
@@ -13,13 +14,18 @@ from quaestor._core.lease import PATIENCE
 from quaestor._core.store import Attempt
 from quaestor._mongo import backfill_documents as documents
 from quaestor._mongo import drivers, transactions
-from quaestor._mongo.backfill_documents import CheckpointKey
 from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection, limit_command
 from quaestor._mongo.outcomes import find_unknown_outcome
 from quaestor._mongo.transactions import Session
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 
 T = TypeVar("T")
+
+COUNTED = 100_000
+"""The largest collection that is counted, in documents. A larger one is sampled, because counting takes long."""
+
+SAMPLE = 1_000
+"""The size of the sample, in documents."""
 
 _NO_REPLICATION = 76  # NoReplicationEnabled
 
@@ -78,7 +84,6 @@ class MongoBackfillStore:
             )
         database = collection.database.name
         self._store = store
-        self._driver = store.driver
         self._sessions = sessions
         self._is_async = is_async
         self._source = drivers.read_from_primary(collection)
@@ -88,9 +93,8 @@ class MongoBackfillStore:
         self._session: Session | None = None
         self.collection = collection.name if database == store.db.name else f"{database}.{collection.name}"
         self.name = self.collection if name is None else check_text("The name of a backfill", name, InvalidOptionError)
-        self.has_filter = bool(self._filter)
         self.fingerprint = documents.make_fingerprint(f"{database}.{collection.name}", self._filter, options)
-        self._key = CheckpointKey(migration, undo, self.name)
+        self._id = {"migration": migration, "undo": undo, "backfill": self.name}  # of the checkpoint's document
         self._seconds = min(store.ttl, PATIENCE)
 
     def check_not_in_transaction(self) -> None:
@@ -102,58 +106,58 @@ class MongoBackfillStore:
             return None
         database, name = self._source.database, self._source.name
         with limit_command(self._seconds):
-            reply = await _allow_refusal(self._driver.command(database, "listCollections", filter={"name": name}))
+            reply = await _allow_refusal(
+                self._store.driver.call(database.command, "listCollections", filter={"name": name})
+            )
             return None if reply is None else documents.read_collection_id(reply)
 
     async def read_fingerprint(self) -> str | None:
         with limit_command(self._seconds):
             # Without `_id`s: this run may not be able to decode them.
-            found = await self._driver.find_one(self._checkpoints, {"_id": self._key.document_id}, {"fingerprint": 1})
+            found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id}, {"fingerprint": 1})
             return None if found is None else str(found["fingerprint"])
 
     async def read_checkpoint(self, token: int) -> Checkpoint | None:
         with limit_command(self._seconds):
-            found = await self._driver.find_one(self._checkpoints, documents.match_claimed(self._key, token))
+            found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id, "token": token})
             return None if found is None else documents.read_checkpoint(found)
 
     async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
-        fields = {"collection": self.collection, "fingerprint": self.fingerprint}
-        claim = documents.make_claim(self._key, fields, checkpoint, token, force=force)
+        matching = {"_id": self._id} | ({} if force else {"token": {"$lte": token}})
+        update: dict[str, Any] = {"$set": {"token": token}}
+        if checkpoint is not None:
+            update["$set"] |= {"collection": self.collection, "fingerprint": self.fingerprint}
+            update["$set"] |= documents.make_fields(checkpoint)
+            update["$currentDate"] = {"updatedAt": True}
         with limit_command(self._seconds):
             try:
-                claimed = await self._driver.find_one_and_update(self._checkpoints, claim)
+                claimed = await self._store.driver.write(
+                    self._checkpoints.find_one_and_update,
+                    matching,
+                    update,
+                    upsert=checkpoint is not None,
+                    return_document=True,
+                )
             except DuplicateKeyError:  # there is one, with a higher token
                 return None
             return None if claimed is None else documents.read_checkpoint(claimed)
 
     async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
         with limit_command(self._seconds):
-            return await self._driver.update_one(self._checkpoints, self._make_save(checkpoint, token)) > 0
+            return await self._save(checkpoint, token)
 
     async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
-        arguments = {"filter": documents.match_other_types(others), "projection": {"_id": 1}}
         with limit_command(None):  # like the migration's own queries of its collection
-            found = await self._driver.find(self._source, arguments, sort=-1, limit=1)
+            found = await self._find(documents.match_other_types(others), {"_id": 1}, -1, 1)
             return tuple(document["_id"] for document in found)
 
-    async def count_collection(self) -> int | None:
+    async def estimate_count(self) -> int | None:
         with limit_command(None):
-            return await _allow_refusal(self._driver.estimate_count(self._source))
-
-    async def count_matching(self) -> int | None:
-        with limit_command(None):
-            return await _allow_refusal(self._driver.count_documents(self._source, self._filter))
-
-    async def count_sampled(self, size: int) -> int | None:
-        sample = documents.make_sample(self._filter, size)
-        with limit_command(None):
-            counted = await _allow_refusal(self._driver.aggregate(self._source, sample))
-            return None if counted is None else int(counted[0]["matching"]) if counted else 0
+            return await _allow_refusal(self._estimate())
 
     async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
-        arguments = {"filter": documents.match_rest(self._filter, checkpoint), "projection": self._projection}
         with limit_command(None):
-            return await self._driver.find(self._source, arguments, sort=1, limit=limit)
+            return await self._find(documents.match_rest(self._filter, checkpoint), self._projection, 1, limit)
 
     async def read_lag(self) -> float:
         if drivers.is_mock(self._store.db):
@@ -161,7 +165,7 @@ class MongoBackfillStore:
         client = self._store.db.client
         with limit_command(self._seconds):
             try:
-                reply = await self._driver.command(client.admin, "replSetGetStatus")
+                reply = await self._store.driver.call(client.admin.command, "replSetGetStatus")
             except OperationFailure as error:
                 if error.code == _NO_REPLICATION:
                     return 0.0
@@ -176,24 +180,22 @@ class MongoBackfillStore:
     async def open_session(self) -> tuple[bytes, ...]:
         """Use a free session of the function's kind, or open one."""
         with limit_command(self._seconds):
-            self._session = next((session for session in self._sessions if self._takes(session)), None)
+            ours = (session for session in self._sessions if session.is_async == self._is_async)
+            self._session = next((session for session in ours if session.in_use.acquire(blocking=False)), None)
             if self._session is None:
-                client = self._store.db.client
-                self._session = await transactions.open_session(self._driver, client, is_async=self._is_async)
+                self._session = await transactions.open_session(
+                    self._store.driver, self._store.db.client, is_async=self._is_async
+                )
                 self._sessions.append(self._session)
             return tuple(session.id for session in self._sessions)
 
     async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
         session = self._get_session()
-
-        async def save(checkpoint: Checkpoint) -> bool:
-            saving = self._make_save(checkpoint, token)
-            return await self._driver.update_one(self._checkpoints, saving, session=session.driver_session) > 0
-
-        return await transactions.attempt(self._driver, self._store.host, session, work, save)
+        save = partial(self._save, token=token, session=session.driver_session)
+        return await transactions.attempt(self._store.host, session, work, save)
 
     async def commit_again(self) -> Attempt[Checkpoint]:
-        return await transactions.commit_again(self._driver, self._get_session())
+        return await transactions.commit_again(self._get_session())
 
     def close(self) -> None:
         """Free the session for other backfills."""
@@ -201,16 +203,33 @@ class MongoBackfillStore:
             self._session.in_use.release()
             self._session = None
 
-    def _takes(self, session: Session) -> bool:
-        return session.is_async == self._is_async and session.in_use.acquire(blocking=False)
-
     def _get_session(self) -> Session:
         if self._session is None:
             raise RuntimeError("A transaction needs a session: open_session comes first.")
         return self._session
 
-    def _make_save(self, checkpoint: Checkpoint, token: int) -> dict[str, Any]:
-        return documents.make_save(self._key, checkpoint, token)
+    async def _save(self, checkpoint: Checkpoint, token: int, session: Any = None) -> bool:
+        update = {"$set": documents.make_fields(checkpoint), "$currentDate": {"updatedAt": True}}
+        saved = await self._store.driver.write(
+            self._checkpoints.update_one, {"_id": self._id, "token": token}, update, session=session
+        )
+        return bool(saved.matched_count)
+
+    async def _find(self, matching: dict[str, Any], projection: Any, direction: int, limit: int) -> list[Document]:
+        """Find documents, in the order of `_id`."""
+        order = [("_id", direction)]
+        found = self._source.find(matching, projection, sort=order, limit=limit, batch_size=limit)
+        return await self._store.driver.read_all(found)
+
+    async def _estimate(self) -> int:
+        size = int(await self._store.driver.call(self._source.estimated_document_count))
+        if not self._filter:
+            return size
+        if size <= COUNTED:
+            return int(await self._store.driver.call(self._source.count_documents, self._filter))
+        sample: list[Document] = [{"$sample": {"size": SAMPLE}}, {"$match": self._filter}, {"$count": "matching"}]
+        counted = await self._store.driver.aggregate(self._source, sample)
+        return size * int(counted[0]["matching"]) // SAMPLE if counted else 0
 
 
 def _check_write_concern(collection: Any) -> None:

@@ -33,7 +33,7 @@ class MongoStore:
     """`quaestor._core.store.Store` on one database: the protocol says what each method does.
 
     Args:
-        db: The database. Its driver sends the commands.
+        db: The database.
         prefix: The prefix of the collections.
         terms: How the lease is acquired.
         host: Where the run, or a function of it, runs.
@@ -69,33 +69,34 @@ class MongoStore:
 
     async def read_records(self) -> Records:
         with limit_command(None):
-            return documents.read_records(await self.driver.find(self._records, documents.READING))
+            return documents.read_records(await self.driver.read_all(self._records.find(**documents.READING)))
 
     async def has_record(self, name: str) -> bool:
         with limit_command(self.ttl):
-            return await self.driver.find_one(self._records, {"name": name}, documents.PROJECTION) is not None
+            return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
 
     async def insert_record(self, name: str) -> bool:
         with limit_command(self.ttl):
             try:
-                await self.driver.insert_one(self._records, documents.make_record(name, datetime.now(UTC)))
+                await self.driver.write(self._records.insert_one, documents.make_record(name, datetime.now(UTC)))
             except DuplicateKeyError:
                 return False
             return True
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         with limit_command(self.ttl):
-            return await self.driver.delete_many(self._records, documents.match_records(name, recorded_at)) > 0
+            removed = await self.driver.write(self._records.delete_many, documents.match_records(name, recorded_at))
+            return bool(removed.deleted_count)
 
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
         with limit_command(None):
-            stored = await self.driver.find(self._checkpoints, {"projection": backfill_documents.STATUS})
+            stored = await self.driver.read_all(self._checkpoints.find(projection=backfill_documents.STATUS))
             return backfill_documents.read_statuses(stored)
 
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
         with limit_command(self.ttl):
             matching = backfill_documents.match_checkpoints(name, token, undo=undo)
-            await self.driver.delete_many(self._checkpoints, matching)
+            await self.driver.write(self._checkpoints.delete_many, matching)
 
     async def read_lease(self) -> LeaseState:
         with limit_command(None):
@@ -115,7 +116,7 @@ class MongoStore:
         acquisition = documents.make_acquisition(self._clock, self.ttl, holder, sessions)
         with limit_command(PATIENCE):
             try:
-                document = await self.driver.find_one_and_update(self._lease, acquisition)
+                document = await self.driver.write(self._lease.find_one_and_update, **acquisition)
             except DuplicateKeyError as error:  # two runs inserted the document at once
                 raise OutcomeUnknown(error) from error
             if document is None:
@@ -125,7 +126,7 @@ class MongoStore:
     async def renew_lease(self, lease: Lease) -> bool:
         with limit_command(renew_interval(self.ttl)):
             renewal = documents.make_renewal(self._clock, self.ttl, lease)
-            return await self.driver.update_one(self._lease, renewal) > 0
+            return bool((await self.driver.write(self._lease.update_one, **renewal)).matched_count)
 
     async def check_lease(
         self,
@@ -137,21 +138,21 @@ class MongoStore:
         changes = documents.set_location(location) | documents.set_sessions(sessions, ended)
         renewal = documents.make_renewal(self._clock, self.ttl, lease, changes)
         with limit_command(self.ttl):
-            return await self.driver.update_one(self._lease_check, renewal) > 0
+            return bool((await self.driver.write(self._lease_check.update_one, **renewal)).matched_count)
 
     async def expire_lease(self) -> Lease | None:
         with limit_command(None):
-            held = await self.driver.find_one_and_update(self._lease, documents.make_expiry(self._clock))
+            held = await self.driver.write(self._lease.find_one_and_update, **documents.make_expiry(self._clock))
             return None if held is None else documents.read_lease(held)
 
     async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
         with limit_command(renew_interval(self.ttl)):
-            await self.driver.update_one(self._lease, documents.make_release(self._owner, sessions))
+            await self.driver.write(self._lease.update_one, **documents.make_release(self._owner, sessions))
 
     async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Exception | None:
         with limit_command(self.ttl):
             try:
-                await self.driver.command(self.db.client.admin, "killSessions", documents.make_lsids(sessions))
+                await self.driver.call(self.db.client.admin.command, "killSessions", documents.make_lsids(sessions))
             except OperationFailure as error:
                 if find_unknown_outcome(error) is not None:
                     raise

@@ -32,6 +32,7 @@ class Session:
     """A session for transactions.
 
     Attributes:
+        driver: Its driver.
         driver_session: The driver's own.
         id: The server-side session id: the lsid, and the SHA-256 of its user.
         is_async: Whether it is for `async def` functions.
@@ -40,6 +41,7 @@ class Session:
         in_use: Locked while a slot or a backfill uses it.
     """
 
+    driver: Driver
     driver_session: Any
     id: bytes
     is_async: bool
@@ -55,17 +57,16 @@ def is_in_transaction() -> bool:
 async def open_session(driver: Driver, client: Any, *, is_async: bool) -> Session:
     """Open a session, in use."""
     try:
-        status: Mapping[str, Any] = await driver.command(client.admin, "connectionStatus")
+        status: Mapping[str, Any] = await driver.call(client.admin.command, "connectionStatus")
     except OperationFailure:  # the client uses the stable API, say
         status = documents.NOBODY
     session = await driver.start_session(client)
-    opened = Session(session, documents.make_session_id(session.session_id, status), is_async)
+    opened = Session(driver, session, documents.make_session_id(session.session_id, status), is_async)
     opened.in_use.acquire()
     return opened
 
 
 async def attempt(
-    driver: Driver,
     host: Host,
     session: Session,
     execute: Callable[[], Awaitable[R]],
@@ -74,7 +75,6 @@ async def attempt(
     """Do something, and write or remove its record, in one transaction.
 
     Args:
-        driver: The driver of the session.
         host: Where the function runs.
         session: The session.
         execute: Does it. All its operations use the session implicitly.
@@ -84,39 +84,38 @@ async def attempt(
     started = perf_counter()
     try:
         session.is_open = True
-        await driver.start_transaction(session.driver_session, *_CONCERNS)
+        await session.driver.start_transaction(session.driver_session, *_CONCERNS)
+        is_written = False
         try:
             token = _is_in_transaction.set(True)
             try:
-                async with driver.bind(session.driver_session):
+                async with session.driver.bind(session.driver_session):
                     result.append(await execute())
             finally:
                 _is_in_transaction.reset(token)
             is_written = await write_record(result[0])
-        except BaseException:
-            await host.shield(lambda: _abort(driver, session))
-            raise
+        finally:
+            if not is_written:
+                await host.shield(lambda: _abort(session))
         if is_written:
-            await driver.commit_transaction(session.driver_session)
+            await session.driver.write(session.driver_session.commit_transaction)
             session.is_open = False
-        else:
-            await host.shield(lambda: _abort(driver, session))
         ending, error = Ending.COMMITTED if is_written else Ending.RECORDED, None
     except PyMongoError as raised:
         ending, error = find_ending(raised), raised
     return Attempt(ending, perf_counter() - started, error, *result)
 
 
-async def commit_again(driver: Driver, session: Session) -> Attempt[Any]:
+async def commit_again(session: Session) -> Attempt[Any]:
     """Repeat the last commit."""
     try:
-        await driver.commit_transaction(session.driver_session)
+        await session.driver.write(session.driver_session.commit_transaction)
         session.is_open = False
     except PyMongoError as error:
         return Attempt(find_ending(error), error=error)
     return Attempt(Ending.COMMITTED)
 
 
-async def _abort(driver: Driver, session: Session) -> None:
+async def _abort(session: Session) -> None:
     with contextlib.suppress(PyMongoError), pymongo.timeout(_ABORT_TIMEOUT):  # what the function raised matters more
-        await driver.abort_transaction(session.driver_session)
+        await session.driver.write(session.driver_session.abort_transaction)

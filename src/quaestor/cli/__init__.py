@@ -3,7 +3,7 @@
 import sys
 from io import TextIOWrapper
 
-_EXTRA = {"igraph", "rich", "typer"}
+_EXTRA = {"fast_sugiyama", "rich", "typer"}
 
 
 def main() -> None:

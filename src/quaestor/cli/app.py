@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -18,18 +18,18 @@ from rich.prompt import Confirm
 from rich.text import Text
 
 from quaestor import DatabaseResult, PlannedMigration, SyncRunner
-from quaestor._text import format_count
+from quaestor._text import find_similar, format_count
 from quaestor.cli import reports, scaffold
 from quaestor.cli.display import show_events
-from quaestor.cli.error_report import describe_error, err, print_error, report_errors
+from quaestor.cli.endings import describe_error, err, explain_interruption, print_error, report_errors
 from quaestor.cli.event_lines import format_json_line, show_logs, to_json
 from quaestor.cli.loader import locate
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import escape
-from quaestor.cli.settings import CommandError, find_similar, refuse_addresses
-from quaestor.cli.signals import explain_interruption
+from quaestor.cli.settings import CommandError, refuse_addresses
 from quaestor.cli.target import Target, command
 from quaestor.errors import UnknownMigrationError
+from quaestor.events import Hook
 from quaestor.status import MigrationStatus, State, Status
 
 T = TypeVar("T")
@@ -41,14 +41,12 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,  # they show local variables, and a URI may be one
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-marks: typer.Typer = typer.Typer(name="mark", no_args_is_help=True)
-app.add_typer(marks, help="Mark migrations as applied or pending, without running anything.")
 
-_MIGRATIONS, _DATABASES = 1, 8  # the default concurrency
 _UP_TO_DATE, _NOT_APPLIED = "Up to date: nothing to apply.", "Nothing to roll back: not applied."
 _WIDE = 10_000  # cells: a pipe or a file has no width, so nothing is cut
 
-out: Console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+_make_console = partial(Console, highlight=False, markup=False, emoji=False)
+out: Console = _make_console(width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _names(incomplete: str) -> list[str]:
@@ -61,10 +59,9 @@ def _names(incomplete: str) -> list[str]:
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
-All = Annotated[bool, typer.Option("--all", help="All registered migrations.")]
-
 
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
+Marked = StrEnum("Marked", ["APPLIED", "PENDING"])
 
 
 @app.callback(invoke_without_command=True)
@@ -80,7 +77,7 @@ def _main(
 def _status(target: Target) -> None:
     """Show what is applied, what is pending, and who holds the lease."""
     if target.is_many:
-        _show_statuses(target, lambda found: reports.report_statuses(found.values(), out.width))
+        _show_each(target, SyncRunner.status, lambda found: reports.report_statuses(found.values(), out.width))
     else:
         seen = target.ask(SyncRunner.status)
         _show(seen, reports.report_status(seen, out.width), target)
@@ -97,20 +94,17 @@ def _check(
     """For CI and startup probes: exit with 1 if a migration is pending or unknown, with 2 on an error."""
     states: list[State] = ["pending"] if allow_unknown else ["pending", "unknown"]
 
-    def check_each(statuses: Mapping[str, Status]) -> list[str]:
-        faults = {database: reports.find_faults(seen, states) for database, seen in statuses.items()}
-        return [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
-
     def report(statuses: Mapping[str, Status]) -> list[str]:
-        return check_each(statuses) or [f"Up to date: {format_count(len(statuses), 'database')}."]
+        faults = {database: reports.find_faults(seen, states) for database, seen in statuses.items()}
+        lines = [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
+        return lines or [f"Up to date: {format_count(len(statuses), 'database')}."]
 
     if target.is_many:
-        faults = check_each(_show_statuses(target, report, error_code=2))
+        statuses = list(_show_each(target, SyncRunner.status, report, error_code=2).values())
     else:
-        seen = target.ask(SyncRunner.status)
-        faults = reports.find_faults(seen, states)
-        _show(seen, faults or [reports.summarize(seen)], target)
-    raise typer.Exit(1 if faults else 0)
+        statuses = [target.ask(SyncRunner.status)]
+        _show(statuses[0], reports.find_faults(statuses[0], states) or [reports.summarize(statuses[0])], target)
+    raise typer.Exit(1 if any(reports.find_faults(seen, states) for seen in statuses) else 0)
 
 
 @command(app, "plan")
@@ -131,23 +125,26 @@ def _run(
         typer.Option(
             metavar="NUMBER",
             help="How many migrations at once; with a pattern, how many databases.",
-            show_default=f"{_MIGRATIONS}; with a pattern, {_DATABASES}",
+            show_default="1; with a pattern, 8",
         ),
     ] = None,
 ) -> None:
     """Apply what is pending: everything, or only NAME and their dependencies."""
-    plan = partial(SyncRunner.plan, targets=targets or None, strict=strict)
-    if target.is_many and dry_run:
-        _show_plans(target, plan, targets or [])
+    options: dict[str, Any] = {"targets": targets or None, "strict": strict}
+    if dry_run and not target.is_many:
+        _show_plan(target, partial(SyncRunner.plan, **options), _UP_TO_DATE)
     elif dry_run:
-        _show_plan(target, plan, _UP_TO_DATE)
-    elif target.is_many:
-        concurrency = _DATABASES if concurrency is None else concurrency
-        _run_many(target, targets=targets or None, strict=strict, concurrency=concurrency)
+        known = target.registry.migrations
+        if unknown := {name: find_similar(name, known) for name in targets or () if name not in known}:
+            raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
+        report = partial(reports.report_plans, width=out.width)
+        _show_each(target, partial(SyncRunner.plan, **options), report, is_plan=True)
     else:
-        concurrency = _MIGRATIONS if concurrency is None else concurrency
-        run = partial(SyncRunner.run, targets=targets or None, strict=strict, concurrency=concurrency)
-        _work(target, run)
+        options |= {} if concurrency is None else {"concurrency": concurrency}
+        if target.is_many:
+            _run_many(target, options)
+        else:
+            _work(target, partial(SyncRunner.run, **options))
 
 
 @command(app, "rollback", has_lease=True)
@@ -169,16 +166,21 @@ def _rollback(
     _work(target, partial(SyncRunner.rollback, targets=targets))
 
 
-@command(marks, "applied", has_lease=True)
-def _mark_applied(target: Target, *, names: Names = None, every: All = False) -> None:
-    """Mark migrations as applied, to adopt a database that is migrated already."""
-    _work(target, partial(SyncRunner.mark_applied, names=_choose(target, names, every=every)))
-
-
-@command(marks, "pending", has_lease=True)
-def _mark_pending(target: Target, *, names: Names = None, every: All = False) -> None:
-    """Mark migrations as pending: the next run applies them."""
-    _work(target, partial(SyncRunner.mark_pending, names=_choose(target, names, every=every)))
+@command(app, "mark", has_lease=True)
+def _mark(
+    target: Target,
+    *,
+    state: Annotated[Marked, typer.Argument(show_default=False)],
+    names: Names = None,
+    every: Annotated[bool, typer.Option("--all", help="All registered migrations.")] = False,
+) -> None:
+    """Mark migrations, without running anything: as applied, to adopt a database that is migrated already, or as
+    pending, so the next run applies them.
+    """
+    if every == bool(names):
+        raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
+    mark = SyncRunner.mark_applied if state is Marked.APPLIED else SyncRunner.mark_pending
+    _work(target, partial(mark, names=names or list(target.registry.migrations)))
 
 
 @command(app, "unlock", has_json=False)
@@ -206,20 +208,19 @@ def _graph(
     ] = None,
 ) -> None:
     """Draw the dependency graph; without a MongoDB URI, without the states of the migrations."""
-    from quaestor.cli import pictures, terminal_graph  # here: the layout takes a moment to load
+    from quaestor.cli import pictures  # here: the layout takes a moment to load
 
     seen = _build_status(target) if target.uri is None else target.ask(SyncRunner.status)
-    pictured = {"mermaid": pictures.mermaid, "dot": pictures.dot, "svg": pictures.svg, "html": pictures.html}
-    picture = terminal_graph.GraphDrawing(seen) if form is Format.TERMINAL else pictured[form](seen)
-    if output is None:
-        out.print(picture, soft_wrap=form is not Format.TERMINAL)
-        return
-    if not isinstance(picture, str):
-        file = StringIO()
-        Console(file=file, markup=False, highlight=False, emoji=False, width=_WIDE).print(picture)
-        picture = file.getvalue()
-    scaffold.write(output, picture)
-    err.print(f"Written: {output}")
+    file = StringIO()
+    console = out if output is None else _make_console(file=file, width=_WIDE)
+    if form is Format.TERMINAL:
+        console.print(Group(*pictures.terminal(seen, console.width)))
+    else:
+        pictured = {"mermaid": pictures.mermaid, "dot": pictures.dot, "svg": pictures.svg, "html": pictures.html}
+        console.print(pictured[form](seen), soft_wrap=True, end="")
+    if output is not None:
+        scaffold.write(output, file.getvalue())
+        err.print(f"Written: {output}")
 
 
 @command(app, "new", has_json=False)
@@ -271,47 +272,49 @@ def run() -> None:
     app(prog_name="quaestor")  # also as python -m quaestor
 
 
+@contextmanager
+def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProgress, Hook]]:
+    """Show the events of a run, the logs, and what an interruption waits for."""
+    progress = RunProgress(target.clean, names)
+    try:
+        with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress):
+            show_logs(target.clean)
+            yield progress, hook
+    except (KeyboardInterrupt, SystemExit):
+        if names:
+            print_error(progress.summarize_interruption())
+        raise
+
+
 def _work(target: Target, ask: Callable[[SyncRunner], list[str]]) -> None:
     """Run something that acquires the lease, and show its events."""
     _ = target.db  # reports wrong settings before anything is shown
-    show_logs(target.clean)
-    progress = RunProgress(target.clean)
-    with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress):
+    with _follow(target) as (_, hook):
         target.ask(ask, hook)
 
 
-def _run_many(target: Target, **options: Any) -> None:
+def _run_many(target: Target, options: Mapping[str, Any]) -> None:
     """Run the migrations of many databases, and show the events and results."""
-    show_logs(target.clean)
-    with target.connect_all() as (server, names):
-        progress = RunProgress(target.clean, names)
-        try:
-            with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress):
-                results: list[DatabaseResult] = target.registry.run_many_sync(
-                    [server.db(name) for name in names],
-                    server.prefix,
-                    async_db=server.async_db,
-                    on_event=hook,
-                    **target.lease,
-                    **options,
-                )
-        except (KeyboardInterrupt, SystemExit):
-            print_error(progress.summarize_interruption())
-            raise
+    names = target.names
+    with _follow(target, names) as (progress, hook):
+        results: list[DatabaseResult] = target.registry.run_many_sync(
+            [target.server.db(name) for name in names],
+            target.settings.value("prefix"),
+            async_db=target.server.async_db,
+            on_event=hook,
+            **target.lease,
+            **options,
+        )
+    errors = {one.database: describe_error(one.error) for one in results if one.error is not None}
     if target.as_json:
         values = [
-            {
-                "database": one.database,
-                "applied": one.applied,
-                "error": None if one.error is None else describe_error(one.error),
-            }
-            for one in results
+            {"database": one.database, "applied": one.applied, "error": errors.get(one.database)} for one in results
         ]
         typer.echo(format_json_line("RunManyFinished", {"results": to_json(values, target.clean)}, datetime.now(UTC)))
     else:
         took = progress.format_time_since(progress.started)
         _print(reports.report_results(results, took, lambda error: target.clean(describe_error(error)), out.width))
-    if any(one.error is not None for one in results):
+    if errors:
         raise typer.Exit(1)
 
 
@@ -324,39 +327,25 @@ def _show_plan(
     return planned
 
 
-def _show_plans(target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], names: Sequence[str]) -> None:
-    known = target.registry.migrations
-    if unknown := {name: find_similar(name, known) for name in names if name not in known}:
-        raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
-
-    def to_value(database: str, planned: list[PlannedMigration] | None, error: str | None) -> object:
-        return {"database": database, "planned": planned, "error": error}
-
-    _show_each(target, ask, to_value, lambda plans: reports.report_plans(plans, out.width))
-
-
-def _show_statuses(
-    target: Target, report: Callable[[Mapping[str, Status]], Iterable[RenderableType]], error_code: int = 1
-) -> Mapping[str, Status]:
-    def to_value(database: str, status: Status | None, error: str | None) -> object:
-        return status or {"database": database, "error": error}
-
-    return _show_each(target, SyncRunner.status, to_value, report, error_code)
-
-
 def _show_each(
     target: Target,
     ask: Callable[[SyncRunner], T],
-    to_value: Callable[[str, T | None, str | None], object],
     report: Callable[[Mapping[str, T]], Iterable[RenderableType]],
+    *,
+    is_plan: bool = False,
     error_code: int = 1,
 ) -> Mapping[str, T]:
-    """Show the answer for each database; exit if there are errors. For JSON, `to_value` gets an answer or an error."""
+    """Show the status or the plan of each database; exit if there are errors."""
     answers = target.ask_each(ask)
     found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
     failed = {name: describe_error(answer) for name, answer in answers.items() if isinstance(answer, Exception)}
-    values = [to_value(name, found.get(name), failed.get(name)) for name in answers]
-    _show(values, report(found) if found else [], target)
+
+    def to_value(name: str) -> object:
+        if is_plan:
+            return {"database": name, "planned": found.get(name), "error": failed.get(name)}
+        return found[name] if name in found else {"database": name, "error": failed[name]}
+
+    _show([to_value(name) for name in answers], report(found) if found else [], target)
     for name, why in failed.items():
         print_error(target.clean(f"{name}: {why}"))
     if failed:
@@ -371,12 +360,6 @@ def _build_status(target: Target) -> Status:
         for one in target.registry.sort()
     ]
     return Status("", "", tuple(migrations))
-
-
-def _choose(target: Target, names: list[str] | None, *, every: bool) -> list[str]:
-    if every == bool(names):
-        raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
-    return list(target.registry.migrations) if every else names or []
 
 
 def _confirm(question: str) -> None:
@@ -398,10 +381,7 @@ def _show(value: object, report: Iterable[RenderableType], target: Target) -> No
 
 
 def _print(report: Iterable[RenderableType]) -> None:
-    """Print tables and sentences; to a pipe or a file without trailing blanks."""
-    if sys.stdout.isatty():
-        out.print(Group(*report))
-        return
+    """Print tables and sentences, without the blanks that fill the last column."""
     with out.capture() as captured:
         out.print(Group(*report))
     typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), nl=False)

@@ -2,21 +2,23 @@
 
 import contextlib
 import sys
-from collections import Counter
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Self, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
 from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from quaestor._text import format_count, format_duration
-from quaestor.cli.error_report import describe_error
-from quaestor.cli.event_lines import WARNINGS, write_json_lines, write_plain_lines
-from quaestor.cli.live_console import FAILED, LiveConsole, bar, cut, draw_frames, labelled_bar, more, spinner
-from quaestor.cli.marks import MARKS
+from quaestor.cli.endings import describe_error
+from quaestor.cli.event_lines import write_json_lines, write_plain_lines
+from quaestor.cli.marks import FAILED, MARKS
 from quaestor.cli.progress import DatabaseProgress, RunningMigration, RunProgress
 from quaestor.cli.redaction import escape, format_message
 from quaestor.events import (
@@ -25,28 +27,25 @@ from quaestor.events import (
     Hook,
     MigrationApplied,
     MigrationFailed,
+    MigrationRetried,
     MigrationRolledBack,
     RecordsMarked,
+    ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
+    RunFailed,
     RunFinished,
     RunStarted,
+    level_of,
 )
 
+T = TypeVar("T")
+
+_FRAMES_PER_SECOND: Final = 10
 _NOTE_WIDTH: Final = 8  # cells: of most times
 _TIME_WIDTH: Final = 9
-_SHORT_BAR: Final = 10
-_SHORTEST: Final = 60
-"""In fewer cells than this the line of a database has no bar."""
-
-_COUNTS: Final = {
-    "migrated": MARKS["applied"].style,
-    "up to date": "dim",
-    "failed": FAILED[1],
-    "in progress": MARKS["running"].style,
-    "to go": MARKS["pending"].style,
-}
-"""What the line below the bar counts, and the styles of the counts."""
+_WIDEST_BAR: Final = 30
+_UPCOMING: Final = 8  # lines
 
 
 @contextlib.contextmanager
@@ -56,13 +55,12 @@ def show_events(progress: RunProgress, *, as_json: bool = False) -> Iterator[Hoo
     A terminal that can move its cursor gets a live display, anything else a line for each event. With JSON, stdout has
     only the events: what migrations print goes to stderr.
     """
-    stdout, console = sys.stdout, LiveConsole()
+    stdout, console = sys.stdout, _LiveConsole()
     with contextlib.ExitStack() as stack:
         # isatty, because with FORCE_COLOR, which many CI systems set, Rich takes any file for a terminal
         if not as_json and stdout.isatty() and console.is_interactive and console.encoding.startswith("utf"):
             display = (_ManyDisplay if progress.names else _OneDisplay)(console, progress)
-            stack.callback(display.end)
-            stack.enter_context(draw_frames(console, display))
+            stack.enter_context(_draw_frames(console, display))
             show: Hook = display.update
         elif as_json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -77,6 +75,53 @@ def show_events(progress: RunProgress, *, as_json: bool = False) -> Iterator[Hoo
         yield hook
 
 
+class _LiveConsole(Console):
+    """A console on which several threads print without tearing each other's output.
+
+    Rich computes how much to erase when a print starts and erases it when the print ends. If another thread draws a
+    frame in between, it erases the wrong height, and lines above with it. So a print is one step here.
+    """
+
+    def __init__(self) -> None:
+        self._print_lock = threading.RLock()
+        super().__init__(markup=False, highlight=False, emoji=False)  # the texts are not ours
+
+    def __enter__(self) -> Self:
+        self._print_lock.acquire()
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            self._print_lock.release()
+
+
+@contextlib.contextmanager
+def _draw_frames(console: _LiveConsole, frame: RenderableType) -> Iterator[None]:
+    """Draw frames at the bottom of a terminal, below what the process prints, and erase them at the end."""
+    area = Live(frame, console=console, auto_refresh=False, transient=True)
+    ended = threading.Event()
+
+    def draw() -> None:  # Rich's own thread would take Rich's lock before ours
+        while not ended.wait(1 / _FRAMES_PER_SECOND):
+            with console:
+                if not ended.is_set():
+                    area.refresh()
+
+    try:
+        area.start(refresh=True)
+        threading.Thread(target=draw, daemon=True).start()
+        yield
+    finally:
+        ended.set()
+        sys.stdout.flush()  # otherwise Rich drops a line without an end
+        sys.stderr.flush()
+        with console:  # our lock first, then Rich's, as everywhere
+            area.stop()
+
+
 class _OneDisplay:
     """The display of a run on one database.
 
@@ -88,69 +133,56 @@ class _OneDisplay:
         self._console = console
         self._progress = progress
         self._widest = 0  # the cells of the longest name
-        self._printed = 0  # lines above, on the same screen
-        self._endings: list[Text] = []
 
     def update(self, event: Event) -> None:
         """Print what an event says."""
-        message = format_message(event, self._progress.clean)
+        run, message = self._run, format_message(event, self._progress.clean)
         match event:
             case RunStarted(plan=plan) | RollbackStarted(plan=plan):
                 self._widest = max((cell_len(self._escape(name)) for name in plan), default=0)
                 doing = "to apply to" if isinstance(event, RunStarted) else "to roll back in"
                 place = self._escape(f"{event.database}/{event.prefix}")
                 if plan:
-                    self._print(Text(f"{format_count(len(plan))} {doing} {place}", "bold"))
-            case _ if isinstance(event, WARNINGS):
-                self._print(Text(f"! {message}", "yellow"))
+                    self._console.print(Text(f"{format_count(len(plan))} {doing} {place}", "bold"))
             case MigrationApplied(name=name, seconds=seconds) | MigrationRolledBack(name=name, seconds=seconds):
                 self._finish(MARKS["applied"].text, name, seconds)
             case MigrationFailed(name=name):
-                self._finish(Text(*FAILED), name)
-                self._endings.append(Text(message, FAILED[1]))
+                self._finish(FAILED.text, name)
+                self._console.print(Text(message, FAILED.style))
             case RunFinished(applied=names) | RollbackFinished(rolled_back=names):
-                took = f" in {self._time_since(self._run.since)}" if names else ""
-                self._endings.append(Text(f"{message}{took}", "bold green"))
-            case RecordsMarked() | DatabaseFinished():
-                self._endings.append(Text(message))
-
-    def end(self) -> None:
-        """Print how the run ended; if no event has said so, how far it came."""
-        run = self._run
-        for ending in self._endings:
-            self._console.print(ending)
-        if self._endings:
-            return
-        if run.count is not None:
-            self._console.print(Text(f"Stopped after {run.done} of {run.count}", "bold red"))
-        elif run.holder:
-            self._console.print(Text.assemble(("Stopped. ", "bold red"), self._pause(run)))
+                sys.stdout.flush()  # what a migration printed, without the end of the line
+                took = f" in {self._time_since(run.since)}" if names else ""
+                self._console.print(Text(f"{message}{took}", "bold green"))
+            case RecordsMarked():
+                self._console.print(message)
+            case RunFailed() if run.count is not None:
+                self._console.print(Text(f"Stopped after {run.done} of {run.count}", FAILED.style))
+            case RunFailed() if run.holder:
+                self._console.print(Text.assemble(("Stopped. ", FAILED.style), self._pause(run)))
+            case _ if _is_unusual(event):
+                self._console.print(Text(f"! {message}", "yellow"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw a frame."""
+        """Draw a frame that is lower than the screen."""
         run = self._run
         if run.count is None:
-            yield Text.assemble(spinner(console), " ", self._pause(run))
+            yield Text.assemble(_spinner(console), " ", self._pause(run))
             return
         label = Text(f"{run.done:,} of {run.count:,}, {self._time_since(run.since)}")
-        total = labelled_bar(console, run.done, run.count, MARKS["applied"].style, label)
-        room = options.size.height - 1 - len(console.render_lines(total, options))
-        parts = [self._current(running) for running in list(run.running.values())]
-        taken = 0
-        for number, part in enumerate(parts):
-            lines = sum(len(console.render_lines(line, options)) for line in part)
-            if taken + lines > room - (number < len(parts) - 1):  # the last line counts the rest
-                yield more(len(parts) - number, " in progress")
-                taken = room
-                break
-            yield from part
-            taken += lines
-        shared = max(options.size.height // 2, options.size.height - 1 - self._printed)
-        upcoming, rest = cut(list(run.pending.values()), shared - taken - (options.size.height - 1 - room))
-        for name in upcoming:
-            yield self._row(MARKS["pending"].text, name, "")
-        if rest:
-            yield more(rest)
+        total = _bar(console, run.done, run.count, MARKS["applied"].style, label)
+        parts = [Group(*self._describe(running)) for running in list(run.running.values())]
+        heights = [len(console.render_lines(part, options)) for part in parts]
+        room, fitting = options.size.height - 1 - len(console.render_lines(total, options)), len(parts)
+        while fitting and sum(heights[:fitting]) + (fitting < len(parts)) > room:
+            fitting -= 1
+        yield from parts[:fitting]
+        if fitting < len(parts):
+            yield _more(len(parts) - fitting, " in progress")
+        else:
+            upcoming, rest = _cut(list(run.pending.values()), min(_UPCOMING, room // 2, room - sum(heights)))
+            yield from (self._row(MARKS["pending"].text, name, "") for name in upcoming)
+            if rest:
+                yield _more(rest)
         yield total
 
     @property
@@ -163,19 +195,13 @@ class _OneDisplay:
         """Print the result of a migration, and how long it took: by default until now."""
         if (running := self._run.running.get(name)) is not None:
             took = self._time_since(running.since) if seconds is None else format_duration(seconds)
-            self._print(self._row(sign, running.name, took + running.attempts))
+            self._console.print(self._row(sign, running.name, took))
 
-    def _current(self, running: RunningMigration) -> list[RenderableType]:
-        took = self._time_since(running.since)
-        row = self._row(spinner(self._console), running.name, took + running.attempts, "bold")
-        lines: list[RenderableType] = [row]
-        if running.trouble:
-            lines.append(Text(f"  {running.trouble}", "yellow", no_wrap=True, overflow="ellipsis"))
+    def _describe(self, running: RunningMigration) -> Iterator[RenderableType]:
+        yield self._row(_spinner(self._console), running.name, self._time_since(running.since), "bold")
         if (progress := running.progress) is not None:
             style, label = MARKS["running"].style, Text(str(progress))
-            grid = labelled_bar(self._console, progress.done, progress.total, style, label)
-            lines.append(Padding(grid, (0, 0, 0, 2)))
-        return lines
+            yield Padding(_bar(self._console, progress.done, progress.total, style, label), (0, 0, 0, 2))
 
     def _row(self, sign: Text, name: str, note: str, style: str = "") -> Text:
         text = Text(name, style)
@@ -189,10 +215,6 @@ class _OneDisplay:
 
     def _time_since(self, time: float) -> str:
         return self._progress.format_time_since(time)
-
-    def _print(self, text: Text) -> None:
-        self._printed += 1
-        self._console.print(text)
 
     def _escape(self, text: str) -> str:
         return escape(self._progress.clean(text))
@@ -213,60 +235,79 @@ class _ManyDisplay:
     def update(self, event: Event) -> None:
         """Print a failure or a warning."""
         clean = self._progress.clean
-        if isinstance(event, WARNINGS):
+        if _is_unusual(event):
             self._console.print(Text(f"! {escape(event.database)}  {format_message(event, clean)}", "yellow"))
         if isinstance(event, DatabaseFinished) and isinstance(event.error, Exception):
             why = clean(describe_error(event.error)).replace("\n", "")
-            line = Text.assemble(FAILED, " ", (escape(event.database), "bold"), "  ", escape(why))
+            line = Text.assemble(FAILED.text, " ", (escape(event.database), "bold"), "  ", escape(why))
             line.truncate(self._console.width, overflow="ellipsis")
             self._console.print(line)
-
-    def end(self) -> None:
-        """Print nothing: the command shows the results in a table."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw a frame that is lower than the screen and wraps no line."""
         progress, done = self._progress, self._progress.ended.total()
-        listed, rest = cut(list(progress.in_progress.values()), options.size.height - 3)
+        running = list(progress.in_progress.values())  # once, so the numbers agree with the lines
+        listed, rest = _cut(running, options.size.height - 3)
         if listed:
             yield self._table(listed, options.max_width)
         if rest:
-            yield more(rest, " in progress")
+            yield _more(rest, " in progress")
         label = f"{done:,} of {len(progress.names):,} databases, {progress.format_time_since(progress.started)}"
         text = Text(label, no_wrap=True, overflow="ellipsis")
-        yield labelled_bar(self._console, done, len(progress.names), MARKS["applied"].style, text)
-        counts = Counter(progress.ended)
-        counts["in progress"] = len(progress.in_progress)
-        counts["to go"] = len(progress.names) - counts.total()
-        parts = [Text(f"{counts[what]:,} {what}", style) for what, style in _COUNTS.items() if counts[what]]
-        yield Text(", ", no_wrap=True, overflow="ellipsis").join(parts)
+        yield _bar(console, done, len(progress.names), MARKS["applied"].style, text)
+        to_go = len(progress.names) - done - len(running)
+        counts = {**progress.ended, "in progress": len(running), "to go": to_go}
+        parts = [f"{number:,} {what}" for what, number in counts.items() if number]
+        yield Text(", ".join(parts), no_wrap=True, overflow="ellipsis")
 
     def _table(self, databases: Sequence[DatabaseProgress], width: int) -> Table:
-        """Make a line for each database: its name, its bar, the migration in progress, and the time."""
-        has_bars = width >= _SHORTEST
+        """Make a line for each database: its name, how far it is, and the time."""
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
         grid.add_column(no_wrap=True, overflow="ellipsis", width=2 + min(self._widest, max(8, width // 3)))
-        if has_bars:
-            grid.add_column(no_wrap=True, width=_SHORT_BAR)
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         grid.add_column(no_wrap=True, justify="right", width=_TIME_WIDTH)
         for one in databases:
-            head = Text.assemble(spinner(self._console), " ", (one.name, "bold"))
-            time = Text(self._progress.format_time_since(one.since), "dim")
-            has_plan = one.count and not one.holder
-            done = bar(self._console, one.done, one.count, MARKS["running"].style, _SHORT_BAR) if has_plan else ""
-            grid.add_row(head, *([done] if has_bars else []), _describe(one), time)
+            head = Text.assemble(_spinner(self._console), " ", (one.name, "bold"))
+            grid.add_row(head, _describe(one), Text(self._progress.format_time_since(one.since), "dim"))
         return grid
 
 
 def _describe(database: DatabaseProgress) -> Text:
     if database.holder:
         return Text(f"Waiting for {database.holder}", "yellow")
-    text = f"{database.done} of {database.count}" if database.count else ""
-    running = next(iter([*database.running.values()]), None)
-    if running is None:
-        return Text(text)
-    text += f"  {running.name}{running.attempts}"
-    if running.trouble:
-        return Text.assemble(text, (f"  {running.trouble}", "yellow"))
-    return Text(text if running.progress is None else f"{text}  {running.progress}")
+    words = [f"{database.done} of {database.count}"] if database.count else []
+    for running in [*database.running.values()][:1]:
+        words += [running.name, *([] if running.progress is None else [str(running.progress)])]
+    return Text("  ".join(words))
+
+
+def _is_unusual(event: Event) -> bool:
+    """Whether a live display prints the message of an event."""
+    return level_of(event) == "WARNING" or isinstance(event, MigrationRetried | ReplicasAwaited)
+
+
+def _spinner(console: Console) -> Text:
+    frames = Spinner("dots").frames
+    return Text(frames[int(console.get_time() * _FRAMES_PER_SECOND) % len(frames)], MARKS["running"].style)
+
+
+def _bar(console: Console, done: int, total: int | None, style: str, label: Text) -> Table:
+    """Make a bar with a text beside it; it pulses if the total is unknown."""
+    width = min(_WIDEST_BAR, console.width // 3)
+    bar = ProgressBar(total, max(0, done), width, complete_style=style, finished_style=style, pulse_style=style)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_row(bar, label)
+    return grid
+
+
+def _cut(items: Sequence[T], room: int) -> tuple[Sequence[T], int]:
+    """Return the items that fit in so many lines, and how many others the last line mentions, if there is a line."""
+    if room <= 0:
+        return (), 0
+    fitting = items if len(items) <= room else items[: room - 1]
+    return fitting, len(items) - len(fitting)
+
+
+def _more(number: int, what: str = "") -> Text:
+    """Make the '... N more' line."""
+    return Text(f"  … {number:,} more{what}", "dim", no_wrap=True, overflow="ellipsis")

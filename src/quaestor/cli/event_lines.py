@@ -14,26 +14,8 @@ from typing import Any, Final, TextIO
 
 from quaestor._text import message_of
 from quaestor.cli.redaction import Clean, escape, format_message
-from quaestor.events import (
-    BackfillRestarted,
-    DatabaseFinished,
-    Event,
-    Hook,
-    LeaseNotReleased,
-    MigrationFailed,
-    MigrationProgressed,
-    RecordsIgnored,
-    RecordsUnknown,
-    RollbackStarted,
-    RunFailed,
-    RunStarted,
-    SessionsNotEnded,
-)
+from quaestor.events import Event, Hook, MigrationProgressed, RunFailed, level_of
 
-WARNINGS: Final = (RecordsIgnored, RecordsUnknown, SessionsNotEnded, LeaseNotReleased, BackfillRestarted)
-"""The events that somebody should look at though the run goes on."""
-
-_PROGRESS_INTERVAL: Final = timedelta(seconds=30)
 _JSON_PROGRESS_INTERVAL: Final = timedelta(seconds=1)
 _LEFT_OUT: Final = frozenset({"sessions"})  # of a lease: binary, and of no use outside
 
@@ -43,24 +25,14 @@ def _now() -> datetime:
 
 
 def write_plain_lines(file: TextIO, clean: Clean, now: Callable[[], datetime] = _now) -> Hook:
-    """Make a hook that writes a line for each event: the time (UTC), INFO, WARNING or ERROR, database/prefix, message.
-
-    Progress is written after 30 s without another line.
-    """
-    last = datetime.min.replace(tzinfo=UTC)
+    """Make a hook that writes a line for each event that is logged: time (UTC), level, database/prefix, message."""
 
     def format_line(event: Event) -> str | None:
-        nonlocal last
-        match event:
-            case RunStarted(plan=()) | RollbackStarted(plan=()) | DatabaseFinished(error=None):
-                return None  # RunFinished or RollbackFinished says the same
-            case RunFailed():
-                return None  # the command says the same at its end
-            case MigrationProgressed() if now() - last < _PROGRESS_INTERVAL:
-                return None
-        last = now()
+        level = level_of(event)
+        if level == "DEBUG" or isinstance(event, RunFailed):  # whose error the command reports at its end
+            return None
         place = escape(clean(f"{event.database}/{event.prefix}"))
-        return f"{last.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} {_level_of(event):7} {place} {format_message(event, clean)}"
+        return f"{now().astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} {level:7} {place} {format_message(event, clean)}"
 
     return _write_lines(file, format_line)
 
@@ -103,16 +75,8 @@ def _write_lines(file: TextIO, format_line: Callable[[Event], str | None]) -> Ho
     return hook
 
 
-def _level_of(event: Event) -> str:
-    if isinstance(event, MigrationFailed | RunFailed | DatabaseFinished):
-        return "ERROR"
-    return "WARNING" if isinstance(event, WARNINGS) else "INFO"
-
-
 def to_json(value: Any, clean: Clean) -> Any:  # noqa: PLR0911 - it is one table
-    """Convert a value for JSON: an exception to its type and message, a dataclass to an object of its fields, a time to
-    ISO 8601, and a value that has no JSON form to its `repr`.
-    """
+    """Convert a value for JSON. What has no form there becomes its `repr`."""
     match value:
         case None | bool() | int():
             return value
@@ -135,23 +99,20 @@ def to_json(value: Any, clean: Clean) -> Any:  # noqa: PLR0911 - it is one table
             return clean(repr(value))
 
 
-class _LogHandler(logging.Handler):
-    """Writes to the current stderr: a live display replaces it, to show the lines above itself."""
-
+class _LogFormatter(logging.Formatter):
     def __init__(self, clean: Clean) -> None:
-        super().__init__()
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
         self._clean = clean
-        formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        formatter.converter = time.gmtime
-        self.setFormatter(formatter)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        lines = self._clean(self.format(record)).split("\n")  # a traceback has several
-        sys.stderr.write("\n".join(map(escape, lines)) + "\n")
-        sys.stderr.flush()
+    def format(self, record: logging.LogRecord) -> str:
+        lines = self._clean(super().format(record)).split("\n")  # a traceback has several
+        return "\n".join(map(escape, lines))
 
 
 def show_logs(clean: Clean) -> None:
     """Show the warnings of all loggers, and records of `context.logger` from INFO on, on stderr."""
-    logging.getLogger().addHandler(_LogHandler(clean))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogFormatter(clean))
+    logging.getLogger().addHandler(handler)
     logging.getLogger("quaestor").setLevel(logging.INFO)

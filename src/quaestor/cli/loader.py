@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TypeGuard
 
-from quaestor._text import message_of
-from quaestor.cli.settings import CommandError, find_similar
+from quaestor._text import find_similar, message_of
+from quaestor.cli.settings import CommandError
 from quaestor.registry import MigrationRegistry
 
 

@@ -16,10 +16,10 @@ class Mark:
     word: str  # also its class in CSS
     sign: str  # one cell wide, tells the state without colour
     style: str  # for Rich
-    fill: str  # of its box on white paper, in CSS
-    line: str
-    dark_fill: str
-    dark_line: str
+    fill: str = ""  # of its box on white paper, in CSS
+    line: str = ""
+    dark_fill: str = ""
+    dark_line: str = ""
 
     @property
     def text(self) -> Text:
@@ -38,6 +38,8 @@ MARKS = {
     )
 }
 """The marks by their words, in the order of a legend."""
+
+FAILED = Mark("failed", "✗", "bold red")  # of a run; it is no state
 
 
 def choose_mark(migration: MigrationStatus, status: Status) -> Mark:

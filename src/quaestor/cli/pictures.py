@@ -1,15 +1,24 @@
-"""The dependency graph as a picture: SVG, a page of HTML around it, and the notations of Mermaid and Graphviz."""
+"""The dependency graph as a picture: SVG, a page of HTML around it, the notations of Mermaid and Graphviz, or lines.
+
+In a terminal a migration keeps its lane until the last dependent is drawn. A dot below a lane continues it; a dot with
+an arm to its left depends on the lanes that the arm meets (├ ┼ ╰ ┴). An arm that only passes a lane doesn't break it.
+"""
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from html import escape as escape_html
 from importlib.resources import files
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
-from quaestor.cli.layout import HEIGHT, Box, Route, layout
+from quaestor.cli.layout import HEIGHT, Box, Point, layout
 from quaestor.cli.marks import MARKS, Mark, choose_mark, count_marks, format_place
 from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, Status
@@ -22,13 +31,42 @@ _SIGN = 17.0
 _TEXT = 31.0
 _PADDING = 13.0
 
+_FAINT = "bright_black"
+_DOT = "●"
+# The character of a lane that an arm meets: does the lane go on, is there an arm to its left, to its right?
+_MEETS = {
+    (True, False, True): "├",
+    (True, True, False): "┤",
+    (True, True, True): "┼",
+    (False, False, True): "╰",
+    (False, True, False): "╯",
+    (False, True, True): "┴",
+}
+
 
 def svg(status: Status) -> str:
     """Draw the graph as SVG that needs nothing beside itself: no font, no script, no network.
 
     It is light or dark as its reader's system is, and every box has a tooltip.
     """
-    return tostring(_drawing(status), encoding="unicode") + "\n"
+    ids = {migration.name: identifier for identifier, migration, _ in _nodes(status)}
+    widths = {name: _TEXT + cell_len(escape(name)) * _CELL + _PADDING for name in ids}
+    placed = layout({migration.name: migration.depends_on for migration in status.migrations}, widths)
+    head, head_width = _head(status)
+    graph_width, graph_height = placed.size
+    width, height = f"{max(graph_width, head_width) + 2 * _MARGIN:g}", f"{_HEAD + graph_height + _MARGIN:g}"
+    root = Element("svg", xmlns="http://www.w3.org/2000/svg", width=width, height=height)
+    root.set("viewBox", f"0 0 {width} {height}")
+    SubElement(root, "title").text = _title(status)
+    SubElement(root, "style").text = _style()
+    SubElement(root, "rect", {"class": "paper", "width": "100%", "height": "100%"})
+    root.append(head)
+    graph = SubElement(root, "g", {"class": "graph", "transform": f"translate({_MARGIN:g} {_HEAD:g})"})
+    for (needed, name), corners in placed.routes.items():
+        edge = {"class": "edge", "data-from": ids[needed], "data-to": ids[name], "d": _path(corners)}
+        SubElement(graph, "path", edge)
+    graph.extend(_box(migration, mark, placed.boxes[migration.name], name) for name, migration, mark in _nodes(status))
+    return tostring(root, encoding="unicode") + "\n"
 
 
 def html(status: Status) -> str:
@@ -93,40 +131,17 @@ def _title(status: Status) -> str:
     return f"{format_place(status)}: {', '.join(found) or 'no migrations'}"
 
 
-def _drawing(status: Status) -> Element:
-    ids = {migration.name: identifier for identifier, migration, _ in _nodes(status)}
-    widths = {name: _TEXT + cell_len(escape(name)) * _CELL + _PADDING for name in ids}
-    placed = layout({migration.name: migration.depends_on for migration in status.migrations}, widths)
-    head, head_width = _head(status)
-    width = max(placed.width, head_width) + 2 * _MARGIN
-    height = _HEAD + placed.height + _MARGIN
-    root = Element(
-        "svg", xmlns="http://www.w3.org/2000/svg", width=f"{width:g}", height=f"{height:g}",
-        viewBox=f"0 0 {width:g} {height:g}",
-    )  # fmt: skip
-    SubElement(root, "title").text = _title(status)
-    SubElement(root, "style").text = _style()
-    SubElement(root, "rect", {"class": "paper", "width": "100%", "height": "100%"})
-    root.append(head)
-    graph = SubElement(root, "g", {"class": "graph", "transform": f"translate({_MARGIN:g} {_HEAD:g})"})
-    graph.extend(_edge(route, ids) for route in placed.routes)
-    graph.extend(_box(migration, mark, placed.boxes[migration.name], name) for name, migration, mark in _nodes(status))
-    return root
-
-
 def _head(status: Status) -> tuple[Element, float]:
     """Heading and legend, and how wide they are."""
     head = Element("g", {"class": "head", "transform": f"translate({_MARGIN:g} 0)"})
     where = format_place(status)
     _text(head, "heading", 0, 40, where, cell=_HEADING_CELL)
-    x = 0.0
+    legend = SubElement(head, "text", {"class": "legend", "y": "64"})
     for mark, count in count_marks(status):
-        key = SubElement(head, "g", {"class": f"key {mark.word}"})
-        _text(key, "sign", x + 6, 64, mark.sign)
-        label = f"{count} {mark.word}"
-        _text(key, "count", x + 18, 64, label, cell=_CELL)
-        x += 18 + len(label) * _CELL + 22
-    return head, max(cell_len(where) * _HEADING_CELL, x)
+        key = SubElement(legend, "tspan", {"class": mark.word})
+        SubElement(key, "tspan", {"class": "sign"}).text = mark.sign
+        key.tail = f" {count} {mark.word}   "
+    return head, max(cell_len(where) * _HEADING_CELL, cell_len("".join(legend.itertext())) * _CELL)
 
 
 def _box(migration: MigrationStatus, mark: Mark, box: Box, identifier: str) -> Element:
@@ -152,16 +167,14 @@ def _tooltip(migration: MigrationStatus, mark: Mark) -> str:
     return "\n".join(escape(line) for line in lines if line)
 
 
-def _edge(route: Route, ids: dict[str, str]) -> Element:
-    """Level stretches, and an S-curve through each gap."""
-    (x, y), *points = route.points
-    path = [f"M{x:g} {y:g}"]
-    for (left, above), (right, below) in zip(points[::2], points[1::2], strict=True):
+def _path(corners: Sequence[Point]) -> str:
+    """Draw level stretches, and an S-curve through each gap."""
+    (x, y), *others = corners
+    path = f"M{x:g} {y:g}"
+    for (left, above), (right, below) in zip(others[::2], others[1::2], strict=True):
         middle = (left + right) / 2
-        path.append(f"H{left:g}C{middle:g} {above:g} {middle:g} {below:g} {right:g} {below:g}")
-    return Element(
-        "path", {"class": "edge", "data-from": ids[route.start], "data-to": ids[route.end], "d": "".join(path)}
-    )
+        path += f"H{left:g}C{middle:g} {above:g} {middle:g} {below:g} {right:g} {below:g}"
+    return path
 
 
 def _style() -> str:
@@ -174,3 +187,81 @@ def _style() -> str:
 
 def _resource(name: str) -> str:
     return files("quaestor.cli").joinpath(name).read_text(encoding="utf-8")
+
+
+def terminal(status: Status, width: int) -> Iterator[RenderableType]:
+    """Draw the title, each migration on a line, in order, and the lanes beside them.
+
+    Unconnected migrations come last. If the lanes don't fit into the width, dependencies follow each one by name.
+    """
+    marks = [mark.text + f" {count} {mark.word}" for mark, count in count_marks(status)]
+    yield Text.assemble((format_place(status), "bold"), "  ", Text("  ").join(marks or [Text("no migrations")]))
+    yield ""
+    needed = {name for migration in status.migrations for name in migration.depends_on}
+    linked = [migration for migration in status.migrations if migration.depends_on or migration.name in needed]
+    lanes = list(_lanes(linked))
+    margin = max(map(len, lanes), default=-2) + 2
+    fits = margin + 2 + max((cell_len(escape(migration.name)) for migration in linked), default=0) <= width
+    for migration, line in zip(linked, lanes, strict=True):
+        mark = choose_mark(migration, status)
+        before, dot, after = line.ljust(margin).partition(_DOT) if fits else ("", "", "")
+        lane = Text.assemble((before, _FAINT), (dot, mark.style), (after, _FAINT))
+        yield lane + _label(migration, mark)
+        if migration.depends_on and not fits:
+            names = ", ".join(escape(name) for name in dict.fromkeys(migration.depends_on))
+            yield Padding(Text(f"needs {names}", style=_FAINT, overflow="fold"), (0, 0, 0, 4))
+    for migration in status.migrations:
+        if not migration.depends_on and migration.name not in needed:
+            yield Text(" " * margin if fits else "") + _label(migration, choose_mark(migration, status))
+
+
+def _label(migration: MigrationStatus, mark: Mark) -> Text:
+    return Text.assemble(mark.text, " ", escape(migration.name), overflow="fold")
+
+
+def _lanes(migrations: Sequence[MigrationStatus]) -> Iterator[str]:
+    """Draw the lanes beside each migration; dependencies come first."""
+    waiting = Counter(name for migration in migrations for name in set(migration.depends_on))
+    lanes: list[str | None] = []
+    ended = None
+    for migration in migrations:
+        waiting.subtract(set(migration.depends_on))
+        needed = {lanes.index(name) for name in migration.depends_on}
+        ending = {lane for lane in needed if not waiting[lanes[lane] or ""]}
+        own = _choose_lane(lanes, needed, ending, ended)
+        lanes += [None] * (own + 1 - len(lanes))
+        yield _draw_lanes(lanes, needed, ending, own)
+        for lane in ending:
+            lanes[lane] = None
+        lanes[own] = migration.name if waiting[migration.name] else None
+        ended = None if lanes[own] else own
+        while lanes and lanes[-1] is None:
+            lanes.pop()
+
+
+def _choose_lane(
+    lanes: Sequence[str | None], needed: AbstractSet[int], ending: AbstractSet[int], ended: int | None
+) -> int:
+    """Choose the lane of the next migration: that of its leftmost dependency if it ends here, otherwise a free one."""
+    first = min(needed, default=-1)
+    if first in ending:
+        return first
+    # A migration without dependencies must not be right below a dot: it would seem to depend on it.
+    taken = {lane for lane, name in enumerate(lanes) if name} | ({ended} if not needed else set())
+    return next(lane for lane in range(first + 1, len(lanes) + 3) if lane not in taken)
+
+
+def _draw_lanes(lanes: Sequence[str | None], needed: AbstractSet[int], ending: AbstractSet[int], own: int) -> str:
+    left, right = min(needed | {own}), max(needed | {own})
+    line = ""
+    for lane, name in enumerate(lanes):
+        if lane == own:
+            line += _DOT
+        elif lane in needed:
+            line += _MEETS[lane not in ending, left < lane, lane < right]
+        elif name:
+            line += "│"
+        else:
+            line += "─" if left < lane < right else " "
+        line += "─" if left <= lane < right else " "
+    return line.rstrip()

@@ -6,20 +6,17 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from quaestor._text import format_amount, format_count, format_duration, format_rate
-from quaestor.cli.redaction import Clean, escape, format_reason
+from quaestor.cli.redaction import Clean, escape
 from quaestor.events import (
     BackfillStarted,
     DatabaseFinished,
     Event,
     LeaseAwaited,
     MigrationApplied,
-    MigrationEvent,
     MigrationFailed,
     MigrationProgressed,
-    MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
-    ReplicasAwaited,
     RollbackStarted,
     RunStarted,
 )
@@ -54,33 +51,7 @@ class RunningMigration:
 
     name: str
     since: float
-    attempt: int = 1
-    trouble: str = ""  # why the last attempt failed, or what it waits for
     progress: Progress | None = None
-    is_backfill: bool = False  # a batch is retried then, not the migration
-
-    def update(self, event: Event, now: float, clean: Clean) -> None:
-        """Take up an event of this migration."""
-        match event:
-            case MigrationRetried(attempt=attempt, error=error):
-                self.attempt, self.trouble = attempt, "" if error is None else format_reason(error, clean)
-                if not self.is_backfill:
-                    self.progress = None
-            case ReplicasAwaited(lag=lag):
-                self.trouble = f"Waiting for replicas that are {format_duration(lag)} behind"
-            case BackfillStarted(done=done, total=total):
-                self.progress, self.is_backfill = Progress(done, total, now), True
-                self.attempt, self.trouble = 1, ""
-            case MigrationProgressed(done=done, total=total):
-                last = self.progress
-                self.progress = Progress(done, total, now) if last is None else last.update(done, total, now)
-                if self.is_backfill:
-                    self.attempt, self.trouble = 1, ""
-
-    @property
-    def attempts(self) -> str:
-        """A note on the attempts if this isn't the first (str)."""
-        return f" ({self.attempt} attempts)" if self.attempt > 1 else ""
 
 
 @dataclass(slots=True)
@@ -109,9 +80,13 @@ class DatabaseProgress:
             case MigrationApplied(name=name) | MigrationRolledBack(name=name) | MigrationFailed(name=name):
                 self.running.pop(name, None)
                 self.done += not isinstance(event, MigrationFailed)
-            case MigrationEvent(name=name):
-                if (running := self.running.get(name)) is not None:  # otherwise late, from a thread left behind
-                    running.update(event, now, clean)
+            case (
+                MigrationProgressed(name=name, done=done, total=total)
+                | BackfillStarted(name=name, done=done, total=total)
+            ) if name in self.running:  # otherwise late, from a thread left behind
+                last = None if isinstance(event, BackfillStarted) else self.running[name].progress
+                progress = Progress(done, total, now) if last is None else last.update(done, total, now)
+                self.running[name].progress = progress
 
 
 class RunProgress:
@@ -129,6 +104,14 @@ class RunProgress:
     def format_time_since(self, time: float) -> str:
         """Return the time since then, in words."""
         return format_duration(self._clock() - time)
+
+    def list_running(self) -> list[str]:
+        """Return the migrations in progress, with their databases if there are many."""
+        return [
+            f"{migration.name} in {database.name}" if self.names else migration.name
+            for database in list(self.in_progress.values())
+            for migration in list(database.running.values())
+        ]
 
     def summarize_interruption(self) -> str:
         """Return how far the run had come when it was interrupted, in a sentence."""

@@ -1,15 +1,41 @@
 """What is safe to show: texts without passwords, and without characters that steer a terminal."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
+from urllib.parse import quote, quote_plus, unquote_plus
 
-from quaestor._text import format_error
 from quaestor.events import Event
 
 Clean: TypeAlias = Callable[[str], str]
 """Removes secrets from a text: the password of a URI."""
 
 _LONGEST: Final = 2000
+
+
+def redact(text: str, uri: str) -> str:
+    """Replace each password of the URI in the text by `***`, in any spelling.
+
+    The URI may be broken: anything in the place of a password counts as one.
+    """
+    written = {form for secret in _secrets(uri) for form in _forms(secret) if form}
+    return re.sub("|".join(map(re.escape, sorted(written, key=len, reverse=True))), "***", text) if written else text
+
+
+def _secrets(uri: str) -> Iterator[str]:
+    """Find possible passwords: up to the last `@` that could end one, and in options named so."""
+    address = uri.partition("://")[2] or uri  # the scheme may be missing
+    for part in (re.split("[/?]", address, maxsplit=1)[0], address):
+        yield part.rpartition("@")[0].partition(":")[2]
+    yield from re.findall(r"(?:password|token)[=:]([^&,]+)", uri, re.IGNORECASE)
+
+
+def _forms(secret: str) -> set[str]:
+    """Spell a password: unchanged, with and without percent-encoding, and in a Python literal."""
+    plain = unquote_plus(secret)
+    encoded = [quoted(plain, safe, errors="surrogatepass") for quoted in (quote, quote_plus) for safe in ("", "/")]
+    forms = {secret, plain, *encoded}
+    return forms | {repr(form)[1:-1] for form in forms}
 
 
 def escape(text: str) -> str:
@@ -21,14 +47,5 @@ def escape(text: str) -> str:
 
 def format_message(event: Event, clean: Clean) -> str:
     """Return the message of an event in one line that is safe to print, cut after 2000 characters."""
-    text = _join_lines(str(event), clean)
+    text = escape(" ".join(clean(str(event)).split()))  # cleaned first: a secret may hold blanks
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-
-
-def format_reason(error: BaseException, clean: Clean) -> str:
-    """Return the class of an error and its message in one line that is safe to print."""
-    return _join_lines(format_error(error), clean)
-
-
-def _join_lines(text: str, clean: Clean) -> str:
-    return escape(" ".join(clean(text).split()))  # cleaned first: a secret may hold blanks

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
 from quaestor._text import format_amount, format_count
-from quaestor.cli.live_console import FAILED, cut
-from quaestor.cli.marks import MARKS, choose_mark, count_marks, format_place
+from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, format_place
 from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, State, Status
 
@@ -19,7 +18,6 @@ _ROOM = 24
 """The least width of a column, in cells."""
 
 _LEAST_NAME = 8
-_MOST_LISTED = 10
 _OUTDATED = ("pending", "unknown", "interrupted")
 
 
@@ -47,10 +45,7 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
     """Report many databases, those that aren't up to date first: as many columns as there is room for."""
     ordered = sorted(statuses, key=_is_up_to_date)  # in each part sorted by name, as given
     marks = [MARKS["applied" if _is_up_to_date(status) else "pending"] for status in ordered]
-    columns = {
-        "": [mark.text for mark in marks],
-        "database": _column(status.database for status in ordered),
-    }
+    columns = {"": [mark.text for mark in marks], "database": _column(status.database for status in ordered)}
     for word in ("applied", *_OUTDATED):
         numbers = [_count(status, word) for status in ordered]
         columns[word] = _column((f"{number:,}" if number else "" for number in numbers), MARKS[word].style, "right")
@@ -58,11 +53,10 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
     yield _table(columns, width, needed={"", "applied", *_OUTDATED})
     yield ""
     done = sum(map(_is_up_to_date, statuses))
-    line = Text.assemble(
-        (format_count(len(statuses), "database"), "bold"), ": ", (f"{done:,} up to date", MARKS["applied"].style)
+    line = Text.assemble((format_count(len(statuses), "database"), "bold"), ": ", (f"{done:,} up to date", "green"))
+    yield (
+        line + Text.assemble(", ", (f"{len(statuses) - done:,} not", "bold red"), ".") if done < len(statuses) else line
     )
-    outdated = Text.assemble(", ", (f"{len(statuses) - done:,} not", "bold red"), ".")
-    yield line if done == len(statuses) else line + outdated
 
 
 def report_plan(
@@ -98,45 +92,36 @@ def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) ->
 def report_results(
     results: Sequence[DatabaseResult], took: str, describe: Callable[[BaseException], str], width: int
 ) -> Iterator[RenderableType]:
-    """Report a run over many databases: every failure in full, and some of the others."""
-    migrated = [result for result in results if result.error is None and result.applied]
-    failed = [(result, result.error) for result in results if result.error is not None]
-    listed, rest = cut(migrated, _MOST_LISTED)
+    """Report a run over many databases: every failure in full, and a sentence that sums up."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(_LEAST_NAME, width // 3))
     table.add_column(overflow="fold")
-    for result in listed:
-        applied = escape(f"{len(result.applied):,}: {', '.join(result.applied)}")
-        cells = Text(escape(result.database)), Text(applied, "dim", no_wrap=True, overflow="ellipsis")
-        table.add_row(MARKS["applied"].text, *cells)
-    if rest:
-        table.add_row("", Text(f"… {rest:,} more", "dim"))
-    for result, error in failed:
-        why = "\n".join(escape(line.strip()) for line in describe(error).split("\n"))
-        table.add_row(Text(*FAILED), Text(escape(result.database), "bold"), Text(why))
+    for result in results:
+        if result.error is not None:
+            why = "\n".join(escape(line.strip()) for line in describe(result.error).split("\n"))
+            table.add_row(FAILED.text, Text(escape(result.database), "bold"), Text(why))
     if table.row_count:
         yield table
-    yield Text(summarize_results(results, took), FAILED[1] if failed else "bold green")
+    yield Text(summarize_results(results, took), FAILED.style if table.row_count else "bold green")
 
 
 def summarize_results(results: Sequence[DatabaseResult], took: str) -> str:
     """Summarize the results of a run over many databases in a sentence."""
+    applied = format_count(sum(len(result.applied) for result in results))
     failed = sum(result.error is not None for result in results)
     migrated = sum(bool(result.applied) for result in results)
-    idle = sum(result.error is None and not result.applied for result in results)
+    idle = len(results) - sum(bool(result.applied) or result.error is not None for result in results)
     total = format_count(len(results), "database")
     if idle == len(results):
         return f"Up to date: nothing to apply in {total}."
-    applied = format_count(sum(len(result.applied) for result in results))
-    parts = [f"Failed in {failed:,} of {total}"] if failed else []
-    if failed and migrated:
-        parts.append(f"applied {applied} in {migrated:,}")
-    elif not failed:
-        parts.append(f"Applied {applied} in {migrated:,} of {total}")
-    if idle:
-        parts.append(f"nothing to apply in {idle:,}")
-    return f"{', '.join(parts)}; it took {took}"
+    clauses = {
+        f"failed in {failed:,}": failed,
+        f"applied {applied} in {migrated:,}": migrated,
+        f"nothing to apply in {idle:,}": idle,
+    }
+    first, *others = (clause for clause, number in clauses.items() if number)
+    return f"{', '.join([f'{first.capitalize()} of {total}', *others])}; it took {took}"
 
 
 def summarize(status: Status) -> Text:
@@ -166,12 +151,9 @@ def _column(texts: Iterable[str], style: str = "", justify: Literal["left", "rig
 
 
 def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collection[str]) -> Table:
-    """Make a table without rules, one line per row.
+    """Make a table without rules, one line per row; an empty column is left out.
 
-    Args:
-        columns: The cells of each column by its title; an empty column is left out.
-        width: The room, in cells.
-        needed: The columns that aren't cut. Of the others the first is cut, the rest are cut or left out.
+    If they don't fit, the needed columns stay, the first of the others is cut, and the rest are cut or left out.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     wanted = {

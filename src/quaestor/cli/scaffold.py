@@ -6,6 +6,7 @@ import sys
 import tomllib
 import unicodedata
 from collections.abc import Sequence
+from importlib.resources import files
 from keyword import iskeyword
 from operator import attrgetter
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 from pymongo import MongoClient
 
 from quaestor import SyncRunner
+from quaestor._text import find_similar
 from quaestor.cli.loader import Location
-from quaestor.cli.settings import FILE, TABLE, CommandError, find_similar
+from quaestor.cli.settings import FILE, TABLE, CommandError, read_project
 from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
 
@@ -41,28 +43,7 @@ prefix = {prefix}
 
 # The migration does nothing yet, so a test suite that runs all migrations stays green. A rollback that did
 # nothing would remove the record and leave the work, so it raises.
-MODULE = '''\
-"""{title}"""
-
-from typing import Any
-
-from {driver} import {database}
-
-from {module} import {imported}
-
-
-@{registry}.register({name}{options})
-{define} {function}(db: {database}[dict[str, Any]]) -> None:
-    """{title}"""
-    # {hint}
-    # Until you write it, a run does nothing and records it as applied.
-
-
-@{registry}.register_rollback({name})
-{define} undo_{function}(db: {database}[dict[str, Any]]) -> None:
-    """Undo the migration. If that is impossible, remove this function."""
-    raise NotImplementedError
-'''
+MODULE = files("quaestor.cli").joinpath("module.txt").read_text(encoding="utf-8")
 
 _IDEMPOTENT = "Make it idempotent: it may run twice."
 _RETRIED = "Change nothing but the database: the transaction may be retried."
@@ -103,10 +84,7 @@ def new(
     is_async: bool | None = None,
     transaction: bool = False,
 ) -> Path:
-    """Write a module with a migration to fill in, and its rollback; return its file.
-
-    By default it is async if a migration of the registry is.
-    """
+    """Write a module with a migration to fill in, and its rollback; return its file."""
     if attrgetter(location.attribute)(sys.modules[location.module]) is not registry:
         raise CommandError(
             f"{location.attribute!r} is a factory, whose registry a module can't import. Configure the registry itself."
@@ -173,14 +151,9 @@ def _literal(text: str) -> str:
 def _add_table(project: Path, **settings: str) -> str:
     """Return the text of the pyproject.toml with our table added at its end."""
     table = CONFIGURATION.format_map({key: _literal(value) for key, value in settings.items()})
-    try:
-        with project.open(encoding="utf-8", newline="") as file:
-            text = file.read()
-        tool = tomllib.loads(text).get("tool")
-    except FileNotFoundError:
+    text, tool = read_project(project)
+    if not text:
         return table
-    except (OSError, ValueError) as error:  # not readable, not UTF-8, or not TOML
-        raise CommandError(f"Can't read {project}: {error}.") from error
     if isinstance(tool, dict) and "quaestor" in tool:
         raise CommandError(f"{project} has a table {TABLE} already, so this project is set up.")
     newline = "\r\n" if "\r\n" in text else "\n"

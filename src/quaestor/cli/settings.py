@@ -1,19 +1,18 @@
-"""The settings of the command line, and how it keeps a password out of what it shows.
+"""The settings of the command line.
 
 An option on the command line comes first, then the environment, then `[tool.quaestor]` in the nearest pyproject.toml.
 """
 
 import contextlib
-import difflib
-import re
 import tomllib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, quote_plus, unquote_plus
+
+from quaestor._text import find_similar
 
 FILE: Final = "pyproject.toml"
 MOCK: Final = "mongomock://"
@@ -47,11 +46,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings that were given; a command may need only some.
-
-    Each value comes with the folder that a path in it is relative to: that of its pyproject.toml, otherwise the current
-    one.
-    """
+    """The settings that were given, each with the folder that a path in it is relative to."""
 
     values: Mapping[str, tuple[str, Path]] = field(repr=False)  # the URI may hold a password
 
@@ -126,39 +121,9 @@ def _ways(setting: str) -> str:
     return f"{', '.join([*option, *VARIABLES[setting]])} or `{setting}` in {TABLE} of {FILE}"
 
 
-def redact(text: str, uri: str) -> str:
-    """Replace each password of the URI in the text by `***`, in any spelling.
-
-    The URI may be broken: anything in the place of a password counts as one.
-    """
-    written = {form for secret in _secrets(uri) for form in _forms(secret) if form}
-    return re.sub("|".join(map(re.escape, sorted(written, key=len, reverse=True))), "***", text) if written else text
-
-
-def _secrets(uri: str) -> Iterator[str]:
-    """Find possible passwords: up to the last `@` that could end one, and in options named so."""
-    address = uri.partition("://")[2] or uri  # the scheme may be missing
-    for part in (re.split("[/?]", address, maxsplit=1)[0], address):
-        yield part.rpartition("@")[0].partition(":")[2]
-    yield from re.findall(r"(?:password|token)[=:]([^&,]+)", uri, re.IGNORECASE)
-
-
-def _forms(secret: str) -> set[str]:
-    """Spell a password: unchanged, with and without percent-encoding, and in a Python literal."""
-    plain = unquote_plus(secret)
-    encoded = [quoted(plain, safe, errors="surrogatepass") for quoted in (quote, quote_plus) for safe in ("", "/")]
-    forms = {secret, plain, *encoded}
-    return forms | {repr(form)[1:-1] for form in forms}
-
-
 def _table(path: Path) -> dict[str, str]:
     """Read the settings in a pyproject.toml; none if there is no such file or table."""
-    if not path.is_file():
-        return {}
-    try:
-        tool: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
-    except (OSError, ValueError) as error:  # not readable, not UTF-8, or not TOML
-        raise CommandError(f"Can't read {path}: {error}.") from error
+    _, tool = read_project(path)
     table = tool.get("quaestor", {}) if isinstance(tool, dict) else tool
     if not isinstance(table, dict):
         raise CommandError(f"tool.quaestor in {path} must be a table. Write its keys under {TABLE}.")
@@ -172,16 +137,17 @@ def _table(path: Path) -> dict[str, str]:
     return table
 
 
-def find_similar(name: str, names: Iterable[str]) -> str | None:
-    """Return the most similar name, or None if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
+def read_project(path: Path) -> tuple[str, Any]:
+    """Read a pyproject.toml: its text and its table `tool`. Both are empty if there is no such file."""
+    try:
+        text = path.read_bytes().decode() if path.is_file() else ""
+        return text, tomllib.loads(text).get("tool", {})
+    except (OSError, ValueError) as error:  # not readable, not UTF-8, or not TOML
+        raise CommandError(f"Can't read {path}: {error}.") from error
 
 
 def _database(uri: str) -> str | None:
-    """Return the database in the path of the URI, without looking anything up: `mongodb+srv://` is read like `mongodb://`.
-
-    The driver's reason quotes parts of the URI, so it is shown only if the URI has no place for a password.
-    """
+    """Return the database in the path of the URI, looking nothing up: `mongodb+srv://` is read like `mongodb://`."""
     from pymongo.uri_parser import parse_uri  # here: only commands with a database need the driver
 
     if uri.startswith(MOCK):
@@ -191,6 +157,7 @@ def _database(uri: str) -> str | None:
         with warnings.catch_warnings(action="ignore"):  # the client warns again
             database: str | None = parse_uri(plain, validate=False)["database"]
     except Exception as error:  # noqa: BLE001 - ValueError and PyMongoError: they have no other base
+        # The driver's reason quotes parts of the URI. If there is an @, one may be the password.
         reason = f" ({str(error).rstrip('.')})" if "@" not in uri else ""
     else:
         return database

@@ -7,21 +7,21 @@ event loop of its own. The address `mongomock://` means an empty database in mem
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import ExitStack, redirect_stdout
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import MigrationDefinition, SyncRunner
-from quaestor.cli.error_report import report_errors
+from quaestor.cli.endings import report_errors
 from quaestor.cli.loader import load_registry
-from quaestor.cli.settings import MOCK, CommandError, Settings, find, redact
+from quaestor.cli.redaction import redact
+from quaestor.cli.settings import MOCK, CommandError, Settings, find
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
 
@@ -31,11 +31,22 @@ _READS_AT_ONCE = 8
 _TIMEOUT_OPTION = "serverSelectionTimeoutMS"
 _TIMEOUT = 10_000  # milliseconds until a server is found: a person is waiting
 
+
+def _ignore(_event: Event) -> None:
+    """The hook of a command that shows the outcome itself."""
+
+
 _option = partial(typer.Option, show_default=False, rich_help_panel="Project and database")
 
 
-def _shared_options(
+def _options(
     *,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    lease_ttl: Annotated[float, typer.Option(metavar="SECONDS", help="When the lease of a killed run expires.")] = 30,
+    lease_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long to wait for the lease.", show_default="no limit"),
+    ] = None,
     registry: Annotated[str | None, _option(metavar="MODULE:NAME", help="The registry, or FILE:NAME.")] = None,
     uri: Annotated[str | None, _option(metavar="URI", help="The MongoDB URI, or mongomock:// for memory.")] = None,
     db: Annotated[
@@ -48,89 +59,34 @@ def _shared_options(
     prefix: Annotated[str | None, _option(metavar="NAME", help="The prefix of quaestor's collections.")] = None,
     traceback: Annotated[bool, _option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """The options of every command."""
+    """The options that commands share."""
 
 
-def _json_option(*, as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
-    """The option of the commands that can answer in JSON."""
+SHARED: Mapping[str, inspect.Parameter] = inspect.signature(_options).parameters
+_JSON, _LEASE = ("as_json",), ("lease_ttl", "lease_timeout")  # not of every command
 
 
-def _lease_options(
-    *,
-    lease_ttl: Annotated[float, typer.Option(metavar="SECONDS", help="When the lease of a killed run expires.")] = 30,
-    lease_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="How long to wait for the lease.", show_default="no limit"),
-    ] = None,
-) -> None:
-    """The options of the commands that acquire the lease."""
+class Server(NamedTuple):
+    """The databases of a server, by their names."""
 
-
-SHARED: Mapping[str, inspect.Parameter] = inspect.signature(_shared_options).parameters
-_JSON: Mapping[str, inspect.Parameter] = inspect.signature(_json_option).parameters
-_LEASE: Mapping[str, inspect.Parameter] = inspect.signature(_lease_options).parameters
-
-
-@dataclass(frozen=True)
-class Server:
-    """The databases of a server, and the migrations to run on them."""
-
-    registry: MigrationRegistry
-    prefix: str
     db: Callable[[str], Any]
     async_db: Callable[[str], Any] | None  # with a client for each; None if no migration is async
     list_names: Callable[[], list[str]]
 
-    def runner(self, db: str, on_event: Hook, **lease: Any) -> SyncRunner:
-        """Make a runner for the database of this name, with its options of the lease."""
-        async_db = None if self.async_db is None else self.async_db(db)
-        return SyncRunner(self.registry, self.db(db), self.prefix, async_db=async_db, on_event=on_event, **lease)
 
-
-@contextmanager
-def connect(registry: MigrationRegistry, settings: Settings) -> Iterator[Server]:
-    """Connect to the server of the settings, for the migrations of the registry."""
-    is_async = any(
-        MigrationDefinition(migration.name, function).is_async
-        for migration in registry.migrations.values()
-        for function in (migration.execute, migration.rollback)
-        if function is not None
-    )
-    uri, prefix = settings.value("uri"), settings.value("prefix")
-    if uri.startswith(MOCK):
-        yield Server(registry, prefix, *_connect_mock(is_async=is_async))
-        return
-    # An option given here would override that of the URI.
-    timeout: dict[str, Any] = {} if _TIMEOUT_OPTION.lower() in uri.lower() else {_TIMEOUT_OPTION: _TIMEOUT}
-
-    def async_db(name: str) -> Any:
-        # Made outside an event loop: it belongs to the runner's, and the runner closes it with its loop.
-        return AsyncMongoClient[dict[str, Any]](uri, **timeout)[name]
-
-    with MongoClient[dict[str, Any]](uri, **timeout) as client:
-        yield Server(
-            registry,
-            prefix,
-            client.get_database,
-            async_db if is_async else None,
-            lambda: [db["name"] for db in client.list_databases(nameOnly=True, authorizedDatabases=True)],
-        )
-
-
-def _connect_mock(*, is_async: bool) -> tuple[Any, Any, Any]:
-    """Make the functions of a `Server` in memory."""
+def _connect_mock(*, is_async: bool) -> Server:
     try:
         import mongomock
 
         client: Any = mongomock.MongoClient()
         if not is_async:
-            return client.get_database, None, client.list_database_names
+            return Server(client.get_database, None, client.list_database_names)
         import mongomock_motor
     except ModuleNotFoundError as error:
         package = (error.name or "").replace("_", "-")
         raise CommandError(f"{MOCK} needs {package}: pip install {package}") from error
     async_client: Any = mongomock_motor.AsyncMongoMockClient(mock_mongo_client=client)
-    return client.get_database, async_client.get_database, client.list_database_names
+    return Server(client.get_database, async_client.get_database, client.list_database_names)
 
 
 class Target:
@@ -140,6 +96,7 @@ class Target:
         self.as_json = as_json
         self.lease: dict[str, Any] = {name: options.pop(name) for name in _LEASE if name in options}
         self.settings: Settings = find(options, os.environ, Path.cwd())
+        self.stack = ExitStack()  # closed when the command ends
         self._command = command
 
     @property
@@ -170,41 +127,71 @@ class Target:
         with redirect_stdout(sys.stderr):  # a module may print when imported, and stdout is for the answer
             return load_registry(self.settings.value("registry"), self.settings.folder("registry"))
 
-    def ask(self, question: Callable[[SyncRunner], T], on_event: Hook | None = None) -> T:
+    @cached_property
+    def server(self) -> Server:
+        """The server of the settings, connected until the command ends."""
+        uri = self.settings.value("uri")
+        is_async = any(
+            MigrationDefinition(migration.name, function).is_async
+            for migration in self.registry.migrations.values()
+            for function in (migration.execute, migration.rollback)
+            if function is not None
+        )
+        if uri.startswith(MOCK):
+            return _connect_mock(is_async=is_async)
+        # An option given here would override that of the URI.
+        timeout: dict[str, Any] = {} if _TIMEOUT_OPTION.lower() in uri.lower() else {_TIMEOUT_OPTION: _TIMEOUT}
+        client = self.stack.enter_context(MongoClient[dict[str, Any]](uri, **timeout))
+
+        def async_db(name: str) -> Any:
+            # Made outside an event loop: it belongs to the runner's, and the runner closes it with its loop.
+            return AsyncMongoClient[dict[str, Any]](uri, **timeout)[name]
+
+        return Server(
+            client.get_database,
+            async_db if is_async else None,
+            lambda: [db["name"] for db in client.list_databases(nameOnly=True, authorizedDatabases=True)],
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The databases that match the pattern, sorted (list of str)."""
+        self.settings.check()
+        return self.settings.match_names(self.server.list_names())
+
+    def ask(self, question: Callable[[SyncRunner], T], on_event: Hook = _ignore) -> T:
         """Ask a runner for the registry and the database of the settings."""
-        db = self.db
-        with connect(self.registry, self.settings) as server:
-            return question(server.runner(db, on_event or _ignore, **self.lease))
+        return question(self._make_runner(self.db, on_event))
 
     def ask_each(self, question: Callable[[SyncRunner], T]) -> dict[str, T | Exception]:
         """Ask a runner for each database that matches the pattern; return the answer or the error of each, sorted."""
         self.registry.sort()  # otherwise each database would report the same error
-        with self.connect_all() as (server, names), ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        names = self.names
 
-            def ask(name: str) -> T | Exception:
-                try:
-                    return question(server.runner(name, _ignore))
-                except Exception as error:  # noqa: BLE001 - the others are asked all the same
-                    return error
+        def ask(name: str) -> T | Exception:
+            try:
+                return question(self._make_runner(name, _ignore))
+            except Exception as error:  # noqa: BLE001 - the others are asked all the same
+                return error
 
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             return dict(zip(names, pool.map(ask, names), strict=True))
 
-    @contextmanager
-    def connect_all(self) -> Iterator[tuple[Server, list[str]]]:
-        """Connect to the server; yield it and the names of the databases that match the pattern."""
-        self.settings.check()
-        with connect(self.registry, self.settings) as server:
-            yield server, self.settings.match_names(server.list_names())
+    def _make_runner(self, db: str, on_event: Hook) -> SyncRunner:
+        server, prefix = self.server, self.settings.value("prefix")
+        async_db = None if server.async_db is None else server.async_db(db)
+        return SyncRunner(self.registry, server.db(db), prefix, async_db=async_db, on_event=on_event, **self.lease)
 
 
 def command(
-    group: typer.Typer, name: str, *, has_json: bool = True, has_lease: bool = False, error_code: int = 1
+    app: typer.Typer, name: str, *, has_json: bool = True, has_lease: bool = False, error_code: int = 1
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function that takes a `Target` as a command that takes the options of the target instead.
 
     Typer reads the options of a command from its signature, so this adds them there.
     """
-    shared = {**(_JSON if has_json else {}), **(_LEASE if has_lease else {}), **SHARED}
+    others = (() if has_json else _JSON) + (() if has_lease else _LEASE)
+    shared = {option: parameter for option, parameter in SHARED.items() if option not in others}
 
     def decorator(function: Callable[..., None]) -> Callable[..., None]:
         own = [
@@ -217,19 +204,15 @@ def command(
             report = partial(report_errors, code=error_code, trace=traceback)
             with report(partial(redact, uri=arguments["uri"] or "")):
                 options = {option: arguments.pop(option) for option in shared if option != "traceback"}
-                target = Target(" ".join(filter(None, [group.info.name, name])), **options)
-            with report(target.clean):
+                target = Target(name, **options)
+            with report(target.clean), target.stack:
                 function(target, **arguments)
 
         parameters = [*own, *shared.values()]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
-        group.command(name)(run)
+        app.command(name)(run)
         return function
 
     return decorator
-
-
-def _ignore(_event: Event) -> None:
-    """The hook of a command that shows the outcome itself."""

@@ -1,30 +1,39 @@
-"""How an error ends a command: a message on stderr that says what to do, and an exit code; no traceback by default."""
+"""How an error or a signal ends a command: a message on stderr, an exit code, and no traceback by default."""
 
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Final, NoReturn
 
 import typer
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from rich.console import Console
 
+from quaestor._text import format_list
 from quaestor.cli.loader import locate_error
+from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import Clean, escape
 from quaestor.cli.settings import CommandError
 from quaestor.errors import LeaseTimeoutError, QuaestorError
 
-_INTERRUPTED = 130  # the exit code after Ctrl-C, as of a shell
-_BROKEN_PIPE = 141  # after SIGPIPE, likewise
-_REFUSED = {
+_INTERRUPTED: Final = 130  # the exit code after Ctrl-C, as of a shell
+_BROKEN_PIPE: Final = 141  # after SIGPIPE, likewise
+_TERMINATED: Final = {signal.SIGTERM: 143} | ({signal.SIGHUP: 129} if hasattr(signal, "SIGHUP") else {})
+
+_GRACE: Final = 0.5
+"""Seconds after which most functions that can be cancelled have ended."""
+
+_REFUSED: Final = {
     13: "The user of the URI lacks a right; docs/reliability.md lists the rights that are needed.",
     18: "Check the user, the password and the authSource in the URI.",
 }
 """What to do about the server's error codes Unauthorized and AuthenticationFailed."""
-
-_NOTE = "quaestor: "  # the start of our notes on a user's exception
 
 err: Console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
@@ -58,7 +67,7 @@ def print_error(text: str) -> None:
 
 def describe_error(error: BaseException) -> str:
     """Say what went wrong, where, and what to do."""
-    notes = [note.removeprefix(_NOTE) for note in getattr(error, "__notes__", ())]
+    notes = [note.removeprefix("quaestor: ") for note in getattr(error, "__notes__", ())]
     return "\n  ".join([_describe(error), *notes])
 
 
@@ -81,3 +90,40 @@ def _describe(error: BaseException) -> str:
         reason = str((error.details or {}).get("errmsg", "")).partition(" to execute command")[0].rstrip(".")
         return f"The server refused: {reason}. {_REFUSED[error.code]}"
     return locate_error(error)
+
+
+@contextmanager
+def explain_interruption(progress: RunProgress) -> Iterator[None]:
+    """Let signals end the command, and say on stderr which migrations it waits for.
+
+    SIGTERM, as an orchestrator sends it, and SIGHUP end it as Ctrl-C does, so the lease is released.
+    """
+    ended = threading.Event()
+    signals: list[int] = []  # a signal handler may interrupt anything, so it only appends
+
+    def explain() -> None:
+        while not signals:
+            if ended.wait(_GRACE):
+                return
+        if not ended.wait(_GRACE) and (names := progress.list_running()):
+            # Through the live display, if there is one
+            sys.stderr.write(f"quaestor: Interrupted: waiting for the migrations in progress{format_list(names)}.\n")
+            sys.stderr.flush()
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        signals.append(number)
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        sys.exit(_TERMINATED[signal.Signals(number)])
+
+    thread = threading.Thread(target=explain, daemon=True)
+    thread.start()
+    try:
+        for number in _TERMINATED:
+            signal.signal(number, end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored
+            signal.signal(signal.SIGINT, end)
+        yield
+    finally:
+        ended.set()
+        thread.join()
