@@ -25,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings(r"ignore:unclosed (<socket|transport):ResourceWarning"))
-            item.add_marker(pytest.mark.timeout(300))
+            if item.get_closest_marker("timeout") is None:  # otherwise it would override that of a module
+                item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")
