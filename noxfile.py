@@ -157,9 +157,27 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Break network, server and processes on purpose, in many ways, and look at what is left."""
-    install(session, ".", *groups("test"))
+    install(session, ".[cli]", *groups("test"))
     # One by one: they assert within how many seconds a lease is taken over. With `--long`, one takes half an hour.
     session.run("pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600", *session.posargs)
+
+
+# Names of tools/servers.py.
+SERVERS = [nox.param(name, id=name) for name in ("4.4.2", "5.0.32", "6.0.27", "documentdb", "secantusdb", "nx-27017")]
+
+
+@nox.session
+@nox.parametrize("server", SERVERS)
+def servers(session: nox.Session, server: str) -> None:
+    """The tests that touch a real server, on other versions of MongoDB, and those for all servers on look-alikes."""
+    install(session, ".", *groups("test"))
+    tests = ["tests/async/test_servers.py", "tests/sync/test_servers.py"]
+    if server[0].isdecimal():
+        tests = ["--drivers=pymongo,motor"]
+    elif server == "nx-27017":
+        tests = ["tests/refused_server.py"]
+    run = ["python", "-m", "tools.servers", server, str(session.cache_dir)]
+    session.run(*run, "pytest", "--numprocesses=3", *tests, *session.posargs)
 
 
 @nox.session

@@ -6,8 +6,9 @@ it on the server and sends the answer, or loses the request or the answer. A kil
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,9 +23,9 @@ from quaestor._core.store import Attempt, Ending, OutcomeUnknown
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place
 from quaestor.status import BackfillStatus, Lease, Status, Work
-from tests.world import LONG_AGO, lease
+from tests.world import LONG_AGO, TTL, lease
 
-TTL = 30.0
+PATIENCE = 60.0
 WHERE = ("shop", "app")
 LONGEST_TRANSACTION = 60.0
 """When the server aborts a transaction by itself, in seconds."""
@@ -36,9 +37,10 @@ Make = Callable[[], Coroutine[Any, Any, Any]]
 class Aborted(ConnectionError):
     """What a driver raises where an attempt at a transaction ends like this."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: Ending, fault: str = "") -> None:
         super().__init__(ending)
         self.ending = ending
+        self.no_majority = fault == "no majority"
 
 
 class Key(NamedTuple):
@@ -77,7 +79,7 @@ class Server:
     work: list[str] = field(default_factory=list)  # migrations, as often as their work was done
     undone: list[str] = field(default_factory=list)
     holder: Lease | None = None  # the lease document, if it names an owner
-    ends_at: float = 0.0
+    expelled: Lease | None = None  # what it names if the lease was taken from its holder by hand
     token: int = 0
     sessions: set[bytes] = field(default_factory=set)  # in the lease document
     previous: str | None = None  # the last owner that never released the lease
@@ -92,58 +94,55 @@ class Server:
     def records(self) -> set[str]:
         return set(self.recorded)
 
-    @property
-    def is_free(self) -> bool:
-        return self.holder is None or self.ends_at <= self.now
-
     def do(self, change: Change) -> None:
         (self.work if change.applies else self.undone).append(change.name)
 
     # The lease
 
-    def acquire(self, terms: Terms, work: Work, migrations: tuple[str, ...], sessions: Ids) -> Lease:
-        if self.is_free:
-            self.previous = self.previous if self.holder is None else self.holder.owner
-            self.token += 1
-            self.sessions |= set(sessions)
-            taken = lease(terms.owner, self.token, migrations, tuple(sorted(self.sessions)), self.previous)
-            self.holder = replace(taken, work=work)
-            self._prolong(terms.ttl)
-        assert self.holder is not None
+    @property
+    def clock(self) -> datetime:
+        return LONG_AGO + timedelta(seconds=self.now)
+
+    def acquire(
+        self, terms: Terms, work: Work, migrations: tuple[str, ...], sessions: Ids, dead: Lease | None = None
+    ) -> Lease | None:
+        """Acquire the free lease, or that of a dead holder that is as it was seen. None: somebody holds it."""
+        seen = self.holder and (self.holder.owner, self.holder.token, self.holder.beat)
+        if seen != (dead and (dead.owner, dead.token, dead.beat)):
+            return None
+        self.previous = self.previous if dead is None else dead.owner
+        self.token += 1
+        self.sessions |= set(sessions)
+        taken = lease(terms.owner, self.token, migrations, tuple(sorted(self.sessions)), self.previous)
+        self.holder = replace(taken, work=work, ttl=terms.ttl, since=self.clock, renewed_at=self.clock)
+        self.expelled = None
         return self.holder
 
-    def check(self, held: Lease, ttl: float, location: Location | None, sessions: Ids, ended: Ids) -> bool:
-        if not self.renew(held, ttl):
+    def renew(self, held: Lease, location: Location | None = None, sessions: Ids = ()) -> bool:
+        if self.holder is None or not self.is_held(held):
             return False
-        self.sessions = (self.sessions - set(ended)) | set(sessions)
-        if self.holder is not None and location is not None:
+        self.sessions |= set(sessions)
+        self.holder = replace(self.holder, beat=self.holder.beat + 1, renewed_at=self.clock)
+        if location is not None:
             at = {"migrations": location.migrations, "recording": location.recording, "upcoming": location.upcoming}
             self.holder = replace(self.holder, **at)
         return True
 
-    def renew(self, held: Lease, ttl: float) -> bool:
-        if is_held := self.is_held(held):
-            self._prolong(ttl)
-        return is_held
-
     def is_held(self, held: Lease | None) -> bool:
-        holder = None if self.is_free else self.holder
+        holder = self.holder
         return holder is not None and held is not None and (holder.owner, holder.token) == (held.owner, held.token)
 
     def expire(self) -> Lease | None:
-        held = None if self.is_free else self.holder
-        self.ends_at = min(self.ends_at, self.now)
+        """Take the lease from its holder by hand."""
+        held = self.holder
+        if held is not None:
+            self.expelled, self.holder, self.previous = held, None, held.owner
         return held
 
     def release(self, owner: str, sessions: Ids) -> None:
         if self.holder is not None and self.holder.owner == owner:
             self.holder = None
             self.sessions -= set(sessions)
-
-    def _prolong(self, ttl: float) -> None:
-        assert self.holder is not None
-        self.ends_at = self.now + ttl
-        self.holder = replace(self.holder, expires_at=LONG_AGO + timedelta(seconds=self.ends_at))
 
     # Transactions
 
@@ -233,7 +232,8 @@ class Call:
 
     name: str
     perform: Callable[[], object]
-    lose: Callable[[str], Exception] | None = None  # makes the error of a lost request or answer
+    lose: Callable[[str], Exception] | None = None  # makes the error of a fault
+    limit: float = 0.0  # how long the driver waits for an answer, in seconds
     wakes_at: float = 0.0  # when it is ready, unless it is woken before
     is_woken: Callable[[], bool] = lambda: False
     key: object = None  # the document that it writes: it waits while an open transaction has written that
@@ -292,22 +292,25 @@ class Process:
     definitions: Mapping[str, MigrationDefinition]
     owner: str = "me"
     timeout: float | None = None
+    patience: float = PATIENCE
     hooks: dict[type[Event], Callable[[], object]] = field(default_factory=dict)  # what else happens at an event
-    faults: Mapping[int, str] = field(default_factory=dict)  # by the number of a call: "request lost", "answer lost"
+    faults: Mapping[int, str] = field(default_factory=dict)  # by the number of a call
     strike_at: int | None = None  # the number of the call at which something happens
     strike_after: bool = False  # it happens when the call is performed, not before
     strike: Callable[[], object] | None = None  # what happens: by default the process is killed
     durations: Mapping[str, float] = field(default_factory=dict)  # of functions, by name, in seconds
     latency: float = 0.0  # of commands, in seconds
+    hangs: bool = False  # a lost request or answer is noticed only at the command's limit
     lags: list[float] = field(default_factory=list)  # of the slowest replica, at each look; then there is none
     endings: list[Ending | None] = field(default_factory=list)  # of the next commits; None: as usual
     refused: Collection[str] = ()  # workers that can't be started
     cancelled: Collection[str] = ()  # migrations whose function ends early when a concurrent run is interrupted
     is_undisturbed: bool = True  # it must hold the lease whenever it calls a function or writes a record
     has_transactions: bool = True
+    is_mongodb: bool = True
 
     def __post_init__(self) -> None:
-        self.terms = Terms(self.owner, TTL, self.timeout)
+        self.terms = Terms(TTL, self.timeout, self.patience, self.owner)
         self.scope = Scope(self.definitions, *WHERE, {False, True}, self.terms)
         self.store, self.host, self.functions = FakeStore(self), FakeHost(self), FakeFunctions(self)
         self.engine = Engine(self.scope, self.store, self.host, self.functions)
@@ -320,8 +323,8 @@ class Process:
         self.sessions: list[bytes] = []
         self.open: set[bytes] = set()  # sessions in which a transaction may be open
         self.in_use: set[bytes] = set()
-        self.held: Lease | None = None
         self.checked: Location | None = None
+        self.limit = 0.0  # of the next command
 
     # Starting
 
@@ -354,6 +357,17 @@ class Process:
     def ready(self) -> list[Task]:
         """The tasks whose call can be performed now, or was."""
         return [task for task in self.tasks if task.call is not None and self._is_ready(task.call)]
+
+    def finish_without(self, is_lost: Callable[[Call], bool], fault: str = "request lost") -> Any:
+        """Run to the end, with this fault in the commands that it chooses."""
+        while not self.is_ended:
+            if not self.ready:
+                self.wait()
+                continue
+            task = next_task(self.ready)
+            assert task.call is not None
+            self.step(task, fault if is_lost(task.call) else None)
+        return self.finish()
 
     def finish(self, choose: Choose | None = None) -> Any:
         """Run to the end; time passes only when there is nothing else to do. Returns or raises what the run does."""
@@ -405,7 +419,12 @@ class Process:
             task.go_on(*call.outcome)
 
     def answer(self, call: Call, fault: str | None = None) -> None:
-        """Perform a call, whose task doesn't know it yet."""
+        """Perform a call, whose task doesn't know it yet.
+
+        Args:
+            call: The call.
+            fault: "request lost", "answer lost" or "no majority": the last one as if it were rolled back.
+        """
         if call.outcome is not None:
             return
         answer, error = None, None
@@ -416,6 +435,8 @@ class Process:
                 answer = call.perform()
             except BaseException as raised:  # noqa: BLE001 - it is the answer
                 error = raised
+        if lost is not None and self.hangs:
+            self.server.now += call.limit
         call.outcome = (answer, lost or error)
 
     def kill(self) -> None:
@@ -447,7 +468,7 @@ class Process:
 
     async def command(self, name: str, perform: Callable[..., object], *arguments: object, **options: Any) -> Any:
         """Send a command, whose request or answer can be lost."""
-        return await self.call(name, perform, *arguments, lose=lose_answer, **options)
+        return await self.call(name, perform, *arguments, lose=lose_answer, limit=self.limit, **options)
 
     # Looking
 
@@ -459,9 +480,14 @@ class Process:
         """The calls of this name."""
         return [call for call in self.log if call.name == name]
 
+    def find_renewals(self, *, by_heartbeat: bool) -> list[Call]:
+        """The renewals by the heartbeat, or the checks of the lease."""
+        return [call for call in self.find("renew_lease") if (call.task == "heartbeat") is by_heartbeat]
+
     @property
     def has_lease(self) -> bool:
-        return self.server.is_held(self.held)
+        """Whether the lease document names it: nobody has replaced it."""
+        return self.server.holder is not None and self.server.holder.owner == self.owner
 
     def check_held(self, doing: str) -> None:
         """Find it wrong if something is done without the lease."""
@@ -509,7 +535,7 @@ class Process:
 
 
 def lose_answer(fault: str) -> Exception:
-    return OutcomeUnknown(ConnectionError(fault))
+    return OutcomeUnknown(ConnectionError(fault), no_majority=fault == "no majority")
 
 
 def next_task(ready: Sequence[Task]) -> Task:
@@ -555,6 +581,7 @@ class FakeStore:
     def __init__(self, process: Process) -> None:
         self.process, self.server = process, process.server
         self._send = process.command
+        self.where = WHERE
 
     def now(self) -> float:
         return self.server.now
@@ -570,11 +597,15 @@ class FakeStore:
     def has_transactions(self) -> bool:
         return self.process.has_transactions
 
-    async def check_lease(
-        self, lease: Lease, location: Location | None = None, sessions: Ids = (), ended: Ids = ()
+    def limit(self, seconds: float | None) -> AbstractContextManager[None]:
+        self.process.limit = seconds or 0.0
+        return nullcontext()
+
+    async def renew_lease(
+        self, lease: Lease, location: Location | None = None, sessions: Ids = (), *, majority: bool = True
     ) -> bool:
-        check = partial(self.server.check, lease, TTL, location, sessions, ended)
-        is_held: bool = await self._send("check_lease", check, details=location)
+        details = (location, majority)
+        is_held: bool = await self._send("renew_lease", self.server.renew, lease, location, sessions, details=details)
         if is_held and location is not None:
             self.process.checked = location
         return is_held
@@ -598,6 +629,9 @@ class FakeStore:
         delete = partial(self.process.change_record, name, recorded_at)
         return await self._send("delete_records", delete, key=("record", name), details=name)
 
+    async def create_records(self) -> None:
+        await self._send("create_records", lambda: None)
+
     async def read_checkpoints(self) -> Any:
         return await self._send("read_checkpoints", self.server.read_statuses)
 
@@ -606,27 +640,26 @@ class FakeStore:
         await self._send("delete_checkpoints", self.server.delete_checkpoints, *which, details=which)
 
     async def read_lease(self) -> Any:
-        def read() -> LeaseState:
-            holder = self.server.holder
-            return LeaseState(expired=holder) if self.server.is_free else LeaseState(holder)
+        return await self._send("read_lease", lambda: LeaseState(self.server.holder, self.server.expelled))
 
-        return await self._send("read_lease", read)
+    def is_mongodb(self) -> bool:
+        return self.process.is_mongodb
 
-    async def acquire_lease(self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...]) -> Lease:
+    async def read_clock(self) -> Any:
+        return await self._send("read_clock", lambda: self.server.clock)
+
+    async def acquire_lease(
+        self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...], dead: Lease | None
+    ) -> Any:
         terms = self.process.terms
-        found: Lease = await self._send("acquire_lease", self.server.acquire, terms, work, migrations, sessions)
-        if found.owner == terms.owner:
-            self.process.held = found
-        return found
-
-    async def renew_lease(self, lease: Lease) -> Any:
-        return await self._send("renew_lease", self.server.renew, lease, TTL)
+        claim = partial(self.server.acquire, terms, work, migrations, sessions, dead)
+        return await self._send("acquire_lease", claim, details=dead)
 
     async def expire_lease(self) -> Any:
         return await self._send("expire_lease", self.server.expire)
 
     async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
-        await self._send("release_lease", self.server.release, self.process.terms.owner, sessions)
+        await self._send("release_lease", self.server.release, self.process.owner, sessions)
 
     async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Any:
         return await self._send("kill_sessions", self.server.kill, sessions)
@@ -669,7 +702,7 @@ async def attempt(
         await process.call("begin", server.begin, session)
         try:
             result.append(await work())
-            lose = lambda _: Aborted(Ending.ABORTED)  # noqa: E731
+            lose = partial(Aborted, Ending.ABORTED)
             is_written = await process.call("write in transaction", write_document, lose=lose)
         except BaseException:
             await process.host.shield(partial(process.call, "abort", server.abort, session))
@@ -677,18 +710,24 @@ async def attempt(
         if not is_written:
             await process.call("abort", server.abort, session)
             return Attempt(Ending.RECORDED, server.now - began, None, *result)
-        await process.call("commit", commit, lose=lambda _: Aborted(Ending.UNKNOWN))
+        await process.call("commit", commit, lose=partial(Aborted, Ending.UNKNOWN))
         process.open.discard(session)
     except ConnectionError as error:
         ending = error.ending if isinstance(error, Aborted) else Ending.ABORTED
-        return Attempt(ending, server.now - began, error, *result)
+        return make_attempt(ending, error, server.now - began, *result)
     finally:
         process.in_use.discard(session)
     return Attempt(Ending.COMMITTED, server.now - began, None, *result)
 
 
-async def commit_again(process: Process, session: bytes) -> Attempt[Any]:
-    """Repeat the last commit."""
+def make_attempt(ending: Ending, error: Exception, seconds: float = 0.0, result: Any = None) -> Attempt[Any]:
+    no_majority = isinstance(error, Aborted) and error.no_majority
+    unknown = OutcomeUnknown(error, no_majority=no_majority) if ending is Ending.UNKNOWN else None
+    return Attempt(ending, seconds, error, result, unknown)
+
+
+async def commit_again(process: Process, session: bytes, seconds: float) -> Attempt[Any]:
+    """Repeat the last commit, within a time limit."""
 
     def commit() -> None:
         if process.endings and (ending := process.endings.pop(0)) is not None:
@@ -696,9 +735,9 @@ async def commit_again(process: Process, session: bytes) -> Attempt[Any]:
         process.server.commit(session)
 
     try:
-        await process.call("commit again", commit, lose=lambda _: Aborted(Ending.UNKNOWN))
+        await process.call("commit again", commit, lose=partial(Aborted, Ending.UNKNOWN), limit=seconds)
     except Aborted as error:
-        return Attempt(error.ending, error=error)
+        return make_attempt(error.ending, error)
     process.open.discard(session)
     return Attempt(Ending.COMMITTED)
 
@@ -731,8 +770,8 @@ class FakeFunctions:
         work = partial(self._call, change, place, held, lambda: None)
         return await attempt(process, self._slots[change.is_async, slot], work, ("record", name), write)
 
-    async def commit_again(self, change: Change, slot: int) -> Attempt[None]:
-        return await commit_again(self.process, self._slots[change.is_async, slot])
+    async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
+        return await commit_again(self.process, self._slots[change.is_async, slot], seconds)
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
         for slot in ((kind, slot) for kind in kinds for slot in range(slots)):
@@ -741,7 +780,7 @@ class FakeFunctions:
         return await self.process.command("open_sessions", lambda: tuple(self.process.sessions))
 
     def add_session(self) -> bytes:
-        session = f"{self.process.terms.owner} {len(self.process.sessions)}".encode()
+        session = f"{self.process.owner} {len(self.process.sessions)}".encode()
         self.process.sessions.append(session)
         return session
 
@@ -868,6 +907,8 @@ class FakeBackfillStore:
             rest = [(order(one["_id"]), one) for one in self._find()]
             return [one for at, one in rest if at[0] == bound[0] and at <= bound and [at] >= start][:limit]
 
+        if self._context.is_in_transaction:  # an error ends the attempt
+            return await self.process.call("read_batch", read, lose=partial(Aborted, Ending.ABORTED))
         return await self._send("read_batch", read)
 
     async def read_lag(self) -> Any:
@@ -895,8 +936,8 @@ class FakeBackfillStore:
         finally:
             self._context.is_in_transaction = False
 
-    async def commit_again(self) -> Attempt[Checkpoint]:
-        return await commit_again(self.process, self._session)
+    async def commit_again(self, seconds: float) -> Attempt[Checkpoint]:
+        return await commit_again(self.process, self._session, seconds)
 
     def do(self, batch: list[Document]) -> None:
         """Do the work of a batch: at once, or with the commit of its transaction."""
@@ -966,10 +1007,13 @@ class FakeHost:
         if workers is not None and workers.interruption is not None:
             raise workers.interruption
 
-    async def both(self, first: Make, second: Make) -> tuple[Any, Any]:
+    async def both(self, first: Make, second: Make, stop: Callable[[], None]) -> tuple[Any, Any]:
         task = self.process.spawn("both", second())
         try:
             result = await first()
+        except KeyboardInterrupt:
+            stop()
+            raise
         finally:
             await self.shield(partial(self._join, task))
         return result, task.get_result()

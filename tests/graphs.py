@@ -53,5 +53,5 @@ def status(needs: Needs, *, interrupted: str = "", running: str = "", unknown: t
         for name, depends_on in needs.items()
     ]
     migrations += [MigrationStatus(name, "unknown", NOW) for name in unknown]
-    lease = Lease("owner", 1, "host", 1, NOW, NOW, (running,)) if running else None
+    lease = Lease("owner", 1, "host", 1, NOW, 0, 30.0, NOW, (running,)) if running else None
     return Status("shop", "app", tuple(migrations), lease)

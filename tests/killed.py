@@ -6,7 +6,7 @@ from pymongo import MongoClient
 
 from tests.faults.instance import Instance, Orders, migrated
 from tests.faults.works import Work
-from tests.operations import LONG_AGO
+from tests.leases import DEAD
 
 DEATHS = [
     ("run", "a", "in the function"),
@@ -22,7 +22,7 @@ NEEDS = {"a": [], "b": ["a"], "c": ["b"]}
 
 
 def killed(driver: str, death: tuple[str, str, str], uri: str, name: str) -> None:
-    """Let a process stop there, kill it, and let its lease end."""
+    """Let a process stop there, kill it, and let its lease expire."""
     work, migration, place = death
     works = [Work(one, depends_on=needed) for one, needed in NEEDS.items()]
     orders = Orders(driver=driver, uri=uri, database=name, works=works)
@@ -39,5 +39,6 @@ def killed(driver: str, death: tuple[str, str, str], uri: str, name: str) -> Non
         process.until("stopped")
         process.kill()
     with MongoClient(uri) as client:
-        held = {"_id": "lease", "expiresAt": {"$gt": LONG_AGO}}
-        assert client[name].app_migrations_lock.update_one(held, {"$set": {"expiresAt": LONG_AGO}}).matched_count
+        held = {"_id": "lease", "owner": {"$exists": True}}
+        long_dead = {"ttl": DEAD["ttl"], "renewedAt": DEAD["renewedAt"]}
+        assert client[name].app_migrations_lock.update_one(held, {"$set": long_dead}).matched_count

@@ -14,27 +14,32 @@ HELD: dict[str, Any] = {
     "host": "elsewhere",
     "pid": 4711,
     "since": datetime(2026, 1, 1),  # noqa: DTZ001 - as the driver gives it back
-    "expiresAt": datetime(2126, 1, 1),  # noqa: DTZ001
+    "beat": 3,
+    "ttl": 86_400.0,
+    "renewedAt": datetime(2126, 1, 1),  # noqa: DTZ001 - so that it hasn't expired by any server's clock
     "work": "run",
     "migrations": ["x"],
     "recording": None,
     "upcoming": [],
     "sessions": [],
-    "previous": None,
 }
-"""A lease that another instance holds for a hundred years."""
+"""A lease that another instance holds. Whoever waits would have to watch it for a day."""
+
+DEAD: dict[str, Any] = HELD | {"ttl": 0.05, "renewedAt": datetime(2026, 1, 1)}  # noqa: DTZ001
+"""A lease whose holder died long ago. Whoever waits replaces it at once."""
 
 
 def lock_document(
     seen: Mapping[str, Any],
     *,
     migrations: list[str],
-    renewed: datetime | None = None,
+    renewed: Mapping[str, Any] | None = None,
     sessions: object = ANY,
     recording: str | None = None,
     upcoming: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The document of a lease that this process holds, first seen as `seen`, in these migrations."""
+    """The document of a lease that this process holds, first seen as `seen`, and later as `renewed`."""
+    latest = seen if renewed is None else renewed
     return {
         "_id": "lease",
         "owner": seen["owner"],
@@ -42,11 +47,12 @@ def lock_document(
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": seen["since"],
-        "expiresAt": seen["expiresAt"] if renewed is None else renewed,
+        "beat": latest["beat"],
+        "ttl": seen["ttl"],
+        "renewedAt": latest["renewedAt"],
         "work": "run",
         "migrations": migrations,
         "recording": recording,
         "upcoming": upcoming or [],
         "sessions": sessions,
-        "previous": None,
     }

@@ -10,7 +10,6 @@ from bson.binary import Binary
 
 from quaestor import MigrationRegistry
 from tests.functions import Broken
-from tests.leases import HELD
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -117,11 +116,6 @@ BREAKS = {
     ],
 }
 """Records of `a` that may be found."""
-
-
-def lock_of(**fields: object) -> dict[str, Any]:
-    """The document of a lease that another instance holds for a hundred years."""
-    return HELD | fields
 
 
 def records(*names: str) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from quaestor.errors import (
     DuplicateBackfillError,
     InvalidOptionError,
     LeaseLostError,
+    OutageError,
     TransactionFailedError,
     TransactionsUnsupportedError,
 )
@@ -25,11 +26,13 @@ from quaestor.events import (
     BackfillRestarted,
     BackfillStarted,
     Event,
+    MajorityAwaited,
     MigrationProgressed,
     MigrationRetried,
     ReplicasAwaited,
+    ServerAwaited,
 )
-from tests.fake_store import TTL, WHERE, FakeCollection, FakeContext, Key, Process, Server, Stored, order
+from tests.fake_store import PATIENCE, TTL, WHERE, FakeCollection, FakeContext, Key, Process, Server, Stored, order
 from tests.world import LONG_AGO
 
 PLACE = (*WHERE, "m", 1, 1)
@@ -58,8 +61,7 @@ def is_exact(way: str) -> bool:
 
 
 def start(server: Server, body: Body, *, undo: bool = False, **options: Any) -> Process:
-    """A process that runs a migration with this body, or rolls it back. It waits for a dead process' lease."""
-    server.now = max(server.now, server.ends_at)
+    """A process that runs a migration with this body, or rolls it back."""
 
     async def function(db: object, context: FakeContext) -> None:
         await body(context)
@@ -67,9 +69,8 @@ def start(server: Server, body: Body, *, undo: bool = False, **options: Any) -> 
     async def do_nothing(db: object) -> None: ...
 
     functions = (do_nothing, function) if undo else (function, None)
-    process = Process(server, {"m": MigrationDefinition("m", functions[0], rollback=functions[1])}, **options)
-    process.terms = replace(process.terms, owner=f"run {server.token}")
-    process.scope = process.engine.scope = replace(process.scope, terms=process.terms)
+    known = {"m": MigrationDefinition("m", functions[0], rollback=functions[1])}
+    process = Process(server, known, f"run {server.token}", **options)
     return process.roll_back("m") if undo else process.run()
 
 
@@ -175,7 +176,7 @@ def test_answer_lost_at_every_call(way: str, fault: str) -> None:
 
 @each_basic_way
 def test_no_answers_any_more(way: str) -> None:
-    """If no answer ever comes, the driver's error does. The next run resumes."""
+    """If no answer comes for longer than the patience, that is an error. The next run resumes."""
     whole = fill(Server(), way, FakeCollection(MIXED))
     whole.finish()
     last = [call.name for call in whole.log].index("function m")
@@ -184,12 +185,59 @@ def test_no_answers_any_more(way: str) -> None:
             continue
         server, collection = Server(), FakeCollection(MIXED)
         process = fill(server, way, collection, faults=dict.fromkeys(range(at, 10_000), "request lost"))
-        with pytest.raises(ConnectionError):
+        with pytest.raises(OutageError):
             process.finish()
         first, reached = len(collection.done), len(collection.ids_done)
         fill(server, way, collection).finish()
         check(collection, MIXED, size=2, first=first, reached=reached, way=way)
         assert set(collection.ids_done) == set(MIXED)
+
+
+@pytest.mark.parametrize(
+    ("way", "commands", "what"),
+    [
+        ("loop", {"read_batch"}, "to go on with the backfill 'orders'"),
+        ("loop", {"save_checkpoint"}, "to go on with the backfill 'orders'"),
+        ("transaction", {"commit", "commit again"}, "to commit the transaction of 'm'"),
+        ("transaction", {"read_batch", "read_checkpoint"}, "to go on with the backfill 'orders'"),
+    ],
+)
+@pytest.mark.parametrize("no_majority", [False, True])
+def test_patience(way: str, commands: set[str], what: str, no_majority: bool) -> None:
+    """A backfill that waits for a batch, or for a majority to confirm its checkpoint, says so after 5 s and every 30 s.
+    It ends after the patience of the run, and the next run resumes.
+    """
+    server, collection = Server(), FakeCollection([1, 2, 3])
+    process = fill(server, way, collection)
+    process.reach("body")
+    process.step(process.main)
+    with pytest.raises(OutageError) as caught:
+        process.finish_without(lambda call: call.name in commands, "no majority" if no_majority else "request lost")
+    assert (caught.value.what, caught.value.no_majority) == (what, no_majority)
+    assert caught.value.seconds == pytest.approx(PATIENCE, abs=1)
+    awaited = find(process, MajorityAwaited if no_majority else ServerAwaited)
+    assert [event.seconds for event in awaited] == pytest.approx([5, 35], abs=1)
+    assert {event.what for event in awaited} == {what}
+    assert (server.holder, server.records) == (None, set())
+    fill(server, way, collection).finish()
+    assert collection.done == ([[1, 2], [1, 2], [3]] if commands == {"save_checkpoint"} else [[1, 2], [3]])
+
+
+def test_interrupted_while_a_checkpoint_waits() -> None:
+    """An interruption ends the wait for a checkpoint soon, however long the patience is."""
+    server, collection = Server(), FakeCollection([1, 2, 3])
+    process = fill(server, "loop", collection)
+    process.reach("body")
+    process.step(process.main)
+    process.reach("read_batch")
+    interrupted_at = server.now
+    process.main.go_on(error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        process.finish_without(lambda call: call.name == "save_checkpoint", "request lost")
+    assert server.now - interrupted_at < 10
+    assert server.holder is None
+    fill(server, "loop", collection).finish()
+    assert collection.done == [[1, 2], [1, 2], [3]]
 
 
 IDS = st.one_of(st.none(), st.integers(-50, 50), st.text("abc", max_size=3), st.binary(max_size=2))
@@ -356,7 +404,8 @@ def test_lease_lost_at_each_check(way: str) -> None:
     whole = fill(Server(), way, FakeCollection(MIXED))
     whole.finish()
     last = [call.name for call in whole.log].index("function m")
-    checks = [at for at, call in enumerate(whole.log[:last]) if call.name == "check_lease"]
+    renewals = whole.find_renewals(by_heartbeat=False)
+    checks = [at for at, call in enumerate(whole.log[:last]) if call in renewals]
     assert len(checks) >= 6
     for number, at in enumerate(checks):
         server, collection = Server(), FakeCollection(MIXED)
@@ -670,5 +719,5 @@ def test_checkpoint_is_saved_beside_the_read() -> None:
         }
         process.step(tasks["main" if late == "both" else "both"])
         names = [task.call.name for task in process.tasks if task.call is not None]
-        assert "check_lease" not in names
+        assert "renew_lease" not in names
         process.finish()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from quaestor._core.checkpoint import Checkpoint, Document, Reminder, Throttle, check_projection
-from quaestor._core.lease import REPORT_INTERVAL
+from quaestor._core.checkpoint import Checkpoint, Document, Throttle, check_projection
+from quaestor._core.lease import REPORT_INTERVAL, Reminder
 from quaestor.errors import InvalidOptionError
 
 

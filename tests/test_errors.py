@@ -43,6 +43,10 @@ EXAMPLES = [
     (errors.LeaseLostError("a"), RuntimeError, "'a' may have run"),
     (errors.LeaseLostError(None), RuntimeError, "Nothing was left half done."),
     (errors.LeaseLostError("a", True), RuntimeError, "'a' was stopped at a batch"),
+    (errors.OutageError("to record 'a'", 300.2, False), TimeoutError, "Waited 300 s to record 'a': no server has"),
+    (errors.OutageError("to record 'a'", 300.2, True), TimeoutError, "a data-bearing member is down or behind"),
+    (errors.ServerUnsupportedError(["$inc", "x"]), RuntimeError, "This server evaluates $inc, x differently"),
+    (errors.DatabaseSkippedError(["t1", "t2"]), RuntimeError, "Not started, because 2 databases in a row found no"),
     (errors.TransactionsUnsupportedError(["a", "b"]), ValueError, "transaction=True: a, b. This server has no"),
     (
         errors.TransactionsUnsupportedError(["a"], True),

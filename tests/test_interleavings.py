@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import renew_interval
 from quaestor._core.transaction import LONGEST_TRANSACTION
-from quaestor.errors import LeaseLostError, TransactionFailedError
+from quaestor.errors import LeaseLostError, OutageError, TransactionFailedError
 from quaestor.events import LeaseNotReleased
 from tests.fake_store import TTL, FakeCollection, FakeContext, Process, Server, Task
 from tests.functions import nothing, take_context
@@ -126,30 +126,36 @@ class Instances(RuleBasedStateMachine):
     @precondition(lambda self: any(instance.ready for instance in self.alive))
     @rule(data=st.data(), answered=st.booleans(), number=st.integers(0, 2))
     def freeze(self, data: st.DataObject, answered: bool, number: int) -> None:
-        """Freeze one past its lease, before the server gets its request or before it gets the answer; the others go on,
-        and it wakes.
+        """Freeze the holder past its lease, before the server gets its request or before it gets the answer; the others
+        watch the lease, take it over, and go on; it wakes.
         """
-        frozen = data.draw(st.sampled_from([instance for instance in self.alive if instance.ready]))
+        if len(self.alive) < 2:
+            self.add()
+        ready = [instance for instance in self.alive if instance.ready]
+        frozen = data.draw(st.sampled_from([one for one in ready if one.process.has_lease] or ready))
         task = frozen.pick(number)
         if answered and task.call is not None:
             frozen.process.answer(task.call)
-        self.pass_time(31, [frozen])
-        for other in self.alive:
-            for _ in range(data.draw(st.integers(0, 12), "steps of another")):
-                if other is not frozen and other.ready:
-                    other.step("none")
+        for _ in range(4):
+            for other in self.alive:
+                for _ in range(data.draw(st.integers(0, 12), "steps of another")):
+                    if other is not frozen and other.ready:
+                        other.step("none")
+            self.pass_time(TTL / 2 + 1, [frozen])
+        self.disturbances += 1
         if frozen.ready:
             frozen.step("none", number)
 
     @rule(data=st.data(), seconds=st.sampled_from([0.1, 1.0, 29.0]))
     def wait(self, data: st.DataObject, seconds: float) -> None:
         """Time passes. Some are frozen meanwhile; the others renew their leases."""
-        self.pass_time(seconds, [instance for instance in self.alive if data.draw(st.booleans(), "frozen")])
+        frozen = [instance for instance in self.alive if data.draw(st.booleans(), "frozen")]
+        self.disturbances += len(frozen)
+        self.pass_time(seconds, frozen)
 
     def pass_time(self, seconds: float, frozen: list[Instance]) -> None:
         for instance in frozen:
             instance.is_disturbed = True
-            self.disturbances += 1
         while seconds > 0:
             moved = min(seconds, renew_interval(TTL))
             self.server.now += moved
@@ -208,7 +214,7 @@ class Instances(RuleBasedStateMachine):
                     is_slow = isinstance(error, TransactionFailedError) and error.seconds >= LONGEST_TRANSACTION
                     # A request of a frozen process, on its way since it held the lease, can remove a checkpoint.
                     is_late = isinstance(error, LeaseLostError) and error.in_batches and self.disturbances > 0
-                    assert is_slow or is_late or (isinstance(error, ConnectionError) and instance.lost), error
+                    assert is_slow or is_late or (isinstance(error, OutageError) and instance.lost), error
 
     def teardown(self) -> None:
         """Whatever has happened, those that are left and one more finish, and leave a free lease."""
@@ -219,8 +225,12 @@ class Instances(RuleBasedStateMachine):
         self.finish()
         assert last.process.main.error is None
         assert self.server.records == NEEDS.keys()
-        self.server.now += TTL  # somebody who was killed may have held it
-        assert self.server.is_free
+        began = self.server.now
+        after_all = self.add("end")  # somebody who was killed may hold it
+        self.finish()
+        assert after_all.process.main.error is None
+        assert self.server.holder is None
+        assert self.server.now - began <= TTL + 2
         rollbacks = sum(instance.undoes is not None for instance in self.instances)
         for name in PLAIN:
             assert self.server.work.count(name) <= 1 + rollbacks + self.disturbances

@@ -14,6 +14,7 @@ from quaestor import (
     Event,
     LeaseAwaited,
     LeaseNotReleased,
+    MajorityAwaited,
     MigrationFailed,
     MigrationProgressed,
     MigrationRetried,
@@ -21,6 +22,7 @@ from quaestor import (
     RollbackStarted,
     RunFailed,
     RunStarted,
+    ServerAwaited,
     SessionsNotEnded,
     log_event,
 )
@@ -40,6 +42,16 @@ class Silent(Exception):
     [
         (LeaseAwaited(*WHERE, lease(), 0.004), logging.INFO, ["Waiting for the lease, held by host (process 7)"]),
         (LeaseAwaited(*WHERE, lease(), 61.2), logging.INFO, ["Waiting", "lease", "1 min 1 s", "host (process 7)"]),
+        (
+            ServerAwaited(*WHERE, "to record 'a'", 65.2, OSError("x")),
+            logging.WARNING,
+            ["the server to record 'a'", "1 min 5 s", "OSError: x"],
+        ),
+        (
+            MajorityAwaited(*WHERE, "to record 'a'", 65.2, OSError("x")),
+            logging.WARNING,
+            ["a majority", "to record 'a'", "1 min 5 s", "a data-bearing member is down or behind"],
+        ),
         (SessionsNotEnded(*WHERE, PermissionError("no")), logging.WARNING, ["a minute", "PermissionError: no"]),
         (LeaseNotReleased(*WHERE, 30, OSError()), logging.WARNING, ["lease", "expires", "30.0 s", "OSError"]),
         (MigrationRetried(*PLACE, 3, OSError("x")), logging.INFO, ["'a' (1 of 2)", "attempt 3", "OSError: x"]),

@@ -6,10 +6,13 @@ from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     DuplicateKeyError,
+    ExecutionTimeout,
     InvalidOperation,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
+    WriteConcernError,
     WTimeoutError,
 )
 
@@ -42,6 +45,25 @@ def test_no_server() -> None:
     unknown = find_unknown_outcome(ServerSelectionTimeoutError("nobody"))
     assert unknown is not None
     assert unknown.no_server
+
+
+@pytest.mark.parametrize(
+    ("error", "no_majority"),
+    [
+        (WTimeoutError("waiting for replication timed out", 64), True),
+        (WriteConcernError("operation was interrupted", 11602), True),
+        (ExecutionTimeout("operation exceeded time limit", 50, {"ok": 0, "codeName": "MaxTimeMSExpired"}), True),
+        (ExecutionTimeout("the driver's own deadline", 50, {"ok": 0, "code": 50}), False),
+        (NetworkTimeout("timed out"), False),
+        (AutoReconnect("connection closed"), False),
+        (ServerSelectionTimeoutError("nobody"), False),
+    ],
+)
+def test_no_majority(error: PyMongoError, no_majority: bool) -> None:
+    """If the server has answered, and a majority hasn't confirmed it in time, that is said."""
+    unknown = find_unknown_outcome(error)
+    assert unknown is not None
+    assert unknown.no_majority is no_majority
 
 
 @pytest.mark.parametrize(

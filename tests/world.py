@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from quaestor.status import Lease
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+TTL = 30.0
 
 
 def lease(
@@ -15,4 +16,4 @@ def lease(
     previous: str | None = None,
 ) -> Lease:
     """A lease of an imagined process."""
-    return Lease(owner, token, "host", 7, LONG_AGO, LONG_AGO, migrations, sessions, previous)
+    return Lease(owner, token, "host", 7, LONG_AGO, 0, TTL, LONG_AGO, migrations, sessions, previous)

@@ -17,7 +17,7 @@ class Commands(CommandListener):
 
     def started(self, event: CommandStartedEvent) -> None:
         """Keep the command."""
-        if event.command_name not in {"hello", "ping", "endSessions"}:
+        if event.command_name not in {"ping", "endSessions"}:
             self.sent.append(dict(event.command))
 
     def succeeded(self, event: CommandSucceededEvent) -> None:

@@ -54,7 +54,9 @@ def server() -> Iterator[str]:
     with started("--replSet", REPLICA_SET) as nodes:
         uri = initiate(nodes)
         with client_to(uri) as client:
-            client.admin.command("ping")  # goes to the primary, so it waits for one
+            # Goes to the primary, so it waits for one. It is the default since MongoDB 5.0: before, what a test writes
+            # isn't seen at once by quaestor, which reads what a majority has.
+            client.admin.command("setDefaultRWConcern", defaultWriteConcern={"w": "majority"})
         yield uri
 
 
@@ -121,7 +123,8 @@ def _in_memory() -> str | None:
     return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > _ROOM else None
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
+    """Find a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -149,7 +152,7 @@ class Mongod:
             *("--setParameter", "enableTestCommands=1"),
             *options,
         ]
-        self.port = _free_port()
+        self.port = find_free_port()
         self.launch()
 
     @property
@@ -174,7 +177,7 @@ class Mongod:
         """
         for attempt in range(3):
             if attempt:
-                self.port = _free_port() if movable else self.port
+                self.port = find_free_port() if movable else self.port
                 self.launch()
             if self._answers():
                 return

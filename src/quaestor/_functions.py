@@ -10,7 +10,7 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError
 
 from quaestor._core.backfill import Backfills
-from quaestor._core.lease import PATIENCE, HeldLease, Terms
+from quaestor._core.lease import HeldLease, Terms
 from quaestor._core.plan import Change
 from quaestor._core.store import Attempt, Host, Step
 from quaestor._hosts.calls import call
@@ -19,7 +19,7 @@ from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, drop_concerns, make_driver
-from quaestor._mongo.mongo_store import MongoStore, get_records_collection, limit_command
+from quaestor._mongo.mongo_store import MongoStore, get_records_collection
 from quaestor._mongo.transactions import Session
 from quaestor.context import AsyncMigrationContext, MigrationContext
 from quaestor.events import Event, Place
@@ -67,8 +67,8 @@ class MongoFunctions:
             step = partial(transactions.attempt, host, session, execute, write_record)
             return await self._host.call(step, is_async=change.is_async)
 
-    async def commit_again(self, change: Change, slot: int) -> Attempt[None]:
-        step = partial(transactions.commit_again, self._slots[change.is_async, slot])
+    async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
+        step = partial(transactions.commit, self._slots[change.is_async, slot], seconds)
         return await self._host.call(step, is_async=change.is_async, interruptible=False)
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
@@ -77,8 +77,7 @@ class MongoFunctions:
             for slot in range(slots):
                 if (is_async, slot) not in self._slots:
                     step = partial(transactions.open_session, make_driver(db), db.client, is_async=is_async)
-                    with limit_command(PATIENCE):
-                        session = await self._host.call(step, is_async=is_async)
+                    session = await self._host.call(step, is_async=is_async)
                     self._slots[is_async, slot] = session
                     self._sessions.append(session)
         return tuple(session.id for session in self._sessions)

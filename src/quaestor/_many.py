@@ -1,13 +1,13 @@
 """Runs over many databases, several at once."""
 
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._core import plan
 from quaestor._core.definition import check_names
+from quaestor._core.lease import Terms
 from quaestor._core.scheduler import Schedule, Start, supervise
 from quaestor._core.store import Host
 from quaestor._hosts.calls import catch, catch_async, guard
@@ -15,10 +15,13 @@ from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo.drivers import check_databases
 from quaestor._mongo.mongo_store import check_prefix
-from quaestor.errors import InvalidDatabaseError, InvalidOptionError
+from quaestor._mongo.outcomes import is_server_away
+from quaestor.errors import DatabaseSkippedError, InvalidDatabaseError, InvalidOptionError
 from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied
-from quaestor.runners import AsyncRunner, SyncRunner, check_concurrency, check_terms
+from quaestor.runners import AsyncRunner, SyncRunner, check_concurrency
 from quaestor.status import DatabaseResult
+
+_MOST_UNREACHABLE = 10  # a thousand databases behind a dead server would take hours
 
 if TYPE_CHECKING:  # the registry imports this module
     from quaestor.registry import MigrationRegistry
@@ -32,6 +35,7 @@ class Options:
     on_event: Hook | None
     lease_ttl: float
     lease_timeout: float | None
+    patience: float
     targets: Collection[str] | None
     strict: bool
     concurrency: int
@@ -47,30 +51,26 @@ def run_many(
 ) -> Coroutine[Any, Any, list[DatabaseResult]]:
     """See `MigrationRegistry.run_many`. The coroutine of sync runs never suspends."""
     argument, prefix = "sync_db" if is_async else "async_db", options.prefix
-    # What would fail in each of the runs:
-    check_concurrency(options.concurrency)
-    if other_db is not None and not callable(other_db):
-        raise InvalidOptionError(
-            f"{argument} must be a function that returns the database of a name, such as client.get_database, not "
-            f"{type(other_db).__name__}."
-        )
-    listed = _check_all(databases, is_async=is_async)
-    check_prefix(prefix, "")  # it can still be too long for some of them
-    check_terms(options.lease_ttl, options.lease_timeout)
-    plan.check_graph(registry.migrations)
-    targets = None if options.targets is None else check_names("targets", options.targets)
-    plan.check_known(targets or (), registry.migrations)
+    listed, targets = _check(registry, databases, argument, other_db, options)
     emit = guard(options.on_event)
 
     names = [str(number) for number in range(len(listed))]
     schedule = Schedule(names, {}, options.concurrency)
-    results: dict[str, DatabaseResult] = {}
+    results = _Results(listed, prefix, emit)
+    host: Host = LoopHost() if is_async else ThreadHost()
+    lock = host.lock()
+    make_runner: Any = partial(
+        AsyncRunner if is_async else SyncRunner,
+        registry,
+        prefix=prefix,
+        lease_ttl=options.lease_ttl,
+        lease_timeout=options.lease_timeout,
+        patience=options.patience,
+    )
 
     def run(db: Any, hook: Hook) -> Any:
         other = {} if other_db is None else {argument: other_db(db.name)}
-        terms: dict[str, Any] = {"lease_ttl": options.lease_ttl, "lease_timeout": options.lease_timeout}
-        runner = (AsyncRunner if is_async else SyncRunner)(registry, db, prefix, on_event=hook, **terms, **other)
-        return runner.run(targets, strict=options.strict)
+        return make_runner(db, on_event=hook, **other).run(targets, strict=options.strict)
 
     async def run_one(start: Start) -> None:
         db, applied = listed[int(start.name)], []
@@ -83,30 +83,75 @@ def run_many(
         work = partial(run, db, count)
         # Not raised: it may be a StopIteration, which no coroutine can raise.
         _, error = await catch_async(work) if is_async else catch(work)
-        results[start.name] = DatabaseResult(db.name, applied, error)
-        emit(DatabaseFinished(db.name, prefix, tuple(applied), error))
-        schedule.finish(start.name)
+        async with lock:
+            results.add(int(start.name), applied, error)
+            schedule.finish(start.name)
+            if len(results.unreachable) >= _MOST_UNREACHABLE:
+                schedule.stop()
 
     async def run_all() -> list[DatabaseResult]:
-        host: Host = LoopHost() if is_async else ThreadHost()
         failures: list[BaseException] = []
-        supervisor = partial(supervise, schedule, run_one, nullcontext(), failures)
+        supervisor = partial(supervise, schedule, run_one, lock, failures)
         await host.supervise(supervisor, schedule.stop, reaches_all=True)
         if failures:  # a worker that was cancelled, or couldn't start, before its run
             raise failures[0]
-        return [results[name] for name in names]
+        return results.complete()
 
     return run_all()
 
 
-def _check_all(databases: object, *, is_async: bool) -> list[Any]:
+class _Results:
+    """The results of the runs.
+
+    Attributes:
+        unreachable: The last databases in a row that found no server.
+    """
+
+    def __init__(self, databases: Sequence[Any], prefix: str, emit: Hook) -> None:
+        self._names = [db.name for db in databases]
+        self._prefix = prefix
+        self._emit = emit
+        self._results: dict[int, DatabaseResult] = {}
+        self.unreachable: list[str] = []
+
+    def add(self, number: int, applied: list[str], error: BaseException | None) -> None:
+        """Add the result of a database."""
+        name = self._names[number]
+        self._results[number] = DatabaseResult(name, applied, error)
+        self._emit(DatabaseFinished(name, self._prefix, tuple(applied), error))
+        self.unreachable = [*self.unreachable, name] if is_server_away(error) else []
+
+    def complete(self) -> list[DatabaseResult]:
+        """Return the results in order, those of databases that weren't started included."""
+        skipped = DatabaseSkippedError(self.unreachable[:_MOST_UNREACHABLE])
+        for number in range(len(self._names)):
+            if number not in self._results:
+                self.add(number, [], skipped)
+        return [self._results[number] for number in range(len(self._names))]
+
+
+def _check(
+    registry: "MigrationRegistry", databases: object, argument: str, other_db: object, options: Options
+) -> tuple[list[Any], list[str] | None]:
+    """Check what would fail in each of the runs. Returns the databases and the targets."""
+    check_concurrency(options.concurrency)
+    if other_db is not None and not callable(other_db):
+        raise InvalidOptionError(
+            f"{argument} must be a function that returns the database of a name, such as client.get_database, not "
+            f"{type(other_db).__name__}."
+        )
     if not isinstance(databases, Iterable) or isinstance(databases, str):  # a single one, say, or a client
         raise InvalidOptionError(f"databases must be a list of them, not {type(databases).__name__}.")
     listed = list(databases)
     for number, db in enumerate(listed):
         try:
-            check_databases(db, None, is_async=is_async)
+            check_databases(db, None, is_async=argument == "sync_db")
         except InvalidDatabaseError as error:
             error.add_note(f"quaestor: it is databases[{number}]")
             raise
-    return listed
+    check_prefix(options.prefix, "")  # it can still be too long for some of them
+    Terms(options.lease_ttl, options.lease_timeout, options.patience)
+    plan.check_graph(registry.migrations)
+    targets = None if options.targets is None else check_names("targets", options.targets)
+    plan.check_known(targets or (), registry.migrations)
+    return listed, targets

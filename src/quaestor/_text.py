@@ -1,5 +1,6 @@
 """How messages write times, counts, lists and errors, and what they suggest."""
 
+import re
 from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Final
@@ -54,9 +55,11 @@ def find_similar(name: str, names: Iterable[str]) -> str | None:
 
 
 def format_error(error: BaseException) -> str:
-    """Write the class of an error and its message."""
+    """Write the class of an error and its message. A private class of a driver is written as its public base."""
     message = message_of(error)
-    return type(error).__name__ + (f": {message}" if message else "")
+    message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # of a driver: nobody has configured these
+    name = next(cls.__name__ for cls in type(error).__mro__ if not cls.__name__.startswith("_"))
+    return name + (f": {message}" if message else "")
 
 
 def message_of(error: BaseException) -> str:

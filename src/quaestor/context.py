@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quaestor._core.backfill import Backfill, Backfills
-from quaestor._core.checkpoint import DEFAULT_SIZE, Reminder, Throttle
+from quaestor._core.checkpoint import DEFAULT_SIZE, Throttle
+from quaestor._core.lease import Reminder
 from quaestor._hosts.calls import call
 from quaestor._hosts.threads import run_to_completion
 from quaestor.databases import AsyncCollection, SyncCollection

@@ -21,6 +21,9 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── LeaseError                                    the lease
     │   ├── LeaseTimeoutError         (TimeoutError)  another instance held it for longer than lease_timeout
     │   └── LeaseLostError            (RuntimeError)  another instance may hold it by now, so this one has stopped
+    ├── OutageError                   (TimeoutError)  the server, or a majority, was away for longer than patience
+    ├── DatabaseSkippedError          (RuntimeError)  one of many databases, after ten in a row found no server
+    ├── ServerUnsupportedError        (RuntimeError)  a look-alike of MongoDB that wouldn't keep others from migrating
     ├── TransactionError                              transactions
     │   ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server without them
     │   ├── TransactionFailedError        (RuntimeError)  the server aborted a transaction again and again
@@ -276,9 +279,9 @@ class LeaseTimeoutError(LeaseError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"Waited {self.seconds:.1f} s for the lease, held by {self.holder}. Nothing has run here. "
-            "Pass a longer lease_timeout=. If that process is gone, its lease expires; "
-            "if it hangs, kill it, or release the lease with the runner's unlock()."
+            f"Waited {self.seconds:.1f} s for the lease, held by {self.holder}. Nothing has run here. Pass a longer "
+            f"lease_timeout=: a run replaces a dead holder after watching its lease for {self.holder.ttl:g} s. If the "
+            "holder hangs, kill it, or release the lease with the runner's unlock()."
         )
 
 
@@ -303,10 +306,72 @@ class LeaseLostError(LeaseError, RuntimeError):
         else:
             left = f"The function of {self.migration!r} may have run, but this run didn't update its record."
         return (
-            f"The lease was lost, and nothing more was started. {left} A lease is lost when it can't be renewed in "
-            "time (a frozen process, a blocked event loop, a broken network, no free connection in the pool), when "
-            "unlock() releases it, or when its document is removed, as by dropping the database. "
+            f"The lease was lost, and nothing more was started. {left} Another instance took it over because this one "
+            "couldn't renew it in time (a frozen process, a blocked event loop, a broken network, no free connection "
+            "in the pool), or unlock() released it, or its document was removed, as by dropping the database. "
             "Run again: migrations that another instance has applied are skipped."
+        )
+
+
+@dataclass(eq=False)
+class OutageError(QuaestorError, TimeoutError):
+    """The server, or a majority of its replica set, was away for longer than `patience`. Nothing more was started.
+
+    Its `__cause__` is the last error.
+
+    Attributes:
+        what: What the run waited for, such as "to record 'a'".
+        seconds: How long it waited, in seconds.
+        no_majority: Whether the server answered, and no majority confirmed the write.
+    """
+
+    what: str
+    seconds: float
+    no_majority: bool
+
+    def __str__(self) -> str:
+        missing = (
+            "a majority of the replica set has not confirmed it, so a data-bearing member is down or behind"
+            if self.no_majority
+            else "no server has answered"
+        )
+        return (
+            f"Waited {self.seconds:.0f} s {self.what}: {missing}. Nothing more was started. Run again when the servers "
+            "are back, or pass a longer patience=."
+        )
+
+
+@dataclass(eq=False)
+class DatabaseSkippedError(QuaestorError, RuntimeError):
+    """The run on one of many databases wasn't started, because ten others in a row had found no server.
+
+    Attributes:
+        unreachable: The names of these ten.
+    """
+
+    unreachable: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"Not started, because {len(self.unreachable)} databases in a row found no server: "
+            f"{', '.join(self.unreachable)}. Run again when the server is back."
+        )
+
+
+@dataclass(eq=False)
+class ServerUnsupportedError(QuaestorError, RuntimeError):
+    """The server imitates MongoDB, but its answers wouldn't keep a second instance from migrating. Nothing has run.
+
+    Attributes:
+        commands: The commands that it evaluates differently.
+    """
+
+    commands: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"This server evaluates {', '.join(self.commands)} differently from MongoDB, so two instances could "
+            "migrate at the same time. Nothing has run. docs/servers.md lists the servers that work."
         )
 
 

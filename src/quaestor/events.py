@@ -126,6 +126,47 @@ class LeaseAwaited(RunEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAwaited(RunEvent):
+    """A run in progress waits for the server, which can't be reached. Emitted after 5 s, then every 30 s.
+
+    Attributes:
+        what: What it waits for, such as "to check the lease".
+        seconds: How long it has waited, in seconds.
+        error: What the driver raised last.
+    """
+
+    what: str
+    seconds: float
+    error: Exception
+
+    def __str__(self) -> str:
+        return (
+            f"Waiting for the server {self.what} ({format_duration(self.seconds)} so far): {format_error(self.error)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MajorityAwaited(RunEvent):
+    """A run in progress waits for a majority of the replica set to confirm a write. Emitted after 5 s, then every 30 s.
+
+    Attributes:
+        what: What it waits for, such as "to record 'a'".
+        seconds: How long it has waited, in seconds.
+        error: What the driver raised last.
+    """
+
+    what: str
+    seconds: float
+    error: Exception
+
+    def __str__(self) -> str:
+        return (
+            f"Waiting for a majority of the replica set {self.what} ({format_duration(self.seconds)} so far): a "
+            "data-bearing member is down or behind"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SessionsNotEnded(RunEvent):
     """The previous lease holder was killed or frozen; the server refused to end transactions it may have left open.
 
@@ -435,6 +476,8 @@ def level_of(event: Event) -> Level:
         case MigrationProgressed(due=False):
             return "DEBUG"
         case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
+            return "WARNING"
+        case ServerAwaited() | MajorityAwaited():
             return "WARNING"
         case MigrationFailed() | RunFailed() | DatabaseFinished():
             return "ERROR"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from quaestor._core.definition import MigrationDefinition, check_name, summarize, takes_context
 from quaestor.errors import DuplicateMigrationError
-from quaestor.status import DEFAULT_TTL
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
     from pymongo.results import BulkWriteResult, DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
@@ -170,6 +170,7 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE,
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 1,
@@ -188,6 +189,8 @@ class MigrationRegistry:
             lease_ttl: How long the lease of a killed process keeps others waiting, in seconds, from 1 to 86,400. The
                 lease is renewed after every third of that time.
             lease_timeout: How long to wait for another instance, in seconds. Defaults to no limit.
+            patience: How long a run in progress waits for an unreachable server or a missing majority of the replica
+                set, in seconds. After 5 s, and then every 30 s, it says so (`ServerAwaited`, `MajorityAwaited`).
             targets: Apply only these migrations and their dependencies. Defaults to all.
             strict: Whether to refuse a database with applied migrations that aren't registered: an older release on a
                 newer database. By default that is a warning.
@@ -210,6 +213,7 @@ class MigrationRegistry:
             TransactionsUnsupportedError: transaction=True, and the server has no transactions; nothing has run.
             LeaseTimeoutError: Another instance migrated for longer than `lease_timeout`; nothing has run here.
             LeaseLostError: Another instance may hold the lease by now; nothing more was started or recorded.
+            OutageError: The server, or a majority, was away for longer than `patience`; likewise.
             TransactionFailedError: The server aborted a migration's transaction again and again.
             UnfinishedMigrationError: A function returned a generator, or a `def` function an awaitable.
             Exception: What a migration or the driver raised, unchanged. A migration's carries a note with its name.
@@ -218,7 +222,14 @@ class MigrationRegistry:
         from quaestor.runners import AsyncRunner
 
         runner = AsyncRunner(
-            self, db, prefix, sync_db=sync_db, on_event=on_event, lease_ttl=lease_ttl, lease_timeout=lease_timeout
+            self,
+            db,
+            prefix,
+            sync_db=sync_db,
+            on_event=on_event,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+            patience=patience,
         )
         return runner.run(targets, strict=strict, concurrency=concurrency)
 
@@ -231,6 +242,7 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE,
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 1,
@@ -247,7 +259,14 @@ class MigrationRegistry:
         from quaestor.runners import SyncRunner
 
         runner = SyncRunner(
-            self, db, prefix, async_db=async_db, on_event=on_event, lease_ttl=lease_ttl, lease_timeout=lease_timeout
+            self,
+            db,
+            prefix,
+            async_db=async_db,
+            on_event=on_event,
+            lease_ttl=lease_ttl,
+            lease_timeout=lease_timeout,
+            patience=patience,
         )
         return runner.run(targets, strict=strict, concurrency=concurrency)
 
@@ -260,6 +279,7 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        patience: float = 30.0,
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 8,
@@ -270,10 +290,11 @@ class MigrationRegistry:
         The databases may be of one client or of several. `sync_db` returns the same database for `def` migrations,
         given its name, such as `sync_client.get_database`; Motor doesn't need it. `concurrency` is how many databases
         are migrated at the same time, from 1 to 100; in each of them one migration runs after the other. The other
-        arguments are those of `run`; an event names its database.
+        arguments are those of `run`; an event names its database, and `patience` is for each of them.
 
         Returns:
-            One result for each database, in the order given. Its `error` is what `run` would have raised.
+            One result for each database, in the order given. Its `error` is what `run` would have raised; or a
+            `DatabaseSkippedError`, after ten databases in a row found no server.
 
         Raises:
             MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to a server.
@@ -284,7 +305,7 @@ class MigrationRegistry:
         """
         from quaestor._many import Options, run_many
 
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency)
         return run_many(self, databases, sync_db, options, is_async=True)
 
     def run_many_sync(
@@ -296,6 +317,7 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        patience: float = 30.0,
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 8,
@@ -309,7 +331,7 @@ class MigrationRegistry:
         from quaestor._hosts.threads import run_to_completion
         from quaestor._many import Options, run_many
 
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, targets, strict, concurrency)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency)
         return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
 
 

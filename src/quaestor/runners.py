@@ -3,12 +3,13 @@
 import uuid
 from collections.abc import Collection
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._core import engine as operations
 from quaestor._core.engine import Engine, Scope
-from quaestor._core.lease import LONGEST_TTL, SHORTEST_TTL, Terms, check_seconds
+from quaestor._core.lease import Terms
 from quaestor._functions import MongoFunctions
 from quaestor._hosts.calls import guard
 from quaestor._hosts.loop import LoopHost
@@ -18,12 +19,11 @@ from quaestor._mongo.mongo_store import MongoStore, check_prefix
 from quaestor.databases import AsyncDatabase, SyncDatabase
 from quaestor.errors import InvalidOptionError
 from quaestor.events import Hook
-from quaestor.status import DEFAULT_TTL, Lease, PlannedMigration, Status
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, Lease, PlannedMigration, Status
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
 
-_LONGEST_TIMEOUT = 1e9  # seconds: thirty years
 _MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 
 
@@ -33,18 +33,25 @@ class _Runner:
     _is_async: bool
 
     def __init__(
-        self, registry: "MigrationRegistry", db: Any, other_db: Any, prefix: str, on_event: Hook | None, **terms: Any
+        self,
+        registry: "MigrationRegistry",
+        db: Any,
+        other_db: Any,
+        prefix: str,
+        on_event: Hook | None,
+        *,
+        terms: Terms,
     ) -> None:
-        self._terms = check_terms(**terms)
         self._databases = check_databases(db, other_db, is_async=self._is_async)
         self._db = db
         self._prefix = check_prefix(prefix, db.name)
         self._emit = guard(on_event)
+        self._terms = terms
         self._registry = registry
 
     def _open(self) -> closing[Engine]:
         """Make the engine of one operation, which acquires the lease as an owner of its own."""
-        terms = Terms(uuid.uuid4().hex, *self._terms)
+        terms = replace(self._terms, owner=uuid.uuid4().hex)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
         definitions = dict(self._registry.migrations)  # what is registered meanwhile is for the next operation
         scope = Scope(definitions, self._db.name, self._prefix, self._databases.keys(), terms)
@@ -62,7 +69,7 @@ class AsyncRunner(_Runner):
         prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock`.
         sync_db: The same database for `def` migrations, or None. See `MigrationRegistry.run`.
         on_event: Called with every event, a frozen value; None logs them to the logger `quaestor`.
-        lease_ttl, lease_timeout: How the lease is acquired, in seconds. See `MigrationRegistry.run`.
+        lease_ttl, lease_timeout, patience: How to wait, in seconds. See `MigrationRegistry.run`.
 
     Raises:
         InvalidDatabaseError: `db` or `sync_db` isn't such a database.
@@ -82,8 +89,9 @@ class AsyncRunner(_Runner):
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE,
     ) -> None:
-        super().__init__(registry, db, sync_db, prefix, on_event, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+        super().__init__(registry, db, sync_db, prefix, on_event, terms=Terms(lease_ttl, lease_timeout, patience))
 
     async def run(
         self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
@@ -212,8 +220,9 @@ class SyncRunner(_Runner):
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE,
     ) -> None:
-        super().__init__(registry, db, async_db, prefix, on_event, lease_ttl=lease_ttl, lease_timeout=lease_timeout)
+        super().__init__(registry, db, async_db, prefix, on_event, terms=Terms(lease_ttl, lease_timeout, patience))
 
     def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
@@ -262,12 +271,3 @@ def check_concurrency(value: object) -> None:
     """Check how many migrations or databases may be in progress at once."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_AT_ONCE:
         raise InvalidOptionError(f"concurrency must be a whole number, from 1 to {_MOST_AT_ONCE}, not {value!r:.40}.")
-
-
-def check_terms(lease_ttl: float, lease_timeout: float | None) -> tuple[float, float | None]:
-    """Check how long a lease lasts, and how long to wait for one. Returns them as floats."""
-    check_seconds("lease_ttl", lease_ttl, SHORTEST_TTL, LONGEST_TTL)
-    if lease_timeout is None:
-        return float(lease_ttl), None
-    check_seconds("lease_timeout", lease_timeout, 0, _LONGEST_TIMEOUT)
-    return float(lease_ttl), float(lease_timeout)

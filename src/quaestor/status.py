@@ -1,7 +1,7 @@
 """What is applied, what is pending, and who holds the lease, as values."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 Work: TypeAlias = Literal["run", "rollback", "mark"]
@@ -9,6 +9,9 @@ Work: TypeAlias = Literal["run", "rollback", "mark"]
 
 DEFAULT_TTL = 30.0
 """How long a lease lasts without being renewed, in seconds."""
+
+DEFAULT_PATIENCE = 300.0
+"""How long a run in progress waits for an unreachable server or a missing majority, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,9 @@ class Lease:
         host: The machine of the run.
         pid: Its process there.
         since: When the run acquired the lease (aware, UTC, by the server's clock).
-        expires_at: When the lease expires unless it is renewed (likewise).
+        beat: Rises with every renewal: others may take the lease over when it hasn't for `ttl` seconds.
+        ttl: How long the lease lasts without being renewed, in seconds.
+        renewed_at: When it was last renewed (likewise).
         migrations: The migrations in progress, as last recorded; empty after the last. A failed
             one is listed until those that run beside it have ended.
         sessions: The ids of the server sessions in which transactions of this holder or an earlier one may be open
@@ -39,13 +44,20 @@ class Lease:
     host: str
     pid: int
     since: datetime
-    expires_at: datetime
+    beat: int
+    ttl: float
+    renewed_at: datetime
     migrations: tuple[str, ...]
     sessions: tuple[bytes, ...] = ()
     previous: str | None = None
     work: Work = "run"
     recording: str | None = None
     upcoming: tuple[str, ...] = ()
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the lease expires unless it is renewed, by the server's clock as of the last renewal."""
+        return self.renewed_at + timedelta(seconds=self.ttl)
 
     def __str__(self) -> str:
         doing = {"run": "in", "rollback": "rolling back", "mark": "marking"}[self.work]

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pymongo.errors import ServerSelectionTimeoutError
 
 from quaestor import (
     CircularDependencyError,
     DatabaseFinished,
     DatabaseResult,
+    DatabaseSkippedError,
     Event,
     InvalidDatabaseError,
     InvalidOptionError,
@@ -23,8 +25,9 @@ from quaestor import (
     UnknownMigrationError,
     UnknownRecordsError,
 )
-from tests.databases import both_kinds_async, drivers
+from tests.databases import both_kinds_async, drivers, opened_async
 from tests.functions import (
+    NOWHERE,
     Broken,
     ab_async,
     are_free_async,
@@ -286,3 +289,22 @@ async def test_bad_databases(dbs: list[Any], commands: Commands, position: int) 
             await ab_async().run_many(wrong, "app")
         assert str(not_a_list.value) == f"databases must be a list of them, not {type(wrong).__name__}."
     assert commands.sent == []
+
+
+@real
+async def test_no_server(several: Callable[[int], list[Any]], driver: str) -> None:
+    """After ten databases in a row that find no server no further one is started, and the result says which."""
+    events = Events()
+    async with opened_async(driver, NOWHERE, "x", serverSelectionTimeoutMS=10) as nowhere:
+        dbs = [*several(1), *(nowhere.client[f"n{number}"] for number in range(30))]
+
+        results = await ab_async().run_many(dbs, "app", on_event=events, concurrency=2)
+
+    errors = [result.error for result in results]
+    assert errors[0] is None
+    skipped = [error for error in errors if isinstance(error, DatabaseSkippedError)]
+    assert 18 <= len(skipped) <= 20
+    assert len(skipped[0].unreachable) == 10
+    assert {type(error) for error in errors[1:11]} == {ServerSelectionTimeoutError}
+    ended = [event for event in events if isinstance(event, DatabaseFinished)]
+    assert [event.database for event in ended if event.error is skipped[-1]][-1] == "n29"

@@ -78,7 +78,7 @@ async def test_transactions(db: Any, sync_db: Any) -> None:
 
     assert await mixed(calls, transaction=True).run(db, "app", sync_db=sync_db) == calls
     assert calls == ["first", "second", "third", "fourth"]
-    assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
+    assert await db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": []}
 
 
 @real_kinds_async

@@ -127,7 +127,7 @@ async def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: 
 
     first, second = seen
     (session,) = first["sessions"]
-    assert second == lock_document(first, migrations=["b"], renewed=second["expiresAt"], sessions=[session])
+    assert second == lock_document(first, migrations=["b"], renewed=second, sessions=[session])
     assert session["uid"] == hashlib.sha256(b"").digest()  # nobody has logged in
     assert session["id"].subtype == 4
     assert (await other.app_migrations_lock.find_one())["sessions"] == []

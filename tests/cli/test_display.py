@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from quaestor.events import (
     Event,
     LeaseAwaited,
     LeaseNotReleased,
+    MajorityAwaited,
     MigrationApplied,
     MigrationFailed,
     MigrationProgressed,
@@ -39,6 +40,7 @@ from quaestor.events import (
     RunFailed,
     RunFinished,
     RunStarted,
+    ServerAwaited,
     SessionsNotEnded,
 )
 from quaestor.status import Lease
@@ -46,13 +48,15 @@ from tests.cli.terminal import Display
 
 PLACE = ("shop", "app")
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
-HOLDER = Lease("run-1", 7, "web-1", 4242, NOON, NOON + timedelta(seconds=30), ("b",), (b"\x00\xff",))
+HOLDER = Lease("run-1", 7, "web-1", 4242, NOON, 3, 30.0, NOON, ("b",), (b"\x00\xff",))
 ERROR = ValueError("no login\nas ada:hunter2")
 EVENTS: list[Event] = [
     RunStarted(*PLACE, ("a", "b")),
     RecordsIgnored(*PLACE, (1, None, b"\xff", float("nan"), {"k": [NOON]}, ERROR)),
     RecordsUnknown(*PLACE, ("newer",)),
     LeaseAwaited(*PLACE, HOLDER, 30.0),
+    ServerAwaited(*PLACE, "to check the lease", 5.0, ERROR),
+    MajorityAwaited(*PLACE, "to record 'a'", 35.0, ERROR),
     SessionsNotEnded(*PLACE, ERROR),
     LeaseNotReleased(*PLACE, 30.0, ERROR),
     MigrationStarted(*PLACE, "a", 1, 2),
@@ -406,6 +410,17 @@ def test_batch_that_is_retried() -> None:
         )
         terminal.tell(MigrationProgressed(*place, 10, 100, 5.0), MigrationRetried(*place, 2, ERROR))
         terminal.shows("! Retrying 'a' (1 of 1), attempt 2: ValueError: no login as ada:***", "10 of 100")
+
+
+def test_waiting_for_the_servers() -> None:
+    """That a run waits for the server, or for a majority, is a warning above the migration in progress."""
+    place = (*PLACE, "a", 1, 1)
+    with Display(80, 24) as terminal:
+        terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place))
+        terminal.tell(ServerAwaited(*PLACE, "to check the lease", 5.0, ERROR))
+        terminal.shows("! Waiting for the server to check the lease (5.0 s so far)", "0 of 1")
+        terminal.tell(MajorityAwaited(*PLACE, "to record 'a'", 35.0, ERROR))
+        terminal.shows("! Waiting for a majority of the replica set to record 'a' (35.0 s so far)", "0 of 1")
 
 
 def test_pass_that_begins_anew() -> None:

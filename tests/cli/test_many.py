@@ -227,7 +227,13 @@ def test_commands_for_one_database(three: Tenants, arguments: list[str]) -> None
 
 @pytest.mark.parametrize(
     ("db", "option", "value"),
-    [("", "--concurrency", "0"), ("_*", "--concurrency", "101"), ("_*", "--lease-timeout", "-1")],
+    [
+        ("", "--concurrency", "0"),
+        ("_*", "--concurrency", "101"),
+        ("_*", "--lease-timeout", "-1"),
+        ("", "--patience", "-1"),
+        ("_*", "--patience", "-1"),
+    ],
 )
 def test_bad_numbers(three: Tenants, db: str, option: str, value: str) -> None:
     """They are refused in a sentence before anything is done."""

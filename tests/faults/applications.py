@@ -32,7 +32,7 @@ FAULTS_OF_PRIMARY: dict[str, Callable[[ReplicaSet], object]] = {
 
 COMMANDS = {
     "read": ("find", "app_migrations"),
-    "look": ("aggregate", "app_migrations_lock"),
+    "look": ("find", "app_migrations_lock"),
     "acquire": ("findAndModify", "app_migrations_lock"),
     "check": ("update", "app_migrations_lock"),
     "record": ("insert", "app_migrations"),
@@ -218,11 +218,16 @@ def lsid(client: MongoClient[Any], session_id: bytes) -> dict[str, Binary]:
 
 
 def hold(db: Any, *, seconds: float, sessions: Sequence[Mapping[str, Binary]] = ()) -> None:
-    """Leave the lease as a run leaves it that is killed: it ends after so many seconds."""
+    """Leave the lease as a run leaves it that is killed: whoever waits replaces it after so many seconds."""
     now = datetime.now(UTC)
     lock = HELD | {"owner": "somebody", "token": 7, "pid": 4321, "migrations": ["a"], "sessions": list(sessions)}
-    times = {"since": now - timedelta(minutes=1), "expiresAt": now + timedelta(seconds=seconds)}
+    times = {"since": now - timedelta(minutes=1), "renewedAt": now, "ttl": seconds}
     db.app_migrations_lock.replace_one({"_id": "lease"}, lock | times, upsert=True)
+
+
+def release(db: Any) -> None:
+    """Release the lease as its holder does."""
+    db.app_migrations_lock.replace_one({"_id": "lease"}, {"token": 7, "sessions": []})
 
 
 @contextlib.contextmanager
@@ -237,9 +242,9 @@ def transactions_live(uri: str, seconds: int) -> Iterator[None]:
             client.admin.command({"setParameter": 1, parameter: before})
 
 
-def until_ended(db: Any) -> None:
-    """Wait until the lease that somebody holds has ended, by the server's clock."""
+def until_expired(db: Any) -> None:
+    """Wait until the lease that somebody holds has expired, by the server's clock."""
+    expires_at = {"$add": ["$renewedAt", {"$multiply": ["$ttl", 1000]}]}
     with pymongo.timeout(30):
-        ended = {"$expr": {"$lte": ["$expiresAt", "$$NOW"]}}
-        while db.app_migrations_lock.find_one(ended) is None:
+        while db.app_migrations_lock.find_one({"$expr": {"$lt": [expires_at, "$$NOW"]}}) is None:
             time.sleep(0.02)

@@ -312,7 +312,7 @@ class Round:
             self._tell(f"the last run applied {applied}")
         registry.register("one more")(lambda _: None)
         try:
-            registry.run_sync(db, "app", lease_ttl=ttl, lease_timeout=ttl)
+            registry.run_sync(db, "app", lease_ttl=ttl, lease_timeout=ttl + 5)
         except LeaseTimeoutError as error:
             self._figures.stuck += 1
             self._tell(str(error))

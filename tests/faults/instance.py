@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -49,6 +50,9 @@ from tests.faults.works import FILTER, SIZE, Work, changes, make_backfill, send
 
 PATIENCE = 120.0
 """For how long a line of an instance is waited for, in seconds, before it counts as hung."""
+
+SLOW = 10.0
+"""How late a loaded machine may make a takeover, in seconds. The transactions of a dead holder would block for 60 s."""
 
 COLLECTIONS = {"app_migrations": "records", "app_migrations_lock": "lease", "app_migrations_progress": "progress"}
 """What the library's collections are called in the names of steps."""
@@ -314,8 +318,8 @@ def _named(command: Mapping[str, Any]) -> str | None:
 
 
 def _is_renewal(command: Mapping[str, Any]) -> bool:
-    """Whether the keeper sends it: a check does not wait for a majority, and the release is no pipeline."""
-    return isinstance(command["updates"][0]["u"], list) and command["writeConcern"]["w"] == "majority"
+    """Whether the heartbeat sends it: a check says where the run is, and the release removes fields."""
+    return command["updates"][0]["u"].keys() == {"$inc", "$currentDate"} and command["writeConcern"]["w"] == "majority"
 
 
 def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
@@ -436,6 +440,22 @@ def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], li
             raise ValueError(other)
 
 
+def check_takeover(successor: Instance, killed_at: float, ttl: float) -> None:
+    """Check that a traced instance, which waited, took over as soon as it had watched the dead holder for a `ttl`.
+
+    By its own steps: how long they take depends on the machine, too.
+    """
+    steps = [(line["at"], line["name"]) for line in successor.said("step") if line["at"] > killed_at]
+    names = [name for _, name in steps]
+    first = names.index("before find lease")
+    seen_at = steps[names.index("after find lease", first)][0]
+    acquired = names.index("before findAndModify lease")
+    late = [at for at, name in steps[:acquired] if name == "before find lease" and at > seen_at + ttl]
+    assert len(late) <= 2, steps  # one, and one more if the last renewal was on its way when its sender was killed
+    started_at = successor.said("RunStarted")[0]["at"]
+    assert started_at - killed_at <= ttl + SLOW, steps
+
+
 def migrated(orders: Orders) -> None:
     """Apply the migrations, in this process."""
     caller(replace(orders, calls=[("run",)]), lambda _: None)()
@@ -453,6 +473,8 @@ def _main(orders: Orders) -> int:
     try:
         names = call()
     except BaseException as error:  # noqa: BLE001 - the process that started this one gets it
+        for limit in (resource.RLIMIT_AS, resource.RLIMIT_NOFILE):  # a test may have set it too low to say anything
+            resource.setrlimit(limit, (resource.getrlimit(limit)[1],) * 2)
         in_batches = getattr(error, "in_batches", False)
         each = error.exceptions if isinstance(error, BaseExceptionGroup) else [error]
         kinds = [type(one).__name__ for one in each]

@@ -1,16 +1,20 @@
 """Faults of network and server at each command of a run: nothing is lost or doubled, and the caller sees none."""
 
 import contextlib
+import re
+import subprocess
+import sys
 from collections.abc import Generator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
 from pymongo.errors import AutoReconnect, PyMongoError
 
-from quaestor import LeaseLostError, LeaseNotReleased, MigrationApplied
-from tests.faults.applications import Application, Failing, State, application, effect, state, until_ended
+from quaestor import LeaseNotReleased, MigrationApplied
+from tests.faults.applications import Application, Failing, State, effect, state, until_expired
 from tools.faults import (
     INTERRUPTED,
     LOST,
@@ -88,23 +92,11 @@ def test_blocked(app: Application, db: Any, failing: Failing, command: str) -> N
     """A command that the server holds for longer than it is waited for, and performs then: all the same."""
     app.leaves_effects("a")
 
-    with failing(command, blockConnection=True, blockTimeMS=1_500) as struck:
+    with failing(command, blockConnection=True, blockTimeMS=5_500) as struck:
         assert app.run(lease_ttl=1.0) == ["a"]
 
     assert struck.hits == 1
     assert app.bodies == ["a"]
-    assert state(db) == State(["a"], ["a"])
-
-
-def test_blocked_for_longer_than_a_socket_waits(driver: str, uri: str, name: str, db: Any, failing: Failing) -> None:
-    """The same with a time-out of the user's client, which is for all that the run does not limit by itself."""
-    app = application(driver, uri, name, socketTimeoutMS=500)
-    app.leaves_effects("a")
-
-    with failing("read", times=3, blockConnection=True, blockTimeMS=700) as struck:
-        assert app.run() == ["a"]
-
-    assert struck.hits == 3
     assert state(db) == State(["a"], ["a"])
 
 
@@ -124,7 +116,7 @@ def test_renewal_is_retried(app: Application, db: Any, failing: Failing, fault: 
                 yield partial(struck.wait, times)
                 renewed = yield partial(soon, changes)
             assert taken["operationType"] in {"insert", "update"}
-            assert "expiresAt" in renewed["updateDescription"]["updatedFields"]
+            assert renewed["updateDescription"]["updatedFields"].keys() == {"beat", "renewedAt"}
             hits.append(struck.hits)
             yield from effect("a", db)
 
@@ -174,24 +166,55 @@ def test_release_lost(app: Application, db: Any, failing: Failing) -> None:
 
 
 def test_cut_off(app: Application, db: Any, failing: Failing) -> None:
-    """An instance that does not reach the server for longer than its lease stops, and says that it has lost it."""
+    """An instance that can't reach the server for longer than its lease lasts goes on, if nobody has taken over."""
     with contextlib.ExitStack() as stack:
 
         @app.migration("a")
         def is_cut_off(observed: Any) -> Generator[Any, Any, None]:
-            if len(app.bodies) == 1:
-                stack.enter_context(failing("check", times="alwaysOn", **LOST))
-                yield partial(until_ended, db)
-                stack.close()
+            stack.enter_context(failing("check", times="alwaysOn", **LOST))
+            yield partial(until_expired, db)
+            stack.close()
             yield from effect("a", observed)
 
-        with pytest.raises(LeaseLostError) as caught:
-            app.run(lease_ttl=1.0)
+        app.leaves_effects("b")
+        assert app.run(lease_ttl=1.0) == ["a", "b"]
 
-    assert caught.value.migration == "a"
-    assert state(db) == State([], ["a"])
-    assert app.run() == ["a"]
-    assert state(db) == State(["a"], ["a", "a"])
+    assert state(db) == State(["a", "b"], ["a", "b"])
+    assert app.list_events(LeaseNotReleased) == []
+
+
+@pytest.mark.parametrize("pattern", ["", "*"], ids=["one database", "a pattern"])
+def test_patience_of_a_command(uri: str, name: str, db: Any, tmp_path: Path, pattern: str) -> None:
+    """`quaestor run --patience` says how long a command is retried; then the error says what was waited for."""
+    registry = tmp_path / "app.py"
+    registry.write_text(REGISTRY)
+    db.effects.insert_one({})  # otherwise nothing matches the pattern
+    options = {"registry": f"{registry}:registry", "uri": f"{uri}&appName=cli", "db": name + pattern, "prefix": "app"}
+    given = [f"--{option}={value}" for option, value in (options | {"patience": 3}).items()]
+
+    with fail_command(uri, ["findAndModify"], appName="cli", times="alwaysOn", closeConnection=True) as struck:
+        ended = subprocess.run(
+            [sys.executable, "-m", "quaestor", "run", *given], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert ended.returncode == 1
+    said = ended.stdout + ended.stderr
+    assert re.search(r"Waited \d+ s to acquire the lease: no server has answered", said), said
+    assert "--patience" in said
+    assert struck.hits is not None
+    assert struck.hits > 2, "it was retried"
+    assert db.app_migrations.find_one() is None
+
+
+REGISTRY = """
+from quaestor import MigrationRegistry
+
+registry = MigrationRegistry()
+
+@registry.register("a")
+def a(db):
+    pass
+"""
 
 
 @pytest.mark.parametrize("verb", ["createIndexes", "update"])

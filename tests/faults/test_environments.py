@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from quaestor import LeaseAwaited, LeaseNotReleased, LeaseTimeoutError, TransactionsUnsupportedError
-from tests.faults.applications import DRIVERS, Application, State, application, effect, hold, state
+from tests.faults.applications import DRIVERS, Application, State, application, effect, hold, release, state
 from tools.mongod import standalone
 
 Place: TypeAlias = tuple[Application, Any]
@@ -100,7 +100,7 @@ def test_wait(place: Place) -> None:
     app, db = place
     app.leaves_effects("a")
     hold(db, seconds=60)
-    app.when[LeaseAwaited] = lambda _: db.app_migrations_lock.update_one({}, {"$unset": {"expiresAt": "", "owner": ""}})
+    app.when[LeaseAwaited] = lambda _: release(db)
 
     assert app.run() == ["a"]
 
@@ -126,7 +126,7 @@ def test_give_up(place: Place) -> None:
 
 @with_every_client
 def test_take_over(place: Place) -> None:
-    """A lease that was never released is taken over when it has ended; the token rises."""
+    """A lease that was never released is taken over when nobody renews it; the token rises."""
     app, db = place
     app.leaves_effects("a")
     hold(db, seconds=0.3)

@@ -1,8 +1,6 @@
 """Situations of servers and workers, each really what it claims to be. (What quaestor does in them: elsewhere.)"""
 
-import resource
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import pytest
 from pymongo import WriteConcern
 from pymongo.errors import WTimeoutError
 
-from tests.faults.instance import Orders, Start
 from tools.cluster import SERVERS, Cluster, clock_ahead, cluster, fill, roll_back, small_disk, wait_until
 from tools.mongod import client_to
 from tools.network import can_switch, network
@@ -113,16 +110,3 @@ def test_full_disk(tmp_path: Path) -> None:
 def _write(client: Any) -> bool:
     client.test.things.insert_one({"room": "x" * 100_000})
     return True
-
-
-@pytest.mark.parametrize(("limit", "message"), [("NOFILE", "Too many open files"), ("AS", "new thread")])
-def test_limits(orders: Orders, work_db: Any, start: Start, limit: str, message: str) -> None:
-    """A worker that gets no more descriptors, or no more memory, can't connect."""
-    instance = start(replace(orders, uri=f"{orders.uri}&serverSelectionTimeoutMS=2000"))
-    pid = instance.process.pid
-    open_files = max(int(file.name) for file in Path(f"/proc/{pid}/fd").iterdir()) + 1
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    most = {"NOFILE": open_files, "AS": (pages + 1) * resource.getpagesize()}[limit]
-    resource.prlimit(pid, getattr(resource, f"RLIMIT_{limit}"), (most, most))
-    instance.go()
-    assert message in instance.outcome()["traceback"]

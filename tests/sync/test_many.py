@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pymongo.errors import ServerSelectionTimeoutError
 
 from quaestor import (
     CircularDependencyError,
     DatabaseFinished,
     DatabaseResult,
+    DatabaseSkippedError,
     Event,
     InvalidDatabaseError,
     InvalidOptionError,
@@ -24,8 +26,9 @@ from quaestor import (
     UnknownMigrationError,
     UnknownRecordsError,
 )
-from tests.databases import both_kinds, drivers
+from tests.databases import both_kinds, drivers, opened
 from tests.functions import (
+    NOWHERE,
     Broken,
     ab,
     are_free,
@@ -285,3 +288,22 @@ def test_bad_databases(dbs: list[Any], commands: Commands, position: int) -> Non
             ab().run_many_sync(wrong, "app")
         assert str(not_a_list.value) == f"databases must be a list of them, not {type(wrong).__name__}."
     assert commands.sent == []
+
+
+@real
+def test_no_server(several: Callable[[int], list[Any]], driver: str) -> None:
+    """After ten databases in a row that find no server no further one is started, and the result says which."""
+    events = Events()
+    with opened(driver, NOWHERE, "x", serverSelectionTimeoutMS=10) as nowhere:
+        dbs = [*several(1), *(nowhere.client[f"n{number}"] for number in range(30))]
+
+        results = ab().run_many_sync(dbs, "app", on_event=events, concurrency=2)
+
+    errors = [result.error for result in results]
+    assert errors[0] is None
+    skipped = [error for error in errors if isinstance(error, DatabaseSkippedError)]
+    assert 18 <= len(skipped) <= 20
+    assert len(skipped[0].unreachable) == 10
+    assert {type(error) for error in errors[1:11]} == {ServerSelectionTimeoutError}
+    ended = [event for event in events if isinstance(event, DatabaseFinished)]
+    assert [event.database for event in ended if event.error is skipped[-1]][-1] == "n29"

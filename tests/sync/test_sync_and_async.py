@@ -78,7 +78,7 @@ def test_transactions(db: Any, async_db: Any) -> None:
 
     assert mixed(calls, transaction=True).run_sync(db, "app", async_db=async_db) == calls
     assert calls == ["first", "second", "third", "fourth"]
-    assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": [], "previous": None}
+    assert db.app_migrations_lock.find_one() == {"_id": "lease", "token": 1, "sessions": []}
 
 
 @real_kinds

@@ -120,7 +120,7 @@ def test_session_in_the_lock(db: Any, registry: MigrationRegistry, other: Any) -
 
     first, second = seen
     (session,) = first["sessions"]
-    assert second == lock_document(first, migrations=["b"], renewed=second["expiresAt"], sessions=[session])
+    assert second == lock_document(first, migrations=["b"], renewed=second, sessions=[session])
     assert session["uid"] == hashlib.sha256(b"").digest()  # nobody has logged in
     assert session["id"].subtype == 4
     assert other.app_migrations_lock.find_one()["sessions"] == []

@@ -10,8 +10,8 @@ from functools import partial
 from math import inf
 from typing import TypeVar
 
-from quaestor._core.checkpoint import Checkpoint, Document, Reminder, Throttle
-from quaestor._core.lease import HeldLease, check_lease, check_stale_lease, retry_until_known
+from quaestor._core.checkpoint import Checkpoint, Document, Throttle
+from quaestor._core.lease import HeldLease, Reminder, check_lease, check_stale_lease, retry_until_known
 from quaestor._core.store import BackfillStore, Ending, Host, Surroundings
 from quaestor._core.transaction import retry_transaction
 from quaestor.errors import (
@@ -127,8 +127,9 @@ class Backfill:
         self._backfills.host.check_interruption()
         await check_lease(self._surroundings, self._held)
 
-    async def _retry(self, command: Callable[[], Awaitable[T]]) -> T:
-        return await retry_until_known(self._surroundings, command, self._held.patience)
+    async def _retry(self, command: Callable[[], Awaitable[T]], *, is_slow: bool = False) -> T:
+        what = f"to go on with the backfill {self._store.name!r}"
+        return await retry_until_known(self._surroundings, what, command, self._held.patience, is_slow=is_slow)
 
     async def _open_session(self) -> None:
         if not self._surroundings.has_transactions():
@@ -175,24 +176,32 @@ class Backfill:
     async def _begin(self, collection_id: bytes | None) -> Checkpoint:
         """Make the first checkpoint of a backfill, from the highest `_id` of each type."""
         bounds: tuple[object, ...] = ()
-        while highest := await self._retry(partial(self._store.find_highest, bounds)):
+        while highest := await self._retry(partial(self._store.find_highest, bounds), is_slow=True):
             bounds = (*highest, *bounds)
             if len(bounds) > MOST_TYPES:  # the query finds the same `_id` again and again
                 raise InvalidOptionError(
                     f"The `_id`s of {self._store.collection!r} don't survive the codec options of this collection: "
                     f"{highest[0]!r:.80} as it was read isn't what is stored. Use a collection with other options."
                 )
-        return Checkpoint(bounds, total=await self._retry(self._store.estimate_count), collection_id=collection_id)
+        total = await self._retry(self._store.estimate_count, is_slow=True)
+        return Checkpoint(bounds, total=total, collection_id=collection_id)
 
     async def _read_and_save(self, checkpoint: Checkpoint) -> list[Document]:
         """Read the next batch; at the same time save the checkpoint, because a majority takes about as long."""
         if self._is_saved:
             return await self._read(checkpoint)
-        documents, _ = await self._backfills.host.both(lambda: self._read(checkpoint), lambda: self._save(checkpoint))
+
+        def stop() -> None:  # the save must not wait long for a server now
+            self._held.patience.cut(self._surroundings.now())
+
+        documents, _ = await self._backfills.host.both(
+            lambda: self._read(checkpoint), lambda: self._save(checkpoint), stop
+        )
         return documents
 
     async def _read(self, checkpoint: Checkpoint) -> list[Document]:
-        return await self._retry(lambda: self._store.read_batch(checkpoint, self._throttle.size + 1))
+        read = partial(self._store.read_batch, checkpoint, self._throttle.size + 1)
+        return await self._retry(read, is_slow=True)
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         if not await self._retry(lambda: self._store.save_checkpoint(checkpoint, self._token)):
@@ -216,8 +225,7 @@ class Backfill:
         async def work() -> Checkpoint:
             # The documents are read in the transaction, so a change by somebody else is a conflict, and isn't
             # overwritten. Any error aborts it, so this never retries.
-            read = partial(self._store.read_batch, checkpoint, self._throttle.size + 1)
-            documents = await retry_until_known(self._surroundings, read, patience=0)
+            documents = await self._store.read_batch(checkpoint, self._throttle.size + 1)
             batch, after = checkpoint.advance(documents, self._throttle.size)
             if batch:
                 await body(batch)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from quaestor._core.lease import LONGEST_TTL, REPORT_INTERVAL, check_seconds
+from quaestor._core.lease import LONGEST_TTL, check_seconds
 from quaestor.errors import InvalidOptionError
 
 Document: TypeAlias = dict[str, Any]
@@ -87,19 +87,6 @@ class Checkpoint:
         if self.total is None:
             return None
         return max(self.total, self.done) if self.bounds else self.done
-
-
-@dataclass(slots=True)
-class Reminder:
-    """Says when to report again. `reported_at` is the last time, in seconds of some clock."""
-
-    reported_at: float
-
-    def is_due(self, now: float) -> bool:
-        """Say whether to report now. If so, it counts as reported."""
-        due = now - self.reported_at >= REPORT_INTERVAL
-        self.reported_at = now if due else self.reported_at
-        return due
 
 
 def check_projection(projection: object) -> None:

@@ -16,15 +16,17 @@ from typing import TypeAlias, TypeVar
 from quaestor._core import overview, plan
 from quaestor._core.definition import check_names
 from quaestor._core.lease import (
-    PATIENCE,
-    PAUSE,
     HeldLease,
+    LeaseState,
     Location,
+    Patience,
     Terms,
+    Wait,
     acquire,
     check_lease,
     check_stale_lease,
     keep_alive,
+    prove,
     retry_until_known,
 )
 from quaestor._core.plan import Change, RecordChange, Records
@@ -53,6 +55,8 @@ from quaestor.events import (
 from quaestor.status import Lease, PlannedMigration, Status, Work
 
 T = TypeVar("T")
+
+_RELEASE_TIMEOUT = 10.0  # seconds for all the steps of a release
 
 PlanEvent: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
 """Makes an event about a plan, of database, prefix and names."""
@@ -156,6 +160,9 @@ class Engine:
         self._host = host
         self._functions = functions
         self._where = (scope.database, scope.prefix)
+        self._patience = Patience(scope.terms.patience)
+        self._release_by: float | None = None
+        self._others: tuple[bytes, ...] = ()  # sessions of earlier holders that don't matter any more
 
     async def perform(self, operation: Operation) -> list[str]:
         """Perform an operation, as the only instance that does. Returns the names in its plan, in order."""
@@ -188,13 +195,18 @@ class Engine:
         definitions = plan.sort(self.scope.definitions)
         # The lease first: if a migration of its expired holder is recorded by now, another instance has applied it.
         lease = await self._read(self._store.read_lease)
+        # One read can't tell whether the holder is alive: a status goes by the server's clock, which is only a guess.
+        if lease.holder is not None and await self._read(self._store.read_clock) > lease.holder.expires_at:
+            lease = LeaseState(expired=lease.holder)
         records = await self._read_records()
-        checkpoints = await retry_until_known(self._store, self._store.read_checkpoints, PATIENCE)
+        checkpoints = await self._read(self._store.read_checkpoints)
         return overview.make_status(self._where, definitions, records, lease, checkpoints)
 
     async def unlock(self) -> Lease | None:
         """Make the lease expire, whoever holds it; the holder stops at its next step. Returns the holder."""
-        return await retry_until_known(self._store, self._store.expire_lease, PATIENCE, wait_for_server=False)
+        if (await self._read(self._store.read_lease)).holder is None:
+            return None
+        return await self._retry("to release the lease", self._store.expire_lease)
 
     def close(self) -> None:
         """Close the host, after the operation."""
@@ -209,11 +221,14 @@ class Engine:
     async def _read(self, command: Callable[[], Awaitable[T]]) -> T:
         """Send the first command of an operation. If it fails, the error says where it was sent."""
         try:
-            return await retry_until_known(self._store, command, PATIENCE, wait_for_server=False)
+            return await self._retry("to read the records", command, has_begun=False)
         except Exception as error:
             database, prefix = self._where
             _add_note(error, f"while reading the records of {prefix!r} in the database {database!r}; nothing has run")
             raise
+
+    async def _retry(self, what: str, command: Callable[[], Awaitable[T]], *, has_begun: bool = True) -> T:
+        return await retry_until_known(self._store, what, command, self._patience, has_begun=has_begun)
 
     def _warn_of_unknown(self, operation: Operation, records: Records) -> None:
         if operation.work != "mark" and (unknown := plan.find_unknown(self.scope.definitions, records)):
@@ -233,8 +248,10 @@ class Engine:
         kinds = self._check(todo, records)
         if not kinds:
             return ()
+        if not self._store.is_mongodb():  # others can't create it in a transaction
+            await self._retry("to create the collection of the records", self._store.create_records)
         slots = min(operation.concurrency, len(todo))  # any slot may get a transaction
-        return await retry_until_known(self._store, lambda: self._functions.open_sessions(kinds, slots), PATIENCE)
+        return await self._retry("to open sessions", lambda: self._functions.open_sessions(kinds, slots))
 
     async def _perform_under_lease(
         self, operation: Operation, todo: plan.Plan, records: Records, sessions: tuple[bytes, ...]
@@ -245,11 +262,13 @@ class Engine:
         try:
             first = schedule.locate().migrations
             claim = partial(store.acquire_lease, operation.work, first, sessions)
-            held = HeldLease(*await acquire(store, terms, self._where, claim), terms.ttl, first)
+            held = await acquire(store, terms, self._patience, self._where, claim)
             self._host.start_heartbeat(partial(keep_alive, store, held))
+            if not store.is_mongodb():
+                await prove(store, held, claim)
             # Before the read: a transaction that commits after it would be missing in the plan.
             await self._kill_sessions_of_others(held, sessions)
-            again = await retry_until_known(store, store.read_records, held.patience)
+            again = await self._retry("to read the records", store.read_records)
             if again != records:  # another instance has been at work
                 todo = operation.make_plan(again)
                 schedule = self._make_schedule(operation, todo)
@@ -291,9 +310,14 @@ class Engine:
                 what the changes raised besides.
         """
         failures: list[BaseException] = []
+
+        def stop() -> None:
+            schedule.stop()
+            self._patience.cut(self._store.now())
+
         try:
             supervisor = partial(supervise, schedule, applier.apply, lock, failures)
-            await self._host.supervise(supervisor, schedule.stop)
+            await self._host.supervise(supervisor, stop)
         except BaseException as interruption:
             # Changes that it ended have raised a copy of it.
             own = [error for error in failures if isinstance(error, Exception) and error is not interruption]
@@ -308,25 +332,26 @@ class Engine:
 
         If the user has no right to, the migrations wait until the server aborts them.
         """
-        named = held.lease.sessions
-        if others := tuple(session for session in named if session not in own):
-            refusal = await retry_until_known(self._store, lambda: self._store.kill_sessions(others), held.patience)
-            if refusal is not None:
+        if others := tuple(session for session in held.lease.sessions if session not in own):
+            kill = partial(self._store.kill_sessions, others)
+            if (refusal := await self._retry("to end sessions", kill)) is not None:
                 self._store.emit(SessionsNotEnded(*self._where, refusal))
-        if set(own) != set(named):
-            await check_lease(self._store, held, sessions=own, ended=others)
+        self._others = others
 
     async def _release(self) -> Exception | None:
         """Stop the heartbeat, abort what this run left open, and release the lease. Returns what failed."""
+        # An interruption may repeat this, within the same time.
+        deadline = self._release_by = self._release_by or self._store.now() + _RELEASE_TIMEOUT
         await self._host.stop_heartbeat()
         own, left_open = self._functions.list_sessions()
         try:
-            if left_open and not await self._kill(left_open):
-                # The lease document goes on naming them, and a successor kills them.
-                own = tuple(session for session in own if session not in left_open)
-            await self._store.release_lease(own)
-            # The application may use the sessions again only now: others can kill those in the lease document.
-            await self._functions.end_sessions()
+            with self._store.limit(max(deadline - self._store.now(), 0.1)):
+                if left_open and not await self._kill(left_open):
+                    # The lease document goes on naming them, and a successor kills them.
+                    own = tuple(session for session in own if session not in left_open)
+                await self._store.release_lease((*own, *self._others))
+                # The application may use the sessions again only now: others can kill those in the lease document.
+                await self._functions.end_sessions()
         except OutcomeUnknown as unknown:
             return unknown.error
         except Exception as error:  # noqa: BLE001 - what the run raised, or returns, matters more
@@ -336,7 +361,8 @@ class Engine:
     async def _kill(self, sessions: tuple[bytes, ...]) -> bool:
         """Abort the transactions of sessions. Returns whether they are known to be aborted."""
         try:
-            return await self._store.kill_sessions(sessions) is None
+            with self._store.limit(_RELEASE_TIMEOUT / 4):
+                return await self._store.kill_sessions(sessions) is None
         except OutcomeUnknown:  # the lease can be released all the same
             return False
 
@@ -415,13 +441,12 @@ class _Applier:
         self.schedule.finish(change.name)
 
     async def _delete_checkpoints(self, name: str, *, undo: bool) -> None:
-        token = self.held.lease.token
-        await retry_until_known(
-            self.store, lambda: self.store.delete_checkpoints(name, token, undo=undo), self.held.patience
-        )
+        delete = partial(self.store.delete_checkpoints, name, self.held.lease.token, undo=undo)
+        await retry_until_known(self.store, "to remove checkpoints", delete, self.held.patience)
 
     async def _has_record(self, name: str) -> bool:
-        return await retry_until_known(self.store, lambda: self.store.has_record(name), self.held.patience)
+        read = partial(self.store.has_record, name)
+        return await retry_until_known(self.store, f"to read the record of {name!r}", read, self.held.patience)
 
     async def _write_record(self, change: RecordChange, locate: Callable[[], Location]) -> None:
         """Write or remove the record, once, whatever happens to the connection."""
@@ -431,43 +456,41 @@ class _Applier:
             await self._delete_records(change, locate)
 
     async def _insert_record(self, name: str, locate: Callable[[], Location]) -> None:
-        lost: OutcomeUnknown | None = None
-        began: float | None = None
+        wait = Wait(self.store, f"to record {name!r}", self.held.patience)
+        is_first = True
         while True:
             try:
-                if await self.store.insert_record(name):
-                    return
-                lost = None
-                if began is None and self.held.lease.previous is None:  # another holder of the lease recorded it
+                # Not later than anybody else can acquire the lease.
+                with self.store.limit(min(wait.limit, self.held.time_left(self.store.now()))):
+                    if await self.store.insert_record(name):
+                        return
+                if is_first and self.held.lease.previous is None:  # another holder of the lease recorded it
                     raise LeaseLostError(name)
+                lost = OutcomeUnknown(LeaseLostError(name), no_majority=True)
             except OutcomeUnknown as unknown:
                 lost = unknown
+            is_first = False
             # Read it back: the answer was lost, or a holder that was frozen just before its record has woken.
-            began = self.store.now() if began is None else began
             if await self._has_record(name):
                 await check_lease(self.store, self.held, locate)  # another run's record, if this one was frozen
                 return
-            if lost is not None and self.store.now() - began >= self.held.patience:
-                raise lost.error from lost.error.__cause__
-            await self.store.sleep(*PAUSE)
+            await wait.pause(lost)
             await check_lease(self.store, self.held, locate)
 
     async def _delete_records(self, change: RecordChange, locate: Callable[[], Location]) -> None:
-        began: float | None = None
+        wait = Wait(self.store, f"to remove the record of {change.name!r}", self.held.patience)
         while True:
             try:
-                is_removed = await self.store.delete_records(change.name, change.recorded_at)
+                with self.store.limit(min(wait.limit, self.held.time_left(self.store.now()))):
+                    is_removed = await self.store.delete_records(change.name, change.recorded_at)
             except OutcomeUnknown as unknown:
-                now = self.store.now()
-                began = now if began is None else began
-                if now - began >= self.held.patience:
-                    raise unknown.error from unknown.error.__cause__
-                await self.store.sleep(*PAUSE)
-                await check_lease(self.store, self.held, locate)
+                lost = unknown
             else:
                 if not is_removed:  # by an earlier attempt of this run, because nobody else holds the lease
                     await check_lease(self.store, self.held, locate)
                 return
+            await wait.pause(lost)
+            await check_lease(self.store, self.held, locate)
 
     async def _transact(self, change: Change, place: Place, slot: int) -> float:
         """Call the function and write the record in one transaction. Returns how long the last attempt took."""
@@ -480,7 +503,7 @@ class _Applier:
             self.held,
             place,
             attempt=lambda: self.functions.transact(change, place, self.held, slot),
-            commit_again=lambda: self.functions.commit_again(change, slot),
+            commit_again=partial(self.functions.commit_again, change, slot),
             is_done=is_done,
             undo=not change.applies,
         )

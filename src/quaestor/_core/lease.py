@@ -1,24 +1,28 @@
-"""The rules of the lease: how long it lasts, when to renew it, when to poll, when a check no longer counts.
+"""The lease: its rules, and the steps to acquire, check and renew it.
 
 Whoever holds the lease of a database and prefix is the instance that migrates. The lease belongs to an `owner`, an id
-made for one run, and expires by the server's clock unless it is renewed. Its `token` rises with every acquisition, so a
-holder that was frozen can't be mistaken for its successor (fencing: Kleppmann, "How to do distributed locking", 2016).
+made for one run. Its `token` rises with every acquisition, so a holder that was frozen can't be mistaken for its
+successor (fencing: Kleppmann, "How to do distributed locking", 2016). Its `beat` rises with every renewal.
+
+No wall clock decides. Whoever waits watches the lease: if owner, token and beat stay the same for the lease's `ttl` on
+the waiter's own monotonic clock, the holder is dead, and the waiter replaces it by compare-and-set on these three. A
+holder that nobody has replaced goes on, however long it couldn't renew. It starts nothing unless a majority confirmed
+the lease within 0.4 of a `ttl`, and records nothing unless the server has just confirmed it as well. Nobody can have
+watched for half a `ttl` by then, even if the clocks of the two run at rates that differ by a fifth.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
 from quaestor._core.store import OutcomeUnknown, Store, Surroundings
-from quaestor.errors import InvalidOptionError, LeaseLostError, LeaseTimeoutError
-from quaestor.events import LeaseAwaited
-from quaestor.status import DEFAULT_TTL, Lease
+from quaestor.errors import InvalidOptionError, LeaseLostError, LeaseTimeoutError, OutageError, ServerUnsupportedError
+from quaestor.events import LeaseAwaited, MajorityAwaited, ServerAwaited
+from quaestor.status import Lease
 
 T = TypeVar("T")
-
-SHORTEST_TTL = 1.0
-"""In seconds. A slow network alone would lose a shorter lease."""
 
 LONGEST_TTL = 86_400.0
 """In seconds: a day."""
@@ -26,30 +30,45 @@ LONGEST_TTL = 86_400.0
 REPORT_INTERVAL = 30.0
 """How often a run that waits, or a long backfill, reports, in seconds."""
 
-PATIENCE = 30.0
-"""How long a run that doesn't hold the lease waits for a server to answer, in seconds. A failover takes ten or more."""
-
 PAUSE = (0.05, 0.2)
 """How long to wait before a retry, in seconds: at least and at most."""
 
+_SHORTEST_TTL = 1.0  # seconds: a slow network alone would lose a shorter lease
+_LONGEST_WAIT = 1e9  # seconds: thirty years
+_FIRST_REPORT = 5.0  # seconds
+_LONGEST_ATTEMPT = 10.0  # seconds: an interruption may have to wait for its end
 _FIRST_POLL = 0.05
 _LAST_POLL = 1.0
-_CLOSE_POLL = 0.25
+
+_CONFIRMED = 0.4  # of a ttl: less than the half that others watch at least, by clocks whose rates differ by a fifth
+_SAFE = 0.45  # of a ttl: less than the half that others watch at least, by a clock that runs faster by a tenth
+_LONG_DEAD = 60.0  # seconds; the clocks of two servers may differ as much
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a run acquires the lease.
+    """How a run acquires and holds the lease. Making it checks the options of the run.
 
     Attributes:
-        owner: The id of the run.
         ttl: How long the lease lasts without being renewed, in seconds.
         timeout: How long to wait for another holder, in seconds; None: no limit.
+        patience: How long to wait for an unreachable server or a missing majority, in seconds.
+        owner: The id of the run.
+
+    Raises:
+        InvalidOptionError: One of them can't be used.
     """
 
-    owner: str
-    ttl: float = DEFAULT_TTL
-    timeout: float | None = None
+    ttl: float
+    timeout: float | None
+    patience: float
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        check_seconds("lease_ttl", self.ttl, _SHORTEST_TTL, LONGEST_TTL)
+        check_seconds("patience", self.patience, 0, _LONGEST_WAIT)
+        if self.timeout is not None:
+            check_seconds("lease_timeout", self.timeout, 0, _LONGEST_WAIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +85,29 @@ class LeaseState:
     """The state of the lease.
 
     Attributes:
-        holder: Who holds the lease; None: nobody.
-        expired: The last holder, if it never released the lease and nobody has acquired it since; otherwise None.
+        holder: Who holds the lease, dead or alive; None: nobody.
+        expired: The last holder, if it lost the lease without releasing it and nobody has acquired it since.
     """
 
     holder: Lease | None = None
     expired: Lease | None = None
+
+
+@dataclass(slots=True)
+class Patience:
+    """How long a run in progress waits for an unreachable server or a missing majority.
+
+    Attributes:
+        seconds: How long each wait lasts at most, in seconds.
+        ends_at: When all of them end, in seconds of the run's clock: soon after an interruption.
+    """
+
+    seconds: float
+    ends_at: float = float("inf")
+
+    def cut(self, now: float) -> None:
+        """Let all waits end soon, because the run is interrupted."""
+        self.ends_at = min(self.ends_at, now + _FIRST_REPORT)
 
 
 @dataclass(slots=True)
@@ -80,27 +116,37 @@ class HeldLease:
 
     Attributes:
         lease: The lease as it was acquired.
-        checked_at: When the server was last asked about it, in seconds of the run's clock.
-        ttl: How long it lasts without being renewed, in seconds.
+        confirmed_at: When the last renewal that a majority has confirmed was sent, in seconds of the run's clock.
+        patience: How long to wait for a server or a majority. Only the server can say that the lease is lost; a missing
+            answer doesn't.
         named: The migrations that the lease document names as in progress or next.
     """
 
     lease: Lease
-    checked_at: float
-    ttl: float
-    named: tuple[str, ...] = ()
+    confirmed_at: float
+    patience: Patience
+    named: tuple[str, ...]
 
-    @property
-    def patience(self) -> float:
-        """How long a command with an unknown outcome is retried, in seconds.
-
-        Only the server can say that the lease is lost; a missing answer doesn't.
-        """
-        return max(self.ttl, PATIENCE)
+    def time_left(self, now: float) -> float:
+        """Return for how long nobody else can have acquired it, in seconds."""
+        return max(self.confirmed_at + self.lease.ttl * _SAFE - now, 0.1)
 
     def is_stale(self, now: float) -> bool:
-        """Say whether the last check is so old that the process may have been frozen since."""
-        return now - self.checked_at >= self.ttl * 2 / 3
+        """Say whether another run may have acquired it, because the process was frozen, say."""
+        return now - self.confirmed_at >= self.lease.ttl * _CONFIRMED
+
+
+@dataclass(slots=True)
+class Reminder:
+    """Says when to report again. `reported_at` is the last time, in seconds of some clock."""
+
+    reported_at: float
+
+    def is_due(self, now: float) -> bool:
+        """Say whether to report now. If so, it counts as reported."""
+        due = now - self.reported_at >= REPORT_INTERVAL
+        self.reported_at = now if due else self.reported_at
+        return due
 
 
 def renew_interval(ttl: float) -> float:
@@ -113,19 +159,16 @@ def retry_interval(ttl: float) -> float:
     return ttl / 10
 
 
-def poll_interval(polls: int, unchanged: float, ttl: float) -> float:
+def poll_interval(polls: int, ttl: float) -> float:
     """Return the longest wait before the next poll of the lease, in seconds.
 
-    Short at first, because most runs are short; about a second later, so many waiting instances don't load the server.
-    Shorter again when the holder has missed a renewal and may be dead.
+    Short at first, because most runs are short; later longer, so many waiting instances don't load the server.
 
     Args:
         polls: How often this holder was seen.
-        unchanged: How long ago its lease was last seen to change, in seconds.
-        ttl: How long a lease lasts without being renewed, in seconds, as far as this run knows: its own.
+        ttl: How long its lease lasts without being renewed, in seconds.
     """
-    longest = min(_FIRST_POLL * 1.5 ** min(polls, 10), _LAST_POLL, renew_interval(ttl))
-    return min(longest, _CLOSE_POLL) if unchanged >= 2 * renew_interval(ttl) else float(longest)
+    return float(min(_FIRST_POLL * 1.5 ** min(polls, 10), _LAST_POLL, ttl / 10))
 
 
 def check_seconds(option: str, value: object, least: float, most: float) -> None:
@@ -141,78 +184,131 @@ def check_seconds(option: str, value: object, least: float, most: float) -> None
 
 
 async def acquire(
-    store: Store, terms: Terms, where: tuple[str, str], claim: Callable[[], Awaitable[Lease]]
-) -> tuple[Lease, float]:
-    """Acquire the lease, waiting for whoever holds it. Returns it, and when the server was asked for it.
+    store: Store,
+    terms: Terms,
+    patience: Patience,
+    where: tuple[str, str],
+    claim: Callable[[Lease | None], Awaitable[Lease | None]],
+) -> HeldLease:
+    """Acquire the lease, waiting for whoever holds it.
 
     Args:
-        store: The clock and the event hook.
+        store: The lease, the clock and the event hook.
         terms: How to acquire it.
+        patience: How long to wait for a server or a majority.
         where: The database and the prefix, for the events.
-        claim: Acquires the lease if it is free. Returns the lease and its holder.
+        claim: `Store.acquire_lease` for this run, given the dead holder or None.
 
     Raises:
         LeaseTimeoutError: Another instance held it for longer than the timeout of the terms.
+        OutageError: The server, or a majority, was away for longer than the patience.
     """
-    began = asked_at = changed_at = store.now()
-    reported_at: float | None = None
-    seen: Lease | None = None
-    polls = 0
-    while True:
-        lease = await retry_until_known(store, claim, PATIENCE)
-        if lease.owner == terms.owner:
-            return lease, asked_at
+    what = "to acquire the lease"
+    asked_at = began = store.now()
+    lease = await retry_until_known(store, what, partial(claim, None), patience)
+    watch = _Watch(store, patience)
+    reminder = Reminder(float("-inf"))
+    unseen: Wait | None = None
+    while lease is None:
+        holder = (await retry_until_known(store, what, store.read_lease, patience)).holder
         now = store.now()
-        left = float("inf") if terms.timeout is None else began + terms.timeout - now
-        if left <= 0:
-            raise LeaseTimeoutError(now - began, lease)
-        if reported_at is None or now - reported_at >= REPORT_INTERVAL:
-            reported_at = now
-            store.emit(LeaseAwaited(*where, lease, now - began))
-        if seen is None or seen.owner != lease.owner:  # another holder, whose run may be a short one
-            polls = 0
-        if seen is None or seen.expires_at != lease.expires_at:
-            changed_at = now
-        seen = lease
-        longest = poll_interval(polls, now - changed_at, terms.ttl)
-        await store.sleep(min(longest / 2, left), min(longest, left))
-        polls += 1
-        asked_at = store.now()
+        rest = float("inf") if terms.timeout is None else began + terms.timeout - now
+        if holder is not None:
+            unseen = None
+            if holder.owner == terms.owner:  # the answer to the claim was lost, and it isn't known when it took effect
+                return HeldLease(holder, float("-inf"), patience, holder.migrations)
+            if rest <= 0:
+                raise LeaseTimeoutError(now - began, holder)
+            if reminder.is_due(now):
+                store.emit(LeaseAwaited(*where, holder, now - began))
+        if holder is None or await watch.is_dead(holder, now):
+            asked_at = store.now()
+            lease = await retry_until_known(store, what, partial(claim, holder), patience)
+        if lease is None and holder is None:
+            # Somebody has just released it and another one acquired it, or a majority doesn't know the holder yet.
+            unseen = unseen or Wait(store, what, patience)
+            await unseen.pause(OutcomeUnknown(TimeoutError("The holder of the lease is unknown."), no_majority=True))
+        elif lease is None:
+            longest, rest = watch.poll_interval(), min(max(rest, 0), watch.time_left(store.now()))
+            await store.sleep(min(longest / 2, rest), min(longest, rest))
+    return HeldLease(lease, asked_at, patience, lease.migrations)
+
+
+class _Watch:
+    """A waiting run's watch over the lease, on its own clock."""
+
+    def __init__(self, store: Store, patience: Patience) -> None:
+        self._store = store
+        self._patience = patience
+        self._seen: tuple[str, int, int] | None = None
+        self._since = 0.0
+        self._ttl = float("inf")
+        self._polls = 0
+        self._has_read_clock = False
+
+    async def is_dead(self, holder: Lease, now: float) -> bool:
+        """Say whether the holder is dead, given its lease as it was just read."""
+        seen = (holder.owner, holder.token, holder.beat)
+        if seen != self._seen:
+            if self._seen is None or seen[:2] != self._seen[:2]:  # another holder, whose run may be a short one
+                self._polls = 0
+            self._seen, self._since, self._ttl, self._has_read_clock = seen, now, holder.ttl, False
+        unchanged = now - self._since
+        if unchanged >= holder.ttl or unchanged < holder.ttl / 2 or self._has_read_clock:
+            return unchanged >= holder.ttl
+        self._has_read_clock = True
+        clock = await retry_until_known(self._store, "to read the clock", self._store.read_clock, self._patience)
+        return (clock - holder.expires_at).total_seconds() > _LONG_DEAD
+
+    def poll_interval(self) -> float:
+        """Return the longest wait before the next poll, in seconds."""
+        self._polls += 1
+        return poll_interval(self._polls - 1, self._ttl)
+
+    def time_left(self, now: float) -> float:
+        """Return the time until there is something to decide, in seconds."""
+        left = self._since + (self._ttl if self._has_read_clock else self._ttl / 2) - now
+        return left if left > 0 else float("inf")
+
+
+async def prove(store: Store, held: HeldLease, claim: Callable[[Lease | None], Awaitable[Lease | None]]) -> None:
+    """Prove that a server that imitates MongoDB excludes a second holder, which some of them don't.
+
+    Args:
+        store: The lease.
+        held: The lease, just acquired.
+        claim: `Store.acquire_lease` for this run.
+
+    Raises:
+        ServerUnsupportedError: The server evaluates a command of the lease differently.
+    """
+    lease, send = held.lease, partial(retry_until_known, store, "to check the lease", patience=held.patience)
+    forged = replace(lease, token=lease.token + 1)
+    differs = {
+        "an upsert of a document that exists": await send(partial(claim, None)) is not None,
+        "an update that matches the lease": not await send(partial(store.renew_lease, lease)),
+        "an update that doesn't match the lease": await send(partial(store.renew_lease, forged)),
+    }
+    after = (await send(store.read_lease)).holder
+    differs["$inc"] = after is None or after.token != lease.token or after.beat <= lease.beat
+    differs["$currentDate"] = after is None or not isinstance(after.renewed_at, datetime)
+    if commands := [command for command, is_different in differs.items() if is_different]:
+        raise ServerUnsupportedError(commands)
 
 
 async def keep_alive(store: Store, held: HeldLease, sleep: Callable[[float], Awaitable[bool]]) -> None:
     """Renew the lease until it is lost or the run ends. The run's own checks find a loss."""
-    pause = renew_interval(held.ttl)
+    pause = renew_interval(held.lease.ttl)
     while not await sleep(pause):
+        asked_at = store.now()
         try:
-            if not await store.renew_lease(held.lease):
-                return
-            pause = renew_interval(held.ttl)
+            with store.limit(min(renew_interval(held.lease.ttl), _FIRST_REPORT)):  # another one must follow soon
+                if not await store.renew_lease(held.lease):
+                    return
+            held.confirmed_at = max(held.confirmed_at, asked_at)
+            pause = renew_interval(held.lease.ttl)
         except Exception:  # noqa: BLE001 - whatever it is, another renewal may succeed
-            pause = retry_interval(held.ttl)
-
-
-async def retry_until_known(
-    surroundings: Surroundings, command: Callable[[], Awaitable[T]], patience: float, *, wait_for_server: bool = True
-) -> T:
-    """Send a command until its outcome is known.
-
-    Args:
-        surroundings: The clock.
-        command: The command, which is idempotent.
-        patience: How long to retry, in seconds. Then the driver's error is raised.
-        wait_for_server: Whether to retry when the driver finds no server at all.
-    """
-    began: float | None = None
-    while True:
-        try:
-            return await command()
-        except OutcomeUnknown as unknown:
-            now = surroundings.now()
-            began = now if began is None else began
-            if now - began >= patience or (unknown.no_server and not wait_for_server):
-                raise unknown.error from unknown.error.__cause__
-        await surroundings.sleep(*PAUSE)
+            pause = retry_interval(held.lease.ttl)
 
 
 async def check_lease(
@@ -221,38 +317,132 @@ async def check_lease(
     locate: Callable[[], Location] | None = None,
     *,
     sessions: tuple[bytes, ...] = (),
-    ended: tuple[bytes, ...] = (),
 ) -> None:
     """Check on the server that the lease is held, and renew it.
 
+    A majority has to confirm it only if the heartbeat couldn't have that done recently: with a majority for every
+    check, small migrations would take one and a half times as long.
+
     Args:
         surroundings: The lease and the clock.
-        held: The lease, which keeps the time of the check and the migrations it named.
+        held: The lease, which keeps the time of the confirmation and the migrations it named.
         locate: Says where the run is; None: unchanged.
         sessions: The ids of sessions to add to the lease document.
-        ended: The ids of sessions to remove from it.
 
     Raises:
         LeaseLostError: It is lost.
-        Exception: What the driver raised, if no answer came for too long.
+        OutageError: The server, or a majority, was away for longer than the patience of the lease.
     """
+    asked_at = 0.0
+    wait: Wait | None = None
+
+    async def renew(location: Location | None, majority: bool) -> bool:  # noqa: FBT001 - for the loop below
+        nonlocal asked_at
+        asked_at = surroundings.now()  # when the attempt was sent that is answered
+        return await surroundings.renew_lease(held.lease, location, sessions, majority=majority)
+
     while True:
-        asked_at = surroundings.now()
+        majority = held.is_stale(surroundings.now())
         location = None if locate is None else locate()
-        check = partial(surroundings.check_lease, held.lease, location, sessions, ended)
-        if not await retry_until_known(surroundings, check, held.patience):
+        command = partial(renew, location, majority)
+        if not await retry_until_known(surroundings, "to check the lease", command, held.patience):
             raise LeaseLostError(None if location is None else location.recording)
-        held.checked_at = asked_at
+        if majority:
+            held.confirmed_at = max(held.confirmed_at, asked_at)
         if location is not None:
             held.named = location.migrations
-        if not held.is_stale(surroundings.now()):  # otherwise the process may have been frozen meanwhile
+        if not held.is_stale(surroundings.now()):
             return
+        if wait is None:  # the process may have been frozen meanwhile
+            wait = Wait(surroundings, "to check the lease", held.patience)
+        else:
+            await wait.pause(
+                OutcomeUnknown(TimeoutError("A majority takes longer than the ttl allows."), no_majority=True)
+            )
 
 
 async def check_stale_lease(surroundings: Surroundings, held: HeldLease) -> None:
-    """Check the lease if the last check is so old that the process may have been frozen since.
+    """Check the lease if another run may have acquired it since the last confirmation.
 
-    Otherwise the check before a record also counts for the start of the next migration.
+    Otherwise that also counts for the start of the next migration.
     """
     if held.is_stale(surroundings.now()):
         await check_lease(surroundings, held)
+
+
+async def retry_until_known(
+    surroundings: Surroundings,
+    what: str,
+    command: Callable[[], Awaitable[T]],
+    patience: Patience,
+    *,
+    has_begun: bool = True,
+    is_slow: bool = False,
+) -> T:
+    """Send a command until its outcome is known.
+
+    Args:
+        surroundings: The clock, the event hook and the limit of a command.
+        what: What the command is for, in a message: "to read the records".
+        command: The command, which is idempotent.
+        patience: How long to retry.
+        has_begun: Whether something has happened before. If not, it isn't retried when the driver finds no server.
+        is_slow: Whether the command itself may take long, as a query of the application's documents.
+
+    Raises:
+        OutageError: The server, or a majority of the replica set, was away for that long.
+        Exception: The driver found no server, and nothing had happened before.
+    """
+    wait = Wait(surroundings, what, patience)
+    while True:
+        try:
+            # A limit is one for finding a server too, in place of the application's own.
+            with surroundings.limit(wait.limit if has_begun and not is_slow else None):
+                return await command()
+        except OutcomeUnknown as unknown:
+            if unknown.no_server and not has_begun:
+                raise unknown.error from unknown.error.__cause__
+            lost = unknown
+        await wait.pause(lost)
+
+
+class Wait:
+    """A wait for the server, or a majority: says that it goes on, and ends it when patience is over.
+
+    Args:
+        surroundings: The clock and the event hook.
+        what: What is waited for.
+        patience: How long to wait.
+        waited: How long this has been waited for before, in seconds.
+    """
+
+    def __init__(self, surroundings: Surroundings, what: str, patience: Patience, waited: float = 0.0) -> None:
+        self._surroundings = surroundings
+        self._what = what
+        self._patience = patience
+        self._began = surroundings.now() - waited
+        self._reminder = Reminder(self._began - REPORT_INTERVAL + _FIRST_REPORT)
+        self._attempts = 0
+
+    @property
+    def limit(self) -> float:
+        """The limit of the next attempt, in seconds. It grows, because a majority may be slower than the first one."""
+        now, patience = self._surroundings.now(), self._patience
+        left = min(self._began + patience.seconds, patience.ends_at) - now
+        return min(_FIRST_REPORT * 2.0 ** min(self._attempts, 10), _LONGEST_ATTEMPT, max(left, 1.0))
+
+    async def pause(self, unknown: OutcomeUnknown) -> None:
+        """Pause before the next attempt.
+
+        Raises:
+            OutageError: Patience is over.
+        """
+        self._attempts += 1
+        now = self._surroundings.now()
+        waited = now - self._began
+        if waited >= self._patience.seconds or now >= self._patience.ends_at:
+            raise OutageError(self._what, waited, unknown.no_majority) from unknown.error
+        if self._reminder.is_due(now):
+            event = MajorityAwaited if unknown.no_majority else ServerAwaited
+            self._surroundings.emit(event(*self._surroundings.where, self._what, waited, unknown.error))
+        await self._surroundings.sleep(*PAUSE)

@@ -10,12 +10,14 @@ A command whose outcome is unknown raises `OutcomeUnknown`. Every command is ide
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:  # these modules import this one
+    from datetime import datetime
+
     from quaestor._core.checkpoint import Checkpoint, Document
     from quaestor._core.lease import HeldLease, LeaseState, Location
     from quaestor._core.plan import Change, Records
@@ -31,12 +33,23 @@ Step: TypeAlias = Callable[[], Coroutine[Any, Any, R_co]]
 
 
 class OutcomeUnknown(Exception):  # noqa: N818 - it is no error: the engine catches it
-    """The server may or may not have performed a command. `no_server`: the driver found no server at all."""
+    """The server may or may not have performed a command.
 
-    def __init__(self, error: Exception, *, no_server: bool = False) -> None:
+    Attributes:
+        error: The driver's error.
+        no_server: Whether the driver found no server at all.
+        seconds: How long a commit was waited for.
+        no_majority: Whether the server has performed it, and no majority of the replica set confirmed it in time.
+    """
+
+    def __init__(
+        self, error: Exception, *, no_server: bool = False, no_majority: bool = False, seconds: float = 0.0
+    ) -> None:
         super().__init__(error)
         self.error = error
+        self.seconds = seconds
         self.no_server = no_server
+        self.no_majority = no_majority
 
 
 class Ending(Enum):
@@ -46,7 +59,7 @@ class Ending(Enum):
     RECORDED = auto()  # the record was written or removed before, so the attempt was aborted
     ABORTED = auto()  # it can be retried
     EXPIRED = auto()  # likewise: the server had ended the transaction
-    UNKNOWN = auto()  # the answer to the commit was lost
+    UNKNOWN = auto()  # the commit wasn't answered, or no majority confirmed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +71,25 @@ class Attempt(Generic[R]):
         seconds: How long it took.
         error: What the driver raised; None if it didn't.
         result: What the function returned; None if it didn't return.
+        unknown: What the driver raised if the outcome of the commit is unknown.
     """
 
     ending: Ending
     seconds: float = 0.0
     error: Exception | None = None
     result: R | None = None
+    unknown: OutcomeUnknown | None = None
 
 
 class Surroundings(Protocol):
     """The part that the engine and a backfill share: a clock, the event hook, and the lease."""
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """The names of the database and the prefix, for events."""
+
+    def limit(self, seconds: float | None) -> AbstractContextManager[object]:
+        """Limit the time of a command, and raise `OutcomeUnknown` if its outcome is unknown. None: the driver's own."""
 
     def now(self) -> float:
         """Read a monotonic clock that also runs while the process is frozen, in seconds."""
@@ -81,20 +103,21 @@ class Surroundings(Protocol):
     def has_transactions(self) -> bool:
         """Say whether the deployment has transactions, as far as the driver knows by now. Sends no command."""
 
-    async def check_lease(
+    async def renew_lease(
         self,
         lease: Lease,
         location: Location | None = None,
         sessions: tuple[bytes, ...] = (),
-        ended: tuple[bytes, ...] = (),
+        *,
+        majority: bool = True,
     ) -> bool:
-        """Renew the lease, and update its document. False: it is lost.
+        """Renew the lease, and update its document. False: another run has it, or nobody.
 
         Args:
             lease: The lease as it was acquired.
             location: Where the run is; None: unchanged.
             sessions: The ids of further sessions in which transactions may be open from now on.
-            ended: The ids of sessions without open transactions.
+            majority: Whether to wait until a majority has it: a failover can't undo the renewal then.
         """
 
 
@@ -113,26 +136,41 @@ class Store(Surroundings, Protocol):
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         """Remove the migration's records as they were read. False: there was none."""
 
+    async def create_records(self) -> None:
+        """Create the collection of the records, if there is none."""
+
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
         """Read the checkpoints of all backfills, by migration."""
 
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
         """Remove the checkpoints of a migration or its rollback, but not those of a later run."""
 
+    def is_mongodb(self) -> bool:
+        """Say whether the server is MongoDB, as far as the driver can tell. Sends no command."""
+
     async def read_lease(self) -> LeaseState:
-        """Read who holds the lease."""
+        """Read who holds the lease, dead or alive, with majority concern."""
 
-    async def acquire_lease(self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...]) -> Lease:
-        """Acquire the lease if it is free, atomically. Returns the lease and its holder, this run or another."""
+    async def read_clock(self) -> datetime:
+        """Read the primary's clock."""
 
-    async def renew_lease(self, lease: Lease) -> bool:
-        """Renew the lease, with majority concern. False: it is lost."""
+    async def acquire_lease(
+        self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...], dead: Lease | None
+    ) -> Lease | None:
+        """Acquire the lease if nobody holds it, atomically. None: somebody does.
+
+        Args:
+            work: What it is acquired for.
+            migrations: The migrations to start with.
+            sessions: The ids of this run's sessions.
+            dead: The lease of a dead holder as it was read: acquire it from this holder, unless it was renewed since.
+        """
 
     async def expire_lease(self) -> Lease | None:
-        """Make the lease expire, whoever holds it. Returns the holder."""
+        """Take the lease from its holder, as if that were dead. Returns the holder."""
 
     async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
-        """Release the lease if this run holds it, and forget these sessions of this run."""
+        """Release the lease if this run holds it, and forget these sessions."""
 
     async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Exception | None:
         """Abort the transactions of sessions on the server. Returns the error if the server refuses."""
@@ -147,8 +185,8 @@ class Functions(Protocol):
     async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
         """Call the function and write or remove its record in one transaction."""
 
-    async def commit_again(self, change: Change, slot: int) -> Attempt[None]:
-        """Repeat the commit of the last attempt, because its outcome is unknown."""
+    async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
+        """Repeat the commit of the last attempt, whose outcome is unknown, within a time limit."""
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
         """Open a session for each slot and kind of function (is_async). Returns the ids of all sessions of the run."""
@@ -215,8 +253,8 @@ class BackfillStore(Protocol):
     async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
         """Do the work and save the checkpoint that it returns, in one transaction."""
 
-    async def commit_again(self) -> Attempt[Checkpoint]:
-        """Repeat the commit of the last attempt, because its outcome is unknown."""
+    async def commit_again(self, seconds: float) -> Attempt[Checkpoint]:
+        """Repeat the commit of the last attempt, whose outcome is unknown, within a time limit."""
 
 
 class Workers(Protocol):
@@ -251,8 +289,8 @@ class Host(Protocol):
     def check_interruption(self) -> None:
         """Raise what has interrupted the run, to end a function that nothing else can stop."""
 
-    async def both(self, first: Step[R], second: Step[S]) -> tuple[R, S]:
-        """Run two steps at the same time. Returns when both have ended."""
+    async def both(self, first: Step[R], second: Step[S], stop: Callable[[], None]) -> tuple[R, S]:
+        """Run two steps at the same time. Returns when both have ended. An interruption calls `stop`, then waits."""
 
     async def shield(self, step: Step[R]) -> R:
         """Run a step to its end, perhaps twice. An interruption continues after it."""

@@ -1,4 +1,4 @@
-"""Retries: of commands whose answer was lost, of transactions that the server aborted, and of lease checks.
+"""Transactions that the server aborted are attempted again, and commits whose answer was lost are repeated.
 
 A transaction writes, or removes, the migration's record (or saves the backfill's checkpoint) together with the work of
 the function. Of two transactions of one migration only one can commit, because they write the same document, so it is
@@ -9,16 +9,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from quaestor._core.lease import PAUSE, HeldLease, check_lease, check_stale_lease
+from quaestor._core.lease import HeldLease, Wait, check_lease, check_stale_lease
 from quaestor._core.store import Attempt, Ending, Surroundings
 from quaestor.errors import TransactionFailedError
 from quaestor.events import MigrationRetried, Place
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 LONGEST_TRANSACTION = 120.0
-"""How long a transaction, or its commit, is retried, in seconds; as in the drivers' with_transaction."""
+"""How long a transaction is retried, in seconds, without outages; as in the drivers' with_transaction."""
 
 MOST_ATTEMPTS = 200
 """How often a transaction is attempted, at most."""
@@ -30,7 +29,7 @@ async def retry_transaction(
     place: Place,
     *,
     attempt: Callable[[], Awaitable[Attempt[R]]],
-    commit_again: Callable[[], Awaitable[Attempt[R]]],
+    commit_again: Callable[[float], Awaitable[Attempt[R]]],
     is_done: Callable[[], Awaitable[bool]],
     undo: bool,
     in_batches: bool = False,
@@ -42,7 +41,7 @@ async def retry_transaction(
         held: The lease, checked between attempts.
         place: The migration, for events and errors.
         attempt: Makes one attempt.
-        commit_again: Repeats the commit of the last attempt.
+        commit_again: Repeats the commit of the last attempt, within so many seconds.
         is_done: Reads whether an attempt was committed after all.
         undo: Whether it rolls back.
         in_batches: Whether it is a batch of a backfill.
@@ -50,6 +49,7 @@ async def retry_transaction(
     Raises:
         LeaseLostError: Another instance may hold the lease by now.
         TransactionFailedError: The server aborted it again and again.
+        OutageError: The commit wasn't confirmed for longer than the patience of the lease.
     """
     began = surroundings.now()
     attempts = 0
@@ -57,31 +57,32 @@ async def retry_transaction(
         attempts += 1
         await check_stale_lease(surroundings, held)
         result = await attempt()
-        if result.ending is Ending.UNKNOWN:
-            result = await _commit_again(surroundings, result, commit_again)
+        ended_at = surroundings.now()
+        if result.unknown is not None:
+            what = f"to commit the transaction of {place.name!r}"
+            wait = Wait(surroundings, what, held.patience, result.unknown.seconds)
+            result = await _commit_again(result, commit_again, wait)
         if result.ending is Ending.COMMITTED:
             return result
         await check_lease(surroundings, held)
         # It may be committed after all: the answer was lost, or a frozen holder has woken.
         if await is_done():
             return result
-        if result.ending is Ending.UNKNOWN and result.error is not None:
-            raise result.error
-        spent = surroundings.now() - began
+        spent = ended_at - began
         if attempts >= MOST_ATTEMPTS or spent >= LONGEST_TRANSACTION:
             expired = result.ending is Ending.EXPIRED
             raise TransactionFailedError(place.name, attempts, spent, expired, in_batches) from result.error
+        began += surroundings.now() - ended_at  # an outage has a limit of its own
         await surroundings.sleep(0, min(1.0, 0.01 * 1.5 ** min(attempts, 20)))
         surroundings.emit(MigrationRetried(*place, attempts + 1, result.error, undo=undo))
 
 
 async def _commit_again(
-    surroundings: Surroundings, attempt: Attempt[R], commit_again: Callable[[], Awaitable[Attempt[R]]]
+    attempt: Attempt[R], commit_again: Callable[[float], Awaitable[Attempt[R]]], wait: Wait
 ) -> Attempt[R]:
     """Repeat a commit until its outcome is known."""
-    began = surroundings.now()
     last = attempt
-    while last.ending is Ending.UNKNOWN and surroundings.now() - began < LONGEST_TRANSACTION:
-        await surroundings.sleep(*PAUSE)
-        last = replace(await commit_again(), seconds=attempt.seconds, result=attempt.result)
+    while last.unknown is not None:
+        await wait.pause(last.unknown)
+        last = replace(await commit_again(wait.limit), seconds=attempt.seconds, result=attempt.result)
     return last

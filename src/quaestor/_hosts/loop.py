@@ -49,13 +49,15 @@ class LoopHost:
     def check_interruption(self) -> None:
         """Do nothing: a task can be cancelled."""
 
-    async def both(self, first: Step[R], second: Step[S]) -> tuple[R, S]:
+    async def both(self, first: Step[R], second: Step[S], stop: Callable[[], None]) -> tuple[R, S]:
         """Run the second step in a task, in an empty context."""
         task = asyncio.create_task(second(), context=contextvars.Context())
         try:
             result = await first()
             return result, await asyncio.shield(task)
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                stop()
             await wait_for_end(task)
             if not task.cancelled():
                 task.exception()  # so Python doesn't warn that nobody has seen it

@@ -71,15 +71,21 @@ class ThreadHost:
     def check_interruption(self) -> None:
         current_cancellation.get().check()
 
-    async def both(self, first: Step[R], second: Step[S]) -> tuple[R, S]:
+    async def both(self, first: Step[R], second: Step[S], stop: Callable[[], None]) -> tuple[R, S]:
         """Run the second step in a thread and a context of its own."""
         if self._beside is None:
             self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
         future = self._beside.submit(contextvars.Context().run, lambda: run_to_completion(second()))
-        try:
-            result = await first()
-        finally:
-            shield(partial(wait, [future]))
+        with current_cancellation.get().notify(stop):
+            try:
+                result = await first()
+                wait([future])
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    stop()
+                raise
+            finally:
+                shield(partial(wait, [future]))
         return result, future.result()
 
     async def shield(self, step: Step[R]) -> R:

@@ -105,14 +105,18 @@ def match_rest(filter: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, A
     return {"$and": [filter, rest]} if filter else rest
 
 
-def read_collection_id(reply: Mapping[str, Any]) -> bytes:
-    """Read the collection's UUID from a reply to listCollections; b"": there is none. Refuse views and time series."""
+def read_collection_id(reply: Mapping[str, Any]) -> bytes | None:
+    """Read the collection's UUID from a reply to listCollections; b"": there is no such collection; None: it has none.
+
+    A view and a time series are refused.
+    """
     for found in reply["cursor"]["firstBatch"]:
         if found["type"] != "collection":
             raise InvalidOptionError(
                 f"{found['name']!r} is a {found['type']}: a backfill needs a collection, where no `_id` occurs twice."
             )
-        return bytes(found["info"]["uuid"])
+        identity = found["info"].get("uuid")
+        return None if identity is None else bytes(identity)
     return b""
 
 

@@ -10,11 +10,10 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from quaestor._core.checkpoint import Checkpoint, Document, check_projection
 from quaestor._core.definition import check_text
-from quaestor._core.lease import PATIENCE
 from quaestor._core.store import Attempt
 from quaestor._mongo import backfill_documents as documents
 from quaestor._mongo import drivers, transactions
-from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection, limit_command
+from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection
 from quaestor._mongo.outcomes import find_unknown_outcome
 from quaestor._mongo.transactions import Session
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
@@ -95,7 +94,6 @@ class MongoBackfillStore:
         self.name = self.collection if name is None else check_text("The name of a backfill", name, InvalidOptionError)
         self.fingerprint = documents.make_fingerprint(f"{database}.{collection.name}", self._filter, options)
         self._id = {"migration": migration, "undo": undo, "backfill": self.name}  # of the checkpoint's document
-        self._seconds = min(store.ttl, PATIENCE)
 
     def check_not_in_transaction(self) -> None:
         if transactions.is_in_transaction():
@@ -105,22 +103,19 @@ class MongoBackfillStore:
         if drivers.is_mock(self._store.db):
             return None
         database, name = self._source.database, self._source.name
-        with limit_command(self._seconds):
-            reply = await _allow_refusal(
-                self._store.driver.call(database.command, "listCollections", filter={"name": name})
-            )
-            return None if reply is None else documents.read_collection_id(reply)
+        reply = await _allow_refusal(
+            self._store.driver.call(database.command, "listCollections", filter={"name": name})
+        )
+        return None if reply is None else documents.read_collection_id(reply)
 
     async def read_fingerprint(self) -> str | None:
-        with limit_command(self._seconds):
-            # Without `_id`s: this run may not be able to decode them.
-            found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id}, {"fingerprint": 1})
-            return None if found is None else str(found["fingerprint"])
+        # Without `_id`s: this run may not be able to decode them.
+        found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id}, {"fingerprint": 1})
+        return None if found is None else str(found["fingerprint"])
 
     async def read_checkpoint(self, token: int) -> Checkpoint | None:
-        with limit_command(self._seconds):
-            found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id, "token": token})
-            return None if found is None else documents.read_checkpoint(found)
+        found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id, "token": token})
+        return None if found is None else documents.read_checkpoint(found)
 
     async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
         matching = {"_id": self._id} | ({} if force else {"token": {"$lte": token}})
@@ -129,73 +124,66 @@ class MongoBackfillStore:
             update["$set"] |= {"collection": self.collection, "fingerprint": self.fingerprint}
             update["$set"] |= documents.make_fields(checkpoint)
             update["$currentDate"] = {"updatedAt": True}
-        with limit_command(self._seconds):
-            try:
-                claimed = await self._store.driver.write(
-                    self._checkpoints.find_one_and_update,
-                    matching,
-                    update,
-                    upsert=checkpoint is not None,
-                    return_document=True,
-                )
-            except DuplicateKeyError:  # there is one, with a higher token
-                return None
-            return None if claimed is None else documents.read_checkpoint(claimed)
+        try:
+            claimed = await self._store.driver.write(
+                self._checkpoints.find_one_and_update,
+                matching,
+                update,
+                upsert=checkpoint is not None,
+                return_document=True,
+            )
+        except DuplicateKeyError:  # there is one, with a higher token
+            return None
+        return None if claimed is None else documents.read_checkpoint(claimed)
 
     async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
-        with limit_command(self._seconds):
-            return await self._save(checkpoint, token)
+        return await self._save(checkpoint, token)
 
     async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
-        with limit_command(None):  # like the migration's own queries of its collection
-            found = await self._find(documents.match_other_types(others), {"_id": 1}, -1, 1)
-            return tuple(document["_id"] for document in found)
+        found = await self._find(documents.match_other_types(others), {"_id": 1}, -1, 1)
+        return tuple(document["_id"] for document in found)
 
     async def estimate_count(self) -> int | None:
-        with limit_command(None):
-            return await _allow_refusal(self._estimate())
+        return await _allow_refusal(self._estimate())
 
     async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
-        with limit_command(None):
-            return await self._find(documents.match_rest(self._filter, checkpoint), self._projection, 1, limit)
+        return await self._find(documents.match_rest(self._filter, checkpoint), self._projection, 1, limit)
 
     async def read_lag(self) -> float:
         if drivers.is_mock(self._store.db):
             return 0.0
         client = self._store.db.client
-        with limit_command(self._seconds):
-            try:
-                reply = await self._store.driver.call(client.admin.command, "replSetGetStatus")
-            except OperationFailure as error:
-                if error.code == _NO_REPLICATION:
-                    return 0.0
-                error.add_note(
-                    "quaestor: max_lag needs the command `replSetGetStatus`, which the role clusterMonitor allows, and "
-                    "which a mongos doesn't have."
-                )
-                raise
-            servers = client.topology_description.server_descriptions()
-            return documents.read_lag(reply, [f"{host}:{port}" for host, port in servers])
+        try:
+            reply = await self._store.driver.call(client.admin.command, "replSetGetStatus")
+        except OperationFailure as error:
+            if error.code == _NO_REPLICATION:
+                return 0.0
+            error.add_note(
+                "quaestor: max_lag needs the command `replSetGetStatus`, which the role clusterMonitor allows, and "
+                "which a mongos doesn't have."
+            )
+            raise
+        servers = client.topology_description.server_descriptions()
+        return documents.read_lag(reply, [f"{host}:{port}" for host, port in servers])
 
     async def open_session(self) -> tuple[bytes, ...]:
         """Use a free session of the function's kind, or open one."""
-        with limit_command(self._seconds):
-            ours = (session for session in self._sessions if session.is_async == self._is_async)
-            self._session = next((session for session in ours if session.in_use.acquire(blocking=False)), None)
-            if self._session is None:
-                self._session = await transactions.open_session(
-                    self._store.driver, self._store.db.client, is_async=self._is_async
-                )
-                self._sessions.append(self._session)
-            return tuple(session.id for session in self._sessions)
+        ours = (session for session in self._sessions if session.is_async == self._is_async)
+        self._session = next((session for session in ours if session.in_use.acquire(blocking=False)), None)
+        if self._session is None:
+            self._session = await transactions.open_session(
+                self._store.driver, self._store.db.client, is_async=self._is_async
+            )
+            self._sessions.append(self._session)
+        return tuple(session.id for session in self._sessions)
 
     async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
         session = self._get_session()
         save = partial(self._save, token=token, session=session.driver_session)
         return await transactions.attempt(self._store.host, session, work, save)
 
-    async def commit_again(self) -> Attempt[Checkpoint]:
-        return await transactions.commit_again(self._get_session())
+    async def commit_again(self, seconds: float) -> Attempt[Checkpoint]:
+        return await transactions.commit(self._get_session(), seconds)
 
     def close(self) -> None:
         """Free the session for other backfills."""
@@ -210,9 +198,8 @@ class MongoBackfillStore:
 
     async def _save(self, checkpoint: Checkpoint, token: int, session: Any = None) -> bool:
         update = {"$set": documents.make_fields(checkpoint), "$currentDate": {"updatedAt": True}}
-        saved = await self._store.driver.write(
-            self._checkpoints.update_one, {"_id": self._id, "token": token}, update, session=session
-        )
+        matching = {"_id": self._id, "token": token}
+        saved = await self._store.driver.write(self._checkpoints.update_one, matching, update, session=session)
         return bool(saved.matched_count)
 
     async def _find(self, matching: dict[str, Any], projection: Any, direction: int, limit: int) -> list[Document]:

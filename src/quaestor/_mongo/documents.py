@@ -4,21 +4,21 @@ A record is `{_id: name, name: name, appliedAt: now}`. With the name as its `_id
 impossible without another index. Records of mongo-quaestor 0.1.0 have an ObjectId there and may be duplicates, so only
 `name` says what is applied.
 
-The lease is one document in a collection of its own: `{_id: "lease", owner, token, expiresAt, sessions, previous}` and,
-for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it, only `token`, `sessions`
-and `previous` are left.
+The lease is one document in a collection of its own: `{_id: "lease", owner, token, beat, ttl, renewedAt, sessions,
+previous}` and, for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it, only
+`token`, `sessions` and, if a holder was ever replaced, `previous` are left.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 from bson.binary import UUID_SUBTYPE, Binary
 
-from quaestor._core.lease import LeaseState, Location
+from quaestor._core.lease import LONGEST_TTL, LeaseState, Location
 from quaestor._core.plan import Records
-from quaestor.status import Lease
+from quaestor.status import DEFAULT_TTL, Lease
 
 PROJECTION = {"name": 1, "appliedAt": 1}
 """The fields of a record that `read_records` needs, besides `_id`."""
@@ -40,7 +40,7 @@ def read_records(documents: Iterable[Mapping[str, Any]]) -> Records:
         key, name = document["_id"], document.get("name")
         if type(name) is str:  # not bson's Code, which only Python takes for a str
             date = document.get("appliedAt")
-            applied[name] = (*applied.get(name, ()), _aware(date) if isinstance(date, datetime) else date)
+            applied[name] = (*applied.get(name, ()), make_aware(date) if isinstance(date, datetime) else date)
         else:
             unreadable.append(key)
         if type(key) is str and key != name:
@@ -61,84 +61,53 @@ def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
     return {"name": name, "appliedAt": {"$in": list(recorded_at)}}
 
 
-Clock: TypeAlias = Callable[[float], object]
-"""Returns the time so many seconds from now, as an expression for the server."""
-
 LEASE = "lease"
 """The `_id` of the one document in the lock collection."""
 
 _ID_SIZE = 16  # bytes of the UUID in a session id
-
-
-def read_server_clock(seconds: float) -> object:
-    """Use the server's clock, because those of clients may differ by hours."""
-    return {"$add": ["$$NOW", round(seconds * 1_000)]}
-
-
-def read_own_clock(seconds: float) -> object:
-    """Use the clock of this process, because the mocks don't know `$$NOW`. Naive, as they store dates."""
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).replace(tzinfo=None)
+_HOLDER = ("owner", "host", "pid", "work", "migrations", "recording", "upcoming", "since", "beat", "ttl", "renewedAt")
 
 
 def make_acquisition(
-    clock: Clock, ttl: float, holder: Mapping[str, object], sessions: Iterable[bytes]
+    holder: Mapping[str, object], ttl: float, sessions: Iterable[bytes], dead: Lease | None
 ) -> dict[str, Any]:
-    """Make the arguments of the find_one_and_update that acquires the lease if it is free, and returns the holder.
+    """Make the arguments of the find_one_and_update that acquires the lease. The token rises only here.
 
-    The condition is in the update, because the filter of an upsert can't have an `$expr`. The token rises only here.
+    While somebody else holds it, an upsert without a dead holder is a duplicate key.
 
     Args:
-        clock: The clock that counts.
-        ttl: How long the lease lasts, in seconds.
         holder: The fields that say who acquires it: the owner, and the fields for people.
+        ttl: How long the lease lasts, in seconds.
         sessions: The ids of the sessions for transactions.
+        dead: The lease of the dead holder to replace, as it was read; None: nobody holds it.
     """
-    free = {"$lte": [{"$ifNull": ["$expiresAt", datetime(1970, 1, 1, tzinfo=UTC)]}, clock(0)]}
-    taken = {field: {"$literal": value} for field, value in holder.items()} | {
-        "token": {"$add": [{"$ifNull": ["$token", 0]}, 1]},
-        "since": clock(0),
-        "expiresAt": clock(ttl),
-        # The sessions of an expired holder stay until somebody has killed them on the server.
-        "sessions": {"$setUnion": [{"$ifNull": ["$sessions", []]}, make_lsids(sessions)]},
-        "previous": {"$ifNull": ["$owner", {"$ifNull": ["$previous", None]}]},
+    fields = {**holder, "beat": 0, "ttl": ttl} | ({} if dead is None else {"previous": dead.owner})
+    update = {
+        "$set": fields,
+        "$inc": {"token": 1},
+        "$currentDate": {"since": True, "renewedAt": True},
+        # The sessions of a dead holder stay until somebody has killed them on the server.
+        "$addToSet": {"sessions": {"$each": make_lsids(sessions)}},
     }
-    update = {field: {"$cond": [free, value, f"${field}"]} for field, value in taken.items()}
-    return {"filter": {"_id": LEASE}, "update": [{"$set": update}], "upsert": True, "return_document": True}
+    held = {"owner": {"$exists": False}} if dead is None else _match(dead) | {"beat": dead.beat}
+    return {"filter": {"_id": LEASE, **held}, "update": update, "upsert": dead is None, "return_document": True}
 
 
-def make_renewal(clock: Clock, ttl: float, lease: Lease, changes: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Make the arguments of the update_one that renews the lease, if it is still held.
+def make_renewal(lease: Lease, location: Location | None, sessions: Iterable[bytes]) -> dict[str, Any]:
+    """Make the arguments of the update_one that renews the lease, however long ago it was renewed last.
 
     Args:
-        clock: The clock that counts.
-        ttl: How long the lease lasts from now on, in seconds.
         lease: The lease as it was acquired.
-        changes: Further fields of the document to set, as expressions for the server.
+        location: Where the run is; None: unchanged.
+        sessions: The ids of further sessions.
     """
-    held = {"_id": LEASE, "owner": lease.owner, "token": lease.token, "$expr": {"$gt": ["$expiresAt", clock(0)]}}
-    return {"filter": held, "update": [{"$set": {"expiresAt": clock(ttl), **(changes or {})}}]}
-
-
-def set_location(location: Location | None) -> dict[str, object]:
-    """Make the changes of the lease document that say where a run is; None: no changes."""
-    if location is None:
-        return {}
-    said = {
-        "migrations": list(location.migrations),
-        "recording": location.recording,
-        "upcoming": list(location.upcoming),
-    }
-    return {field: {"$literal": value} for field, value in said.items()}
-
-
-def set_sessions(named: Iterable[bytes], ended: Iterable[bytes]) -> dict[str, object]:
-    """Make the changes of the lease document that add and remove sessions, if there are any.
-
-    The field isn't replaced as a whole, because concurrent backfills add theirs.
-    """
-    if not (named or ended):
-        return {}
-    return {"sessions": {"$setUnion": [{"$setDifference": ["$sessions", make_lsids(ended)]}, make_lsids(named)]}}
+    update: dict[str, Any] = {"$inc": {"beat": 1}, "$currentDate": {"renewedAt": True}}
+    if location is not None:
+        fields = (list(location.migrations), location.recording, list(location.upcoming))
+        update["$set"] = dict(zip(("migrations", "recording", "upcoming"), fields, strict=True))
+    if sessions:  # added, because concurrent backfills add theirs
+        update["$addToSet"] = {"sessions": {"$each": make_lsids(sessions)}}
+    return {"filter": {"_id": LEASE, **_match(lease)}, "update": update}
 
 
 def make_release(owner: str, sessions: Iterable[bytes]) -> dict[str, Any]:
@@ -146,52 +115,63 @@ def make_release(owner: str, sessions: Iterable[bytes]) -> dict[str, Any]:
 
     The token stays, to rise with the next holder, and so do the sessions of others that nobody has killed yet.
     """
-    freed = dict.fromkeys(
-        ("owner", "host", "pid", "work", "migrations", "recording", "upcoming", "since", "expiresAt"), ""
-    )
-    update = {"$unset": freed, "$pullAll": {"sessions": make_lsids(sessions)}}
+    update = {"$unset": dict.fromkeys(_HOLDER, ""), "$pullAll": {"sessions": make_lsids(sessions)}}
     return {"filter": {"_id": LEASE, "owner": owner}, "update": update}
 
 
-def make_expiry(clock: Clock) -> dict[str, Any]:
-    """Make the arguments of the find_one_and_update that expires the lease, and returns its holder.
+def make_expiry() -> dict[str, Any]:
+    """Make the arguments of the find_one_and_update that takes the lease from its holder, and returns the holder.
 
     The rest stays as a killed holder leaves it: the next one kills the transactions that are open.
     """
-    held = {"_id": LEASE, "owner": {"$exists": True}, "$expr": {"$gt": ["$expiresAt", clock(0)]}}
-    return {"filter": held, "update": {"$set": {"expiresAt": datetime(1970, 1, 1, tzinfo=UTC)}}}
+    return {"filter": {"_id": LEASE, "owner": {"$exists": True}}, "update": {"$rename": {"owner": "previous"}}}
 
 
-def make_lease_pipeline(clock: Clock) -> list[dict[str, Any]]:
-    """Make the pipeline that reads the lease document. The mocks don't know expressions in a find."""
-    return [{"$match": {"_id": LEASE}}, {"$addFields": {"isHeld": {"$gt": ["$expiresAt", clock(0)]}}}]
-
-
-def read_lease_state(documents: Iterable[Mapping[str, Any]]) -> LeaseState:
-    """Make a value of the pipeline's result."""
-    for document in documents:
-        if "owner" in document:
-            found = read_lease(document)
-            return LeaseState(holder=found) if document["isHeld"] else LeaseState(expired=found)
+def read_lease_state(document: Mapping[str, Any] | None) -> LeaseState:
+    """Make a value of the lease document, if there is one."""
+    if document is None:
+        return LeaseState()
+    if "owner" in document:
+        return LeaseState(holder=read_lease(document))
+    if "migrations" in document and "previous" in document:  # the lease was taken from its holder
+        return LeaseState(expired=read_lease({**document, "owner": document["previous"]}))
     return LeaseState()
 
 
 def read_lease(document: Mapping[str, Any]) -> Lease:
-    """Make a value of the document of a lease that somebody holds."""
+    """Make a value of the document of a lease that somebody holds, even if people or other releases have changed it."""
+    ttl: Any = document.get("ttl")
+    beat: Any = document.get("beat")  # None if it is missing, as in a filter
+    work, sessions = document.get("work"), document.get("sessions")
+    is_usable = isinstance(ttl, int | float) and 0 <= ttl <= LONGEST_TTL
     return Lease(
         owner=document["owner"],
-        token=document["token"],
-        host=document["host"],
-        pid=document["pid"],
-        since=_aware(document["since"]),
-        expires_at=_aware(document["expiresAt"]),
-        migrations=tuple(document["migrations"]),
-        sessions=tuple(bytes(lsid["id"]) + bytes(lsid["uid"]) for lsid in document["sessions"]),
-        previous=document["previous"],
-        work=document["work"],
-        recording=document["recording"],
-        upcoming=tuple(document["upcoming"]),
+        token=document.get("token", 0),
+        host=document.get("host", "?"),
+        pid=document.get("pid", 0),
+        since=_read_date(document.get("since")),
+        beat=beat,
+        ttl=ttl if is_usable else DEFAULT_TTL,
+        renewed_at=_read_date(document.get("renewedAt")),
+        migrations=tuple(document.get("migrations", ())),
+        sessions=tuple(
+            bytes(lsid["id"]) + bytes(lsid["uid"])
+            for lsid in (sessions if isinstance(sessions, list) else [])
+            if isinstance(lsid, Mapping) and {"id", "uid"} <= lsid.keys()
+        ),
+        previous=document.get("previous"),
+        work=work if work in {"run", "rollback", "mark"} else "run",
+        recording=document.get("recording"),
+        upcoming=tuple(document.get("upcoming", ())),
     )
+
+
+def _read_date(date: object) -> datetime:
+    return make_aware(date) if isinstance(date, datetime) else datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _match(lease: Lease) -> dict[str, object]:
+    return {"owner": lease.owner, "token": lease.token}
 
 
 NOBODY: Mapping[str, Any] = {"authInfo": {"authenticatedUsers": []}}
@@ -212,5 +192,6 @@ def make_lsids(sessions: Iterable[bytes]) -> list[dict[str, Binary]]:
     return [{"id": Binary(session[:_ID_SIZE], UUID_SUBTYPE), "uid": Binary(session[_ID_SIZE:])} for session in sessions]
 
 
-def _aware(date: datetime) -> datetime:
-    return date.replace(tzinfo=UTC)  # the driver returns naive dates in UTC
+def make_aware(date: datetime) -> datetime:
+    """Make an aware date of a naive one in UTC, as the drivers read them."""
+    return date.replace(tzinfo=UTC)

@@ -45,8 +45,8 @@ class Driver(ABC):
         return await self.read_all(await self.call(collection.aggregate, pipeline))
 
     async def start_session(self, client: Any) -> Any:
-        """Start a session."""
-        return client.start_session()
+        """Start a session, without causal consistency, which not every server has and no transaction needs."""
+        return client.start_session(causal_consistency=False)
 
     async def start_transaction(self, session: Any, *concerns: Any) -> None:
         """Start a transaction. Sends nothing."""
@@ -95,6 +95,7 @@ class _MotorDriver(_PyMongoAsyncDriver):
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so nobody misses it
             await wait_for_end(future)
             raise
 
@@ -102,7 +103,7 @@ class _MotorDriver(_PyMongoAsyncDriver):
         return await self.read_all(collection.aggregate(pipeline))
 
     async def start_session(self, client: Any) -> Any:
-        return await client.start_session()
+        return await client.start_session(causal_consistency=False)
 
     async def start_transaction(self, session: Any, *concerns: Any) -> None:
         session.start_transaction(*concerns)
@@ -171,6 +172,17 @@ def is_mock(db: Any) -> bool:
     return _find_driver(db, "db")[0] in {"mongomock", "mongomock_motor"}
 
 
+def is_mongodb(db: Any) -> bool:
+    """Say whether the server is MongoDB, or a mock of it, as far as the driver knows by now.
+
+    MongoDB has a `topologyVersion` in its handshake since 4.4, which Amazon DocumentDB and most other look-alikes lack.
+    """
+    if is_mock(db):
+        return True
+    servers = db.client.topology_description.server_descriptions().values()
+    return any(server.topology_version is not None for server in servers)
+
+
 def has_transactions(db: Any) -> bool:
     """Say whether it is on a replica set or a sharded cluster, as far as the driver knows by now."""
     if is_mock(db):
@@ -216,6 +228,11 @@ def _find_driver(db: object, argument: str) -> tuple[str, str]:
         return driver
     if any(cls.__name__.endswith("Client") for cls in _list_classes(db)):
         raise InvalidDatabaseError(f"{argument} is a client ({_type(db)}), not a database: pass client['name'].")
+    if any(cls.__name__.endswith("Database") for cls in _list_classes(db)):
+        raise InvalidDatabaseError(
+            f"{argument} is a database of {type(db).__module__.partition('.')[0]}, which isn't supported. Databases of "
+            "pymongo, motor, mongomock and mongomock_motor are."
+        )
     raise InvalidDatabaseError(f"{argument} must be a database, not {_type(db)}: pass client['name'].")
 
 

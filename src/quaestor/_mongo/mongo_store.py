@@ -15,17 +15,18 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from quaestor._core.lease import PATIENCE, LeaseState, Location, Terms, renew_interval
+from quaestor._core.lease import LeaseState, Location, Terms
 from quaestor._core.plan import Records
-from quaestor._core.store import Host, OutcomeUnknown
+from quaestor._core.store import Host
 from quaestor._mongo import backfill_documents, documents
-from quaestor._mongo.drivers import has_transactions, is_mock, make_driver
+from quaestor._mongo.drivers import has_transactions, is_mock, is_mongodb, make_driver
 from quaestor._mongo.outcomes import find_unknown_outcome, is_deadline_over
-from quaestor.errors import InvalidPrefixError
+from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event
 from quaestor.status import BackfillStatus, Lease, Work
 
 _LONGEST_SUFFIX = "_migrations_progress"
+_NAMESPACE_EXISTS = 48
 _NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
 
 
@@ -46,13 +47,11 @@ class MongoStore:
         self.driver = make_driver(db)
         self.host = host
         self.emit = emit
-        self.ttl = terms.ttl
-        self._owner = terms.owner
-        self._clock = documents.read_own_clock if is_mock(db) else documents.read_server_clock
+        self.where = (db.name, prefix)
+        self._terms = terms
         self._records = get_records_collection(db, prefix)
         self._lease = get_lease_collection(db, prefix)
-        # A check only asks whether the lease is held. The heartbeat, which waits for a majority, makes it last; the
-        # record after a check waits for a majority too.
+        # For a check that doesn't wait for a majority.
         self._lease_check = get_lease_collection(db, prefix, write_concern=1)
         self._checkpoints = get_checkpoint_collection(db, prefix)
 
@@ -64,48 +63,61 @@ class MongoStore:
     async def sleep(self, shortest: float, longest: float) -> None:
         await self.host.sleep(random.uniform(shortest, longest))  # noqa: S311 - to spread, not to hide
 
+    def limit(self, seconds: float | None) -> contextlib.AbstractContextManager[None]:
+        return limit_command(seconds)
+
     def has_transactions(self) -> bool:
         return has_transactions(self.db)
 
     async def read_records(self) -> Records:
-        with limit_command(None):
-            return documents.read_records(await self.driver.read_all(self._records.find(**documents.READING)))
+        return documents.read_records(await self.driver.read_all(self._records.find(**documents.READING)))
 
     async def has_record(self, name: str) -> bool:
-        with limit_command(self.ttl):
-            return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
+        return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
 
     async def insert_record(self, name: str) -> bool:
-        with limit_command(self.ttl):
-            try:
-                await self.driver.write(self._records.insert_one, documents.make_record(name, datetime.now(UTC)))
-            except DuplicateKeyError:
-                return False
-            return True
+        try:
+            await self.driver.write(self._records.insert_one, documents.make_record(name, datetime.now(UTC)))
+        except DuplicateKeyError:
+            return False
+        return True
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
-        with limit_command(self.ttl):
-            removed = await self.driver.write(self._records.delete_many, documents.match_records(name, recorded_at))
-            return bool(removed.deleted_count)
+        matching = documents.match_records(name, recorded_at)
+        return bool((await self.driver.write(self._records.delete_many, matching)).deleted_count)
+
+    async def create_records(self) -> None:
+        try:
+            await self.driver.call(self.db.command, "create", self._records.name)
+        except OperationFailure as error:
+            if error.code != _NAMESPACE_EXISTS:
+                raise
 
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
-        with limit_command(None):
-            stored = await self.driver.read_all(self._checkpoints.find(projection=backfill_documents.STATUS))
-            return backfill_documents.read_statuses(stored)
+        found = await self.driver.read_all(self._checkpoints.find(projection=backfill_documents.STATUS))
+        return backfill_documents.read_statuses(found)
 
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
-        with limit_command(self.ttl):
-            matching = backfill_documents.match_checkpoints(name, token, undo=undo)
-            await self.driver.write(self._checkpoints.delete_many, matching)
+        matching = backfill_documents.match_checkpoints(name, token, undo=undo)
+        await self.driver.write(self._checkpoints.delete_many, matching)
+
+    def is_mongodb(self) -> bool:
+        return is_mongodb(self.db)
 
     async def read_lease(self) -> LeaseState:
-        with limit_command(None):
-            pipeline = documents.make_lease_pipeline(self._clock)
-            return documents.read_lease_state(await self.driver.aggregate(self._lease, pipeline))
+        return documents.read_lease_state(await self.driver.call(self._lease.find_one, {"_id": documents.LEASE}))
 
-    async def acquire_lease(self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...]) -> Lease:
+    async def read_clock(self) -> datetime:
+        if is_mock(self.db):
+            return datetime.now(UTC)
+        reply = await self.driver.call(self.db.command, "hello")
+        return documents.make_aware(reply["localTime"])
+
+    async def acquire_lease(
+        self, work: Work, migrations: tuple[str, ...], sessions: tuple[bytes, ...], dead: Lease | None
+    ) -> Lease | None:
         holder = {
-            "owner": self._owner,
+            "owner": self._terms.owner,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "work": work,
@@ -113,51 +125,42 @@ class MongoStore:
             "recording": None,
             "upcoming": [],
         }
-        acquisition = documents.make_acquisition(self._clock, self.ttl, holder, sessions)
-        with limit_command(PATIENCE):
-            try:
-                document = await self.driver.write(self._lease.find_one_and_update, **acquisition)
-            except DuplicateKeyError as error:  # two runs inserted the document at once
-                raise OutcomeUnknown(error) from error
-            if document is None:
-                raise RuntimeError("The server answered an upsert without a document.")
-            return documents.read_lease(document)
+        acquisition = documents.make_acquisition(holder, self._terms.ttl, sessions, dead)
+        try:
+            document = await self.driver.write(self._lease.find_one_and_update, **acquisition)
+        except DuplicateKeyError:  # somebody holds it
+            return None
+        if document is not None and "sessions" not in document:
+            raise ServerUnsupportedError(["$addToSet"])
+        return None if document is None else documents.read_lease(document)
 
-    async def renew_lease(self, lease: Lease) -> bool:
-        with limit_command(renew_interval(self.ttl)):
-            renewal = documents.make_renewal(self._clock, self.ttl, lease)
-            return bool((await self.driver.write(self._lease.update_one, **renewal)).matched_count)
-
-    async def check_lease(
+    async def renew_lease(
         self,
         lease: Lease,
         location: Location | None = None,
         sessions: tuple[bytes, ...] = (),
-        ended: tuple[bytes, ...] = (),
+        *,
+        majority: bool = True,
     ) -> bool:
-        changes = documents.set_location(location) | documents.set_sessions(sessions, ended)
-        renewal = documents.make_renewal(self._clock, self.ttl, lease, changes)
-        with limit_command(self.ttl):
-            return bool((await self.driver.write(self._lease_check.update_one, **renewal)).matched_count)
+        collection = self._lease if majority else self._lease_check
+        renewal = documents.make_renewal(lease, location, sessions)
+        return bool((await self.driver.write(collection.update_one, **renewal)).matched_count)
 
     async def expire_lease(self) -> Lease | None:
-        with limit_command(None):
-            held = await self.driver.write(self._lease.find_one_and_update, **documents.make_expiry(self._clock))
-            return None if held is None else documents.read_lease(held)
+        held = await self.driver.write(self._lease.find_one_and_update, **documents.make_expiry())
+        return None if held is None else documents.read_lease(held)
 
     async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
-        with limit_command(renew_interval(self.ttl)):
-            await self.driver.write(self._lease.update_one, **documents.make_release(self._owner, sessions))
+        await self.driver.write(self._lease.update_one, **documents.make_release(self._terms.owner, sessions))
 
     async def kill_sessions(self, sessions: tuple[bytes, ...]) -> Exception | None:
-        with limit_command(self.ttl):
-            try:
-                await self.driver.call(self.db.client.admin.command, "killSessions", documents.make_lsids(sessions))
-            except OperationFailure as error:
-                if find_unknown_outcome(error) is not None:
-                    raise
-                return error
-            return None
+        try:
+            await self.driver.call(self.db.client.admin.command, "killSessions", documents.make_lsids(sessions))
+        except OperationFailure as error:
+            if find_unknown_outcome(error) is not None:
+                raise
+            return error
+        return None
 
 
 @contextlib.contextmanager
@@ -165,10 +168,10 @@ def limit_command(seconds: float | None) -> Iterator[None]:
     """Limit the time of a command and the driver's retries, and make an unknown outcome an `OutcomeUnknown`.
 
     Args:
-        seconds: The limit; None: the driver's own.
+        seconds: The limit; None: the caller's deadline, or the driver's own.
     """
     try:
-        with pymongo.timeout(seconds):
+        with contextlib.nullcontext() if seconds is None else pymongo.timeout(seconds):
             yield
     except PyMongoError as error:
         if is_deadline_over() or (unknown := find_unknown_outcome(error)) is None:

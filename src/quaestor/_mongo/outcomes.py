@@ -4,6 +4,7 @@ from pymongo import _csot  # private: nothing public says how much of a `pymongo
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
+    ExecutionTimeout,
     InvalidOperation,
     OperationFailure,
     PyMongoError,
@@ -12,6 +13,7 @@ from pymongo.errors import (
 )
 
 from quaestor._core.store import Ending, OutcomeUnknown
+from quaestor.errors import OutageError
 
 # Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
 _OUTCOME_UNKNOWN = frozenset(
@@ -43,11 +45,19 @@ def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
     """Make an `OutcomeUnknown` of an error that leaves the outcome of its command unknown."""
     if isinstance(error, ConnectionFailure):
         return OutcomeUnknown(error, no_server=isinstance(error, ServerSelectionTimeoutError))
-    if isinstance(error, WriteConcernError) or error.timeout or error.has_error_label("RetryableWriteError"):
-        return OutcomeUnknown(error)
-    if isinstance(error, OperationFailure) and error.code in _OUTCOME_UNKNOWN:
-        return OutcomeUnknown(error)
+    is_unknown = isinstance(error, WriteConcernError) or error.timeout or error.has_error_label("RetryableWriteError")
+    if is_unknown or (isinstance(error, OperationFailure) and error.code in _OUTCOME_UNKNOWN):
+        # If the server has answered, a majority is missing. The driver's own ExecutionTimeout has no codeName.
+        has_answered = isinstance(error, ExecutionTimeout) and "codeName" in (error.details or {})
+        return OutcomeUnknown(error, no_majority=has_answered or isinstance(error, WriteConcernError))
     return None
+
+
+def is_server_away(error: BaseException | None) -> bool:
+    """Say whether a run ended because there was no server."""
+    if isinstance(error, OutageError):
+        return not error.no_majority
+    return isinstance(error, ServerSelectionTimeoutError)
 
 
 def find_ending(error: PyMongoError) -> Ending:

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -13,16 +13,17 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from quaestor._core.store import Attempt, Ending, Host
+from quaestor._core.store import Attempt, Ending, Host, OutcomeUnknown
 from quaestor._mongo import documents
 from quaestor._mongo.drivers import Driver
-from quaestor._mongo.outcomes import find_ending
+from quaestor._mongo.outcomes import find_ending, find_unknown_outcome
 
 R = TypeVar("R")
 
 # "local", because the server creates collections and indexes in a transaction with no other read concern.
 _CONCERNS = (ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY)
-_ABORT_TIMEOUT = 5.0  # seconds; if it fails, the session is killed before the lease is released
+_COMMIT_TIMEOUT = 5.0  # seconds; then it is repeated, and the run says that it waits
+_ABORT_TIMEOUT = 2.0  # seconds; if it fails, the session is killed before the lease is released
 
 _is_in_transaction = contextvars.ContextVar("_is_in_transaction", default=False)
 
@@ -80,7 +81,7 @@ async def attempt(
         execute: Does it. All its operations use the session implicitly.
         write_record: Writes or removes the record, given what `execute` returned. False: somebody else did.
     """
-    result: list[R] = []
+    result: R | None = None
     started = perf_counter()
     try:
         session.is_open = True
@@ -90,29 +91,34 @@ async def attempt(
             token = _is_in_transaction.set(True)
             try:
                 async with session.driver.bind(session.driver_session):
-                    result.append(await execute())
+                    result = await execute()
             finally:
                 _is_in_transaction.reset(token)
-            is_written = await write_record(result[0])
+            is_written = await write_record(result)
         finally:
             if not is_written:
                 await host.shield(lambda: _abort(session))
-        if is_written:
-            await session.driver.write(session.driver_session.commit_transaction)
-            session.is_open = False
-        ending, error = Ending.COMMITTED if is_written else Ending.RECORDED, None
-    except PyMongoError as raised:
-        ending, error = find_ending(raised), raised
-    return Attempt(ending, perf_counter() - started, error, *result)
+        if not is_written:
+            return Attempt(Ending.RECORDED, perf_counter() - started, result=result)
+        committed = await commit(session, _COMMIT_TIMEOUT)
+    except PyMongoError as error:
+        return Attempt(find_ending(error), perf_counter() - started, error)
+    return replace(committed, seconds=perf_counter() - started, result=result)
 
 
-async def commit_again(session: Session) -> Attempt[Any]:
-    """Repeat the last commit."""
+async def commit(session: Session, seconds: float) -> Attempt[Any]:
+    """Commit the transaction, or repeat the commit, within a time limit."""
+    started = perf_counter()
     try:
-        await session.driver.write(session.driver_session.commit_transaction)
+        with pymongo.timeout(seconds):
+            await session.driver.write(session.driver_session.commit_transaction)
         session.is_open = False
     except PyMongoError as error:
-        return Attempt(find_ending(error), error=error)
+        ending = find_ending(error)
+        unknown = find_unknown_outcome(error) or OutcomeUnknown(error) if ending is Ending.UNKNOWN else None
+        if unknown is not None:
+            unknown.seconds = perf_counter() - started
+        return Attempt(ending, error=error, unknown=unknown)
     return Attempt(Ending.COMMITTED)
 
 

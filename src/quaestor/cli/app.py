@@ -189,10 +189,10 @@ def _unlock(target: Target, *, yes: Yes = False) -> None:
     if not yes:
         lease = target.ask(SyncRunner.status).lease
         if lease is None:
-            _print(["Nobody holds the lease."])
+            _print(["Nobody holds the lease, or it has expired. Pass --yes to release it anyway."])
             return
-        until = f"it expires at {lease.expires_at:%H:%M:%S} UTC unless renewed"
-        _print([f"The lease is held by {escape(str(lease))}; {until}."])
+        renewed = f"last renewed at {lease.renewed_at:%H:%M:%S} UTC"
+        _print([f"The lease is held by {escape(str(lease))}; {renewed}."])
         _confirm("Release it? Its holder stops at its next step.")
     released = target.ask(SyncRunner.unlock)
     _print(["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."])

@@ -152,6 +152,7 @@ class _OneDisplay:
             case RunFinished(applied=names) | RollbackFinished(rolled_back=names):
                 sys.stdout.flush()  # what a migration printed, without the end of the line
                 took = f" in {self._time_since(run.since)}" if names else ""
+                sys.stdout.flush()  # a line without an end, which a migration printed, comes before this one
                 self._console.print(Text(f"{message}{took}", "bold green"))
             case RecordsMarked():
                 self._console.print(message)

@@ -47,6 +47,14 @@ def _options(
         float | None,
         typer.Option(metavar="SECONDS", help="How long to wait for the lease.", show_default="no limit"),
     ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long to wait for an unreachable server or a missing majority.",
+            show_default="300; with a pattern, 30",
+        ),
+    ] = None,
     registry: Annotated[str | None, _option(metavar="MODULE:NAME", help="The registry, or FILE:NAME.")] = None,
     uri: Annotated[str | None, _option(metavar="URI", help="The MongoDB URI, or mongomock:// for memory.")] = None,
     db: Annotated[
@@ -63,7 +71,7 @@ def _options(
 
 
 SHARED: Mapping[str, inspect.Parameter] = inspect.signature(_options).parameters
-_JSON, _LEASE = ("as_json",), ("lease_ttl", "lease_timeout")  # not of every command
+_JSON, _LEASE = ("as_json",), ("lease_ttl", "lease_timeout", "patience")  # not of every command
 
 
 class Server(NamedTuple):
@@ -94,7 +102,7 @@ class Target:
 
     def __init__(self, command: str = "", *, as_json: bool = False, **options: Any) -> None:
         self.as_json = as_json
-        self.lease: dict[str, Any] = {name: options.pop(name) for name in _LEASE if name in options}
+        self.lease: dict[str, Any] = {name: value for name in _LEASE if (value := options.pop(name, None)) is not None}
         self.settings: Settings = find(options, os.environ, Path.cwd())
         self.stack = ExitStack()  # closed when the command ends
         self._command = command

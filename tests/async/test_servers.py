@@ -1,0 +1,211 @@
+"""What works on every server, on MongoDB and on those that imitate it: `nox -s servers` runs these tests on each.
+
+Collections that a transaction writes to are made before it: not every server makes one in a transaction.
+"""
+
+from typing import Any
+
+import pytest
+
+from quaestor import AsyncMigrationContext, AsyncRunner, LeaseLostError, LeaseTimeoutError, MigrationRegistry
+from tests.databases import drivers
+from tests.functions import Broken, effects_async, outside_async, recorded_async, recorded_in_async
+from tests.killed import killed
+from tests.leases import HELD
+
+pytestmark = pytest.mark.anyio
+
+IDS = [*range(7), "a", "b", 2.5, None]
+
+
+@pytest.fixture(params=drivers("pymongo", "motor"))
+def driver(request: pytest.FixtureRequest) -> str:
+    """The drivers of servers."""
+    return str(request.param)
+
+
+def add(registry: MigrationRegistry, name: str, *depends_on: str, transaction: bool = False) -> None:
+    """Register a migration that leaves a document, and its rollback."""
+
+    @registry.register(name, depends_on, transaction=transaction)
+    async def function(db: Any) -> None:
+        await db.effects.insert_one({"_id": name})
+
+    @registry.register_rollback(name)
+    async def undo(db: Any) -> None:
+        await db.effects.delete_one({"_id": name})
+
+
+async def test_run(db: Any, registry: MigrationRegistry) -> None:
+    """What is pending is applied in order, and recorded; the next run has nothing to do."""
+    add(registry, "b", "a")
+    add(registry, "a")
+
+    assert await registry.run(db, "app") == ["a", "b"]
+    assert await registry.run(db, "app") == []
+    assert await effects_async(db) == await recorded_async(db) == ["a", "b"]
+
+
+async def test_second_executor(db: Any, registry: MigrationRegistry) -> None:
+    """While a migration runs no other instance gets the lease."""
+    other = MigrationRegistry()
+    add(other, "b")
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        with pytest.raises(LeaseTimeoutError):
+            await AsyncRunner(other, db, "app", lease_timeout=0.3).run()
+
+    assert await registry.run(db, "app") == ["a"]
+    assert await AsyncRunner(other, db, "app").run() == ["b"]
+
+
+async def test_renewed(db: Any, registry: MigrationRegistry) -> None:
+    """A migration may take longer than `lease_ttl`: the lease is renewed meanwhile."""
+    other = MigrationRegistry()
+    add(other, "b")
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        with pytest.raises(LeaseTimeoutError):
+            await AsyncRunner(other, db, "app", lease_timeout=2.5).run()
+
+    assert await registry.run(db, "app", lease_ttl=1) == ["a"]
+
+
+async def test_lease_lost(db: Any, registry: MigrationRegistry) -> None:
+    """A run that another instance has replaced records nothing."""
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        await db.app_migrations_lock.update_one({"_id": "lease"}, {"$set": {"owner": "another"}, "$inc": {"token": 1}})
+
+    with pytest.raises(LeaseLostError):
+        await registry.run(db, "app")
+    assert await recorded_async(db) == []
+
+
+async def test_token(db: Any, registry: MigrationRegistry) -> None:
+    """The token rises with each acquisition."""
+    tokens = []
+    for name in ("a", "b"):
+        add(registry, name)
+        await registry.run(db, "app")
+        lease = await db.app_migrations_lock.find_one("lease")
+        assert "owner" not in lease
+        tokens.append(lease["token"])
+    assert tokens == [1, 2]
+
+
+async def test_take_over(driver: str, db: Any, place: tuple[str, str], registry: MigrationRegistry) -> None:
+    """An instance that was killed is replaced, and what it had in progress runs again."""
+    killed(driver, ("run", "b", "in the function"), *place)
+    for name in ("a", "b", "c"):
+        add(registry, name)
+    status = await AsyncRunner(registry, db, "app").status()
+    assert [one.name for one in status.migrations if one.interrupted] == ["b"]
+    assert await registry.run(db, "app") == ["b", "c"]
+
+
+async def test_unlock(db: Any, registry: MigrationRegistry) -> None:
+    """`status` shows who has the lease, and `unlock` releases it."""
+    add(registry, "a")
+    await db.app_migrations_lock.insert_one(dict(HELD))
+    runner = AsyncRunner(registry, db, "app", lease_timeout=0)
+    lease = (await runner.status()).lease
+    assert lease is not None
+    with pytest.raises(LeaseTimeoutError):
+        await runner.run()
+    assert await runner.unlock() == lease
+    assert await runner.run() == ["a"]
+
+
+async def test_rollback_and_marks(db: Any, registry: MigrationRegistry) -> None:
+    add(registry, "a")
+    add(registry, "b", "a")
+    runner = AsyncRunner(registry, db, "app")
+    await runner.run()
+    assert await runner.rollback(["a"]) == ["b", "a"]
+    assert await effects_async(db) == await recorded_async(db) == []
+    assert await runner.mark_applied(["a"]) == ["a"]
+    assert await runner.mark_pending(["a"]) == ["a"]
+    assert [one.name for one in await runner.plan()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("matching", [None, {"kind": 0}], ids=["all", "filter"])
+async def test_backfill(db: Any, registry: MigrationRegistry, matching: dict[str, Any] | None) -> None:
+    """A backfill sees each document once, of all types of `_id`, and resumes after a failure."""
+    await db.things.insert_many([{"_id": key, "kind": number % 2} for number, key in enumerate(IDS)])
+    seen: list[Any] = []
+    batches: list[int] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for batch in context.batches(db.things, matching, size=2):
+            batches.append(len(batch))
+            if len(batches) == 3:
+                raise Broken
+            seen.extend(document["_id"] for document in batch)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    status = await AsyncRunner(registry, db, "app").status()
+    assert status.migrations[0].backfills[0].done == len(seen)
+    assert await registry.run(db, "app") == ["a"]
+
+    expected = [key for number, key in enumerate(IDS) if matching is None or number % 2 == 0]
+    assert sorted(map(str, seen)) == sorted(map(str, expected))
+    assert await db.app_migrations_progress.count_documents({}) == 0
+
+
+async def test_transaction(db: Any, other: Any, registry: MigrationRegistry) -> None:
+    """A migration and its record are committed together; of a failure nothing is left."""
+    await other.effects.insert_one({"_id": "before"})
+    attempts: list[int] = []
+    add(registry, "a", "b", transaction=True)
+
+    @registry.register("b", transaction=True)
+    async def b(db: Any) -> None:
+        attempts.append(1)
+        await db.effects.insert_one({"_id": "b"})
+        assert await outside_async(lambda: other.effects.find_one("b")) is None
+        if len(attempts) == 1:
+            raise Broken
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    assert await effects_async(other) == ["before"]
+    assert await registry.run(db, "app") == ["b", "a"]
+    assert await effects_async(other) == ["a", "b", "before"]
+    assert await recorded_async(other) == ["a", "b"]
+    assert await AsyncRunner(registry, db, "app").rollback(["a"]) == ["a"]
+    assert await effects_async(other) == ["b", "before"]
+
+
+async def test_backfill_in_transactions(db: Any, other: Any, registry: MigrationRegistry) -> None:
+    """A batch and its checkpoint are committed together."""
+    await other.things.insert_many([{"_id": key, "count": 0} for key in IDS])
+    calls: list[int] = []
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: list[Any]) -> None:
+            calls.append(1)
+            for document in batch:
+                await db.things.update_one({"_id": document["_id"]}, {"$inc": {"count": 1}})
+            if len(calls) == 2:
+                raise Broken
+
+        await context.for_each_batch(db.things, body, size=2)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    assert await registry.run(db, "app") == ["a"]
+    assert {document["count"] async for document in other.things.find()} == {1}
+
+
+async def test_many(registry: MigrationRegistry, dbs: list[Any]) -> None:
+    """Several databases, side by side."""
+    add(registry, "a")
+    await registry.run_many(dbs, "app", concurrency=3)
+    assert await recorded_in_async(dbs) == [["a"]] * 5
