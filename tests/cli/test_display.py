@@ -390,8 +390,8 @@ def test_pass(columns: int, lines: int) -> None:
         terminal.shows("  0", without="%")
 
 
-def test_pass_that_waits_for_replicas() -> None:
-    """What a pass waits for is told above."""
+def test_backfill_that_waits_for_replicas() -> None:
+    """The display prints what a backfill waits for above its rows."""
     place = (*PLACE, "a", 1, 1)
     with Display(80, 24) as terminal:
         terminal.tell(

@@ -159,18 +159,6 @@ def retry_interval(ttl: float) -> float:
     return ttl / 10
 
 
-def poll_interval(polls: int, ttl: float) -> float:
-    """Return the longest wait before the next poll of the lease, in seconds.
-
-    Short at first, because most runs are short; later longer, so many waiting instances don't load the server.
-
-    Args:
-        polls: How often this holder was seen.
-        ttl: How long its lease lasts without being renewed, in seconds.
-    """
-    return float(min(_FIRST_POLL * 1.5 ** min(polls, 10), _LAST_POLL, ttl / 10))
-
-
 def check_seconds(option: str, value: object, least: float, most: float) -> None:
     """Check an option that is a number of seconds.
 
@@ -229,7 +217,7 @@ async def acquire(
             unseen = unseen or Wait(store, what, patience)
             await unseen.pause(OutcomeUnknown(TimeoutError("The holder of the lease is unknown."), no_majority=True))
         elif lease is None:
-            longest, rest = watch.poll_interval(), min(max(rest, 0), watch.time_left(store.now()))
+            longest, rest = watch.next_interval(), min(max(rest, 0), watch.time_left(store.now()))
             await store.sleep(min(longest / 2, rest), min(longest, rest))
     return HeldLease(lease, asked_at, patience, lease.migrations)
 
@@ -260,10 +248,13 @@ class _Watch:
         clock = await retry_until_known(self._store, "to read the clock", self._store.read_clock, self._patience)
         return (clock - holder.expires_at).total_seconds() > _LONG_DEAD
 
-    def poll_interval(self) -> float:
-        """Return the longest wait before the next poll, in seconds."""
-        self._polls += 1
-        return poll_interval(self._polls - 1, self._ttl)
+    def next_interval(self) -> float:
+        """Count a poll, and return the longest wait before the next one, in seconds.
+
+        Short at first, because most runs are short; later longer, so many waiting instances don't load the server.
+        """
+        polls, self._polls = self._polls, self._polls + 1
+        return float(min(_FIRST_POLL * 1.5 ** min(polls, 10), _LAST_POLL, self._ttl / 10))
 
     def time_left(self, now: float) -> float:
         """Return the time until there is something to decide, in seconds."""
@@ -429,7 +420,7 @@ class Wait:
         """The limit of the next attempt, in seconds. It grows, because a majority may be slower than the first one."""
         now, patience = self._surroundings.now(), self._patience
         left = min(self._began + patience.seconds, patience.ends_at) - now
-        return min(_FIRST_REPORT * 2.0 ** min(self._attempts, 10), _LONGEST_ATTEMPT, max(left, 1.0))
+        return min(_LONGEST_ATTEMPT if self._attempts else _FIRST_REPORT, max(left, 1.0))
 
     async def pause(self, unknown: OutcomeUnknown) -> None:
         """Pause before the next attempt.

@@ -150,7 +150,6 @@ class _OneDisplay:
                 self._finish(FAILED.text, name)
                 self._console.print(Text(message, FAILED.style))
             case RunFinished(applied=names) | RollbackFinished(rolled_back=names):
-                sys.stdout.flush()  # what a migration printed, without the end of the line
                 took = f" in {self._time_since(run.since)}" if names else ""
                 sys.stdout.flush()  # a line without an end, which a migration printed, comes before this one
                 self._console.print(Text(f"{message}{took}", "bold green"))
