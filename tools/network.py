@@ -388,13 +388,27 @@ class Proxy(Network):
 
     def _node_of(self, port: int) -> str:
         """The node of the process that has connected from this port."""
+        name = f"socket:[{_inode_of(port)}]"
+        return next((node for pid, node in list(self._pids.items()) if name in _files_of(pid)), HERE)
+
+
+def _inode_of(port: int) -> str | None:
+    """The inode of the socket with this port. A read of the kernel's table can miss a row while others come and go."""
+    for _ in range(10):
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-        inode = next((row[9] for row in rows if row[1] == f"0100007F:{port:04X}"), None)
-        for pid, node in list(self._pids.items()):
-            with contextlib.suppress(OSError):  # the process has ended, or closed the file
-                if any(str(file.readlink()) == f"socket:[{inode}]" for file in Path(f"/proc/{pid}/fd").iterdir()):
-                    return node
-        return HERE
+        if inode := next((row[9] for row in rows if row[1] == f"0100007F:{port:04X}"), None):
+            return inode
+    return None
+
+
+def _files_of(pid: int) -> set[str]:
+    """What a process has open. One file less is no news: listing a folder is an open file, too, and then is none."""
+    found = set()
+    with contextlib.suppress(OSError):  # the process has ended
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(file.readlink()))
+    return found
 
 
 def _start(target: Callable[..., None], *arguments: object) -> threading.Thread:

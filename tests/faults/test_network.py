@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -120,6 +121,28 @@ def test_delay_and_loss(network: Network, client: Client) -> None:
     for _ in range(20):
         client.asks()
     assert network.dropped
+
+
+def test_node_is_known_while_files_come_and_go(network: Network, client: Client, address: str) -> None:
+    """The proxy knows a node by the files of its process, and the process opens and closes others meanwhile."""
+    network.shape(Link(delay=0.04), ["w"], ["s"])
+    ended = threading.Event()
+
+    def open_and_close() -> None:
+        while not ended.is_set():
+            with socket.socket(), socket.socket():
+                pass
+
+    others = threading.Thread(target=open_and_close)
+    others.start()
+    try:
+        for _ in range(20):
+            new = Client(network, "w", address)
+            with new.socket:
+                assert new.asks() >= 0.03
+    finally:
+        ended.set()
+        others.join()
 
 
 def test_forgotten(network: Network, client: Client, address: str) -> None:
