@@ -1,5 +1,9 @@
 """What a driver's error says about the command, or the transaction, that it ended."""
 
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
 import pymongo
 import pytest
 from pymongo.errors import (
@@ -17,7 +21,7 @@ from pymongo.errors import (
 )
 
 from quaestor._core.store import Ending
-from quaestor._mongo.outcomes import find_ending, find_unknown_outcome, is_deadline_over
+from quaestor._mongo.outcomes import check_id_is_taken, find_ending, find_unknown_outcome, is_deadline_over
 
 
 def labelled(*labels: str, code: int | None = None) -> PyMongoError:
@@ -78,6 +82,28 @@ def test_no_majority(error: PyMongoError, no_majority: bool) -> None:
 def test_known_outcome(error: PyMongoError) -> None:
     """A command that the server refused has a known outcome."""
     assert find_unknown_outcome(error) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "details", "index"),
+    [
+        ("E11000 duplicate key error collection: x.y index: _id_ dup key: {}", {"keyPattern": {"_id": 1}}, None),
+        ("E11000 duplicate key error collection: x.y dup key: {}", {"keyPattern": {"_id": -1}}, None),
+        ("E11000 duplicate key error collection: x.y index: _id_ dup key: {}", None, None),
+        ("E11000 Duplicate Key Error", None, None),
+        ("E11000 Duplicate Key Error", {"keyPattern": "odd"}, None),
+        ("E11000 duplicate key error collection: x.y index: a b_1 dup key: {}", {"keyPattern": {"a b": 1}}, "a b_1"),
+        ("E11000 duplicate key error collection: x.y index: a_1 collation: {} dup key: {}", None, "a_1"),
+        ("duplicate", {"keyPattern": {"_id": 1, "a": 1}}, "_id, a"),
+    ],
+)
+def test_id_is_taken(message: str, details: dict[str, Any] | None, index: str | None) -> None:
+    """A duplicate key that isn't an `_id` is the driver's error; a server that names none is believed to mean that."""
+    error = DuplicateKeyError(message, 11000, details)
+    with contextlib.nullcontext() if index is None else pytest.raises(DuplicateKeyError) as caught:
+        check_id_is_taken(error, SimpleNamespace(full_name="x.y"))
+    assert caught is None or caught.value is error
+    assert [f"{index!r} of x.y " in note for note in getattr(error, "__notes__", [])] == [True] * (index is not None)
 
 
 def test_deadline_of_the_caller() -> None:

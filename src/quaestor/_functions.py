@@ -20,6 +20,7 @@ from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, drop_concerns, make_driver
 from quaestor._mongo.mongo_store import MongoStore, get_records_collection
+from quaestor._mongo.outcomes import check_id_is_taken
 from quaestor._mongo.transactions import Session
 from quaestor.context import AsyncMigrationContext, MigrationContext
 from quaestor.events import Event, Place
@@ -59,7 +60,8 @@ class MongoFunctions:
                 try:
                     record = documents.make_record(change.name, datetime.now(UTC))
                     await session.driver.write(records.insert_one, record, session=session.driver_session)
-                except DuplicateKeyError:
+                except DuplicateKeyError as error:
+                    check_id_is_taken(error, records)
                     return False
                 return True
 

@@ -14,7 +14,7 @@ from quaestor._core.store import Attempt
 from quaestor._mongo import backfill_documents as documents
 from quaestor._mongo import drivers, transactions
 from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection
-from quaestor._mongo.outcomes import find_unknown_outcome
+from quaestor._mongo.outcomes import check_id_is_taken, find_unknown_outcome
 from quaestor._mongo.transactions import Session
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 
@@ -132,7 +132,8 @@ class MongoBackfillStore:
                 upsert=checkpoint is not None,
                 return_document=True,
             )
-        except DuplicateKeyError:  # there is one, with a higher token
+        except DuplicateKeyError as error:  # there is one, with a higher token
+            check_id_is_taken(error, self._checkpoints)
             return None
         return None if claimed is None else documents.read_checkpoint(claimed)
 

@@ -20,7 +20,7 @@ from quaestor._core.plan import Records
 from quaestor._core.store import Host
 from quaestor._mongo import backfill_documents, documents
 from quaestor._mongo.drivers import has_transactions, is_mock, is_mongodb, make_driver
-from quaestor._mongo.outcomes import find_unknown_outcome, is_deadline_over
+from quaestor._mongo.outcomes import check_id_is_taken, find_unknown_outcome, is_deadline_over
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event
 from quaestor.status import BackfillStatus, Lease, Work
@@ -78,7 +78,8 @@ class MongoStore:
     async def insert_record(self, name: str) -> bool:
         try:
             await self.driver.write(self._records.insert_one, documents.make_record(name, datetime.now(UTC)))
-        except DuplicateKeyError:
+        except DuplicateKeyError as error:
+            check_id_is_taken(error, self._records)
             return False
         return True
 
@@ -128,7 +129,8 @@ class MongoStore:
         acquisition = documents.make_acquisition(holder, self._terms.ttl, sessions, dead)
         try:
             document = await self.driver.write(self._lease.find_one_and_update, **acquisition)
-        except DuplicateKeyError:  # somebody holds it
+        except DuplicateKeyError as error:  # somebody holds it
+            check_id_is_taken(error, self._lease)
             return None
         if document is not None and "sessions" not in document:
             raise ServerUnsupportedError(["$addToSet"])

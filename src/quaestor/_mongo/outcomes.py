@@ -1,9 +1,13 @@
 """What a driver's error says about the command that it ended. Pure: no I/O here."""
 
+import re
+from typing import Any
+
 from pymongo import _csot  # private: nothing public says how much of a `pymongo.timeout` is left
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
+    DuplicateKeyError,
     ExecutionTimeout,
     InvalidOperation,
     OperationFailure,
@@ -51,6 +55,23 @@ def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
         has_answered = isinstance(error, ExecutionTimeout) and "codeName" in (error.details or {})
         return OutcomeUnknown(error, no_majority=has_answered or isinstance(error, WriteConcernError))
     return None
+
+
+def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
+    """Raise the error again, with a note, if somebody else's unique index is in the way, and not an `_id`.
+
+    A server that names neither the key nor its index is believed to mean the `_id`.
+    """
+    details = error.details or {}
+    pattern, found = details.get("keyPattern"), re.search(r" index: (.+?) (?:collation|dup key)", str(error))
+    key = ", ".join(pattern) if isinstance(pattern, dict) else ""
+    index = found[1] if found else key
+    if key != "_id" if key else index and not index.startswith("_id_"):
+        error.add_note(
+            f"quaestor: the unique index {index!r} of {collection.full_name} isn't quaestor's, and keeps it from "
+            "writing there. Drop the index, then run again."
+        )
+        raise error
 
 
 def is_server_away(error: BaseException | None) -> bool:
