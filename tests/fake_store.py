@@ -311,7 +311,7 @@ class Process:
 
     def __post_init__(self) -> None:
         self.terms = Terms(TTL, self.timeout, self.patience, self.owner)
-        self.scope = Scope(self.definitions, *WHERE, {False, True}, self.terms)
+        self.scope = Scope(self.definitions, {False, True}, self.terms)
         self.store, self.host, self.functions = FakeStore(self), FakeHost(self), FakeFunctions(self)
         self.engine = Engine(self.scope, self.store, self.host, self.functions)
         self.events: list[Event] = []

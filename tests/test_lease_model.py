@@ -127,9 +127,8 @@ class Instance:
 
     async def live(self, works: int) -> None:
         """Acquire the lease, check it before and after each piece of work, and release it."""
-        self.held = held = await acquire(
-            self, Terms(TTL, None, PATIENCE, self.name), Patience(PATIENCE), WHERE, self.claim
-        )
+        terms = Terms(TTL, None, PATIENCE, self.name)
+        self.held = held = await acquire(self, terms, Patience(PATIENCE), self.claim)
         if self.has_heartbeat:
             self.start(keep_alive(self, held, self.pause))
         try:

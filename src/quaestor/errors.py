@@ -337,7 +337,7 @@ class OutageError(QuaestorError, TimeoutError):
         )
         return (
             f"Waited {self.seconds:.0f} s {self.what}: {missing}. Nothing more was started. Run again when the servers "
-            "are back, or pass a longer patience=."
+            "are back, or with a longer `patience`."
         )
 
 

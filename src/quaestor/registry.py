@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from quaestor._core.definition import MigrationDefinition, check_name, summarize, takes_context
 from quaestor.errors import DuplicateMigrationError
-from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, DEFAULT_TTL
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
     from pymongo.results import BulkWriteResult, DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
@@ -279,7 +279,7 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
-        patience: float = 30.0,
+        patience: float = DEFAULT_PATIENCE_OF_MANY,
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 8,
@@ -317,7 +317,7 @@ class MigrationRegistry:
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
-        patience: float = 30.0,
+        patience: float = DEFAULT_PATIENCE_OF_MANY,
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 8,

@@ -54,7 +54,7 @@ class _Runner:
         terms = replace(self._terms, owner=uuid.uuid4().hex)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
         definitions = dict(self._registry.migrations)  # what is registered meanwhile is for the next operation
-        scope = Scope(definitions, self._db.name, self._prefix, self._databases.keys(), terms)
+        scope = Scope(definitions, self._databases.keys(), terms)
         store = MongoStore(self._db, self._prefix, terms, host, self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, host, self._emit)
         return closing(Engine(scope, store, host, functions))

@@ -13,6 +13,9 @@ DEFAULT_TTL = 30.0
 DEFAULT_PATIENCE = 300.0
 """How long a run in progress waits for an unreachable server or a missing majority, in seconds."""
 
+DEFAULT_PATIENCE_OF_MANY = 30.0
+"""The same, for each of the databases of `run_many`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

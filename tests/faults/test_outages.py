@@ -48,8 +48,17 @@ def outage(group: ReplicaSet, kind: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", ["stopped", "restarted", "fsyncLock"])
-@pytest.mark.parametrize("where", ["before update lease", "before insert records", "before commitTransaction"])
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("stopped", "before update lease"),
+        ("stopped", "before insert records"),
+        ("restarted", "before update lease"),
+        ("restarted", "before commitTransaction"),
+        ("fsyncLock", "before update lease"),  # the lock waits for open transactions, for up to a minute
+        ("fsyncLock", "before insert records"),
+    ],
+)
 def test_outage(group: ReplicaSet, kind: str, where: str, length: float) -> None:
     """Before a check, a record and a commit: each migration is executed and recorded once."""
     with contextlib.ExitStack() as stack:

@@ -64,19 +64,15 @@ PlanEvent: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The migrations and the database of an operation.
+    """The migrations of an operation, and how it acquires the lease.
 
     Attributes:
         definitions: All registered migrations.
-        database: The name of the database, for the events.
-        prefix: The prefix of the collections, likewise.
         kinds: The kinds of function (is_async) that there is a database for.
         terms: How the lease is acquired.
     """
 
     definitions: plan.Definitions
-    database: str
-    prefix: str
     kinds: Collection[bool]
     terms: Terms
 
@@ -159,7 +155,7 @@ class Engine:
         self._store = store
         self._host = host
         self._functions = functions
-        self._where = (scope.database, scope.prefix)
+        self._where = store.where
         self._patience = Patience(scope.terms.patience)
         self._release_by: float | None = None
         self._others: tuple[bytes, ...] = ()  # sessions of earlier holders that don't matter any more
@@ -184,7 +180,7 @@ class Engine:
 
     async def explain(self, operation: Operation) -> list[PlannedMigration]:
         """Say what `perform` would do, in order, and why: the same plan. One read; nothing is written or emitted."""
-        records = await self._read(self._store.read_records)
+        records = await self._read("the records", self._store.read_records)
         todo = operation.make_plan(records)
         self._check(todo, records)
         names, undo = [change.name for change in todo], operation.work == "rollback"
@@ -194,17 +190,18 @@ class Engine:
         """Read what is applied, what is not, and who is at work."""
         definitions = plan.sort(self.scope.definitions)
         # The lease first: if a migration of its expired holder is recorded by now, another instance has applied it.
-        lease = await self._read(self._store.read_lease)
+        lease = await self._read("the lease", self._store.read_lease)
         # One read can't tell whether the holder is alive: a status goes by the server's clock, which is only a guess.
-        if lease.holder is not None and await self._read(self._store.read_clock) > lease.holder.expires_at:
-            lease = LeaseState(expired=lease.holder)
+        if (holder := lease.holder) is not None:
+            now = await self._read("the lease", self._store.read_clock)
+            lease = LeaseState(expired=holder) if now > holder.expires_at else lease
         records = await self._read_records()
-        checkpoints = await self._read(self._store.read_checkpoints)
+        checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
         return overview.make_status(self._where, definitions, records, lease, checkpoints)
 
     async def unlock(self) -> Lease | None:
         """Make the lease expire, whoever holds it; the holder stops at its next step. Returns the holder."""
-        if (await self._read(self._store.read_lease)).holder is None:
+        if (await self._read("the lease", self._store.read_lease)).holder is None:
             return None
         return await self._retry("to release the lease", self._store.expire_lease)
 
@@ -213,18 +210,18 @@ class Engine:
         self._host.close()
 
     async def _read_records(self) -> Records:
-        records = await self._read(self._store.read_records)
+        records = await self._read("the records", self._store.read_records)
         if records.unreadable:
             self._store.emit(RecordsIgnored(*self._where, records.unreadable))
         return records
 
-    async def _read(self, command: Callable[[], Awaitable[T]]) -> T:
+    async def _read(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
         """Send the first command of an operation. If it fails, the error says where it was sent."""
         try:
-            return await self._retry("to read the records", command, has_begun=False)
+            return await self._retry(f"to read {what}", command, has_begun=False)
         except Exception as error:
             database, prefix = self._where
-            _add_note(error, f"while reading the records of {prefix!r} in the database {database!r}; nothing has run")
+            _add_note(error, f"while reading {what} of {prefix!r} in the database {database!r}; nothing has run")
             raise
 
     async def _retry(self, what: str, command: Callable[[], Awaitable[T]], *, has_begun: bool = True) -> T:
@@ -262,7 +259,7 @@ class Engine:
         try:
             first = schedule.locate().migrations
             claim = partial(store.acquire_lease, operation.work, first, sessions)
-            held = await acquire(store, terms, self._patience, self._where, claim)
+            held = await acquire(store, terms, self._patience, claim)
             self._host.start_heartbeat(partial(keep_alive, store, held))
             if not store.is_mongodb():
                 await prove(store, held, claim)
@@ -281,7 +278,7 @@ class Engine:
             at_once = operation.concurrency > 1
             lock = self._host.lock() if at_once else nullcontext()
             changes = {change.name: change for change in todo}
-            applier = _Applier(self._where, store, self._functions, held, schedule, changes, lock)
+            applier = _Applier(store, self._functions, held, schedule, changes, lock)
             if at_once:
                 await self._apply_concurrently(applier, schedule, lock)
             else:
@@ -372,7 +369,6 @@ class _Applier:
     """Applies the changes of one plan while the lease is held.
 
     Attributes:
-        where: The database and the prefix, for the events.
         store: The records and the lease.
         functions: Calls the migrations.
         held: The lease.
@@ -381,7 +377,6 @@ class _Applier:
         lock: Held by a change while it checks the lease, writes its record and updates the schedule.
     """
 
-    where: tuple[str, str]
     store: Store
     functions: Functions
     held: HeldLease
@@ -396,7 +391,7 @@ class _Applier:
             await self._mark(change)
             return
         store, held, undo = self.store, self.held, not change.applies
-        place = Place(*self.where, change.name, start.position, len(self.changes))
+        place = Place(*store.where, change.name, start.position, len(self.changes))
         locate = partial(self.schedule.locate, change.name)
         is_recorded = False
         store.emit(MigrationStarted(*place, undo=undo))

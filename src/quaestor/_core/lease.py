@@ -175,7 +175,6 @@ async def acquire(
     store: Store,
     terms: Terms,
     patience: Patience,
-    where: tuple[str, str],
     claim: Callable[[Lease | None], Awaitable[Lease | None]],
 ) -> HeldLease:
     """Acquire the lease, waiting for whoever holds it.
@@ -184,7 +183,6 @@ async def acquire(
         store: The lease, the clock and the event hook.
         terms: How to acquire it.
         patience: How long to wait for a server or a majority.
-        where: The database and the prefix, for the events.
         claim: `Store.acquire_lease` for this run, given the dead holder or None.
 
     Raises:
@@ -200,15 +198,15 @@ async def acquire(
     while lease is None:
         holder = (await retry_until_known(store, what, store.read_lease, patience)).holder
         now = store.now()
-        rest = float("inf") if terms.timeout is None else began + terms.timeout - now
+        left = float("inf") if terms.timeout is None else began + terms.timeout - now
         if holder is not None:
             unseen = None
             if holder.owner == terms.owner:  # the answer to the claim was lost, and it isn't known when it took effect
                 return HeldLease(holder, float("-inf"), patience, holder.migrations)
-            if rest <= 0:
+            if left <= 0:
                 raise LeaseTimeoutError(now - began, holder)
             if reminder.is_due(now):
-                store.emit(LeaseAwaited(*where, holder, now - began))
+                store.emit(LeaseAwaited(*store.where, holder, now - began))
         if holder is None or await watch.is_dead(holder, now):
             asked_at = store.now()
             lease = await retry_until_known(store, what, partial(claim, holder), patience)
@@ -217,8 +215,8 @@ async def acquire(
             unseen = unseen or Wait(store, what, patience)
             await unseen.pause(OutcomeUnknown(TimeoutError("The holder of the lease is unknown."), no_majority=True))
         elif lease is None:
-            longest, rest = watch.next_interval(), min(max(rest, 0), watch.time_left(store.now()))
-            await store.sleep(min(longest / 2, rest), min(longest, rest))
+            longest, until = watch.next_interval(), min(max(left, 0), watch.time_left(store.now()))
+            await store.sleep(min(longest / 2, until), min(longest, until))
     return HeldLease(lease, asked_at, patience, lease.migrations)
 
 

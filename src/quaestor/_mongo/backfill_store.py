@@ -161,7 +161,7 @@ class MongoBackfillStore:
                 return 0.0
             error.add_note(
                 "quaestor: max_lag needs the command `replSetGetStatus`, which the role clusterMonitor allows, and "
-                "which a mongos doesn't have."
+                "which neither a mongos nor the Stable API in strict mode has."
             )
             raise
         servers = client.topology_description.server_descriptions()

@@ -103,8 +103,8 @@ def make_renewal(lease: Lease, location: Location | None, sessions: Iterable[byt
     """
     update: dict[str, Any] = {"$inc": {"beat": 1}, "$currentDate": {"renewedAt": True}}
     if location is not None:
-        fields = (list(location.migrations), location.recording, list(location.upcoming))
-        update["$set"] = dict(zip(("migrations", "recording", "upcoming"), fields, strict=True))
+        names = {"migrations": list(location.migrations), "upcoming": list(location.upcoming)}
+        update["$set"] = names | {"recording": location.recording}
     if sessions:  # added, because concurrent backfills add theirs
         update["$addToSet"] = {"sessions": {"$each": make_lsids(sessions)}}
     return {"filter": {"_id": LEASE, **_match(lease)}, "update": update}

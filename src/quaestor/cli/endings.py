@@ -79,7 +79,7 @@ def _describe(error: BaseException) -> str:
             "(quaestor unlock)."
         )
     if isinstance(error, QuaestorError | CommandError):
-        return str(error).replace("pass a longer patience=", "wait longer (--patience)")
+        return str(error)
     if isinstance(error, ServerSelectionTimeoutError):
         reason = str(error).partition(" (configured timeouts:")[0].partition(", Timeout:")[0]
         separator = " at " if re.match(r"\S+:\d+: ", reason) else ": "  # the driver's reason may have no address

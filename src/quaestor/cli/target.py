@@ -24,6 +24,7 @@ from quaestor.cli.redaction import redact
 from quaestor.cli.settings import MOCK, CommandError, Settings, find
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def _options(
         typer.Option(
             metavar="SECONDS",
             help="How long to wait for an unreachable server or a missing majority.",
-            show_default="300; with a pattern, 30",
+            show_default=f"{DEFAULT_PATIENCE:.0f}; with a pattern, {DEFAULT_PATIENCE_OF_MANY:.0f}",
         ),
     ] = None,
     registry: Annotated[str | None, _option(metavar="MODULE:NAME", help="The registry, or FILE:NAME.")] = None,
