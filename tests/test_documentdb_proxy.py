@@ -8,6 +8,7 @@ from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 
+from tests.faults.applications import application
 from tools import mongod
 from tools.documentdb_proxy import (
     NO_RETRYABLE_WRITES,
@@ -84,6 +85,18 @@ def test_retryable_writes(address: str) -> None:
         orders = client[DATABASE].orders
         assert refusal(lambda: orders.insert_one({})) == NO_RETRYABLE_WRITES
         orders.find_one()
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "pymongo-async", "motor"])
+def test_run_with_retryable_writes(address: str, driver: str) -> None:
+    """Nothing has run, and the server's error says what to do."""
+    app = application(driver, address, DATABASE, retryWrites=True)
+    app.leaves_effects("a")
+    with pytest.raises(OperationFailure) as caught:
+        app.run()
+    assert caught.value.code == NO_RETRYABLE_WRITES
+    assert caught.value.__notes__ == ["quaestor: Add retryWrites=false to the URI, or pass it to the client."]
+    assert app.bodies == []
 
 
 def test_update_operators(db: Any) -> None:

@@ -21,7 +21,13 @@ from pymongo.errors import (
 )
 
 from quaestor._core.store import Ending
-from quaestor._mongo.outcomes import check_id_is_taken, find_ending, find_unknown_outcome, is_deadline_over
+from quaestor._mongo.outcomes import (
+    check_id_is_taken,
+    explain_refusal,
+    find_ending,
+    find_unknown_outcome,
+    is_deadline_over,
+)
 
 
 def labelled(*labels: str, code: int | None = None) -> PyMongoError:
@@ -82,6 +88,23 @@ def test_no_majority(error: PyMongoError, no_majority: bool) -> None:
 def test_known_outcome(error: PyMongoError) -> None:
     """A command that the server refused has a known outcome."""
     assert find_unknown_outcome(error) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        ("Retryable writes are not supported", 301, "retryWrites=false"),
+        ("Feature not supported: $not", 303, "docs/servers.md"),
+        ("Aggregation stage not supported: '$sample'", 304, "docs/servers.md"),
+        ("a data corruption was detected", 301, None),  # MongoDB's
+        ("not supported", None, None),
+    ],
+)
+def test_explain_refusal(message: str, code: int | None, words: str | None) -> None:
+    """What Amazon DocumentDB doesn't have is refused by codes that mean something else on MongoDB."""
+    error = OperationFailure(message, code)
+    explain_refusal(error)
+    assert [words is not None and words in note for note in getattr(error, "__notes__", [])] == [True] * bool(words)
 
 
 @pytest.mark.parametrize(

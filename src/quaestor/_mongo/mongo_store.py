@@ -20,7 +20,7 @@ from quaestor._core.plan import Records
 from quaestor._core.store import Host
 from quaestor._mongo import backfill_documents, documents
 from quaestor._mongo.drivers import has_transactions, is_mock, is_mongodb, make_driver
-from quaestor._mongo.outcomes import check_id_is_taken, find_unknown_outcome, is_deadline_over
+from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_unknown_outcome, is_deadline_over
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event
 from quaestor.status import BackfillStatus, Lease, Work
@@ -177,6 +177,7 @@ def limit_command(seconds: float | None) -> Iterator[None]:
             yield
     except PyMongoError as error:
         if is_deadline_over() or (unknown := find_unknown_outcome(error)) is None:
+            explain_refusal(error)
             raise
         raise unknown from error
 

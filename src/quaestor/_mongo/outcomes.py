@@ -43,6 +43,12 @@ _OUTCOME_UNKNOWN = frozenset(
 _REFUSED_IN_TRANSACTION = 263  # OperationNotSupportedInTransaction
 _INVALID_OPTIONS = 72
 _EXPIRED = {251, 290}  # NoSuchTransaction, TransactionExceededLifetimeLimitSeconds
+_MISSING = "docs/servers.md lists what quaestor sends, and the servers that have it."
+_UNSUPPORTED = {  # Amazon DocumentDB's codes; MongoDB has others of the same numbers
+    301: "Add retryWrites=false to the URI, or pass it to the client.",
+    303: _MISSING,  # a command or an operator
+    304: _MISSING,  # a stage of a pipeline
+}
 
 
 def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
@@ -55,6 +61,12 @@ def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
         has_answered = isinstance(error, ExecutionTimeout) and "codeName" in (error.details or {})
         return OutcomeUnknown(error, no_majority=has_answered or isinstance(error, WriteConcernError))
     return None
+
+
+def explain_refusal(error: PyMongoError) -> None:
+    """Add a note to the refusal of something that Amazon DocumentDB doesn't have."""
+    if isinstance(error, OperationFailure) and "not supported" in str(error) and (error.code or 0) in _UNSUPPORTED:
+        error.add_note(f"quaestor: {_UNSUPPORTED[error.code or 0]}")
 
 
 def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
