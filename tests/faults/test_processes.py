@@ -128,6 +128,33 @@ def test_clocks_two_hours_apart(orders: Orders, work_db: Any, start: Start, *, h
     assert abs(recorded_at - datetime.now(UTC)) > timedelta(minutes=55)  # its own clock, in what is for people
 
 
+@pytest.mark.parametrize("minutes", [10, -10])
+def test_clock_jumps(orders: Orders, work_db: Any, start: Start, tmp_path: Path, minutes: int) -> None:
+    """While one process waits for another, the wall clocks of both jump: the holder keeps the lease as long as it
+    lives. Killed, it is replaced as soon as with clocks that are right.
+    """
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    environment = {**_clock(0), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    del environment["FAKETIME"]  # it would go before the file
+    orders = replace(orders, lease_ttl=1, traced=True)
+    holder = start(replace(orders, works=[replace(PLAIN, held=True), *WORKS[1:]]), environment=environment).go()
+    holder.until("stopped")
+    waiter = start(orders, environment=environment).go()
+    waiter.until("LeaseAwaited")
+    taken = work_db.app_migrations_lock.find_one()
+    clock.write_text(f"{minutes:+}m")
+    _until_server_time(work_db, taken["renewedAt"] + timedelta(seconds=3))  # three times as long as the lease lasts
+    assert work_db.app_migrations_lock.find_one()["owner"] == taken["owner"]
+    killed_at = holder.kill()
+
+    assert waiter.outcome()["names"] == NAMES
+    check_takeover(waiter, killed_at, 1)
+    assert left(work_db).records == NAMES
+    recorded_at = work_db.app_migrations.find_one()["appliedAt"].replace(tzinfo=UTC)
+    assert abs(recorded_at - datetime.now(UTC) - timedelta(minutes=minutes)) < timedelta(minutes=5)
+
+
 def _clock(hours: int) -> dict[str, str]:
     """The environment of a process whose wall clock is wrong by so much. Its monotonic clocks are not."""
     files = metadata.files("libfaketime") or []

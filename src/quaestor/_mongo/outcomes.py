@@ -43,12 +43,8 @@ _OUTCOME_UNKNOWN = frozenset(
 _REFUSED_IN_TRANSACTION = 263  # OperationNotSupportedInTransaction
 _INVALID_OPTIONS = 72
 _EXPIRED = {251, 290}  # NoSuchTransaction, TransactionExceededLifetimeLimitSeconds
-_MISSING = "docs/servers.md lists what quaestor sends, and the servers that have it."
-_UNSUPPORTED = {  # Amazon DocumentDB's codes; MongoDB has others of the same numbers
-    301: "Add retryWrites=false to the URI, or pass it to the client.",
-    303: _MISSING,  # a command or an operator
-    304: _MISSING,  # a stage of a pipeline
-}
+_NO_RETRYABLE_WRITES = 301  # Amazon DocumentDB's, as the next two, whose numbers mean something else on MongoDB
+_UNSUPPORTED = {_NO_RETRYABLE_WRITES, 303, 304}  # a command or an operator; a stage of a pipeline
 
 
 def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
@@ -65,8 +61,10 @@ def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
 
 def explain_refusal(error: PyMongoError) -> None:
     """Add a note to the refusal of something that Amazon DocumentDB doesn't have."""
-    if isinstance(error, OperationFailure) and "not supported" in str(error) and (error.code or 0) in _UNSUPPORTED:
-        error.add_note(f"quaestor: {_UNSUPPORTED[error.code or 0]}")
+    if isinstance(error, OperationFailure) and error.code in _UNSUPPORTED and "not supported" in str(error):
+        without_retries = error.code == _NO_RETRYABLE_WRITES
+        remedy = "Add retryWrites=false to the URI, or pass it to the client."
+        error.add_note(f"quaestor: {remedy if without_retries else 'docs/servers.md lists what quaestor sends.'}")
 
 
 def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
