@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import ConfigurationError, OperationFailure
+from pymongo.server_api import ServerApi
 
 
 def drivers(*names: str) -> list[Any]:
@@ -45,6 +47,17 @@ def in_transactions(*names: str) -> pytest.MarkDecorator:
         if (name, transaction) != ("mongomock", True)
     ]
     return pytest.mark.parametrize(("driver", "transaction"), params, indirect=["driver"])
+
+
+def strict_options(uri: str) -> dict[str, Any]:
+    """The options of a client with the Stable API in strict mode; skips the test on a server without it."""
+    options = {"server_api": ServerApi("1", strict=True)}
+    with MongoClient[dict[str, Any]](uri, **options) as client:
+        try:
+            client.admin.command("ping")
+        except (OperationFailure, ConfigurationError) as error:
+            pytest.skip(f"no Stable API: {error}")
+    return options
 
 
 @contextlib.contextmanager

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
 from typing import Any
-
-from pymongo.errors import DuplicateKeyError
 
 from quaestor._core.backfill import Backfills
 from quaestor._core.lease import HeldLease, Terms
@@ -19,8 +16,7 @@ from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, drop_concerns, make_driver
-from quaestor._mongo.mongo_store import MongoStore, get_records_collection
-from quaestor._mongo.outcomes import check_id_is_taken
+from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record
 from quaestor._mongo.transactions import Session
 from quaestor.context import AsyncMigrationContext, MigrationContext
 from quaestor.events import Event, Place
@@ -57,13 +53,7 @@ class MongoFunctions:
                     matching = documents.match_records(change.name, change.recorded_at)
                     removed = await session.driver.write(records.delete_many, matching, session=session.driver_session)
                     return bool(removed.deleted_count)
-                try:
-                    record = documents.make_record(change.name, datetime.now(UTC))
-                    await session.driver.write(records.insert_one, record, session=session.driver_session)
-                except DuplicateKeyError as error:
-                    check_id_is_taken(error, records)
-                    return False
-                return True
+                return await insert_record(session.driver, records, change.name, session.driver_session)
 
             execute = self._prepare(change, place, held, host, drop_concerns(db))
             step = partial(transactions.attempt, host, session, execute, write_record)

@@ -8,6 +8,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -64,13 +65,10 @@ def test_outage(group: ReplicaSet, kind: str, where: str, length: float) -> None
     with contextlib.ExitStack() as stack:
         dbs, instances = [], []
         for driver in DRIVERS:
-            db = stack.enter_context(prepared(group.uri, f"quaestor_test_{uuid.uuid4().hex[:12]}", WORKS))
-            ttl = 30.0 if length else 1.0
-            orders = Orders(
-                driver=driver, uri=group.uri, database=db.name, works=WORKS, lease_ttl=ttl, stopped_at=where
-            )
+            dbs.append(stack.enter_context(prepared(group.uri, f"quaestor_test_{uuid.uuid4().hex[:12]}", WORKS)))
+            orders = Orders(driver=driver, uri=group.uri, database=dbs[-1].name, works=WORKS, stopped_at=where)
+            orders = replace(orders, lease_ttl=30 if length else 1)
             instances.append(stack.enter_context(Instance(orders)).go())
-            dbs.append(db)
         for instance in instances:
             instance.until("stopped")
         with outage(group, kind):

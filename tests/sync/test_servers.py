@@ -15,7 +15,7 @@ from quaestor import (
     MigrationRegistry,
     SyncRunner,
 )
-from tests.databases import drivers
+from tests.databases import drivers, strict_options
 from tests.functions import (
     Broken,
     effects,
@@ -33,6 +33,12 @@ IDS = [*range(7), "a", "b", 2.5, None]
 def driver(request: pytest.FixtureRequest) -> str:
     """The drivers of servers."""
     return str(request.param)
+
+
+@pytest.fixture(params=["", "strict"])
+def client_options(request: pytest.FixtureRequest, uri: str) -> dict[str, Any]:
+    """A client as it is, and one with the Stable API in strict mode."""
+    return strict_options(uri) if request.param else {}
 
 
 def add(registry: MigrationRegistry, name: str, *depends_on: str, transaction: bool = False) -> None:

@@ -19,7 +19,7 @@ from quaestor._core.lease import LeaseState, Location, Terms
 from quaestor._core.plan import Records
 from quaestor._core.store import Host
 from quaestor._mongo import backfill_documents, documents
-from quaestor._mongo.drivers import has_transactions, is_mock, is_mongodb, make_driver
+from quaestor._mongo.drivers import Driver, has_transactions, is_mock, is_mongodb, make_driver
 from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_unknown_outcome, is_deadline_over
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event
@@ -76,12 +76,7 @@ class MongoStore:
         return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
 
     async def insert_record(self, name: str) -> bool:
-        try:
-            await self.driver.write(self._records.insert_one, documents.make_record(name, datetime.now(UTC)))
-        except DuplicateKeyError as error:
-            check_id_is_taken(error, self._records)
-            return False
-        return True
+        return await insert_record(self.driver, self._records, name)
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         matching = documents.match_records(name, recorded_at)
@@ -163,6 +158,16 @@ class MongoStore:
                 raise
             return error
         return None
+
+
+async def insert_record(driver: Driver, records: Any, name: str, session: Any = None) -> bool:
+    """Record the migration as applied now. False: its `_id` is taken."""
+    try:
+        await driver.write(records.insert_one, documents.make_record(name, datetime.now(UTC)), session=session)
+    except DuplicateKeyError as error:
+        check_id_is_taken(error, records)
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -43,8 +43,7 @@ _OUTCOME_UNKNOWN = frozenset(
 _REFUSED_IN_TRANSACTION = 263  # OperationNotSupportedInTransaction
 _INVALID_OPTIONS = 72
 _EXPIRED = {251, 290}  # NoSuchTransaction, TransactionExceededLifetimeLimitSeconds
-_NO_RETRYABLE_WRITES = 301  # Amazon DocumentDB's, as the next two, whose numbers mean something else on MongoDB
-_UNSUPPORTED = {_NO_RETRYABLE_WRITES, 303, 304}  # a command or an operator; a stage of a pipeline
+_UNSUPPORTED = {301, 303, 304}  # Amazon DocumentDB's: retryable writes, operators, stages. MongoDB's mean other things.
 
 
 def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
@@ -62,9 +61,8 @@ def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
 def explain_refusal(error: PyMongoError) -> None:
     """Add a note to the refusal of something that Amazon DocumentDB doesn't have."""
     if isinstance(error, OperationFailure) and error.code in _UNSUPPORTED and "not supported" in str(error):
-        without_retries = error.code == _NO_RETRYABLE_WRITES
-        remedy = "Add retryWrites=false to the URI, or pass it to the client."
-        error.add_note(f"quaestor: {remedy if without_retries else 'docs/servers.md lists what quaestor sends.'}")
+        remedy = "add retryWrites=false to the URI" if "Retryable" in str(error) else "see docs/servers.md"
+        error.add_note(f"quaestor: the server doesn't have this: {remedy}.")
 
 
 def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
@@ -77,10 +75,7 @@ def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
     key = ", ".join(pattern) if isinstance(pattern, dict) else ""
     index = found[1] if found else key
     if key != "_id" if key else index and not index.startswith("_id_"):
-        error.add_note(
-            f"quaestor: the unique index {index!r} of {collection.full_name} isn't quaestor's, and keeps it from "
-            "writing there. Drop the index, then run again."
-        )
+        error.add_note(f"quaestor: drop the unique index {index!r} of {collection.full_name}, which isn't quaestor's.")
         raise error
 
 
