@@ -110,7 +110,7 @@ def test_explain_refusal(message: str, code: int, remedy: str | None) -> None:
         ("collection: x.y index: _id_ dup key: {}", {"keyPattern": {"_id": 1}}, None),
         ("collection: x.y dup key: {}", {"keyPattern": {"_id": -1}}, None),
         ("collection: x.y index: _id_ dup key: {}", None, None),
-        ("E11000 Duplicate Key Error", {"keyPattern": "odd"}, None),
+        ("index: _id dup key: {}", {"keyPattern": "odd"}, None),
         ("collection: x.y index: a b_1 dup key: {}", {"keyPattern": {"a b": 1}}, "a b_1"),
         ("collection: x.y index: a_1 collation: {} dup key: {}", None, "a_1"),
         ("E11000 Duplicate Key Error", {"keyPattern": {"_id": 1, "a": 1}}, "_id, a"),

@@ -74,7 +74,7 @@ def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
     pattern, found = details.get("keyPattern"), re.search(r" index: (.+?) (?:collation|dup key)", str(error))
     key = ", ".join(pattern) if isinstance(pattern, dict) else ""
     index = found[1] if found else key
-    if key != "_id" if key else index and not index.startswith("_id_"):
+    if key != "_id" if key else index and not index.startswith("_id"):
         error.add_note(f"quaestor: drop the unique index {index!r} of {collection.full_name}, which isn't quaestor's.")
         raise error
 
