@@ -88,6 +88,7 @@ class Server:
     committed: set[bytes] = field(default_factory=set)  # sessions whose last transaction is committed
     killed: set[bytes] = field(default_factory=set)
     refusal: Exception | None = None  # why sessions can't be killed
+    elections: int = 0
     overtaken: set[str] = field(default_factory=set)  # recorded, or their needs removed, without the lease
 
     @property
@@ -641,6 +642,9 @@ class FakeStore:
 
     async def read_lease(self) -> Any:
         return await self._send("read_lease", lambda: LeaseState(self.server.holder, self.server.expelled))
+
+    def identify_primary(self) -> int:
+        return self.server.elections
 
     def is_mongodb(self) -> bool:
         return self.process.is_mongodb

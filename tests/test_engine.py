@@ -16,7 +16,7 @@ from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import PAUSE, LeaseState, Location
 from quaestor._core.plan import Records
 from quaestor._core.store import Ending
-from quaestor._core.transaction import LONGEST_TRANSACTION, MOST_ATTEMPTS
+from quaestor._core.transaction import MOST_EXPIRED
 from quaestor.errors import (
     CircularDependencyError,
     GraphError,
@@ -42,6 +42,7 @@ from quaestor.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -1162,15 +1163,53 @@ def test_commit_unknown_for_long(fault: str) -> None:
     assert process.server.work == ["a"]
 
 
-@pytest.mark.parametrize(("ending", "expired"), [(Ending.ABORTED, False), (Ending.EXPIRED, True)])
-@pytest.mark.parametrize("seconds", [0.0, 59.0])
-def test_aborted_again_and_again(ending: Ending, expired: bool, seconds: float) -> None:
-    """There is an end to attempts: by their number, or by the time that they take."""
+@pytest.mark.parametrize(
+    ("ending", "seconds", "attempts", "expired", "went_on"),
+    [
+        (Ending.ABORTED, 1.0, 65, False, False),
+        (Ending.ABORTED, 59.0, 3, False, False),
+        (Ending.EXPIRED, 0.0, MOST_EXPIRED, True, True),
+        (Ending.EXPIRED, 1.0, MOST_EXPIRED, True, False),
+        (Ending.EXPIRED, 59.0, 3, True, False),
+    ],
+)
+def test_aborted_again_and_again(ending: Ending, seconds: float, attempts: int, expired: bool, went_on: bool) -> None:
+    """There is an end to attempts: by their number, by the time that they take, or soon if the server ends them all. If
+    it does that sooner than any server's limit, an operation has failed in each.
+    """
     process = start_run(transactional=True, endings=[ending] * 1_000, durations={"a": seconds})
     with pytest.raises(TransactionFailedError) as caught:
         process.finish()
-    assert caught.value.expired is expired
+    assert (caught.value.expired, caught.value.went_on) == (expired, went_on)
     assert caught.value.__cause__ is not None
-    assert caught.value.attempts == len(process.find("function a")) <= MOST_ATTEMPTS
-    assert caught.value.seconds >= LONGEST_TRANSACTION or caught.value.attempts == MOST_ATTEMPTS
+    assert caught.value.attempts == len(process.find("function a")) == attempts
     assert (process.server.work, process.server.holder) == ([], None)
+
+
+def test_expired_now_and_then() -> None:
+    """Only transactions that the server ended in a row are given up soon."""
+    endings = [*[Ending.EXPIRED] * (MOST_EXPIRED - 1), Ending.ABORTED] * 3
+    assert start_run(transactional=True, endings=endings).finish() == ["a"]
+
+
+# Failovers
+
+
+@each_transactional
+@pytest.mark.parametrize("undo", [False, True])
+@pytest.mark.parametrize("at_record", [False, True])
+def test_failover(transactional: bool, undo: bool, at_record: bool) -> None:
+    """A failover between the start of a plain function and its record is reported; a transaction loses no writes."""
+    known = definitions({"a": [], "b": []}, transactional=transactional)
+    process = Process(recorded("a", "b") if undo else Server(), known)
+    process = process.roll_back("a", "b") if undo else process.run()
+    record = "commit" if transactional else "delete_records" if undo else "insert_record"
+    process.reach(record if at_record else "function b" if undo else "function a")
+    process.server.elections += 1
+    assert set(process.finish()) == {"a", "b"}
+
+    changed = [event for event in process.events if isinstance(event, PrimaryChanged)]
+    first, done = ("b", MigrationRolledBack) if undo else ("a", MigrationApplied)
+    assert changed == ([] if transactional else [PrimaryChanged(*WHERE, first, 1, 2, undo=undo)])
+    if changed:
+        assert isinstance(process.events[process.events.index(changed[0]) + 1], done)

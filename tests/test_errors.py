@@ -56,6 +56,16 @@ EXAMPLES = [
     (errors.TransactionFailedError("a", 3, 121.0, True), RuntimeError, "transactionLifetimeLimitSeconds"),
     (errors.TransactionFailedError("a", 200, 9.0, False), RuntimeError, "'a' was aborted 200 times in 9 s"),
     (
+        errors.TransactionFailedError("a", 200, 9.0, False, error="WriteConflict (112)"),
+        RuntimeError,
+        "Something else writes the same documents, or the servers have a problem. The error: WriteConflict (112).",
+    ),
+    (
+        errors.TransactionFailedError("a", 5, 0.1, True, went_on=True),
+        RuntimeError,
+        "An operation failed inside it, which ends a transaction, and the function caught the error and went on.",
+    ),
+    (
         errors.TransactionFailedError("a", 3, 121.0, True, True),
         RuntimeError,
         "a batch of migration 'a' was aborted 3 times in 121 s",

@@ -10,6 +10,7 @@ from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     DuplicateKeyError,
+    EncryptionError,
     ExecutionTimeout,
     InvalidOperation,
     NetworkTimeout,
@@ -27,6 +28,7 @@ from quaestor._mongo.outcomes import (
     find_ending,
     find_unknown_outcome,
     is_deadline_over,
+    name_error,
 )
 
 
@@ -155,7 +157,9 @@ def test_ending(error: PyMongoError, ending: Ending) -> None:
     ("error", "words"),
     [
         (OperationFailure("Cannot create indexes in a transaction", 263), "in a migration of its own"),
-        (OperationFailure("writeConcern is not allowed within a transaction", 72), "with_options(write_concern="),
+        (OperationFailure("writeConcern is not allowed within a transaction", 72), "without `write_concern=`"),
+        (ConfigurationError("Explicit sessions are incompatible with unacknowledged write concern"), "without `write_"),
+        (EncryptionError(InvalidOperation("Only the client that created the bound session")), "automatic encryption"),
         (InvalidOperation("Only the client that created the bound session can"), "the database that it is given"),
         (DuplicateKeyError("there", 11000), ""),
     ],
@@ -167,3 +171,12 @@ def test_explained(error: PyMongoError, words: str) -> None:
     assert caught.value is error
     assert words in getattr(error, "__notes__", [""])[0]
     assert hasattr(error, "__notes__") is bool(words)
+
+
+def test_error_name() -> None:
+    """An error is named by class and code, without its message, which may hold values; or the one caught before it."""
+    conflict = OperationFailure("{ssn: 1}", 112, {"codeName": "WriteConflict"})
+    assert name_error(conflict) == "WriteConflict (112)"
+    assert name_error(AutoReconnect("{ssn: 1}")) == "AutoReconnect"
+    conflict.__context__ = DuplicateKeyError("dup key: {ssn: 1}", 11000, {"keyValue": {"ssn": 1}})
+    assert name_error(conflict) == "DuplicateKeyError (11000)"

@@ -241,9 +241,13 @@ def started(*options: str, nodes: int = 1, auth: bool = False) -> Iterator[list[
         yield group
 
 
-def initiate(nodes: Sequence[Mongod]) -> str:
-    """Make a replica set of servers that answer, one that elects a primary within seconds; return its URI."""
-    members = [{"_id": number, "host": node.host} for number, node in enumerate(nodes)]
+def initiate(nodes: Sequence[Mongod], *, arbiter: bool = False) -> str:
+    """Make a replica set of servers that answer, one that elects a primary within seconds; return its URI.
+
+    With `arbiter`, the last member is one.
+    """
+    members: list[dict[str, Any]] = [{"_id": number, "host": node.host} for number, node in enumerate(nodes)]
+    members[-1]["arbiterOnly"] = arbiter
     settings = {"electionTimeoutMillis": 1_000, "heartbeatIntervalMillis": 200}
     uri = f"mongodb://{','.join(node.host for node in nodes)}/"
     with client_to(uri, nodes[0].host) as client:

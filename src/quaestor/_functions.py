@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 from quaestor._core.backfill import Backfills
 from quaestor._core.lease import HeldLease, Terms
@@ -15,7 +14,7 @@ from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
-from quaestor._mongo.drivers import Databases, drop_concerns, make_driver
+from quaestor._mongo.drivers import Databases, make_database_for_function, make_driver
 from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record
 from quaestor._mongo.transactions import Session
 from quaestor.context import AsyncMigrationContext, MigrationContext
@@ -38,7 +37,7 @@ class MongoFunctions:
 
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
         with closing(LoopHost() if change.is_async else ThreadHost()) as host:
-            step = self._prepare(change, place, held, host, self._databases[change.is_async])
+            step = self._prepare(change, place, held, host)
             started = perf_counter()
             await self._host.call(step, is_async=change.is_async)
             return perf_counter() - started
@@ -55,7 +54,7 @@ class MongoFunctions:
                     return bool(removed.deleted_count)
                 return await insert_record(session.driver, records, change.name, session.driver_session)
 
-            execute = self._prepare(change, place, held, host, drop_concerns(db))
+            execute = self._prepare(change, place, held, host)
             step = partial(transactions.attempt, host, session, execute, write_record)
             return await self._host.call(step, is_async=change.is_async)
 
@@ -83,9 +82,10 @@ class MongoFunctions:
             step = partial(session.driver.call, session.driver_session.end_session)
             await self._host.call(step, is_async=session.is_async, interruptible=False)
 
-    def _prepare(self, change: Change, place: Place, held: HeldLease, host: Host, db: Any) -> Step[None]:
+    def _prepare(self, change: Change, place: Place, held: HeldLease, host: Host) -> Step[None]:
         """Make the step that calls the function, with a context if it takes one. Its backfills run on the host."""
         is_async, undo = change.is_async, not change.applies
+        db = make_database_for_function(self._databases[is_async], transaction=change.transaction)
         step = partial(call, change.name, change.function, db, is_async=is_async)
         if not change.wants_context:
             return step

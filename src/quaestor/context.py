@@ -68,12 +68,8 @@ class _Context:
         projection: Any,
         name: str | None,
         throttle: Throttle,
-        *,
-        transaction: bool = False,
     ) -> "tuple[Backfill, MongoBackfillStore]":
-        store = self._open_store(
-            collection=collection, filter=filter, projection=projection, name=name, transaction=transaction
-        )
+        store = self._open_store(collection=collection, filter=filter, projection=projection, name=name)
         backfill = self._backfills.start(store, throttle)
         self._unstarted += 1
         return backfill, store
@@ -163,7 +159,7 @@ class MigrationContext(_Context):
         """
         _check_body(body, transaction)
         throttle = Throttle(size, pause, max_lag)
-        backfill, store = self._open(collection, filter, projection, name, throttle, transaction=transaction)
+        backfill, store = self._open(collection, filter, projection, name, throttle)
         self._unstarted -= 1
         give = partial(call, self.name, body, is_async=False, source=_FROM_BODY)
         try:
@@ -216,7 +212,7 @@ class AsyncMigrationContext(_Context):
         """Do the same as `MigrationContext.for_each_batch`, with an `async def` body."""
         _check_body(body, transaction)
         throttle = Throttle(size, pause, max_lag)
-        backfill, store = self._open(collection, filter, projection, name, throttle, transaction=transaction)
+        backfill, store = self._open(collection, filter, projection, name, throttle)
         give = partial(call, self.name, body, is_async=True, source=_FROM_BODY)
         return self._give(backfill.transact_all if transaction else backfill.give_all, give, store)
 

@@ -417,6 +417,9 @@ class TransactionFailedError(TransactionError, RuntimeError):
         seconds: How long all attempts took, in seconds.
         expired: Whether the server no longer had the last transaction, as after `transactionLifetimeLimitSeconds`.
         in_batches: Whether it was the transaction of one batch of a backfill: the batches before it stay.
+        went_on: Whether an operation failed inside the transaction, and the function went on: the server had ended each
+            one sooner than its shortest limit.
+        error: The name and the code of what the driver raised last, or of what the function caught before, if known.
     """
 
     name: str
@@ -424,20 +427,30 @@ class TransactionFailedError(TransactionError, RuntimeError):
     seconds: float
     expired: bool
     in_batches: bool = False
+    went_on: bool = False
+    error: str = ""
 
     def __str__(self) -> str:
         what, smaller = ("a batch of ", "the batches") if self.in_batches else ("", "the migration")
         without = "use transaction=False" if self.in_batches else "register it without transaction=True"
-        remedy = (
-            "The server had ended it: it took longer than transactionLifetimeLimitSeconds (60 s by default), or its "
-            f"function went on after an error in it. Make {smaller} smaller, raise that server parameter, or "
-            f"{without}."
-            if self.expired
-            else "Something else writes the same documents, or the servers have a problem: see the cause."
-        )
+        if self.went_on:
+            remedy = (
+                "An operation failed inside it, which ends a transaction, and the function caught the error and went "
+                "on. Let the error leave the function. Where it is expected, as a duplicate key is, avoid it (by an "
+                f"upsert, say), or {without}."
+            )
+        elif self.expired:
+            remedy = (
+                "The server had ended it: it took longer than transactionLifetimeLimitSeconds (60 s by default), or "
+                "an operation failed inside it, and the function caught the error and went on. Make "
+                f"{smaller} smaller, raise that server parameter, let such an error leave the function, or {without}."
+            )
+        else:
+            remedy = "Something else writes the same documents, or the servers have a problem."
+        last = f" The error: {self.error}." if self.error else ""
         return (
             f"The transaction of {what}migration {self.name!r} was aborted {self.attempts} times in "
-            f"{self.seconds:.0f} s and isn't retried; nothing of it is applied. {remedy}"
+            f"{self.seconds:.0f} s and isn't retried; nothing of it is applied. {remedy}{last}"
         )
 
 

@@ -316,6 +316,21 @@ class ReplicasAwaited(MigrationEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class PrimaryChanged(MigrationEvent):
+    """A failover happened while the function of a migration without transaction=True was running, or before its record.
+
+    Writes that the old primary acknowledged alone may have been rolled back. The database that a function gets writes
+    with majority concern, so this is about writes with a weaker concern of their own.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"In {self._label}: the primary of the replica set changed. Writes of this migration that didn't wait for "
+            "a majority (w=1) may have been rolled back: check them"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationApplied(MigrationEvent):
     """The function of a migration has returned, and the migration is recorded.
 
@@ -477,7 +492,7 @@ def level_of(event: Event) -> Level:
             return "DEBUG"
         case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
             return "WARNING"
-        case ServerAwaited() | MajorityAwaited():
+        case ServerAwaited() | MajorityAwaited() | PrimaryChanged():
             return "WARNING"
         case MigrationFailed() | RunFailed() | DatabaseFinished():
             return "ERROR"

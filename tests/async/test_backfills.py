@@ -11,7 +11,7 @@ import pytest
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient, WriteConcern
+from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from quaestor import (
@@ -39,7 +39,7 @@ from quaestor import (
     UnfinishedMigrationError,
 )
 from quaestor._mongo import backfill_documents, backfill_store
-from tests.databases import drivers, in_transactions, opened_async
+from tests.databases import drivers, in_transactions
 from tests.functions import Broken, nothing_async, numbers, outside_async
 from tests.leases import HELD
 from tests.meeting import Meeting, Moment, start_async
@@ -575,32 +575,6 @@ async def test_never_started(db: Any, registry: MigrationRegistry) -> None:
     with pytest.raises(UnfinishedMigrationError, match="without starting a backfill that it asked for"):
         await registry.run(db, "app")
     assert await db.app_migrations.count_documents({}) == 0
-
-
-@real
-async def test_write_concern(db: Any, registry: MigrationRegistry, driver: str, uri: str, name: str) -> None:
-    """A collection with a write concern of its own is refused in transactions, as the server would; without it, and
-    without transactions, it works.
-    """
-    await fill_async(db.things, 2)
-    seen: list[list[int]] = []
-
-    @registry.register("a")
-    async def a(db: Any, context: AsyncMigrationContext) -> None:
-        async def body(batch: Batch) -> None:
-            seen.append(numbers(batch))
-
-        with pytest.raises(
-            InvalidOptionError, match=r"'things' has the write concern \{'w': 1\}, which MongoDB refuses"
-        ):
-            await context.for_each_batch(db.things, body)
-        assert "app_migrations_progress" not in await db.list_collection_names()
-        await context.for_each_batch(db.things, body, transaction=False)
-        await context.for_each_batch(db.with_options(write_concern=WriteConcern()).things, body, name="again")
-
-    async with opened_async(driver, uri, name, w=1) as weak:
-        await registry.run(weak, "app")
-    assert seen == [[0, 1], [0, 1]]
 
 
 @real

@@ -5,13 +5,15 @@ import hashlib
 from typing import Any
 
 import pytest
-from pymongo.errors import InvalidOperation, OperationFailure
+from pymongo.errors import DuplicateKeyError, InvalidOperation, OperationFailure
 
 from quaestor import (
+    AsyncMigrationContext,
     Event,
     MigrationRegistry,
     MigrationRetried,
     RunFailed,
+    TransactionFailedError,
     TransactionsUnsupportedError,
 )
 from tests.databases import drivers, opened_async
@@ -155,6 +157,50 @@ async def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> Non
     assert (retried.name, retried.attempt) == ("a", 2)
     assert isinstance(retried.error, OperationFailure)
     assert await db.users.find_one() == {"_id": 1, "count": 1}
+
+
+@pytest.mark.parametrize("way", ["returns", "next operation", "handler", "nested handlers", "batch"])
+async def test_caught_error(db: Any, registry: MigrationRegistry, way: str) -> None:
+    """A failed operation ends a transaction. A function that catches its error and goes on is given up soon, with an
+    error that says so. It names the error that was caught if the next operation is in its handler.
+    """
+    await db.users.insert_one({"_id": 1})
+    attempts = []
+
+    async def go_on(db: Any) -> None:
+        attempts.append(way)
+        try:
+            await db.users.insert_one({"_id": 1})
+        except DuplicateKeyError:
+            if way == "handler":
+                await db.users.insert_one({"_id": 2})
+            if way == "nested handlers":
+                try:
+                    await db.users.insert_one({"_id": 2})
+                except OperationFailure:
+                    await db.users.insert_one({"_id": 3})
+        if way == "next operation":
+            await db.users.insert_one({"_id": 2})
+
+    if way == "batch":
+
+        @registry.register("a")
+        async def in_batches(db: Any, context: AsyncMigrationContext) -> None:
+            async def body(batch: list[Any]) -> None:
+                await go_on(db)
+
+            await context.for_each_batch(db.users, body)
+
+    else:
+        registry.register("a", transaction=True)(go_on)
+
+    with pytest.raises(TransactionFailedError, match="caught the error and went on") as caught:
+        await registry.run(db, "app")
+    assert caught.value.attempts == len(attempts) == 5
+    assert caught.value.error == ("DuplicateKeyError (11000)" if "handler" in way else "NoSuchTransaction (251)")
+    assert isinstance(caught.value.__cause__, OperationFailure)
+    assert await db.users.count_documents({}) == 1
+    assert await db.app_migrations.count_documents({}) == 0
 
 
 async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:

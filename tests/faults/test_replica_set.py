@@ -4,21 +4,24 @@ A fault meets three applications at once, one with each driver, each with a data
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from pymongo.errors import ConfigurationError
 
+from quaestor import PrimaryChanged
 from quaestor._core.store import Ending
 from quaestor._mongo.outcomes import find_ending
-from tests.faults.applications import DRIVERS
+from tests.faults.applications import DRIVERS, application
 from tests.faults.applications import FAULTS_OF_PRIMARY as FAULTS
 from tests.faults.instance import Instance, Orders, migrated
 from tests.faults.works import NAMES, WORKS, left, once, prepared, undone
-from tools.mongod import REPLICA_SET, client_to, started
+from tools.commands import Commands
+from tools.mongod import REPLICA_SET, client_to, initiate, started
 from tools.replica_set import ReplicaSet
 
 
@@ -131,6 +134,52 @@ def test_waiting(group: ReplicaSet, dbs: dict[str, Any], start: Start, fault: st
     assert outcomes(holders) == dict.fromkeys(DRIVERS, NAMES)
     assert outcomes(waiters) == {driver: [] for driver in DRIVERS}
     assert {driver: left(db) for driver, db in dbs.items()} == dict.fromkeys(DRIVERS, once(WORKS))
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "elected again"])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_reported(group: ReplicaSet, uri: str, driver: str, fault: str) -> None:
+    """A failover in a plain function is reported, also if the same member is elected again."""
+    name = f"quaestor_test_{uuid.uuid4().hex[:12]}"
+    alone = ReplicaSet(uri, ())
+    app = application(driver, uri if fault == "elected again" else group.uri, name)
+
+    @app.migration("a")
+    def a(db: Any) -> Generator[Any, Any, None]:
+        yield db.effects.insert_one({})
+        yield alone.step_down if fault == "elected again" else partial(FAULTS[fault], group)
+
+    @app.migration("b", ["a"])
+    def b(db: Any) -> Generator[Any, Any, None]:
+        yield db.effects.insert_one({})
+
+    assert app.run() == ["a", "b"]
+    assert app.list_events(PrimaryChanged) == [PrimaryChanged(name, "app", "a", 1, 2)]
+
+
+def test_with_an_arbiter() -> None:
+    """With an arbiter, the primary alone acknowledges a write that asks for no more. A plain function's asks for a
+    majority, so it is there after a failover.
+    """
+    with started("--replSet", REPLICA_SET, nodes=3) as members:
+        group = ReplicaSet(initiate(members, arbiter=True), members[:2])
+        group.wait()
+        for driver in DRIVERS:
+            commands = Commands()
+            app = application(driver, group.uri, driver, event_listeners=[commands])
+
+            @app.migration("a")
+            def a(db: Any) -> Generator[Any, Any, None]:
+                yield db.effects.update_one({"_id": 1}, {"$inc": {"count": 1}}, upsert=True)
+                yield group.kill_primary
+                yield group.restart
+
+            assert app.run() == ["a"]
+            [write] = [command for command in commands.sent if command.get("update") == "effects"]
+            assert write["writeConcern"] == {"w": "majority"}
+            assert len(app.list_events(PrimaryChanged)) == 1
+            with client_to(group.uri) as client:
+                assert client[driver].effects.find_one() == {"_id": 1, "count": 1}
 
 
 def test_connected_during_a_step_down() -> None:

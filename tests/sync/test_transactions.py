@@ -5,13 +5,15 @@ import hashlib
 from typing import Any
 
 import pytest
-from pymongo.errors import InvalidOperation, OperationFailure
+from pymongo.errors import DuplicateKeyError, InvalidOperation, OperationFailure
 
 from quaestor import (
     Event,
+    MigrationContext,
     MigrationRegistry,
     MigrationRetried,
     RunFailed,
+    TransactionFailedError,
     TransactionsUnsupportedError,
 )
 from tests.databases import drivers, opened
@@ -148,6 +150,50 @@ def test_conflict(db: Any, registry: MigrationRegistry, other: Any) -> None:
     assert (retried.name, retried.attempt) == ("a", 2)
     assert isinstance(retried.error, OperationFailure)
     assert db.users.find_one() == {"_id": 1, "count": 1}
+
+
+@pytest.mark.parametrize("way", ["returns", "next operation", "handler", "nested handlers", "batch"])
+def test_caught_error(db: Any, registry: MigrationRegistry, way: str) -> None:
+    """A failed operation ends a transaction. A function that catches its error and goes on is given up soon, with an
+    error that says so. It names the error that was caught if the next operation is in its handler.
+    """
+    db.users.insert_one({"_id": 1})
+    attempts = []
+
+    def go_on(db: Any) -> None:
+        attempts.append(way)
+        try:
+            db.users.insert_one({"_id": 1})
+        except DuplicateKeyError:
+            if way == "handler":
+                db.users.insert_one({"_id": 2})
+            if way == "nested handlers":
+                try:
+                    db.users.insert_one({"_id": 2})
+                except OperationFailure:
+                    db.users.insert_one({"_id": 3})
+        if way == "next operation":
+            db.users.insert_one({"_id": 2})
+
+    if way == "batch":
+
+        @registry.register("a")
+        def in_batches(db: Any, context: MigrationContext) -> None:
+            def body(batch: list[Any]) -> None:
+                go_on(db)
+
+            context.for_each_batch(db.users, body)
+
+    else:
+        registry.register("a", transaction=True)(go_on)
+
+    with pytest.raises(TransactionFailedError, match="caught the error and went on") as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.attempts == len(attempts) == 5
+    assert caught.value.error == ("DuplicateKeyError (11000)" if "handler" in way else "NoSuchTransaction (251)")
+    assert isinstance(caught.value.__cause__, OperationFailure)
+    assert db.users.count_documents({}) == 1
+    assert db.app_migrations.count_documents({}) == 0
 
 
 def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:

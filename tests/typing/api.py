@@ -36,6 +36,7 @@ from quaestor import (
     MigrationStatus,
     MissingDatabaseError,
     PlannedMigration,
+    PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -104,7 +105,7 @@ def hook(event: Event) -> None:
         case DatabaseFinished(applied=names, error=failure):
             assert_type(names, tuple[str, ...])
             assert_type(failure, BaseException | None)
-        case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased():
+        case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | PrimaryChanged():
             log_event(event)
         case MigrationEvent(name=name, position=position, count=count):
             assert_type((name, position, count), tuple[str, int, int])

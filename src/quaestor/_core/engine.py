@@ -42,6 +42,7 @@ from quaestor.events import (
     MigrationRolledBack,
     MigrationStarted,
     Place,
+    PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -397,20 +398,21 @@ class _Applier:
         store.emit(MigrationStarted(*place, undo=undo))
         try:
             async with self.lock:
-                if change.name not in held.named:  # the lease document names another one as next
-                    await check_lease(store, held, self.schedule.locate)
-                if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
-                    await self._delete_checkpoints(change.name, undo=not undo)
+                await self._prepare(change)
+            primary: object = None
             if change.transaction:
                 seconds = await self._transact(change, place, start.slot)
             else:
                 await check_stale_lease(store, held)
+                primary = store.identify_primary()
                 seconds = await self.functions.execute(change, place, held)
             async with self.lock:
                 if not change.transaction:
                     await check_lease(store, held, locate)
                     await self._write_record(change, locate)
                 is_recorded = True
+                if not change.transaction and store.identify_primary() != primary:
+                    store.emit(PrimaryChanged(*place, undo=undo))
                 store.emit((MigrationRolledBack if undo else MigrationApplied)(*place, seconds, undo=undo))
                 if change.can_backfill:
                     await self._delete_checkpoints(change.name, undo=undo)
@@ -424,6 +426,12 @@ class _Applier:
                 _add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
                 store.emit(MigrationFailed(*place, error, undo=undo))
             raise
+
+    async def _prepare(self, change: Change) -> None:
+        if change.name not in self.held.named:  # the lease document names another one as next
+            await check_lease(self.store, self.held, self.schedule.locate)
+        if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
+            await self._delete_checkpoints(change.name, undo=change.applies)
 
     async def _mark(self, change: RecordChange) -> None:
         def locate() -> Location:

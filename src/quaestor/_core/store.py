@@ -72,6 +72,7 @@ class Attempt(Generic[R]):
         error: What the driver raised; None if it didn't.
         result: What the function returned; None if it didn't return.
         unknown: What the driver raised if the outcome of the commit is unknown.
+        error_name: The name of the error, or of one that the function caught before it, without values of documents.
     """
 
     ending: Ending
@@ -79,6 +80,7 @@ class Attempt(Generic[R]):
     error: Exception | None = None
     result: R | None = None
     unknown: OutcomeUnknown | None = None
+    error_name: str = ""
 
 
 class Surroundings(Protocol):
@@ -144,6 +146,9 @@ class Store(Surroundings, Protocol):
 
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
         """Remove the checkpoints of a migration or its rollback, but not those of a later run."""
+
+    def identify_primary(self) -> object:
+        """Return a value that changes with a failover, as far as the driver has noticed by now. Sends no command."""
 
     def is_mongodb(self) -> bool:
         """Say whether the server is MongoDB, as far as the driver can tell. Sends no command."""

@@ -22,6 +22,12 @@ LONGEST_TRANSACTION = 120.0
 MOST_ATTEMPTS = 200
 """How often a transaction is attempted, at most."""
 
+MOST_EXPIRED = 5
+"""How often in a row the server may have ended the transaction before its function did: then no retry helps."""
+
+SHORTEST_LIFETIME = 1.0
+"""The lowest `transactionLifetimeLimitSeconds` of a server: before that, it ends only those with a failed operation."""
+
 
 async def retry_transaction(
     surroundings: Surroundings,
@@ -53,6 +59,7 @@ async def retry_transaction(
     """
     began = surroundings.now()
     attempts = 0
+    expired: list[float] = []  # how long the last attempts took, if they have all expired
     while True:
         attempts += 1
         await check_stale_lease(surroundings, held)
@@ -69,9 +76,12 @@ async def retry_transaction(
         if await is_done():
             return result
         spent = ended_at - began
-        if attempts >= MOST_ATTEMPTS or spent >= LONGEST_TRANSACTION:
-            expired = result.ending is Ending.EXPIRED
-            raise TransactionFailedError(place.name, attempts, spent, expired, in_batches) from result.error
+        expired = [*expired, result.seconds] if result.ending is Ending.EXPIRED else []
+        if attempts >= MOST_ATTEMPTS or spent >= LONGEST_TRANSACTION or len(expired) >= MOST_EXPIRED:
+            went_on = len(expired) >= MOST_EXPIRED and max(expired) < SHORTEST_LIFETIME
+            raise TransactionFailedError(
+                place.name, attempts, spent, bool(expired), in_batches, went_on, result.error_name
+            ) from result.error
         began += surroundings.now() - ended_at  # an outage has a limit of its own
         await surroundings.sleep(0, min(1.0, 0.01 * 1.5 ** min(attempts, 20)))
         surroundings.emit(MigrationRetried(*place, attempts + 1, result.error, undo=undo))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from bson.codec_options import DatetimeConversion
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, EncryptionError, OperationFailure
 
 from quaestor._core.checkpoint import Checkpoint, Document, check_projection
 from quaestor._core.definition import check_text
@@ -42,7 +42,6 @@ class MongoBackfillStore:
         filter: Matches the documents; None: all.
         projection: The fields to read; None: all.
         name: The backfill's name; None: the collection's.
-        transaction: Whether each batch is a transaction.
 
     Raises:
         InvalidOptionError: An argument can't be used.
@@ -61,7 +60,6 @@ class MongoBackfillStore:
         filter: Any,  # noqa: A002 - PyMongo's word
         projection: Any,
         name: str | None,
-        transaction: bool,
     ) -> None:
         self._migration = migration
         self.check_not_in_transaction()
@@ -69,8 +67,6 @@ class MongoBackfillStore:
         if filter is not None and not isinstance(filter, Mapping):
             raise InvalidOptionError(f"filter must be a dict, not {filter!r:.80}.")
         check_projection(projection)
-        if transaction:
-            _check_write_concern(collection)
         options = drivers.get_codec_options(collection)
         if options.datetime_conversion is DatetimeConversion.DATETIME_CLAMP or options.unicode_decode_error_handler in {
             "ignore",
@@ -96,7 +92,7 @@ class MongoBackfillStore:
         self._id = {"migration": migration, "undo": undo, "backfill": self.name}  # of the checkpoint's document
 
     def check_not_in_transaction(self) -> None:
-        if transactions.is_in_transaction():
+        if drivers.is_in_transaction.get():
             raise BatchesInTransactionError(self._migration)
 
     async def identify_collection(self) -> bytes | None:
@@ -220,21 +216,11 @@ class MongoBackfillStore:
         return size * int(counted[0]["matching"]) // SAMPLE if counted else 0
 
 
-def _check_write_concern(collection: Any) -> None:
-    if not collection.write_concern.is_server_default:
-        raise InvalidOptionError(
-            f"The collection {collection.name!r} has the write concern {collection.write_concern.document}, which "
-            "MongoDB refuses in a transaction: begin the migration with "
-            "`db = db.with_options(write_concern=WriteConcern())` and use that. (The transaction is committed with "
-            "majority concern anyway.)"
-        )
-
-
 async def _allow_refusal(command: Awaitable[T]) -> T | None:
-    """Await a command for something that isn't indispensable. None: the server refuses it."""
+    """Await a command for something that isn't indispensable. None: the server, or automatic encryption, refuses it."""
     try:
         return await command
-    except OperationFailure as error:
+    except (OperationFailure, EncryptionError) as error:
         if find_unknown_outcome(error) is not None:
             raise
         return None

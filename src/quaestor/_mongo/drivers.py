@@ -8,6 +8,7 @@ Only this file knows whether a driver is sync or async. With a sync one, nothing
 
 import asyncio
 import contextlib
+import contextvars
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -16,11 +17,13 @@ from typing import Any, TypeAlias
 import pymongo
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
-from pymongo.read_concern import ReadConcern
 
 from quaestor._core.checkpoint import Document
 from quaestor._hosts.calls import BlockingContext, wait_for_end
 from quaestor.errors import InvalidDatabaseError, InvalidOptionError
+
+is_in_transaction = contextvars.ContextVar("is_in_transaction", default=False)
+"""Whether this is called from a function that runs in a transaction of quaestor's."""
 
 _CLOSE_TIMEOUT = 1.0  # seconds to end a client's sessions on the server, which isn't needed
 
@@ -183,6 +186,15 @@ def is_mongodb(db: Any) -> bool:
     return any(server.topology_version is not None for server in servers)
 
 
+def identify_primary(db: Any) -> object:
+    """Return a value that changes with a failover, as far as the driver has noticed by now."""
+    if is_mock(db):
+        return None
+    servers = db.client.topology_description.server_descriptions().values()
+    primaries = (server for server in servers if server.server_type_name == "RSPrimary")
+    return [(server.address, server.election_id) for server in primaries]
+
+
 def has_transactions(db: Any) -> bool:
     """Say whether it is on a replica set or a sharded cluster, as far as the driver knows by now."""
     if is_mock(db):
@@ -191,12 +203,44 @@ def has_transactions(db: Any) -> bool:
     return all(server.server_type_name != "Standalone" for server in servers)
 
 
-def drop_concerns(db: Any) -> Any:
-    """Make the database for a function in a transaction, where the server refuses the client's concerns."""
-    plain = (WriteConcern(), ReadConcern(), ReadPreference.PRIMARY)
-    if (db.write_concern, db.read_concern, db.read_preference) == plain:
-        return db  # unchanged, because with_options of a subclass makes a plain database
-    return db.with_options(write_concern=plain[0], read_concern=plain[1], read_preference=plain[2])
+class FunctionWriteConcern(WriteConcern):
+    """The write concern of the database that a function gets: in a transaction, where the server refuses any, none.
+
+    A function with `for_each_batch` uses one database inside of transactions and outside. The driver asks for the
+    concern when it sends a command, in the context of the caller (Motor's threads have a copy).
+    """
+
+    __slots__ = ()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {} if is_in_transaction.get() else super().document
+
+    @property
+    def is_server_default(self) -> bool:
+        return not self.document
+
+    @property
+    def acknowledged(self) -> bool:
+        return is_in_transaction.get() or super().acknowledged
+
+
+def make_database_for_function(db: Any, *, transaction: bool) -> Any:
+    """Make the database that a function gets: it writes with majority concern, unless it says how many members have to
+    acknowledge a write (`w`), and reads from the primary. Read concerns stay: drivers send none in a transaction.
+
+    A mock stays as it is. So does a subclass, because `with_options` makes a plain database of it, unless its options
+    would be refused in the function's transaction.
+    """
+    if is_mock(db):
+        return db
+    own = db.write_concern.document
+    is_plain = not own and db.read_preference == ReadPreference.PRIMARY
+    is_subclass = db.__class__.__module__.partition(".")[0] != _find_driver(db, "db")[0]
+    if is_subclass and (is_plain or not transaction):
+        return db
+    concern: dict[str, Any] = {"w": "majority", **own}
+    return db.with_options(write_concern=FunctionWriteConcern(**concern), read_preference=ReadPreference.PRIMARY)
 
 
 def check_collection(collection: object, *, is_async: bool) -> None:

@@ -19,7 +19,7 @@ from quaestor._core.lease import LeaseState, Location, Terms
 from quaestor._core.plan import Records
 from quaestor._core.store import Host
 from quaestor._mongo import backfill_documents, documents
-from quaestor._mongo.drivers import Driver, has_transactions, is_mock, is_mongodb, make_driver
+from quaestor._mongo.drivers import Driver, has_transactions, identify_primary, is_mock, is_mongodb, make_driver
 from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_unknown_outcome, is_deadline_over
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event
@@ -65,6 +65,9 @@ class MongoStore:
 
     def limit(self, seconds: float | None) -> contextlib.AbstractContextManager[None]:
         return limit_command(seconds)
+
+    def identify_primary(self) -> object:
+        return identify_primary(self.db)
 
     def has_transactions(self) -> bool:
         return has_transactions(self.db)

@@ -8,6 +8,7 @@ from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
+    EncryptionError,
     ExecutionTimeout,
     InvalidOperation,
     OperationFailure,
@@ -88,24 +89,10 @@ def is_server_away(error: BaseException | None) -> bool:
 
 def find_ending(error: PyMongoError) -> Ending:
     """Say how an attempt at a transaction ended that raised this error. Raises it again if no retry helps."""
-    if isinstance(error, OperationFailure):
-        if error.code in _EXPIRED:
-            return Ending.EXPIRED
-        if error.code == _REFUSED_IN_TRANSACTION:
-            error.add_note(
-                "quaestor: MongoDB does not allow this in a transaction. Do it in a migration of its own, registered "
-                "without transaction=True, and order the two with depends_on."
-            )
-        if error.code == _INVALID_OPTIONS and "writeConcern" in str(error):
-            error.add_note(
-                "quaestor: MongoDB allows no write concern for an operation in a transaction, and this collection has "
-                "one. Use `db.with_options(write_concern=WriteConcern())`; the commit itself has majority concern."
-            )
-    if isinstance(error, InvalidOperation) and "bound session" in str(error):
-        error.add_note(
-            "quaestor: a function with transaction=True must use the database that it is given, because operations of "
-            "another client can't be part of the transaction."
-        )
+    if isinstance(error, OperationFailure) and error.code in _EXPIRED:
+        return Ending.EXPIRED
+    if (note := _explain(error)) is not None:
+        error.add_note(f"quaestor: {note}")
     if is_deadline_over():
         raise error
     if error.has_error_label("UnknownTransactionCommitResult"):
@@ -117,6 +104,43 @@ def find_ending(error: PyMongoError) -> Ending:
     if error.has_error_label("TransientTransactionError"):
         return Ending.ABORTED
     raise error
+
+
+def _explain(error: PyMongoError) -> str | None:
+    """Say what to do about an operation that isn't possible in a transaction."""
+    message = str(error)
+    code = error.code if isinstance(error, OperationFailure) else None
+    if code == _REFUSED_IN_TRANSACTION:
+        return (
+            "MongoDB does not allow this in a transaction. Do it in a migration of its own, registered without "
+            "transaction=True, and order the two with depends_on."
+        )
+    if (code == _INVALID_OPTIONS and "writeConcern" in message) or "unacknowledged write concern" in message:
+        return (
+            "MongoDB allows no write concern for an operation in a transaction, and this collection has one. Use the "
+            "function's own database without `write_concern=`, or, for another database or client.bulk_write, "
+            "`write_concern=WriteConcern()`. The commit itself has majority concern."
+        )
+    if isinstance(error, EncryptionError) and "bound session" in message:
+        return (
+            "In a transaction, the driver can't fetch what automatic encryption needs (a data key, a schema, the "
+            "answer of mongocryptd). Register the migration without transaction=True."
+        )
+    if isinstance(error, InvalidOperation) and "bound session" in message:
+        return (
+            "A function with transaction=True must use the database that it is given, because operations of another "
+            "client can't be part of the transaction."
+        )
+    return None
+
+
+def name_error(error: BaseException) -> str:
+    """Name a driver's error, without values of documents; for one in an `except` block, the error caught there."""
+    while isinstance(error.__context__, PyMongoError):
+        error = error.__context__
+    if not isinstance(error, OperationFailure):
+        return type(error).__name__
+    return f"{(error.details or {}).get('codeName') or type(error).__name__} ({error.code})"
 
 
 def is_deadline_over() -> bool:

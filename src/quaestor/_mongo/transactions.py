@@ -1,7 +1,6 @@
 """Sessions, and attempts at a transaction in them, with any driver."""
 
 import contextlib
-import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,13 +9,13 @@ from typing import Any, TypeVar
 
 import pymongo
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import EncryptionError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor._core.store import Attempt, Ending, Host, OutcomeUnknown
 from quaestor._mongo import documents
-from quaestor._mongo.drivers import Driver
-from quaestor._mongo.outcomes import find_ending, find_unknown_outcome
+from quaestor._mongo.drivers import Driver, is_in_transaction
+from quaestor._mongo.outcomes import find_ending, find_unknown_outcome, name_error
 
 R = TypeVar("R")
 
@@ -24,8 +23,6 @@ R = TypeVar("R")
 _CONCERNS = (ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY)
 _COMMIT_TIMEOUT = 5.0  # seconds; then it is repeated, and the run says that it waits
 _ABORT_TIMEOUT = 2.0  # seconds; if it fails, the session is killed before the lease is released
-
-_is_in_transaction = contextvars.ContextVar("_is_in_transaction", default=False)
 
 
 @dataclass(slots=True)
@@ -50,16 +47,13 @@ class Session:
     in_use: threading.Lock = field(default_factory=threading.Lock)
 
 
-def is_in_transaction() -> bool:
-    """Say whether this is called from a function that runs in a transaction of quaestor's."""
-    return _is_in_transaction.get()
-
-
 async def open_session(driver: Driver, client: Any, *, is_async: bool) -> Session:
     """Open a session, in use."""
     try:
         status: Mapping[str, Any] = await driver.call(client.admin.command, "connectionStatus")
-    except OperationFailure:  # the client uses the stable API, say
+    except (OperationFailure, EncryptionError):
+        # The client uses the stable API, say, or automatic encryption, which refuses the command. The cost: if this
+        # process is killed in a transaction, a successor that may not kill any session waits for the server's limit.
         status = documents.NOBODY
     session = await driver.start_session(client)
     opened = Session(driver, session, documents.make_session_id(session.session_id, status), is_async)
@@ -88,12 +82,12 @@ async def attempt(
         await session.driver.start_transaction(session.driver_session, *_CONCERNS)
         is_written = False
         try:
-            token = _is_in_transaction.set(True)
+            token = is_in_transaction.set(True)
             try:
                 async with session.driver.bind(session.driver_session):
                     result = await execute()
             finally:
-                _is_in_transaction.reset(token)
+                is_in_transaction.reset(token)
             is_written = await write_record(result)
         finally:
             if not is_written:
@@ -102,7 +96,7 @@ async def attempt(
             return Attempt(Ending.RECORDED, perf_counter() - started, result=result)
         committed = await commit(session, _COMMIT_TIMEOUT)
     except PyMongoError as error:
-        return Attempt(find_ending(error), perf_counter() - started, error)
+        return Attempt(find_ending(error), perf_counter() - started, error, error_name=name_error(error))
     return replace(committed, seconds=perf_counter() - started, result=result)
 
 
@@ -118,7 +112,7 @@ async def commit(session: Session, seconds: float) -> Attempt[Any]:
         unknown = find_unknown_outcome(error) or OutcomeUnknown(error) if ending is Ending.UNKNOWN else None
         if unknown is not None:
             unknown.seconds = perf_counter() - started
-        return Attempt(ending, error=error, unknown=unknown)
+        return Attempt(ending, error=error, error_name=name_error(error), unknown=unknown)
     return Attempt(Ending.COMMITTED)
 
 
