@@ -156,3 +156,11 @@ def test_no_such_package(imported: list[str], name: str) -> None:
         MigrationRegistry().discover(name)
     assert caught.value.name == "nowhere"
     assert caught.value.__notes__ == [f"quaestor: while importing the module {name!r}, to find migrations"]
+
+
+def test_module_that_exits(write: Write) -> None:
+    """A module that exits when it is imported would end the application with exit code 0: an ImportError instead."""
+    write("exits", {"__init__.py": "", "a.py": "import sys\nsys.exit(0)"})
+    with pytest.raises(ImportError, match=r"The module 'exits\.a' calls sys\.exit\(\) when it is imported") as caught:
+        MigrationRegistry().discover("exits")
+    assert isinstance(caught.value.__cause__, SystemExit)

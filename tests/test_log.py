@@ -38,6 +38,9 @@ class Silent(Exception):
         raise TypeError
 
 
+BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
+
+
 @pytest.mark.parametrize(
     ("event", "level", "facts"),
     [
@@ -59,6 +62,7 @@ class Silent(Exception):
         (MigrationRetried(*PLACE, 3, OSError("x")), logging.INFO, ["'a' (1 of 2)", "attempt 3", "OSError: x"]),
         (MigrationRetried(*PLACE, 2, None), logging.INFO, ["'a' (1 of 2)", "attempt 2"]),
         (MigrationFailed(*PLACE, KeyboardInterrupt()), logging.ERROR, ["Interrupted", "applying 'a' (1 of 2)"]),
+        (MigrationFailed(*PLACE, SystemExit(0)), logging.ERROR, ["Failed to apply 'a'", "SystemExit: 0"]),
         (MigrationFailed(*PLACE, OSError("x"), undo=True), logging.ERROR, ["Failed to roll back 'a'", "OSError: x"]),
         (MigrationFailed(*PLACE, Silent()), logging.ERROR, ["Failed to apply 'a' (1 of 2): Silent"]),
         (BackfillStarted(*PLACE, "users", "users", 0, None), logging.INFO, ["'a' (1 of 2)", "'users' starts"]),
@@ -76,6 +80,7 @@ class Silent(Exception):
         (MigrationProgressed(*PLACE, 1000, 9000, 412.6), logging.DEBUG, ["1,000 of 9,000"]),
         (RunFailed(*WHERE, OSError("x")), logging.ERROR, ["Run failed", "OSError: x"]),
         (RunFailed(*WHERE, KeyboardInterrupt(), work="rollback"), logging.ERROR, ["Rollback interrupted"]),
+        (RunFailed(*WHERE, BOTH), logging.ERROR, ["Run failed", "both"]),
         (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, ["OSError: x"]),
         # The end of the run says the same.
         (DatabaseFinished(*WHERE, ("a",)), logging.DEBUG, ["1 migration"]),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from math import ceil
+from traceback import walk_tb
 from typing import Final
 
 _LIST_LIMIT: Final = 20
@@ -60,6 +61,24 @@ def format_error(error: BaseException) -> str:
     message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # of a driver: nobody has configured these
     name = next(cls.__name__ for cls in type(error).__mro__ if not cls.__name__.startswith("_"))
     return name + (f": {message}" if message else "")
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Say whether an exception comes from outside, as Ctrl-C and cancellation do, and isn't the function's own failure.
+
+    A SystemExit is one if the handler of a signal raised it: `sys.exit()` in a migration is a failure.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_interruption, error.exceptions))
+    if not isinstance(error, SystemExit):
+        return not isinstance(error, Exception)
+    raised = [error] if error.__cause__ is None else [error, error.__cause__]  # concurrent functions get a copy
+    for frame, _ in (entry for one in raised for entry in walk_tb(one.__traceback__)):
+        # Python gives a handler the frame that the signal interrupted, which is also the one that calls it.
+        values = [item for value in frame.f_locals.values() for item in (value if type(value) is tuple else (value,))]
+        if any(value is frame.f_back for value in values if value is not None):
+            return True
+    return False
 
 
 def message_of(error: BaseException) -> str:

@@ -154,7 +154,7 @@ class MigrationContext(_Context):
         Raises:
             TransactionsUnsupportedError: `transaction`, and the server has none; nothing was done.
             TransactionFailedError: The server aborted the transaction of a batch again and again.
-            UnfinishedMigrationError: The body returned a generator, or (in a `def` migration) an awaitable.
+            UnfinishedMigrationError: The body returned before its work was done.
             Exception: What the body raised, unchanged; the next run repeats its batch. Also what `batches` raises.
         """
         _check_body(body, transaction)
@@ -231,7 +231,7 @@ class AsyncMigrationContext(_Context):
             yield batch
 
 
-_FROM_BODY = " from the body of for_each_batch"
+_FROM_BODY = " in the body of for_each_batch"
 
 
 def _check_body(body: object, transaction: object) -> None:

@@ -17,6 +17,12 @@ def discover(package: str) -> list[str]:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except SystemExit as error:  # which would end the application, perhaps with exit code 0
+        raise ImportError(
+            f"The module {name!r} calls sys.exit() when it is imported. Do that in a function, or below "
+            '`if __name__ == "__main__":`.',
+            name=name,
+        ) from error
     except Exception as error:
         with contextlib.suppress(Exception):  # the error may refuse notes, and matters more
             error.add_note(f"quaestor: while importing the module {name!r}, to find migrations")

@@ -244,11 +244,13 @@ class InvalidOptionError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class UnfinishedMigrationError(QuaestorError, TypeError):
-    """A migration's function returned a coroutine, generator or the like. The migration isn't recorded.
+    """A migration's function returned before its work was done. The migration isn't recorded.
+
+    Tasks that it left running were cancelled, and work in threads has ended.
 
     Attributes:
         name: The migration.
-        returned: What its function returned: "a coroutine", "a generator", ...
+        returned: How its function returned: "an awaitable (coroutine)", "without awaiting 'f'", "while ...".
     """
 
     name: str

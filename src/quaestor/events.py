@@ -8,7 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from quaestor._text import format_amount, format_count, format_duration, format_error, format_list, format_rate
+from quaestor._text import (
+    format_amount,
+    format_count,
+    format_duration,
+    format_error,
+    format_list,
+    format_rate,
+    is_interruption,
+)
 from quaestor.status import Lease, Work
 
 
@@ -364,14 +372,15 @@ class MigrationFailed(MigrationEvent):
     removed). The run ends with it.
 
     Attributes:
-        error: The exception, which the caller gets. (For a StopIteration, this is the RuntimeError that
+        error: The exception, which the caller gets. A SystemExit of the function counts as a failure, one that the
+            handler of a signal raised as an interruption. (For a StopIteration, this is the RuntimeError that
             Python makes of it; the caller of a sync run of one migration at a time gets the StopIteration.)
     """
 
     error: BaseException
 
     def __str__(self) -> str:
-        if not isinstance(self.error, Exception):
+        if is_interruption(self.error):
             return f"Interrupted while {'rolling back' if self.undo else 'applying'} {self._label}"
         return f"Failed to {'roll back' if self.undo else 'apply'} {self._label}: {format_error(self.error)}"
 
@@ -453,7 +462,7 @@ class RunFailed(RunEvent):
     work: Work = field(default="run", kw_only=True)
 
     def __str__(self) -> str:
-        if not isinstance(self.error, Exception):
+        if is_interruption(self.error):
             return f"{self.work.capitalize()} interrupted"
         # A note may say in which migration; the message of `MigrationFailed` has the error then.
         notes = [note.removeprefix("quaestor: ") for note in getattr(self.error, "__notes__", ())]

@@ -155,6 +155,7 @@ class MigrationRegistry:
             The names of the imported modules, in order.
 
         Raises:
+            ImportError: A module calls `sys.exit()`.
             Exception: What a module raised, unchanged, with a note that names the module.
         """
         from quaestor.discovery import discover  # late: most programs import their migrations themselves
@@ -215,7 +216,7 @@ class MigrationRegistry:
             LeaseLostError: Another instance may hold the lease by now; nothing more was started or recorded.
             OutageError: The server, or a majority, was away for longer than `patience`; likewise.
             TransactionFailedError: The server aborted a migration's transaction again and again.
-            UnfinishedMigrationError: A function returned a generator, or a `def` function an awaitable.
+            UnfinishedMigrationError: A function returned before its work was done: an `await` is missing, say.
             Exception: What a migration or the driver raised, unchanged. A migration's carries a note with its name.
             ExceptionGroup: All failures, if there are several, with a `concurrency` above 1.
         """

@@ -1,14 +1,14 @@
 """The runners: run, plan, status, rollback, mark and unlock. `MigrationRegistry.run` makes one for each call."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._core import engine as operations
-from quaestor._core.engine import Engine, Scope
+from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import Terms
 from quaestor._functions import MongoFunctions
 from quaestor._hosts.calls import guard
@@ -49,7 +49,7 @@ class _Runner:
         self._terms = terms
         self._registry = registry
 
-    def _open(self) -> closing[Engine]:
+    def _open(self) -> Engine:
         """Make the engine of one operation, which acquires the lease as an owner of its own."""
         terms = replace(self._terms, owner=uuid.uuid4().hex)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
@@ -57,7 +57,7 @@ class _Runner:
         scope = Scope(definitions, self._databases.keys(), terms)
         store = MongoStore(self._db, self._prefix, terms, host, self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, host, self._emit)
-        return closing(Engine(scope, store, host, functions))
+        return Engine(scope, store, host, functions)
 
 
 class AsyncRunner(_Runner):
@@ -93,16 +93,17 @@ class AsyncRunner(_Runner):
     ) -> None:
         super().__init__(registry, db, sync_db, prefix, on_event, terms=Terms(lease_ttl, lease_timeout, patience))
 
-    async def run(
+    def run(
         self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
-    ) -> list[str]:
+    ) -> Coroutine[Any, Any, list[str]]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run` does."""
         check_concurrency(concurrency)
-        with self._open() as engine:
-            operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
-            return await engine.perform(operation)
+        engine = self._open()
+        return _perform(engine, operations.run(engine.scope, targets, strict=strict, concurrency=concurrency))
 
-    async def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
+    def plan(
+        self, targets: Collection[str] | None = None, *, strict: bool = False
+    ) -> Coroutine[Any, Any, list[PlannedMigration]]:
         """Say what `run` would do, in order, and why. One read; nothing is written, and no lease is acquired.
 
         Returns:
@@ -111,8 +112,8 @@ class AsyncRunner(_Runner):
         Raises:
             Exception: What `run` would raise before the first function.
         """
-        with self._open() as engine:
-            return await engine.explain(operations.run(engine.scope, targets, strict=strict))
+        engine = self._open()
+        return _explain(engine, operations.run(engine.scope, targets, strict=strict))
 
     async def status(self) -> Status:
         """Read what is applied, what isn't, and who is at work. Nothing is written, and no lease is acquired.
@@ -120,10 +121,10 @@ class AsyncRunner(_Runner):
         Raises:
             MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to the server.
         """
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return await engine.read_status()
 
-    async def rollback(self, targets: Collection[str]) -> list[str]:
+    def rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Undo migrations, and before them every applied one that needs them.
 
         Each is undone by the function that was registered with `MigrationRegistry.register_rollback`, and its record is
@@ -140,10 +141,10 @@ class AsyncRunner(_Runner):
             IrreversibleMigrationError: Some of these have no rollback; it names them all. Nothing has run.
             Exception: All else as `run`. Those undone before a failure have no record any more, all others still do.
         """
-        with self._open() as engine:
-            return await engine.perform(operations.roll_back(engine.scope, targets))
+        engine = self._open()
+        return _perform(engine, operations.roll_back(engine.scope, targets))
 
-    async def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
+    def plan_rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[PlannedMigration]]:
         """Say what `rollback` would do, in order, and why. One read; nothing is written, and no lease is acquired.
 
         Returns:
@@ -152,10 +153,10 @@ class AsyncRunner(_Runner):
         Raises:
             Exception: What `rollback` would raise before the first function.
         """
-        with self._open() as engine:
-            return await engine.explain(operations.roll_back(engine.scope, targets))
+        engine = self._open()
+        return _explain(engine, operations.roll_back(engine.scope, targets))
 
-    async def mark_applied(self, names: Collection[str]) -> list[str]:
+    def mark_applied(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Record migrations as applied, without running them: to adopt a database that is migrated already.
 
         Args:
@@ -169,10 +170,10 @@ class AsyncRunner(_Runner):
             DependencyConflictError: One of them depends on a migration that would not be recorded; nothing was marked.
             Exception: What the lease and the driver raise, as for `run`.
         """
-        with self._open() as engine:
-            return await engine.perform(operations.mark_applied(engine.scope, names))
+        engine = self._open()
+        return _perform(engine, operations.mark_applied(engine.scope, names))
 
-    async def mark_pending(self, names: Collection[str]) -> list[str]:
+    def mark_pending(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Remove the records of migrations, without undoing anything: the next run applies those that are registered.
 
         Args:
@@ -186,8 +187,8 @@ class AsyncRunner(_Runner):
             DependencyConflictError: A migration that depends on one of them would stay recorded; nothing was marked.
             Exception: What the lease and the driver raise, as for `run`.
         """
-        with self._open() as engine:
-            return await engine.perform(operations.mark_pending(engine.scope, names))
+        engine = self._open()
+        return _perform(engine, operations.mark_pending(engine.scope, names))
 
     async def unlock(self) -> Lease | None:
         """Free the lease of another instance, on whichever host, when a person knows that it is in the way.
@@ -197,8 +198,19 @@ class AsyncRunner(_Runner):
         Returns:
             Who held it, or None if nobody did.
         """
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return await engine.unlock()
+
+
+async def _perform(engine: Engine, operation: Operation) -> list[str]:
+    """Perform an operation. The methods above check their arguments when they are called, and return this coroutine."""
+    with closing(engine):
+        return await engine.perform(operation)
+
+
+async def _explain(engine: Engine, operation: Operation) -> list[PlannedMigration]:
+    with closing(engine):
+        return await engine.explain(operation)
 
 
 class SyncRunner(_Runner):
@@ -227,43 +239,43 @@ class SyncRunner(_Runner):
     def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
         check_concurrency(concurrency)
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
             return run_to_completion(engine.perform(operation))
 
     def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
         """Say what `run` would do, in order, and why. See `AsyncRunner.plan`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.explain(operations.run(engine.scope, targets, strict=strict)))
 
     def status(self) -> Status:
         """Read what is applied, what isn't, and who is at work. See `AsyncRunner.status`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.read_status())
 
     def rollback(self, targets: Collection[str]) -> list[str]:
         """Undo migrations, and before them every applied one that needs them. See `AsyncRunner.rollback`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.roll_back(engine.scope, targets)))
 
     def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
         """Say what `rollback` would do, in order, and why. See `AsyncRunner.plan_rollback`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.explain(operations.roll_back(engine.scope, targets)))
 
     def mark_applied(self, names: Collection[str]) -> list[str]:
         """Record migrations as applied, without running them. See `AsyncRunner.mark_applied`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.mark_applied(engine.scope, names)))
 
     def mark_pending(self, names: Collection[str]) -> list[str]:
         """Remove the records of migrations, without undoing anything. See `AsyncRunner.mark_pending`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.mark_pending(engine.scope, names)))
 
     def unlock(self) -> Lease | None:
         """Free the lease of another instance. See `AsyncRunner.unlock`."""
-        with self._open() as engine:
+        with closing(self._open()) as engine:
             return run_to_completion(engine.unlock())
 
 

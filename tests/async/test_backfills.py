@@ -833,9 +833,9 @@ async def test_unfinished_body(db: Any, registry: MigrationRegistry, *, transact
     async def a(db: Any, context: AsyncMigrationContext) -> None:
         await context.for_each_batch(db.things, bodies.pop(0), size=2, transaction=transaction)
 
-    with pytest.raises(UnfinishedMigrationError, match="returned a generator from the body of for_each_batch"):
+    with pytest.raises(UnfinishedMigrationError, match="returned a generator in the body of for_each_batch"):
         await registry.run(db, "app")
-    with pytest.raises(UnfinishedMigrationError, match=r"an awaitable \(coroutine\) from the body of for_each_batch"):
+    with pytest.raises(UnfinishedMigrationError, match=r"an awaitable \(coroutine\) in the body of for_each_batch"):
         await registry.run(db, "app")
     assert await registry.run(db, "app") == ["a"]
     assert calls == [[0, 1], [2]]

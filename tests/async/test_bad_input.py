@@ -25,7 +25,7 @@ BAD_CONCURRENCY = [
 async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     """A prefix that cannot name a collection is refused."""
     with pytest.raises(InvalidPrefixError) as caught:
-        await MigrationRegistry().run(db, prefix)
+        _ = MigrationRegistry().run(db, prefix)  # at the call
     assert words in str(caught.value)
     assert "cret" not in str(caught.value)
 
@@ -35,7 +35,7 @@ async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
 async def test_bad_options(db: Any, options: Any, words: str) -> None:
     """A number that can't be used is refused."""
     with pytest.raises(InvalidOptionError) as caught:
-        await MigrationRegistry().run(db, "app", **options)
+        _ = MigrationRegistry().run(db, "app", **options)  # at the call
     assert words in str(caught.value)
 
 
@@ -63,7 +63,7 @@ async def test_nothing_is_sent(db: Any, commands: Commands) -> None:
         await MigrationRegistry().run(db, "")
     for options in ({"lease_ttl": 0}, {"concurrency": 0}, {"on_event": 7}):
         with pytest.raises(InvalidOptionError):
-            await MigrationRegistry().run(db, "app", **options)
+            _ = MigrationRegistry().run(db, "app", **options)  # at the call
     assert commands.sent == []
 
 

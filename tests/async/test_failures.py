@@ -2,15 +2,18 @@
 
 import asyncio
 import gc
+import itertools
+import signal
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
-from quaestor import MigrationRegistry, RecordConflictError, UnfinishedMigrationError
+from quaestor import Event, MigrationFailed, MigrationRegistry, RecordConflictError, UnfinishedMigrationError
 from tests.databases import drivers, opened_async
 from tests.functions import NOWHERE, Broken, notes_async, nothing_async, recorded_async
 
@@ -35,13 +38,36 @@ async def test_exception_as_it_is(db: Any, registry: MigrationRegistry, make: Ca
     async def raises_it(db: Any) -> None:
         raise error
 
+    events: list[Event] = []
     with pytest.raises(type(error)) as caught:
-        await registry.run(db, "app")
+        await registry.run(db, "app", on_event=events.append)
 
     assert caught.value is error
+    (failed,) = [str(event) for event in events if isinstance(event, MigrationFailed)]
+    interrupted = isinstance(error, asyncio.CancelledError)
+    assert failed.startswith("Interrupted while applying" if interrupted else "Failed to apply 'b' (2 of 3): ")
     assert traceback.extract_tb(error.__traceback__)[-1].name == "raises_it"
     assert isinstance(error, Frozen) or error.__notes__ == ["quaestor: in migration 'b', 2 of 3"]
     assert await recorded_async(db) == ["a"]
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+async def test_signal_handler_that_exits(db: Any, registry: MigrationRegistry) -> None:
+    """A SystemExit that the handler of a signal raises, whatever it is by then, is an interruption."""
+    seen: list[str] = []
+
+    def end(*args: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        sys.exit(143)
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    with pytest.raises(SystemExit):
+        await registry.run(db, "app", on_event=lambda event: seen.append(str(event)))
+    assert seen[-2:] == ["Interrupted while applying 'a' (1 of 1)", "Run interrupted"]
 
 
 async def test_own_runtime_error(db: Any, registry: MigrationRegistry) -> None:
@@ -57,11 +83,57 @@ async def test_own_runtime_error(db: Any, registry: MigrationRegistry) -> None:
     assert caught.value is error
 
 
-async def test_generator_returned(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
-    """A function that returns a generator has done nothing: an error, not a record."""
-    registry.register("a")(lambda db: (user for user in ()))
+class Compiled(Iterator[None]):
+    """A generator as mypyc makes it: of a class of its own."""
 
-    with pytest.raises(UnfinishedMigrationError, match="'a' returned a generator"):
+    def __next__(self) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda db: (user for user in ()), "a generator"),
+        (lambda db: [map(print, "a"), None], r"an iterator that nothing has read \(map\) in a list"),
+        (lambda db: filter(print, "a"), r"an iterator that nothing has read \(filter\)"),
+        (lambda db: itertools.starmap(print, ["a"]), r"an iterator that nothing has read \(starmap\)"),
+        (lambda db: Compiled(), r"an iterator that nothing has read \(Compiled\)"),
+    ],
+)
+async def test_lazy_result(db: Any, registry: MigrationRegistry, make: Any, words: str, sync_db: Any) -> None:
+    """A function that returns something lazy has done nothing: an error, not a record."""
+    registry.register("a")(make)
+
+    with pytest.raises(UnfinishedMigrationError, match=f"'a' returned {words}, so"):
+        await registry.run(db, "app", sync_db=sync_db)
+    assert await recorded_async(db) == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_cursor_returned(db: Any, registry: MigrationRegistry) -> None:
+    """A cursor that has sent its command is done; one that hasn't has done nothing."""
+    cursors: list[Any] = [db.users.find(), db.users.find()]
+
+    @registry.register("a")
+    async def a(db: Any) -> Any:
+        if len(cursors) == 1:
+            assert await anext(cursors[0], None) is None
+        return cursors.pop()
+
+    with pytest.raises(UnfinishedMigrationError, match=r"an iterator that nothing has read \(\w*Cursor\)"):
+        await registry.run(db, "app")
+    assert await registry.run(db, "app") == ["a"]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+async def test_forgotten_await_of_a_helper(db: Any, registry: MigrationRegistry, sync_db: Any) -> None:
+    """A `def` function that calls an `async def` one of the user's has done nothing."""
+
+    @registry.register("a")
+    def a(db: Any) -> None:
+        nothing_async(db)  # stays async
+
+    with pytest.raises(UnfinishedMigrationError, match="'a' returned without awaiting 'nothing"):
         await registry.run(db, "app", sync_db=sync_db)
     assert await recorded_async(db) == []
 

@@ -2,25 +2,28 @@
 
 import asyncio
 import gc
+import sys
 import threading
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import (
+    AsyncMigrationContext,
     AsyncRunner,
+    Event,
     InvalidDatabaseError,
     InvalidOptionError,
+    MigrationProgressed,
     MigrationRegistry,
     UnfinishedMigrationError,
 )
-from tests.databases import drivers
-from tests.functions import (
-    NOWHERE,
-    nothing_async,
-    recorded_async,
-)
+from tests.databases import drivers, in_transactions
+from tests.functions import NOWHERE, effects_async, is_free_async, nothing_async, recorded_async
+from tests.unfinished import UNFINISHED, drop_command, drop_helper
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +91,142 @@ async def test_forgotten_await(db: Any, registry: MigrationRegistry) -> None:
     assert await recorded_async(db) == []
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize(("function", "words"), UNFINISHED)
+@in_transactions("pymongo", "motor")
+async def test_unfinished(
+    db: Any, registry: MigrationRegistry, function: Any, words: str, *, transaction: bool
+) -> None:
+    """A function that leaves its work undone is an error, not a record, and what it left doesn't write later."""
+    registry.register("a", transaction=transaction)(function)
+    others = asyncio.all_tasks()
+
+    with pytest.raises(UnfinishedMigrationError, match=words):
+        await registry.run(db, "app")
+    assert await recorded_async(db) == []
+    assert await is_free_async(db)
+    named = {task for task in asyncio.all_tasks() - others if "write_late" in repr(task)}
+    assert named == set()
+    # Motor has sent a forgotten command; it isn't recorded, and in a transaction it is undone.
+    assert await effects_async(db) == [] or (function is drop_command and not transaction)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize(("function", "words"), UNFINISHED[1:])
+@pytest.mark.parametrize("driver", drivers("pymongo"))
+async def test_unfinished_rollback_and_body(db: Any, registry: MigrationRegistry, function: Any, words: str) -> None:
+    """Likewise a rollback, whose migration stays recorded, and a body, whose batch comes again."""
+    await db.effects.insert_one({"_id": "first"})
+    functions = [nothing_async, function]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        await context.for_each_batch(db.effects, lambda _: functions.pop()(db), transaction=len(functions) == 2)
+
+    registry.register_rollback("a")(function)
+
+    with pytest.raises(UnfinishedMigrationError, match=words.replace(", so", " in the body of for_each_batch, so")):
+        await registry.run(db, "app")
+    assert await registry.run(db, "app") == ["a"]
+    with pytest.raises(UnfinishedMigrationError, match=words):
+        await AsyncRunner(registry, db, "app").rollback(["a"])
+    assert (functions, await recorded_async(db)) == ([], ["a"])
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_nothing_left(
+    db: Any, registry: MigrationRegistry, sync_db: Any, place: tuple[str, str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """What has ended is fine, and neither the application's other tasks and coroutines nor a client's are to blame."""
+    client = AsyncMongoClient[dict[str, Any]](place[0])
+    began = asyncio.Event()
+    started: list[Any] = []
+    cycle: list[Any] = [nothing_async(db)]
+    cycle.append(cycle)
+    del cycle
+
+    async def application() -> None:
+        await began.wait()
+        nothing_async(db)
+        started.append(asyncio.create_task(asyncio.Event().wait()))
+
+    def hook(event: Event) -> None:
+        if isinstance(event, MigrationProgressed):
+            started.append(asyncio.create_task(asyncio.Event().wait()))
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> Any:
+        context.progress(1)
+        began.set()
+        await asyncio.gather(other, db.effects.insert_one({"_id": "a"}))
+        await client[place[1]].effects.find_one()
+        await asyncio.to_thread(lambda: None)
+        gc.collect()
+        await (task := asyncio.create_task(nothing_async(db)))
+        return task
+
+    @registry.register("b")
+    def b(db: Any) -> Any:
+        return db.effects.aggregate([{"$out": "copy"}])
+
+    other = asyncio.create_task(application())
+    assert await registry.run(db, "app", sync_db=sync_db, on_event=hook) == ["a", "b"]
+    assert [task.cancel() for task in started] == [True, True]
+    assert await db.copy.count_documents({}) == 1
+    await client.close()
+    assert len(recwarn) == 2
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_failure_beside_tasks(db: Any, registry: MigrationRegistry, *, fails: bool) -> None:
+    """A failing function's tasks end before the lease is released; a task's failure that nobody has seen counts."""
+    error, seen = LookupError("own"), []
+
+    async def task() -> None:
+        if not fails:
+            raise error
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append(await is_free_async(db))
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        asyncio.create_task(task())  # noqa: RUF006 - the mistake
+        await asyncio.sleep(0)
+        if fails:
+            raise error
+
+    with pytest.raises(LookupError) as caught:
+        await registry.run(db, "app")
+    assert caught.value is error
+    assert error.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert (seen, await recorded_async(db)) == ([False] * fails, [])
+
+
+@pytest.mark.parametrize("filters", ["error", "ignore", "always"])
+async def test_warning_of_a_forgotten_await(
+    db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, filters: Any
+) -> None:
+    """Python's own warning stays as it is, with the user's line; of two at once only the one that forgot is blamed."""
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_value))
+    before, loop = vars(warnings).copy(), asyncio.get_running_loop()
+    registry.register("a")(drop_helper)
+    registry.register("b")(nothing_async)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter(filters)
+        with pytest.raises(UnfinishedMigrationError, match="'a' returned without awaiting 'write_late'"):
+            await registry.run(db, "app", concurrency=2)
+
+    assert await recorded_async(db) == ["b"]
+    assert [type(one) for one in raised] == [RuntimeWarning] * (filters == "error")
+    assert [Path(one.filename).name for one in shown] == ["unfinished.py"] * (filters == "always")
+    assert vars(warnings)["_warn_unawaited_coroutine"] is before["_warn_unawaited_coroutine"]
+    assert not {"create_task", "run_in_executor"} & vars(loop).keys()
+
+
 @pytest.mark.driver("pymongo")
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -103,7 +242,7 @@ async def test_forgotten_await(db: Any, registry: MigrationRegistry) -> None:
 async def test_not_a_database(make: Any, words: str) -> None:
     """Anything but a database of this kind is refused, and says what to do; a password is not repeated."""
     with pytest.raises(InvalidDatabaseError) as caught:
-        await MigrationRegistry().run(make(), "app")
+        _ = MigrationRegistry().run(make(), "app")  # at the call: a sync program may not await it
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
 

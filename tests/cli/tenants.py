@@ -29,6 +29,8 @@ def first(db):
 async def second(db, context):
     context.progress(1, 2)
     if db.name.endswith(os.environ.get("FAILS", "never")):
+        if "EXITS" in os.environ:
+            raise SystemExit(int(os.environ["EXITS"]))
         raise ValueError("boom as ada:" + os.environ.get("WORD", "nobody"))
     await db.effects.insert_one({"_id": "second"})
 

@@ -453,6 +453,10 @@ def test_address_as_a_setting(project: Project) -> None:
     ("failure", "words"),
     [
         ("sys.exit('it is geheim')", "SystemExit: it is ***"),
+        ("sys.exit(0)", "SystemExit: 0"),
+        ("quit()", "SystemExit"),
+        ("raise typer.Exit", "Exit"),
+        ("raise typer.Abort", "Abort"),
         ("raise BaseException('it is geheim')", "BaseException: it is ***"),
         ("raise ExceptionGroup('both', [ValueError('geheim'), KeyError('b')])", "both: ValueError: ***"),
         ("raise Mute", "Mute"),
@@ -464,11 +468,14 @@ def test_odd_failures(project: Project, failure: str, words: str) -> None:
     with_option = project.environ["QUAESTOR_URI"] + "&authMechanismProperties=AWS_SESSION_TOKEN:geheim"
     output, errors = project.quaestor("run", "aside", "--uri", with_option, code=1)
     assert f"quaestor: {words}" in errors
+    assert "in migration 'aside', 1 of 1" in errors
+    assert ("Interrupted" in output + errors) == failure.startswith("raise BaseException")
     assert "geheim" not in output + errors
 
 
 ODD = """
 import sys
+import typer
 from shop.migrations import registry
 
 class Mute(Exception):

@@ -150,6 +150,12 @@ def test_module_that_fails(tmp_path: Path, text: str, kind: type[BaseException],
     )
 
 
+def test_factory_that_exits(tmp_path: Path) -> None:
+    """A function that should return the registry and exits is an error, whatever its exit code."""
+    file = write(tmp_path / "shop.py", "def make():\n    raise SystemExit(0)")
+    assert f"shop:make failed: SystemExit: 0 ({file}, line 2)." in fault("shop:make", tmp_path)
+
+
 def test_discovered_module_that_fails(tmp_path: Path) -> None:
     """Of a package that imports its modules the place is told that is at fault, not the call that led there."""
     write(tmp_path / "shop" / "__init__.py", f"{REGISTRY}registry.discover(__name__)")

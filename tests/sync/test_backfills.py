@@ -831,9 +831,9 @@ def test_unfinished_body(db: Any, registry: MigrationRegistry, *, transaction: b
     def a(db: Any, context: MigrationContext) -> None:
         context.for_each_batch(db.things, bodies.pop(0), size=2, transaction=transaction)
 
-    with pytest.raises(UnfinishedMigrationError, match="returned a generator from the body of for_each_batch"):
+    with pytest.raises(UnfinishedMigrationError, match="returned a generator in the body of for_each_batch"):
         registry.run_sync(db, "app")
-    with pytest.raises(UnfinishedMigrationError, match=r"an awaitable \(coroutine\) from the body of for_each_batch"):
+    with pytest.raises(UnfinishedMigrationError, match=r"an awaitable \(coroutine\) in the body of for_each_batch"):
         registry.run_sync(db, "app")
     assert registry.run_sync(db, "app") == ["a"]
     assert calls == [[0, 1], [2]]

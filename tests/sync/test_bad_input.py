@@ -30,7 +30,7 @@ BAD_CONCURRENCY = [
 def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
     """A prefix that cannot name a collection is refused."""
     with pytest.raises(InvalidPrefixError) as caught:
-        MigrationRegistry().run_sync(db, prefix)
+        _ = MigrationRegistry().run_sync(db, prefix)  # at the call
     assert words in str(caught.value)
     assert "cret" not in str(caught.value)
 
@@ -40,7 +40,7 @@ def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
 def test_bad_options(db: Any, options: Any, words: str) -> None:
     """A number that can't be used is refused."""
     with pytest.raises(InvalidOptionError) as caught:
-        MigrationRegistry().run_sync(db, "app", **options)
+        _ = MigrationRegistry().run_sync(db, "app", **options)  # at the call
     assert words in str(caught.value)
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_sent(db: Any, commands: Commands) -> None:
         MigrationRegistry().run_sync(db, "")
     for options in ({"lease_ttl": 0}, {"concurrency": 0}, {"on_event": 7}):
         with pytest.raises(InvalidOptionError):
-            MigrationRegistry().run_sync(db, "app", **options)
+            _ = MigrationRegistry().run_sync(db, "app", **options)  # at the call
     assert commands.sent == []
 
 

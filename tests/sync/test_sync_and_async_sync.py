@@ -13,14 +13,17 @@ from quaestor import (
     InvalidOptionError,
     MigrationRegistry,
     SyncRunner,
+    UnfinishedMigrationError,
 )
-from tests.databases import both_kinds, drivers
+from tests.databases import both_kinds, drivers, real_kinds
 from tests.functions import (
     NOWHERE,
+    is_free,
     nothing_async,
     nowhere,
     recorded,
 )
+from tests.unfinished import UNFINISHED
 
 
 @both_kinds
@@ -180,3 +183,27 @@ def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
         MigrationRegistry().run_many_sync([*dbs, AsyncMongoClient(NOWHERE)["app"]], "app")
     with pytest.raises(InvalidOptionError, match="async_db must be a function that returns the database of a name"):
         MigrationRegistry().run_many_sync(dbs, "app", async_db=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize(("function", "words"), UNFINISHED)
+@real_kinds
+def test_unfinished(db: Any, registry: MigrationRegistry, async_db: Any, function: Any, words: str) -> None:
+    """An `async def` function that leaves its work undone is an error, not a record."""
+    registry.register("a")(function)
+
+    with pytest.raises(UnfinishedMigrationError, match=words):
+        registry.run_sync(db, "app", async_db=async_db)
+    assert recorded(db) == []
+    assert is_free(db)
+
+
+@real_kinds
+def test_client_that_is_first_used(db: Any, registry: MigrationRegistry, async_db: Any) -> None:
+    """The tasks of PyMongo's client, which start with the first function that uses it, aren't left undone."""
+
+    @registry.register("a")
+    async def a(db: Any) -> None:
+        await db.users.insert_one({})
+
+    assert registry.run_sync(db, "app", async_db=async_db) == ["a"]

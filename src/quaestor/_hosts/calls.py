@@ -1,16 +1,19 @@
-"""Calling a user's function: what it must not return, what ends it early, and its outcome as a value."""
+"""Calling a user's function: what it must not leave undone, what ends it early, and its outcome as a value."""
 
 import asyncio
 import contextlib
 import contextvars
+import gc
 import inspect
 import logging
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+import warnings
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from functools import cache, partial
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import anyio
 
@@ -66,7 +69,7 @@ class Cancellation:
         if self.is_set():
             # A signal handler may raise anything, but an Exception would look like the function's own.
             kind = type(self._error)
-            raise kind(*self._error.args) if kind in _KINDS else asyncio.CancelledError
+            raise (kind(*self._error.args) if kind in _KINDS else asyncio.CancelledError()) from self._error
 
 
 _NEVER = Cancellation()
@@ -84,22 +87,196 @@ async def call(
 ) -> None:
     """Call a function of the named migration. If it isn't async, this never suspends.
 
-    It must not return anything that hasn't run yet; `source` names the body of a backfill in the error. `check` is
-    called when the function has returned.
+    It must leave nothing undone; `source` names the body of a backfill in the error. `check` is called when the
+    function has returned.
     """
-    try:
-        result = function(*arguments)
-    except GeneratorExit as error:  # which would close the coroutines of the run (compare PEP 479)
-        raise RuntimeError("The function raised GeneratorExit.") from error
-    if is_async and inspect.isawaitable(result):  # a decorator may have returned something else
-        result = await result
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()  # so Python doesn't warn that it was never awaited
-        raise UnfinishedMigrationError(name, f"an awaitable ({type(result).__name__}){source}")
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise UnfinishedMigrationError(name, f"a generator{source}")
+    async with _Watch(asyncio.get_running_loop() if is_async else None) as watch:
+        try:
+            result = function(*arguments)
+        except GeneratorExit as error:  # which would close the coroutines of the run (compare PEP 479)
+            raise RuntimeError("The function raised GeneratorExit.") from error
+        if is_async and inspect.isawaitable(result):  # a decorator may have returned something else
+            result = await result
+        if (returned := _find_unfinished(result)) is not None:
+            if inspect.iscoroutine(result):
+                result.close()  # so Python doesn't warn that it was never awaited
+            raise UnfinishedMigrationError(name, f"{returned}{source}")
+        del result  # it may be all that holds a coroutine
     check()
+    if watch.left:
+        raise UnfinishedMigrationError(name, " and ".join(list(watch.left)[:_MOST_LEFT]) + source)
+    for future in watch.futures:  # it has failed, and the function doesn't know
+        future.result()
+
+
+def _find_unfinished(result: object) -> str | None:
+    """Describe what in a function's result hasn't run yet; None: nothing."""
+    is_several = isinstance(result, list | tuple | set | dict)
+    values: Any = (result.values() if isinstance(result, dict) else result) if is_several else (result,)
+    found = next(filter(None, map(_find_lazy, values)), None)
+    return f"{found} in a {type(result).__name__}" if found and is_several else found
+
+
+def _find_lazy(value: object) -> str | None:
+    if inspect.isawaitable(value):
+        return None if asyncio.isfuture(value) and value.done() else f"an awaitable ({type(value).__name__})"
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return "a generator"
+    # A cursor whose command was sent leaves nothing undone: an aggregation with $merge has written by then.
+    is_sent = getattr(value, "cursor_id", getattr(value, "alive", None)) is not None
+    is_lazy = isinstance(value, Iterator | AsyncIterator) and not is_sent
+    return f"an iterator that nothing has read ({type(value).__name__})" if is_lazy else None
+
+
+class _Watch:
+    """Notices the coroutines, tasks and threads that a function starts and doesn't await.
+
+    Its context tells them from those of the application's other tasks. Those that are still running when the function
+    ends are ended, because they would write after the lease is released.
+
+    Attributes:
+        loop: The event loop of an `async def` function.
+        futures: Tasks, and work in threads, that are running, or have failed unseen.
+        left: What the function has left undone, in words; an ordered set.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.loop = loop if hasattr(loop, "__dict__") else None  # nothing can be replaced in one of C
+        self.futures: set[asyncio.Future[Any]] = set()
+        self.left: dict[str, None] = {}
+
+    async def __aenter__(self) -> Self:
+        self._outer = _current_watch.get()
+        _current_watch.set(self)
+        _install_hooks(warnings, ("_warn_unawaited_coroutine",), _watch_warnings)
+        if self.loop is not None:
+            _install_hooks(self.loop, ("create_task", "run_in_executor"), partial(_watch_method, self.loop))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not GeneratorExit:  # then nobody awaits this any more
+                await self._end_all()
+        finally:
+            if self.loop is not None:
+                _uninstall_hooks(self.loop)
+            _uninstall_hooks(warnings)
+            _current_watch.set(self._outer)
+
+    def add(self, future: asyncio.Future[Any]) -> None:
+        """Note a task, or work in a thread, until it has ended; one that fails, until somebody asks for its error."""
+        self.futures.add(future)
+        future.add_done_callback(lambda future: None if _has_failed_unseen(future) else self.futures.discard(future))
+
+    async def _end_all(self) -> None:
+        """Cancel the tasks that are still running, and wait for them and for threads, however long it takes."""
+        cancelled = None
+        while running := [future for future in self.futures if not future.done()]:
+            for future in running:
+                what = "work in a thread"  # which goes on: cancelled, its future would only hide that
+                if isinstance(future, asyncio.Task):
+                    what = f"the task {getattr(future.get_coro(), '__qualname__', future.get_name())!r}"
+                    future.cancel()
+                self.left[f"while {what} was still running"] = None
+            for future in running:
+                cancelled = await wait_for_end(future) or cancelled
+        self.futures = set(filter(_has_failed_unseen, self.futures))
+        if cancelled is not None:
+            raise cancelled
+
+
+def _has_failed_unseen(future: asyncio.Future[Any]) -> bool:
+    return future._log_traceback  # noqa: SLF001 - asyncio keeps it to log the errors that nobody has asked for
+
+
+class _Unawaited:
+    """Takes the place of Python's function for the warning about a coroutine that was never awaited.
+
+    The interpreter calls that function as `__init__`, so the warning names the user's line: a frame of ours would be
+    one too many.
+    """
+
+    def __new__(cls, coroutine: Any) -> Self:
+        watch = _current_watch.get()
+        if watch is not None and threading.get_ident() not in _collecting:
+            watch.left[f"without awaiting {coroutine.__qualname__!r}"] = None
+        return super().__new__(cls)
+
+
+@cache
+def _watch_warnings(function: Callable[[Any], None]) -> type[_Unawaited]:
+    return type("Unawaited", (_Unawaited,), {"__init__": staticmethod(function)})
+
+
+def _watch_method(loop: asyncio.AbstractEventLoop, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method of a loop that starts something, so that the watch of the calling function knows of it."""
+
+    def start(work: Any, *arguments: Any, **options: Any) -> Any:
+        watch = _current_watch.get()
+        if watch is None or watch.loop is not loop:
+            return method(work, *arguments, **options)
+        if getattr(work, "__qualname__", "") == _MONITOR:
+            with _Unwatched():
+                return method(work, *arguments, **options)
+        future = method(work, *arguments, **options)
+        watch.add(future)
+        return future
+
+    return start
+
+
+class _Unwatched:
+    """Leaves a function's watch: what is started here isn't the function's."""
+
+    def __enter__(self) -> None:
+        self._token = _current_watch.set(None)
+
+    def __exit__(self, *_: object) -> None:
+        _current_watch.reset(self._token)
+
+
+def _install_hooks(owner: Any, names: tuple[str, ...], replace: Callable[[Any], Any]) -> None:
+    """Replace functions of `warnings`, or methods of an event loop, for a watch, unless another one has."""
+    with _hooks_lock:
+        _watches[owner] += 1
+        if owner not in _hooks:
+            if not _hooks:
+                gc.callbacks.append(_note_collection)
+            _hooks[owner] = {
+                name: (replace(getattr(owner, name)), vars(owner).get(name)) for name in names if hasattr(owner, name)
+            }
+            for name, (hook, _) in _hooks[owner].items():
+                setattr(owner, name, hook)
+
+
+def _uninstall_hooks(owner: Any) -> None:
+    """Put them back, unless another watch needs them."""
+    with _hooks_lock:
+        _watches[owner] -= 1
+        if _watches[owner] > 0:
+            return
+        del _watches[owner]
+        for name, (hook, replaced) in _hooks.pop(owner).items():
+            if vars(owner).get(name) is hook:  # otherwise somebody else has replaced it meanwhile
+                delattr(owner, name) if replaced is None else setattr(owner, name, replaced)
+        if not _hooks:
+            gc.callbacks.remove(_note_collection)
+
+
+def _note_collection(phase: str, _info: object) -> None:
+    (_collecting.add if phase == "start" else _collecting.discard)(threading.get_ident())
+
+
+_MONITOR = "AsyncPeriodicExecutor._run"
+"""PyMongo's tasks that watch the servers. They start when a client is first used, and run until it is closed."""
+_MOST_LEFT = 5
+
+_current_watch: contextvars.ContextVar[_Watch | None] = contextvars.ContextVar("_current_watch", default=None)
+_collecting: set[int] = set()
+"""The threads that collect cycles, and with them coroutines of anybody."""
+_hooks_lock = threading.Lock()
+_watches: Counter[Any] = Counter()  # by owner
+_hooks: dict[Any, dict[str, tuple[Any, Any]]] = {}  # by owner and name; and what they replace
 
 
 def find_stop_iteration(error: RuntimeError) -> StopIteration | None:
@@ -239,7 +416,7 @@ def guard(hook: Hook | None) -> Callable[[Event], None]:
 
     def emit(event: Event) -> None:
         try:
-            with lock:
+            with lock, _Unwatched():  # a hook may start tasks of the application
                 listener(event)
         except Exception:
             with contextlib.suppress(Exception):  # the handlers of a log can fail as well

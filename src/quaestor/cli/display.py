@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from quaestor._text import format_count, format_duration
+from quaestor._text import format_count, format_duration, is_interruption
 from quaestor.cli.endings import describe_error
 from quaestor.cli.event_lines import write_json_lines, write_plain_lines
 from quaestor.cli.marks import FAILED, MARKS
@@ -237,7 +237,7 @@ class _ManyDisplay:
         clean = self._progress.clean
         if _is_unusual(event):
             self._console.print(Text(f"! {escape(event.database)}  {format_message(event, clean)}", "yellow"))
-        if isinstance(event, DatabaseFinished) and isinstance(event.error, Exception):
+        if isinstance(event, DatabaseFinished) and event.error is not None and not is_interruption(event.error):
             why = clean(describe_error(event.error)).replace("\n", "")
             line = Text.assemble(FAILED.text, " ", (escape(event.database), "bold"), "  ", escape(why))
             line.truncate(self._console.width, overflow="ellipsis")

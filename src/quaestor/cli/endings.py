@@ -15,7 +15,7 @@ import typer
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from rich.console import Console
 
-from quaestor._text import format_list
+from quaestor._text import format_list, is_interruption
 from quaestor.cli.loader import locate_error
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import Clean, escape
@@ -43,8 +43,6 @@ def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
     """Report what a command raises, and exit."""
     try:
         yield
-    except typer.Exit:
-        raise
     except KeyboardInterrupt:
         print_error("Interrupted.")
         raise SystemExit(_INTERRUPTED) from None
@@ -52,7 +50,10 @@ def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_BROKEN_PIPE) from None
     except BaseException as error:
-        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        # A command's own exit. One that a migration raised is an error, and has a note.
+        if isinstance(error, typer.Exit) and not hasattr(error, "__notes__"):
+            raise
+        if isinstance(error, SystemExit) and is_interruption(error):
             raise
         if trace:
             err.print(clean("".join(traceback.format_exception(error))).rstrip())

@@ -47,7 +47,7 @@ def load_registry(reference: str, folder: Path) -> MigrationRegistry:
     if _is_factory(found):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CommandError(f"{name} failed: {locate_error(error)}") from error
     if not isinstance(found, MigrationRegistry):
         kind = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from quaestor._text import format_amount, format_count, format_duration, format_rate
+from quaestor._text import format_amount, format_count, format_duration, format_rate, is_interruption
 from quaestor.cli.redaction import Clean, escape
 from quaestor.events import (
     BackfillStarted,
@@ -123,10 +123,10 @@ class RunProgress:
         """Take up an event."""
         if isinstance(event, DatabaseFinished):
             self.in_progress.pop(event.database, None)
-            if isinstance(event.error, Exception):
-                self.ended["failed"] += 1
-            elif event.error is None:  # otherwise interrupted
+            if event.error is None:
                 self.ended["migrated" if event.applied else "up to date"] += 1
+            elif not is_interruption(event.error):
+                self.ended["failed"] += 1
             return
         self.applied += isinstance(event, MigrationApplied)
         now = self._clock()
