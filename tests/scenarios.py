@@ -72,6 +72,8 @@ BAD_PREFIXES = [
     ("", "must not be empty"),
     ("mongodb://user:se$cret@host/app", "looks like a URI"),
     ("app ", "must not start or end with white space: 'app '"),
+    ("\u00a0app", "must not start or end with white space"),
+    ("cafe\u0301", "must be in the Unicode form NFC, which is 'caf\\xe9'"),
     ("my$app", "can't contain '$'"),
     ("my\0app", "can't contain '\\x00'"),
     ("my..app", "can't contain '..'"),

@@ -19,6 +19,7 @@ from quaestor._core.store import Ending
 from quaestor._core.transaction import MOST_EXPIRED
 from quaestor.errors import (
     CircularDependencyError,
+    DependencyConflictError,
     GraphError,
     InvalidOptionError,
     LeaseLostError,
@@ -34,6 +35,7 @@ from quaestor.errors import (
     UnknownRecordsError,
 )
 from quaestor.events import (
+    DependenciesPending,
     LeaseAwaited,
     LeaseNotReleased,
     MajorityAwaited,
@@ -384,6 +386,21 @@ def test_unknown_records(late: bool) -> None:
     process = start_run(server=server)
     assert process.finish() == ["a"]
     assert process.events.count(RecordsUnknown(*WHERE, ("from tomorrow",))) == 1
+
+
+@pytest.mark.parametrize("targets", [None, ["c"]])
+def test_pending_dependencies(targets: list[str] | None) -> None:
+    """Applied migrations with pending dependencies are one event; a strict run refuses them."""
+    graph = definitions({"a": [], "b": ["a"], "c": ["b"]})
+    server = recorded("b")
+    strict = Process(server, graph).run(targets, strict=True)
+    with pytest.raises(DependencyConflictError) as caught:
+        strict.finish()
+    assert caught.value.args == ({"b": ["a"]}, True)
+    assert (strict.find("acquire_lease"), server.work) == ([], [])
+    process = Process(server, graph).run(targets)
+    assert process.finish() == (["a", "c"] if targets is None else ["c"])
+    assert process.events[0] == DependenciesPending(*WHERE, {"b": ["a"]})
 
 
 @pytest.mark.parametrize("applied", [["a"], ["a", "b"]])

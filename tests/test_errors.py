@@ -13,6 +13,19 @@ EXAMPLES = [
     (errors.InvalidMigrationError("A name must not be empty."), ValueError, "must not be empty"),
     (errors.DuplicateMigrationError("a", "app.a"), ValueError, "'a' is already registered (by app.a)"),
     (errors.DuplicateMigrationError("a", "app.b", True), ValueError, "'a' already has a rollback (app.b)"),
+    (errors.DuplicateMigrationError("a", "app.a", again="app.a"), ValueError, "Its code ran twice, as when"),
+    (
+        errors.DuplicateMigrationError("a", "app.a", again="__main__.a"),
+        ValueError,
+        "the same file as __main__.a, so",
+    ),
+    (errors.NoMigrationsError("app.m", [], "app", []), ValueError, "The package 'app.m' has no modules. Add"),
+    (errors.NoMigrationsError("m", ["m", "m.a"], "app", []), ValueError, "in this registry: m, m.a. Use @reg"),
+    (
+        errors.NoMigrationsError("m", ["m"], "app", ["x", "y"]),
+        ValueError,
+        "there is another one, made in x, y.",
+    ),
     (
         errors.UnknownMigrationError({"aa": "a", "zz": None}),
         ValueError,
@@ -33,6 +46,11 @@ EXAMPLES = [
         "No rollback is registered for b, a. Write one with @registry.register_rollback('b'), or",
     ),
     (errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}), ValueError, "'b' needs 'a'; 'd' needs 'a', 'c'"),
+    (
+        errors.DependencyConflictError({"b": ["a"]}, True),
+        ValueError,
+        "'b' needs 'a'. They would run in the wrong",
+    ),
     (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
     (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),
     (

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quaestor._core import plan
+from quaestor._core.definition import find_look_alike
 from quaestor.errors import CircularDependencyError, MissingDependencyError
 
 Needs = Mapping[str, list[str]]
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=3)
+names = names.filter(lambda name: find_look_alike(name) is None)
 
 
 @st.composite

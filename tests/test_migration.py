@@ -179,6 +179,9 @@ def test_not_a_function(function: Any, words: str) -> None:
         ("", "must not be empty"),
         ("a\0b", "can't contain NUL"),
         ("\ud800", "lone surrogates"),
+        ("a ", "must not start or end with white space: 'a '"),
+        ("\ta", "must not start or end with white space"),
+        ("cafe\u0301", "must be in the Unicode form NFC, which is 'caf\\xe9'"),
         (nothing, 'Write @registry.register("its_name").'),
     ],
 )

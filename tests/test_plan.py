@@ -1,12 +1,13 @@
 """Plans: what to do, in order, and why; and whether it can be carried out."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor._core import plan
+from quaestor._core import overview, plan
 from quaestor._core.definition import MigrationDefinition, check_names
 from quaestor._core.plan import Change, RecordChange, Records
 from quaestor.errors import (
@@ -173,3 +174,40 @@ def test_sorter_is_used_up() -> None:
 
     with pytest.raises(RuntimeError, match="sorter"):
         plan.plan_run(known, sorter, Records({}))
+
+
+def order_conflicts(days: Mapping[str, int | None], runs: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """The conflicts of migrations in alphabetical order, which were recorded on these days."""
+    dates = {name: (None if day is None else LONG_AGO + timedelta(days=day),) for name, day in days.items()}
+    found = overview.find_order_conflicts(sorted([*days, "0", "pending"]), Records(dates, concurrent=runs or {}))
+    return [(one.first, one.second) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("days", "runs", "conflicts"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, {}, []),
+        ({"a": 2, "b": 1}, {}, [("b", "a")]),
+        ({"a": 1, "b": 1}, {}, []),  # at the same time
+        ({"a": 3, "b": 1, "c": 2}, {}, [("c", "a")]),  # the last in the plan of those before it
+        ({"a": 2, "b": 3, "c": 1}, {}, [("c", "a"), ("c", "b")]),
+        ({"a": None, "b": 1}, {}, []),
+        ({"a": 2, "b": 1}, {"a": "one", "b": "one"}, []),  # in progress at the same time
+        ({"a": 2, "b": 1}, {"a": "one", "b": "two"}, [("b", "a")]),
+        ({"a": 2, "b": 1}, {"a": "one"}, [("b", "a")]),
+        ({"a": 3, "b": 4, "c": 2, "d": 1}, {"a": "one", "c": "one"}, [("d", "a"), ("d", "c"), ("d", "b")]),
+    ],
+)
+def test_order_conflicts(days: dict[str, int | None], runs: dict[str, str], conflicts: list[tuple[str, str]]) -> None:
+    """Each migration that was recorded after one that comes later in the plan."""
+    assert order_conflicts(days, runs) == conflicts
+    assert order_conflicts(dict(reversed(days.items())), runs) == conflicts
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 5)))
+def test_every_order_conflict(days: dict[str, int]) -> None:
+    """A migration is named if and only if it was recorded after a later one."""
+    late = {name for name, day in days.items() if any(name < other and days[other] < day for other in days)}
+    found = order_conflicts(days)
+    assert {second for _, second in found} == late
+    assert all(first > second and days[first] < days[second] for first, second in found)

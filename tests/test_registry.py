@@ -1,9 +1,14 @@
 """Rollbacks and descriptions: what is registered beside a migration's function."""
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import mongomock
 import pytest
 
 from quaestor import (
@@ -59,6 +64,77 @@ def test_two_rollbacks() -> None:
         registry.register_rollback("a")(nothing)
     assert caught.value.rollback is True
     assert registry.migrations["a"].rollback is undone
+
+
+def of_module(name: str, qualname: str) -> Callable[[object], None]:
+    """A function that is defined in a module."""
+
+    def function(db: object) -> None: ...
+
+    function.__module__, function.__qualname__ = name, qualname
+    return function
+
+
+@pytest.mark.parametrize(
+    ("module", "qualname", "again", "replaceable"),
+    [
+        ("__main__", "a", "__main__.a", True),  # a cell of a notebook that is run again
+        ("__main__", "b", None, True),
+        ("other", "a", None, False),
+        ("app", "a", "app.a", True),  # has the file of __main__
+        (None, "a", None, False),  # of C
+    ],
+)
+@pytest.mark.parametrize("rollback", [False, True])
+def test_registered_again(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    module: str,
+    qualname: str,
+    again: str | None,
+    replaceable: bool,
+    rollback: bool,
+) -> None:
+    """The same function of the same module or file is most likely one that is registered again, and may replace it."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name, file in {"__main__": tmp_path / "app.py", "app": tmp_path / "link" / "app.py", "other": None}.items():
+        made = ModuleType(name)
+        made.__file__ = None if file is None else str(file)
+        monkeypatch.setitem(sys.modules, name, made)
+    first, second = of_module("__main__", "a"), of_module(module, qualname)
+    registry = MigrationRegistry()
+    registry.register("a", description="Before.")(nothing if rollback else first)
+    registry.register_rollback("a")(first if rollback else undone)
+    register = registry.register_rollback if rollback else registry.register
+
+    with pytest.raises(DuplicateMigrationError) as caught:
+        register("a")(second)
+    assert caught.value.args == ("a", "__main__.a", rollback, again)
+
+    with contextlib.nullcontext() if replaceable else pytest.raises(DuplicateMigrationError):
+        register("a", replace=True)(second)
+    kept = registry.migrations["a"]
+    assert (kept.rollback if rollback else kept.execute) is (second if replaceable else first)
+    assert (kept.execute if rollback else kept.rollback) is (nothing if rollback else undone)
+    assert kept.description == ("Before." if rollback or not replaceable else "")
+
+
+def test_replace_during_a_run() -> None:
+    """A run applies what was registered when it started; the next one has the replacement."""
+    registry, calls = MigrationRegistry(), list[str]()
+
+    def register(name: str, word: str) -> None:
+        @registry.register(name, replace=True)
+        def function(db: object) -> None:
+            calls.append(word)
+            register("b", "new b")
+
+    register("a", "a")
+    register("b", "b")
+    client = mongomock.MongoClient()
+    assert registry.run_sync(client["one"], "app") == ["a", "b"]
+    assert registry.run_sync(client["two"], "app") == ["a", "b"]
+    assert calls == ["a", "b", "a", "new b"]
 
 
 def generator(db: object) -> Any:

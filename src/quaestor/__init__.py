@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         LeaseTimeoutError,
         MissingDatabaseError,
         MissingDependencyError,
+        NoMigrationsError,
         OutageError,
         QuaestorError,
         RecordConflictError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         BackfillRestarted,
         BackfillStarted,
         DatabaseFinished,
+        DependenciesPending,
         Event,
         Hook,
         LeaseAwaited,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         RecordsIgnored,
         RecordsMarked,
         RecordsUnknown,
+        RegistryEmpty,
         ReplicasAwaited,
         RollbackFinished,
         RollbackStarted,
@@ -69,7 +72,15 @@ if TYPE_CHECKING:
     )
     from quaestor.registry import MigrationRegistry
     from quaestor.runners import AsyncRunner, SyncRunner
-    from quaestor.status import BackfillStatus, DatabaseResult, Lease, MigrationStatus, PlannedMigration, Status
+    from quaestor.status import (
+        BackfillStatus,
+        DatabaseResult,
+        Lease,
+        MigrationStatus,
+        OrderConflict,
+        PlannedMigration,
+        Status,
+    )
 
 __all__ = [
     "AsyncCollection",
@@ -85,6 +96,7 @@ __all__ = [
     "DatabaseFinished",
     "DatabaseResult",
     "DatabaseSkippedError",
+    "DependenciesPending",
     "DependencyConflictError",
     "DuplicateBackfillError",
     "DuplicateMigrationError",
@@ -116,6 +128,8 @@ __all__ = [
     "MigrationStatus",
     "MissingDatabaseError",
     "MissingDependencyError",
+    "NoMigrationsError",
+    "OrderConflict",
     "OutageError",
     "PlannedMigration",
     "PrimaryChanged",
@@ -124,6 +138,7 @@ __all__ = [
     "RecordsIgnored",
     "RecordsMarked",
     "RecordsUnknown",
+    "RegistryEmpty",
     "ReplicasAwaited",
     "RollbackFinished",
     "RollbackStarted",

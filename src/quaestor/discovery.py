@@ -2,16 +2,46 @@
 
 import contextlib
 import importlib
+import inspect
 import pkgutil
+import sys
+import zipfile
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
+_LEFT_OUT = ("__main__", "__pycache__", "tests", "conftest", "test_*", "*_test")
 
-def discover(package: str) -> list[str]:
+
+def discover(package: str, exclude: Collection[str] = ()) -> list[str]:
     """See `MigrationRegistry.discover`."""
-    module = _import(package)
-    inside = [discover(f"{package}.{name}") for name in sorted(_find_modules(list(getattr(module, "__path__", ()))))]
-    return [package, *(name for names in inside for name in names)]
+
+    def visit(name: str) -> Iterator[str]:
+        module = _import(name)
+        yield name
+        for inner in sorted(_find_modules(list(getattr(module, "__path__", ())))):
+            full = f"{name}.{inner}"
+            if not is_left_out(inner) and not _matches(full.removeprefix(f"{package}."), exclude):
+                yield from visit(full)
+
+    return list(visit(package))
+
+
+def is_left_out(name: str) -> bool:
+    """Say whether a module with this name, the last part of a dotted one, is none of migrations."""
+    return _matches(name, _LEFT_OUT)
+
+
+def is_new_package(package: str) -> bool:
+    """Say whether a package discovers itself, as that of a new project does before it has modules."""
+    module = sys.modules[package]
+    is_importing = getattr(module.__spec__, "_initializing", False)
+    return is_importing and hasattr(module, "__path__") and not hasattr(sys, "frozen")
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _import(name: str) -> ModuleType:
@@ -32,8 +62,23 @@ def _import(name: str) -> ModuleType:
 def _find_modules(folders: list[str]) -> set[str]:
     """Find the modules and packages in the folders (or archives) of a package."""
     found = {module.name for module in pkgutil.iter_modules(folders)}
-    for folder in map(Path, folders):
+    for folder in map(_open, folders):
         # pkgutil skips folders without an __init__.py, so their migrations would silently be missing.
-        entries = folder.iterdir() if folder.is_dir() else ()
-        found |= {entry.name for entry in entries if "." not in entry.name and any(entry.rglob("*.py"))}
-    return found - {"__main__", "__pycache__"}
+        found |= {entry.name for entry in (folder.iterdir() if folder else ()) if _is_package(entry)}
+    return found
+
+
+def _open(path: str) -> Path | zipfile.Path | None:
+    """Open a folder, which may be in an archive; None if it is neither."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    archive = next(filter(zipfile.is_zipfile, folder.parents), None)
+    return None if archive is None else zipfile.Path(archive, f"{folder.relative_to(archive).as_posix()}/")
+
+
+def _is_package(folder: Path | zipfile.Path) -> bool:
+    """Say whether it is a folder that has modules, at any depth."""
+    if "." in folder.name or folder.name == "__pycache__" or not folder.is_dir():
+        return False
+    return any(inspect.getmodulename(entry.name) or _is_package(entry) for entry in folder.iterdir())

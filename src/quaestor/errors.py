@@ -5,6 +5,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     QuaestorError
     ├── InvalidMigrationError         (ValueError)    a name, dependency or function that can't be a migration
     ├── DuplicateMigrationError       (ValueError)    two functions with one name
+    ├── NoMigrationsError             (ValueError)    discovered modules that register nothing here
     ├── UnknownMigrationError         (ValueError)    a name that no migration has
     ├── GraphError                    (ValueError)    the dependencies can't be put in order
     │   ├── MissingDependencyError    (ValueError)    a dependency that isn't registered
@@ -16,7 +17,8 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── RecordConflictError           (ValueError)    a pending migration couldn't be recorded
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
     ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
-    ├── DependencyConflictError       (ValueError)    a mark would leave an applied migration with a pending dependency
+    ├── DependencyConflictError       (ValueError)    a pending dependency of an applied migration: a mark would leave
+    │                                                 one, or strict=True and a run has met one
     ├── UnfinishedMigrationError      (TypeError)     a function returned before its work was done
     ├── LeaseError                                    the lease
     │   ├── LeaseTimeoutError         (TimeoutError)  another instance held it for longer than lease_timeout
@@ -63,16 +65,61 @@ class DuplicateMigrationError(QuaestorError, ValueError):
         name: The name.
         first: The function that was registered first, as `module.function`.
         rollback: Whether the functions are rollbacks.
+        again: The second function, if it is most likely the same one, whose code ran twice; otherwise None.
     """
 
     name: str
     first: str
     rollback: bool = False
+    again: str | None = None
 
     def __str__(self) -> str:
-        if self.rollback:
-            return f"Migration {self.name!r} already has a rollback ({self.first}). Remove one of the two."
-        return f"Migration {self.name!r} is already registered (by {self.first}). Give one of the two another name."
+        state = "already has a rollback (" if self.rollback else "is already registered (by "
+        if self.again is None:
+            remedy = "Remove one of the two." if self.rollback else "Give one of the two another name."
+        elif self.again == self.first:
+            remedy = (
+                "Its code ran twice, as when a notebook's cell is run again or a module is reloaded: pass "
+                "replace=True there. Another name would apply it twice, unless these are two functions."
+            )
+        else:
+            remedy = (
+                f"It is in the same file as {self.again}, so this file was imported under two names, or run as a "
+                "script as well. Import it under one. Another name would apply the migration twice."
+            )
+        return f"Migration {self.name!r} {state}{self.first}). {remedy}"
+
+
+@dataclass(eq=False)
+class NoMigrationsError(QuaestorError, ValueError):
+    """`discover` found no modules, or none that registered a migration in this registry.
+
+    Attributes:
+        package: The package.
+        modules: The modules that were imported, now or before; empty if the package has none.
+        here: The module that made this registry.
+        elsewhere: The modules that made other registries, which may be the ones that those modules use.
+    """
+
+    package: str
+    modules: list[str]
+    here: str
+    elsewhere: list[str]
+
+    def __str__(self) -> str:
+        if not self.modules:
+            return (
+                f"The package {self.package!r} has no modules. Add them to the build or image (PyInstaller: "
+                f"--collect-submodules {self.package}), or correct the name."
+            )
+        nothing = f"None of these modules has registered a migration in this registry: {', '.join(self.modules)}."
+        if self.elsewhere:
+            return (
+                f"{nothing} It was made in {self.here}; there is another one, made in {', '.join(self.elsewhere)}. A "
+                "module that is also run as a script, reloaded, or imported under another name makes a second one. "
+                "Make it in a module of its own, and import it from there."
+            )
+        return f"{nothing} Use @registry.register in them, or correct the name {self.package!r}."
 
 
 @dataclass(eq=False)
@@ -223,19 +270,25 @@ class IrreversibleMigrationError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class DependencyConflictError(QuaestorError, ValueError):
-    """A mark would leave a migration applied while a dependency of it is pending. Nothing was marked.
+    """A mark would leave a migration applied while a dependency of it is pending; or a strict run has met that. Nothing
+    was marked or run.
 
     Attributes:
         conflicts: Each such migration with its pending dependencies.
+        in_run: Whether it was a run.
     """
 
     conflicts: dict[str, list[str]]
+    in_run: bool = False
 
     def __str__(self) -> str:
         needs = "; ".join(f"{name!r} needs {', '.join(map(repr, needed))}" for name, needed in self.conflicts.items())
-        return (
-            f"An applied migration can't have a pending dependency: {needs}. Mark these together. Nothing was marked."
+        remedy = (
+            "They would run in the wrong order: check the data, then run without strict. Nothing has run."
+            if self.in_run
+            else "Mark these together. Nothing was marked."
         )
+        return f"An applied migration can't have a pending dependency: {needs}. {remedy}"
 
 
 class InvalidOptionError(QuaestorError, ValueError):

@@ -4,7 +4,7 @@
 among others, follow stamina's instrumentation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -114,6 +114,31 @@ class RecordsUnknown(RunEvent):
             f"The database has {format_count(len(self.names), 'applied migration')} not in the code, which may be an "
             f"older release{format_list(self.names)}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEmpty(RunEvent):
+    """No migration is registered, so there is nothing to do. Emitted once per run, rollback or mark."""
+
+    def __str__(self) -> str:
+        return (
+            "No migration is registered, so nothing was checked or applied. Import the modules first, or call discover"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DependenciesPending(RunEvent):
+    """Applied migrations depend on pending ones, which a run applies too late. Emitted once per run.
+
+    Attributes:
+        conflicts: Each of these applied migrations with its pending dependencies.
+    """
+
+    conflicts: Mapping[str, Sequence[str]] = field(hash=False)
+
+    def __str__(self) -> str:
+        needs = [f"{name!r} needs {', '.join(map(repr, needed))}" for name, needed in self.conflicts.items()]
+        return f"Applied migrations have pending dependencies, which now come too late{format_list(needs)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +526,7 @@ def level_of(event: Event) -> Level:
             return "DEBUG"
         case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
             return "WARNING"
-        case ServerAwaited() | MajorityAwaited() | PrimaryChanged():
+        case ServerAwaited() | MajorityAwaited() | PrimaryChanged() | RegistryEmpty() | DependenciesPending():
             return "WARNING"
         case MigrationFailed() | RunFailed() | DatabaseFinished():
             return "ERROR"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence, Sized
+import inspect
+import os
+import sys
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence, Sized
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
-from quaestor._core.definition import MigrationDefinition, check_name, summarize, takes_context
-from quaestor.errors import DuplicateMigrationError
+from quaestor._core.definition import MigrationDefinition, check_name, check_names, summarize, takes_context
+from quaestor.errors import DuplicateMigrationError, NoMigrationsError
 from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, DEFAULT_TTL
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
@@ -34,6 +38,10 @@ if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are 
     )
 
 
+_registries: WeakValueDictionary[int, MigrationRegistry] = WeakValueDictionary()
+"""All registries, by `id`: an application with two may have meant one."""
+
+
 class MigrationRegistry:
     """Collects named migrations and applies the pending ones to a database.
 
@@ -50,6 +58,10 @@ class MigrationRegistry:
 
     def __init__(self) -> None:
         self._migrations: dict[str, MigrationDefinition] = {}
+        self._sources: set[str] = set()  # the modules that were being imported when something was registered
+        callers = (module for function, module in _walk_stack() if function != "__init__" and module != __name__)
+        self._made_in = next(callers, "an unknown module")
+        _registries[id(self)] = self
 
     @property
     def migrations(self) -> Mapping[str, MigrationDefinition]:
@@ -74,6 +86,7 @@ class MigrationRegistry:
         *,
         transaction: bool = False,
         description: str | None = None,
+        replace: bool = False,
     ) -> Callable[[F], F]:
         """Register the decorated function as a migration, and return it unchanged.
 
@@ -91,10 +104,12 @@ class MigrationRegistry:
                 task, one operation after the other, within what MongoDB allows in a transaction. The function may be
                 called several times. All this goes for its rollback too.
             description: What it does, in one line; None: the first line of the function's docstring.
+            replace: Whether to replace the migration if it was registered in the same module: for notebooks, where a
+                cell is run again. Its rollback stays. A run in progress keeps what it started with.
 
         Raises:
             InvalidMigrationError: The name, the dependencies or the function can't be used.
-            DuplicateMigrationError: The name is taken.
+            DuplicateMigrationError: The name is taken; with `replace`, in another module.
             CircularDependencyError: It depends on itself.
         """
         check_name(name)  # now, because `@registry.register` without its argument never calls the decorator
@@ -107,25 +122,28 @@ class MigrationRegistry:
                 transaction=transaction,
                 description=summarize(function) if description is None else description,
             )
-            if definition.name in self._migrations:
-                raise DuplicateMigrationError(definition.name, _origin(self._migrations[definition.name].execute))
+            if (known := self._migrations.get(definition.name)) is not None:
+                _check_duplicate(definition.name, known.execute, function, replace=replace)
+                definition = dataclasses.replace(definition, rollback=known.rollback)
             self._migrations[definition.name] = definition
+            self._sources.update(module for function, module in _walk_stack() if function == "<module>")
             return function
 
         return decorator
 
-    def register_rollback(self, name: str) -> Callable[[F], F]:
+    def register_rollback(self, name: str, *, replace: bool = False) -> Callable[[F], F]:
         """Register the decorated function as the rollback of a migration, and return it unchanged.
 
         It is called as the migration's function is. It may be `async def` where that is `def`, or the other way round.
 
         Args:
             name: The migration, which must be registered already.
+            replace: Whether to replace its rollback if that was registered in the same module. See `register`.
 
         Raises:
             UnknownMigrationError: There is no such migration yet.
             InvalidMigrationError: The name or the function can't be used.
-            DuplicateMigrationError: The migration has a rollback.
+            DuplicateMigrationError: The migration has a rollback; with `replace`, from another module.
         """
         from quaestor._core.plan import check_known  # late: few programs need it before they run
 
@@ -137,30 +155,51 @@ class MigrationRegistry:
             takes_context(f"The rollback of migration {known!r}", function)
             definition = self._migrations[known]
             if definition.rollback is not None:
-                raise DuplicateMigrationError(known, _origin(definition.rollback), rollback=True)
+                _check_duplicate(known, definition.rollback, function, rollback=True, replace=replace)
             self._migrations[known] = dataclasses.replace(definition, rollback=function)
             return function
 
         return decorator
 
-    def discover(self, package: str) -> list[str]:
+    def discover(self, package: str, *, exclude: Collection[str] = ()) -> list[str]:
         """Import a package and every module in it, nested ones too, in sorted order, so that their decorators run.
 
         In the package itself call it last, as `registry.discover(__name__)`, because its modules import the registry.
+        Modules and packages named `tests`, `conftest`, `test_*` and `*_test` are left out.
 
         Args:
             package: The dotted name, such as "myapp.migrations". It may be the name of a module.
+            exclude: More modules and packages to leave out, as names inside the package: "helpers", "archive.*".
 
         Returns:
             The names of the imported modules, in order.
 
         Raises:
             ImportError: A module calls `sys.exit()`.
+            NoMigrationsError: None of the modules has registered a migration here, now or before; or the package has
+                no modules. (A package without modules may still discover itself.)
+            InvalidOptionError: `exclude` isn't a list of names; nothing was imported.
             Exception: What a module raised, unchanged, with a note that names the module.
         """
-        from quaestor.discovery import discover  # late: most programs import their migrations themselves
+        from quaestor.discovery import discover, is_new_package  # late: many programs import the modules themselves
 
-        return discover(package)
+        before = len(self._migrations)
+        names = discover(package, check_names("exclude", exclude))
+        if len(self._migrations) > before:
+            self._sources.update(names)  # because compiled modules leave no trace on the stack
+        elif self._sources.isdisjoint(names) and not (names == [package] and is_new_package(package)):
+            is_empty = names == [package] and hasattr(sys.modules[package], "__path__")
+            raise NoMigrationsError(package, [] if is_empty else names, self._made_in, self._find_others(names))
+        return names
+
+    def _find_others(self, modules: Collection[str]) -> list[str]:
+        """Find the modules that made other registries which these modules may use, or that are in the same file."""
+        found, file = set(), _find_file(self._made_in)
+        for other in list(_registries.values()):
+            made_in, sources = other._made_in, other._sources  # noqa: SLF001 - of this class
+            if other is not self and (not sources.isdisjoint(modules) or _find_file(made_in) == file is not None):
+                found.add(made_in)
+        return sorted(found)
 
     def run(
         self,
@@ -336,6 +375,38 @@ class MigrationRegistry:
         return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
 
 
-def _origin(registered: Callable[..., object]) -> str:
+def _check_duplicate(
+    name: str,
+    first: Callable[..., object],
+    second: Callable[..., object],
+    *,
+    rollback: bool = False,
+    replace: bool,
+) -> None:
+    """Check that the second function may replace the first, which was registered under the same name."""
+    (module, function), (other_module, other_function) = map(_locate, (first, second))
+    is_same_file = module == other_module or _find_file(module) == _find_file(other_module) is not None
+    if not (replace and is_same_file):
+        is_same = is_same_file and function == other_function
+        again = f"{other_module}.{other_function}" if is_same else None
+        raise DuplicateMigrationError(name, f"{module}.{function}", rollback, again)
+
+
+def _locate(registered: Callable[..., object]) -> tuple[str, str]:
+    """Find the module and the qualified name of a function."""
     function = getattr(registered, "func", registered)  # a partial says nothing by itself
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+    return function.__module__, getattr(function, "__qualname__", type(function).__name__)
+
+
+def _find_file(module: str) -> str | None:
+    """Find the file of a module. One that was run as a script has another name than where it is imported."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return None if file is None else os.path.realpath(file)
+
+
+def _walk_stack() -> Iterator[tuple[str, str]]:
+    """Walk up the calls in progress: the name of each function ("<module>" for an import), and its module."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame.f_code.co_name, frame.f_globals.get("__name__", "")
+        frame = frame.f_back

@@ -49,9 +49,9 @@ class _Runner:
         self._terms = terms
         self._registry = registry
 
-    def _open(self) -> Engine:
+    def _open(self, concurrency: int = 1) -> Engine:
         """Make the engine of one operation, which acquires the lease as an owner of its own."""
-        terms = replace(self._terms, owner=uuid.uuid4().hex)
+        terms = replace(self._terms, owner=uuid.uuid4().hex, is_concurrent=concurrency > 1)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
         definitions = dict(self._registry.migrations)  # what is registered meanwhile is for the next operation
         scope = Scope(definitions, self._databases.keys(), terms)
@@ -98,7 +98,7 @@ class AsyncRunner(_Runner):
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run` does."""
         check_concurrency(concurrency)
-        engine = self._open()
+        engine = self._open(concurrency)
         return _perform(engine, operations.run(engine.scope, targets, strict=strict, concurrency=concurrency))
 
     def plan(
@@ -239,7 +239,7 @@ class SyncRunner(_Runner):
     def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
         check_concurrency(concurrency)
-        with closing(self._open()) as engine:
+        with closing(self._open(concurrency)) as engine:
             operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
             return run_to_completion(engine.perform(operation))
 

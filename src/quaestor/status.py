@@ -129,6 +129,19 @@ class MigrationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderConflict:
+    """Two applied migrations whose records contradict the plan: this database may differ from a new one.
+
+    Attributes:
+        first: The migration that was recorded first.
+        second: The migration that was recorded later, and that a new database applies before the other.
+    """
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All migrations of one database and prefix.
 
@@ -138,12 +151,15 @@ class Status:
         migrations: The registered migrations in the order of a plan for all of them, then the unknown ones
             alphabetically.
         lease: Who holds the lease; None if nobody does.
+        order_conflicts: Each migration that was recorded after one that a new database applies later; of several, the
+            last in the plan. Those that a run with `concurrency` applied have no order among themselves.
     """
 
     database: str
     prefix: str
     migrations: tuple[MigrationStatus, ...]
     lease: Lease | None = None
+    order_conflicts: tuple[OrderConflict, ...] = ()
 
     def names(self, state: State) -> list[str]:
         """Return the names of the migrations in this state, in order."""

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 
-from quaestor import AsyncRunner, InvalidOptionError, InvalidPrefixError, MigrationRegistry, UnknownMigrationError
+from quaestor import (
+    AsyncRunner,
+    InvalidDatabaseError,
+    InvalidOptionError,
+    InvalidPrefixError,
+    MigrationRegistry,
+    UnknownMigrationError,
+)
 from tests.databases import drivers
 from tests.functions import nowhere_async
 from tests.operations import BAD_NAMES
@@ -28,6 +35,26 @@ async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
         _ = MigrationRegistry().run(db, prefix)  # at the call
     assert words in str(caught.value)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("\tshop", r"must not start or end with white space: '\tshop'"),
+        ("shop\u00a0", "must not start or end with white space"),
+        ("cafe\u0301", r"must be in the Unicode form NFC, which is 'caf\xe9'"),
+    ],
+)
+async def test_bad_database_name(db: Any, name: str, words: str) -> None:
+    """A name that looks like that of another database is refused, among many databases too."""
+    bad = db.client[name]
+    with pytest.raises(InvalidDatabaseError) as caught:
+        await MigrationRegistry().run(bad, "app")
+    assert f"The name of the database {words}" in str(caught.value)
+    with pytest.raises(InvalidDatabaseError) as caught:
+        await MigrationRegistry().run_many([db, bad], "app")
+    assert f"The name of the database {words}" in str(caught.value)
+    assert caught.value.__notes__ == ["quaestor: it is databases[1]"]
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from quaestor import (
+    AsyncRunner,
     Event,
     InvalidOptionError,
     MigrationApplied,
@@ -13,6 +14,7 @@ from quaestor import (
     MigrationRegistry,
     MigrationStarted,
     RecordsIgnored,
+    RegistryEmpty,
     RunFailed,
     RunStarted,
     log_event,
@@ -33,6 +35,22 @@ def registry() -> MigrationRegistry:
         raise ValueError("no")
 
     return registry
+
+
+async def test_empty_registry(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Without migrations every operation gives a warning, and does nothing else, in one database and in many."""
+    events: list[Event] = []
+    empty = MigrationRegistry()
+    runner = AsyncRunner(empty, db, "app", on_event=events.append)
+    await db.app_migrations.insert_one({"_id": "a", "name": "a"})
+    assert [await runner.run(), await runner.rollback([]), await runner.mark_applied([])] == [[], [], []]
+    assert await runner.mark_pending(["a"]) == ["a"]
+    (result,) = await empty.run_many([db], "app", on_event=events.append)
+    assert (result.applied, result.error) == ([], None)
+    assert events.count(RegistryEmpty(db.name, "app")) == 5
+    assert await empty.run(db, "app") == []
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "No migration is registered, so" in warning
 
 
 async def test_events(db: Any, registry: MigrationRegistry) -> None:

@@ -12,14 +12,18 @@ from bson.datetime_ms import DatetimeMS
 from quaestor import (
     AsyncMigrationContext,
     AsyncRunner,
+    Event,
+    MigrationApplied,
     MigrationRegistry,
     MigrationStatus,
+    OrderConflict,
     Status,
 )
-from tests.databases import drivers, opened_async
+from tests.databases import drivers, in_transactions, opened_async
 from tests.functions import nothing_async
 from tests.killed import DEATHS, NEEDS, killed
 from tests.leases import DEAD, HELD
+from tests.meeting import Moment
 from tests.operations import (
     CHAIN,
     LONG_AGO,
@@ -83,6 +87,61 @@ async def test_records_of_the_old_tool(db: Any) -> None:
 
     assert [one.applied_at for one in status.migrations] == [later, None, None, None]
     assert [one.state for one in status.migrations] == ["applied", "applied", "applied", "pending"]
+
+
+async def test_order_conflicts(db: Any) -> None:
+    """A migration written later, with a forgotten dependency, is named where it came last, not on a new database.
+
+    So it is once more where it was rolled back and applied again, and where the dependency was added afterwards.
+    """
+    old = AsyncRunner(registry({"b": []}, "async", []), db, "app")
+    runner = AsyncRunner(registry({"a": [], "b": []}, "async", []), db, "app")
+    corrected = AsyncRunner(registry({"a": ["b"], "b": []}, "async", []), db, "app")
+    past = {"$set": {"appliedAt": LONG_AGO}}  # two records may have the same millisecond
+    await old.run()
+    await db.app_migrations.update_one({"name": "b"}, past)
+    assert (await runner.status()).order_conflicts == ()
+    await runner.run()
+    assert (await runner.status()).order_conflicts == (OrderConflict("b", "a"),)
+    assert (await corrected.status()).order_conflicts == ()
+
+    await runner.rollback(["b", "a"])
+    assert await runner.run() == ["a", "b"]
+    await db.app_migrations.update_one({"name": "a"}, past)
+    assert (await runner.status()).order_conflicts == ()
+    assert (await corrected.status()).order_conflicts == (OrderConflict("a", "b"),)
+    await db.app_migrations.update_one({"name": "b"}, past)
+    await runner.rollback(["a"])
+    await runner.run()
+    assert (await runner.status()).order_conflicts == (OrderConflict("b", "a"),)
+
+
+@in_transactions("pymongo", "motor")
+async def test_order_of_a_concurrent_run(db: Any, transaction: bool) -> None:
+    """Migrations that were in progress at the same time end in any order; the next run comes after all of them."""
+    migrations, b_recorded = MigrationRegistry(), Moment()
+
+    @migrations.register("a", transaction=transaction)
+    async def a(db: Any) -> None:
+        await b_recorded.wait_async()
+
+    migrations.register("b", transaction=transaction)(nothing_async)
+
+    def hook(event: Event) -> None:
+        if isinstance(event, MigrationApplied) and event.name == "b":
+            b_recorded.has_come()
+
+    await AsyncRunner(migrations, db, "app", on_event=hook).run(concurrency=2)
+    status = await AsyncRunner(migrations, db, "app").status()
+    dates = {one.name: one.applied_at for one in status.migrations}
+    assert dates["b"] is not None
+    assert dates["a"] is not None
+    assert dates["b"] <= dates["a"]
+    assert status.order_conflicts == ()
+    migrations.register("0")(nothing_async)
+    await AsyncRunner(migrations, db, "app").run()
+    await db.app_migrations.update_one({"name": "0"}, {"$set": {"appliedAt": datetime.now(UTC) + timedelta(days=1)}})
+    assert (await AsyncRunner(migrations, db, "app").status()).order_conflicts == (OrderConflict("b", "0"),)
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))

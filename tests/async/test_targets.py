@@ -7,6 +7,7 @@ import pytest
 
 from quaestor import (
     AsyncRunner,
+    DependencyConflictError,
     Event,
     RecordsUnknown,
     RunFinished,
@@ -68,6 +69,24 @@ async def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> Non
     ]
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.endswith(": from tomorrow, z")
+
+
+async def test_pending_dependencies(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An applied migration with a pending dependency is one warning; a strict run refuses it, and so does its plan."""
+    calls: list[str] = []
+    migrations = registry({"a": [], "b": ["a"]}, "async", calls)
+    await db.app_migrations.insert_many(records("b"))
+    for method in (AsyncRunner(migrations, db, "app").run, AsyncRunner(migrations, db, "app").plan):
+        with pytest.raises(DependencyConflictError, match="'b' needs 'a'"):
+            await method(strict=True)
+    assert calls == []
+    caplog.clear()
+
+    assert await migrations.run(db, "app") == ["a"]
+
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.endswith("pending dependencies, which now come too late: 'b' needs 'a'")
+    assert await migrations.run(db, "app", strict=True) == []
 
 
 @pytest.mark.parametrize("targets", [None, ["a"]])

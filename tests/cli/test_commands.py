@@ -4,11 +4,12 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import REGISTRY, Project
 from tests.leases import HELD
 
 
@@ -111,6 +112,54 @@ def test_check(project: Project) -> None:
     project.quaestor("check", "--allow-unknown")
     assert "'shp'" in project.quaestor("check", "--registry", "shp", code=2)[1]
     project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=2)
+
+
+@pytest.mark.parametrize("db", [None, "*"])
+def test_empty_registry(project: Project, db: str | None) -> None:
+    """Without migrations nothing is up to date: `check` exits with 2, and all others say so."""
+    project.write("shop/migrations/__init__.py", REGISTRY.replace("registry.discover(__name__)", ""))
+    project.db.things.insert_one({})
+    options = [] if db is None else ["--db", f"{project.db.name}{db}"]
+    said = "No migration is registered."
+    assert said in project.quaestor("check", *options, code=2)[1]
+    assert said in "".join(project.quaestor("status", *options))
+    assert said in "".join(project.quaestor("run", "--dry-run", *options))
+    output, _ = project.quaestor("run", *options)
+    assert f"WARNING {project.db.name}/app No migration is registered, so nothing was" in output
+    if db is None:
+        assert project.quaestor("plan")[0].startswith(said)
+        for mark in ("applied", "pending"):
+            assert "WARNING" in project.quaestor("mark", mark, "--all")[0]
+    assert "up to date" not in project.quaestor("check", "--json", *options, code=2)[0].lower()
+
+
+@pytest.mark.parametrize("db", [None, "*"])
+def test_order_conflicts(project: Project, db: str | None) -> None:
+    """What a new database applies the other way round, and a pending dependency, are warnings and in the JSON."""
+    records = [
+        {"_id": name, "name": name, "appliedAt": datetime(2026, 1, day, tzinfo=UTC)}
+        for day, name in enumerate("cba", 1)
+    ]
+    project.db.app_migrations.insert_many([*records, {"_id": "second", "name": "second"}])
+    registrations = "".join(f"registry.register({name!r})(print)\n" for name in "abc")
+    project.write("shop/migrations/letters.py", f"from shop.migrations import registry\n{registrations}")
+    options = [] if db is None else ["--db", f"{project.db.name}{db}"]
+    said = "Warning: a new database applies these the other way round: c before b; c before a. If that"
+    for command, code in (("status", 0), ("check", 1)):
+        output, _ = project.quaestor(command, *options, code=code)
+        assert said in output
+        assert "Warning: second is applied, and depends on pending migrations: first." in output
+        assert output.count(project.db.name) >= (1 if db is None else 2) * (command == "status")
+        answer = json.loads(project.quaestor(command, "--json", *options, code=code)[0])
+        seen = answer if db is None else answer[0]
+        assert seen["order_conflicts"] == [{"first": "c", "second": "b"}, {"first": "c", "second": "a"}]
+    if db is None:
+        project.quaestor("run", "--strict", code=1)
+        output, _ = project.quaestor("run")
+        assert "WARNING" in output
+        assert "too late: 'second' needs 'first'" in output
+    project.quaestor("mark", "pending", "a", "b")
+    assert "Warning: a new" not in project.quaestor("check", *options, code=1)[0]
 
 
 def test_plan(project: Project) -> None:

@@ -16,6 +16,7 @@ from quaestor.cli import scaffold
 from quaestor.cli.loader import load_registry, locate
 from quaestor.cli.scaffold import LONGEST, init, module_name
 from quaestor.cli.settings import CommandError, find
+from quaestor.discovery import is_left_out
 from quaestor.errors import QuaestorError
 from tests.cli.imports import fresh
 
@@ -280,6 +281,7 @@ def test_module_name(name: str) -> None:
     assert module.isidentifier()
     assert not keyword.iskeyword(module)
     assert module not in {"registry", "__init__", "__main__"}
+    assert not is_left_out(module)
     assert len(module) <= LONGEST + len("migration_") + 1
 
 
@@ -293,6 +295,9 @@ def test_module_name(name: str) -> None:
         ("import", "import_"),
         ("registry", "registry_"),
         ("__init__", "init"),
+        ("tests", "migration_tests"),
+        ("test users", "migration_test_users"),
+        ("remove A/B test", "migration_remove_a_b_test_"),
     ],
 )
 def test_module_names(name: str, module: str) -> None:

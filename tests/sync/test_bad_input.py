@@ -7,6 +7,7 @@ import pytest
 from pymongo import MongoClient
 
 from quaestor import (
+    InvalidDatabaseError,
     InvalidOptionError,
     InvalidPrefixError,
     MigrationRegistry,
@@ -33,6 +34,26 @@ def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
         _ = MigrationRegistry().run_sync(db, prefix)  # at the call
     assert words in str(caught.value)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("\tshop", r"must not start or end with white space: '\tshop'"),
+        ("shop\u00a0", "must not start or end with white space"),
+        ("cafe\u0301", r"must be in the Unicode form NFC, which is 'caf\xe9'"),
+    ],
+)
+def test_bad_database_name(db: Any, name: str, words: str) -> None:
+    """A name that looks like that of another database is refused, among many databases too."""
+    bad = db.client[name]
+    with pytest.raises(InvalidDatabaseError) as caught:
+        MigrationRegistry().run(bad, "app")
+    assert f"The name of the database {words}" in str(caught.value)
+    with pytest.raises(InvalidDatabaseError) as caught:
+        MigrationRegistry().run_many_sync([db, bad], "app")
+    assert f"The name of the database {words}" in str(caught.value)
+    assert caught.value.__notes__ == ["quaestor: it is databases[1]"]
 
 
 @pytest.mark.parametrize("driver", drivers("mongomock"))

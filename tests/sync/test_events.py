@@ -14,8 +14,10 @@ from quaestor import (
     MigrationRegistry,
     MigrationStarted,
     RecordsIgnored,
+    RegistryEmpty,
     RunFailed,
     RunStarted,
+    SyncRunner,
     log_event,
 )
 from tests.functions import nothing
@@ -32,6 +34,22 @@ def registry() -> MigrationRegistry:
         raise ValueError("no")
 
     return registry
+
+
+def test_empty_registry(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Without migrations every operation gives a warning, and does nothing else, in one database and in many."""
+    events: list[Event] = []
+    empty = MigrationRegistry()
+    runner = SyncRunner(empty, db, "app", on_event=events.append)
+    db.app_migrations.insert_one({"_id": "a", "name": "a"})
+    assert [runner.run(), runner.rollback([]), runner.mark_applied([])] == [[], [], []]
+    assert runner.mark_pending(["a"]) == ["a"]
+    (result,) = empty.run_many_sync([db], "app", on_event=events.append)
+    assert (result.applied, result.error) == ([], None)
+    assert events.count(RegistryEmpty(db.name, "app")) == 5
+    assert empty.run_sync(db, "app") == []
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "No migration is registered, so" in warning
 
 
 def test_events(db: Any, registry: MigrationRegistry) -> None:

@@ -11,16 +11,20 @@ from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from quaestor import (
+    Event,
+    MigrationApplied,
     MigrationContext,
     MigrationRegistry,
     MigrationStatus,
+    OrderConflict,
     Status,
     SyncRunner,
 )
-from tests.databases import drivers, opened
+from tests.databases import drivers, in_transactions, opened
 from tests.functions import nothing
 from tests.killed import DEATHS, NEEDS, killed
 from tests.leases import DEAD, HELD
+from tests.meeting import Moment
 from tests.operations import (
     CHAIN,
     LONG_AGO,
@@ -82,6 +86,61 @@ def test_records_of_the_old_tool(db: Any) -> None:
 
     assert [one.applied_at for one in status.migrations] == [later, None, None, None]
     assert [one.state for one in status.migrations] == ["applied", "applied", "applied", "pending"]
+
+
+def test_order_conflicts(db: Any) -> None:
+    """A migration written later, with a forgotten dependency, is named where it came last, not on a new database.
+
+    So it is once more where it was rolled back and applied again, and where the dependency was added afterwards.
+    """
+    old = SyncRunner(registry({"b": []}, "sync", []), db, "app")
+    runner = SyncRunner(registry({"a": [], "b": []}, "sync", []), db, "app")
+    corrected = SyncRunner(registry({"a": ["b"], "b": []}, "sync", []), db, "app")
+    past = {"$set": {"appliedAt": LONG_AGO}}  # two records may have the same millisecond
+    old.run()
+    db.app_migrations.update_one({"name": "b"}, past)
+    assert runner.status().order_conflicts == ()
+    runner.run()
+    assert runner.status().order_conflicts == (OrderConflict("b", "a"),)
+    assert corrected.status().order_conflicts == ()
+
+    runner.rollback(["b", "a"])
+    assert runner.run() == ["a", "b"]
+    db.app_migrations.update_one({"name": "a"}, past)
+    assert runner.status().order_conflicts == ()
+    assert corrected.status().order_conflicts == (OrderConflict("a", "b"),)
+    db.app_migrations.update_one({"name": "b"}, past)
+    runner.rollback(["a"])
+    runner.run()
+    assert runner.status().order_conflicts == (OrderConflict("b", "a"),)
+
+
+@in_transactions("pymongo")
+def test_order_of_a_concurrent_run(db: Any, transaction: bool) -> None:
+    """Migrations that were in progress at the same time end in any order; the next run comes after all of them."""
+    migrations, b_recorded = MigrationRegistry(), Moment()
+
+    @migrations.register("a", transaction=transaction)
+    def a(db: Any) -> None:
+        b_recorded.wait()
+
+    migrations.register("b", transaction=transaction)(nothing)
+
+    def hook(event: Event) -> None:
+        if isinstance(event, MigrationApplied) and event.name == "b":
+            b_recorded.has_come()
+
+    SyncRunner(migrations, db, "app", on_event=hook).run(concurrency=2)
+    status = SyncRunner(migrations, db, "app").status()
+    dates = {one.name: one.applied_at for one in status.migrations}
+    assert dates["b"] is not None
+    assert dates["a"] is not None
+    assert dates["b"] <= dates["a"]
+    assert status.order_conflicts == ()
+    migrations.register("0")(nothing)
+    SyncRunner(migrations, db, "app").run()
+    db.app_migrations.update_one({"name": "0"}, {"$set": {"appliedAt": datetime.now(UTC) + timedelta(days=1)}})
+    assert SyncRunner(migrations, db, "app").status().order_conflicts == (OrderConflict("b", "0"),)
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))

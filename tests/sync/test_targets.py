@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from quaestor import (
+    DependencyConflictError,
     Event,
     RecordsUnknown,
     RunFinished,
@@ -67,6 +68,24 @@ def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     ]
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.endswith(": from tomorrow, z")
+
+
+def test_pending_dependencies(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An applied migration with a pending dependency is one warning; a strict run refuses it, and so does its plan."""
+    calls: list[str] = []
+    migrations = registry({"a": [], "b": ["a"]}, "sync", calls)
+    db.app_migrations.insert_many(records("b"))
+    for method in (SyncRunner(migrations, db, "app").run, SyncRunner(migrations, db, "app").plan):
+        with pytest.raises(DependencyConflictError, match="'b' needs 'a'"):
+            method(strict=True)
+    assert calls == []
+    caplog.clear()
+
+    assert migrations.run_sync(db, "app") == ["a"]
+
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.endswith("pending dependencies, which now come too late: 'b' needs 'a'")
+    assert migrations.run_sync(db, "app", strict=True) == []
 
 
 @pytest.mark.parametrize("targets", [None, ["a"]])

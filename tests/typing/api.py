@@ -1,6 +1,6 @@
 """Runs, events, values and errors: checked by mypy and basedpyright, never executed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, assert_never, assert_type
 
@@ -18,6 +18,7 @@ from quaestor import (
     CollectionChangedError,
     DatabaseFinished,
     DatabaseResult,
+    DependenciesPending,
     DependencyConflictError,
     Event,
     IrreversibleMigrationError,
@@ -40,6 +41,7 @@ from quaestor import (
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    RegistryEmpty,
     ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
@@ -63,6 +65,7 @@ registry = MigrationRegistry()
 assert_type(registry.migrations, Mapping[str, MigrationDefinition])
 assert_type(registry.migrations["a"].description, str)
 assert_type(registry.discover("app.migrations"), list[str])
+assert_type(registry.discover("app.migrations", exclude=["helpers"]), list[str])
 assert_type(registry.sort(), list[MigrationDefinition])
 
 
@@ -105,7 +108,9 @@ def hook(event: Event) -> None:
         case DatabaseFinished(applied=names, error=failure):
             assert_type(names, tuple[str, ...])
             assert_type(failure, BaseException | None)
-        case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | PrimaryChanged():
+        case DependenciesPending(conflicts=conflicts):
+            assert_type(conflicts, Mapping[str, Sequence[str]])
+        case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | RegistryEmpty() | PrimaryChanged():
             log_event(event)
         case MigrationEvent(name=name, position=position, count=count):
             assert_type((name, position, count), tuple[str, int, int])

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,7 @@ def check_name(name: object, decorator: str = "register") -> str:
 
 
 def check_text(subject: str, name: object, error: type[QuaestorError], hint: str = "") -> str:
-    """Check a name that becomes part of a document's `_id`. Returns a plain `str`. The hint is for anything else."""
+    """Check a name that is stored. Returns a plain `str`. The hint is for anything else."""
     if not isinstance(name, str):
         raise error(f"{subject} must be a str, not {_kind(name)}.{hint}")
     if not name:
@@ -81,7 +82,17 @@ def check_text(subject: str, name: object, error: type[QuaestorError], hint: str
         name.encode()
     except UnicodeEncodeError:
         raise error(f"{subject} must be valid Unicode, without lone surrogates: {name!r}.") from None
+    if fault := find_look_alike(name):
+        raise error(f"{subject} {fault}: {name!r}.")
     return str.__str__(name)  # of a subclass, such as an enum member
+
+
+def find_look_alike(name: str) -> str | None:
+    """Say why a name could be taken for another one that looks the same; None if it couldn't."""
+    if name != name.strip():
+        return "must not start or end with white space"
+    normal = unicodedata.normalize("NFC", name)
+    return None if name == normal else f"must be in the Unicode form NFC, which is {normal!a}"
 
 
 def check_names(argument: str, names: object, error: type[QuaestorError] = InvalidOptionError) -> list[str]:

@@ -33,8 +33,9 @@ from quaestor._core.plan import Change, RecordChange, Records
 from quaestor._core.scheduler import Schedule, Start, combine, supervise
 from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
 from quaestor._core.transaction import retry_transaction
-from quaestor.errors import LeaseLostError, TransactionsUnsupportedError, UnknownRecordsError
+from quaestor.errors import DependencyConflictError, LeaseLostError, TransactionsUnsupportedError, UnknownRecordsError
 from quaestor.events import (
+    DependenciesPending,
     Event,
     LeaseNotReleased,
     MigrationApplied,
@@ -46,6 +47,7 @@ from quaestor.events import (
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
+    RegistryEmpty,
     RollbackFinished,
     RollbackStarted,
     RunFailed,
@@ -111,6 +113,8 @@ def run(
     def make_plan(records: Records) -> plan.Plan:
         if strict and (unknown := plan.find_unknown(scope.definitions, records)):
             raise UnknownRecordsError(unknown)
+        if strict and (conflicts := plan.find_conflicts(scope.definitions, records)):
+            raise DependencyConflictError(conflicts, in_run=True)
         # The sorter that checked the graph serves the first plan: a second one would double its time.
         sorter = sorters.pop() if sorters else plan.check_graph(scope.definitions)
         return plan.plan_run(scope.definitions, sorter, records, wanted)
@@ -165,7 +169,7 @@ class Engine:
         """Perform an operation, as the only instance that does. Returns the names in its plan, in order."""
         try:
             records = await self._read_records()
-            self._warn_of_unknown(operation, records)
+            self._warn(operation.work, records)
             todo = operation.make_plan(records)
             names: tuple[str, ...] = ()
             if todo:
@@ -228,9 +232,14 @@ class Engine:
     async def _retry(self, what: str, command: Callable[[], Awaitable[T]], *, has_begun: bool = True) -> T:
         return await retry_until_known(self._store, what, command, self._patience, has_begun=has_begun)
 
-    def _warn_of_unknown(self, operation: Operation, records: Records) -> None:
-        if operation.work != "mark" and (unknown := plan.find_unknown(self.scope.definitions, records)):
+    def _warn(self, work: Work, records: Records) -> None:
+        definitions = self.scope.definitions
+        if not definitions:
+            self._store.emit(RegistryEmpty(*self._where))
+        if work != "mark" and (unknown := plan.find_unknown(definitions, records)):
             self._store.emit(RecordsUnknown(*self._where, tuple(unknown)))
+        if work == "run" and (conflicts := plan.find_conflicts(definitions, records)):
+            self._store.emit(DependenciesPending(*self._where, conflicts))
 
     def _check(self, todo: plan.Plan, records: Records) -> frozenset[bool]:
         """Check that the plan can be carried out. Returns the kinds of function that are transactions."""

@@ -54,6 +54,7 @@ class Terms:
         timeout: How long to wait for another holder, in seconds; None: no limit.
         patience: How long to wait for an unreachable server or a missing majority, in seconds.
         owner: The id of the run.
+        is_concurrent: Whether several of its migrations may be in progress at once.
 
     Raises:
         InvalidOptionError: One of them can't be used.
@@ -63,6 +64,7 @@ class Terms:
     timeout: float | None
     patience: float
     owner: str = ""
+    is_concurrent: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("lease_ttl", self.ttl, _SHORTEST_TTL, LONGEST_TTL)

@@ -1,11 +1,12 @@
 """Making the status of the registered migrations, from records, lease and checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import LeaseState
 from quaestor._core.plan import Records
-from quaestor.status import BackfillStatus, Lease, MigrationStatus, Status
+from quaestor.status import BackfillStatus, Lease, MigrationStatus, OrderConflict, Status
 
 
 def make_status(
@@ -41,7 +42,26 @@ def make_status(
     unknown = [
         MigrationStatus(name, "unknown", records.applied_at(name)) for name in sorted(records.applied.keys() - known)
     ]
-    return Status(*where, (*migrations, *unknown), lease.holder)
+    conflicts = find_order_conflicts([one.name for one in migrations], records)
+    return Status(*where, (*migrations, *unknown), lease.holder, tuple(conflicts))
+
+
+def find_order_conflicts(names: Sequence[str], records: Records) -> Iterator[OrderConflict]:
+    """Find the migrations that were recorded in another order than this one, the plan's. Equal dates are no conflict.
+
+    A migration that was rolled back and applied again counts by the last time, because its data does too.
+    """
+    dates = {name: date for name in names if (date := records.applied_at(name)) is not None}
+    began: dict[str, datetime] = {}  # several at once end in any order
+    for name, date in dates.items():
+        run = records.concurrent.get(name, name)
+        began[run] = min(date, began.get(run, date))
+    latest = -1
+    places = [place for place, name in enumerate(names) if name in dates]
+    for place in sorted(places, key=lambda place: began[records.concurrent.get(names[place], names[place])]):
+        if place < latest:
+            yield OrderConflict(names[latest], names[place])
+        latest = max(place, latest)
 
 
 def _find_interrupted(expired: Lease | None, applied: Mapping[str, object]) -> set[str]:

@@ -39,6 +39,7 @@ class Records:
     applied: Mapping[str, tuple[object, ...]]
     unreadable: tuple[object, ...] = ()  # the `_id`s of records whose name is missing or not a str
     taken: frozenset[str] = frozenset()  # `_id`s that differ from the name in their record: these can't be recorded
+    concurrent: Mapping[str, str] = field(default_factory=dict)  # the run that applied it, if it was a concurrent one
 
     def applied_at(self, name: str) -> datetime | None:
         """Find when the migration was last applied; None if it isn't, or its records have no date."""
@@ -78,6 +79,12 @@ def check_known(names: Iterable[str], known: Collection[str]) -> None:
 def find_unknown(definitions: Definitions, records: Records) -> list[str]:
     """Find the applied migrations that aren't registered, alphabetically."""
     return sorted(records.applied.keys() - definitions.keys())
+
+
+def find_conflicts(definitions: Definitions, records: Records) -> dict[str, list[str]]:
+    """Find the applied migrations with pending dependencies, alphabetically."""
+    applied = sorted(definitions.keys() & records.applied.keys())
+    return _find_pending(definitions, applied, lambda needed: needed not in records.applied)
 
 
 def check_graph(definitions: Definitions) -> TopologicalSorter[str]:
@@ -204,9 +211,15 @@ def _dependencies(definitions: Definitions) -> dict[str, Collection[str]]:
 
 def _check_dependencies(definitions: Definitions, names: Iterable[str], is_pending: Callable[[str], bool]) -> None:
     """Check that no dependency of these migrations would be pending after a mark."""
-    pending = {name: [needed for needed in definitions[name].depends_on if is_pending(needed)] for name in names}
-    if conflicts := {name: needed for name, needed in pending.items() if needed}:
+    if conflicts := _find_pending(definitions, names, is_pending):
         raise DependencyConflictError(conflicts)
+
+
+def _find_pending(
+    definitions: Definitions, names: Iterable[str], is_pending: Callable[[str], bool]
+) -> dict[str, list[str]]:
+    pending = {name: [needed for needed in definitions[name].depends_on if is_pending(needed)] for name in names}
+    return {name: needed for name, needed in pending.items() if needed}
 
 
 def make_sorter(graph: Graph) -> TopologicalSorter[str]:

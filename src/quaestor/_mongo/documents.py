@@ -2,7 +2,7 @@
 
 A record is `{_id: name, name: name, appliedAt: now}`. With the name as its `_id`, a second record of a migration is
 impossible without another index. Records of mongo-quaestor 0.1.0 have an ObjectId there and may be duplicates, so only
-`name` says what is applied.
+`name` says what is applied. A run with `concurrency` adds `run`, its id, because its records have no order.
 
 The lease is one document in a collection of its own: `{_id: "lease", owner, token, beat, ttl, renewedAt, sessions,
 previous}` and, for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it, only
@@ -16,11 +16,11 @@ from typing import Any
 
 from bson.binary import UUID_SUBTYPE, Binary
 
-from quaestor._core.lease import LONGEST_TTL, LeaseState, Location
+from quaestor._core.lease import LONGEST_TTL, LeaseState, Location, Terms
 from quaestor._core.plan import Records
 from quaestor.status import DEFAULT_TTL, Lease
 
-PROJECTION = {"name": 1, "appliedAt": 1}
+PROJECTION = {"name": 1, "appliedAt": 1, "run": 1}
 """The fields of a record that `read_records` needs, besides `_id`."""
 
 READING: dict[str, Any] = {
@@ -36,21 +36,25 @@ def read_records(documents: Iterable[Mapping[str, Any]]) -> Records:
     applied: dict[str, tuple[object, ...]] = {}
     unreadable: list[object] = []
     taken: set[str] = set()
+    concurrent: dict[str, str] = {}
     for document in documents:
         key, name = document["_id"], document.get("name")
         if type(name) is str:  # not bson's Code, which only Python takes for a str
             date = document.get("appliedAt")
             applied[name] = (*applied.get(name, ()), make_aware(date) if isinstance(date, datetime) else date)
+            if isinstance(run := document.get("run"), str):
+                concurrent[name] = run
         else:
             unreadable.append(key)
         if type(key) is str and key != name:
             taken.add(key)
-    return Records(applied, tuple(unreadable), frozenset(taken))
+    return Records(applied, tuple(unreadable), frozenset(taken), concurrent)
 
 
-def make_record(name: str, applied_at: datetime) -> dict[str, object]:
+def make_record(name: str, applied_at: datetime, terms: Terms) -> dict[str, object]:
     """Make the record of a migration. `applied_at` is an aware datetime in UTC."""
-    return {"_id": name, "name": name, "appliedAt": applied_at}
+    run = {"run": terms.owner} if terms.is_concurrent else {}
+    return {"_id": name, "name": name, "appliedAt": applied_at} | run
 
 
 def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:

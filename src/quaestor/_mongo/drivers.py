@@ -19,6 +19,7 @@ from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
 
 from quaestor._core.checkpoint import Document
+from quaestor._core.definition import find_look_alike
 from quaestor._hosts.calls import BlockingContext, wait_for_end
 from quaestor.errors import InvalidDatabaseError, InvalidOptionError
 
@@ -149,6 +150,8 @@ def check_databases(db: Any, other_db: Any, *, is_async: bool) -> Databases:
     other = f"{_KINDS[not is_async]} database"
     if _IS_ASYNC[driver] != is_async:
         raise InvalidDatabaseError(f"db is {other} ({_type(db)}): call {_CALLS[not is_async]} with it.")
+    if fault := find_look_alike(db.name):
+        raise InvalidDatabaseError(f"The name of the database {fault}: {db.name!r}.")
     if other_db is None:  # Motor and its mock wrap a sync database
         return {True: db, False: db.delegate} if driver[0] in {"motor", "mongomock_motor"} else {is_async: db}
     argument = "sync_db" if is_async else "async_db"

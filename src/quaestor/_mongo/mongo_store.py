@@ -15,6 +15,7 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from quaestor._core.definition import find_look_alike
 from quaestor._core.lease import LeaseState, Location, Terms
 from quaestor._core.plan import Records
 from quaestor._core.store import Host
@@ -79,7 +80,7 @@ class MongoStore:
         return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
 
     async def insert_record(self, name: str) -> bool:
-        return await insert_record(self.driver, self._records, name)
+        return await insert_record(self.driver, self._records, name, self._terms)
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         matching = documents.match_records(name, recorded_at)
@@ -163,10 +164,11 @@ class MongoStore:
         return None
 
 
-async def insert_record(driver: Driver, records: Any, name: str, session: Any = None) -> bool:
+async def insert_record(driver: Driver, records: Any, name: str, terms: Terms, session: Any = None) -> bool:
     """Record the migration as applied now. False: its `_id` is taken."""
     try:
-        await driver.write(records.insert_one, documents.make_record(name, datetime.now(UTC)), session=session)
+        record = documents.make_record(name, datetime.now(UTC), terms)
+        await driver.write(records.insert_one, record, session=session)
     except DuplicateKeyError as error:
         check_id_is_taken(error, records)
         return False
@@ -239,8 +241,8 @@ def check_prefix(prefix: object, database: str) -> str:
 def _find_faults(prefix: str, database: str) -> Iterator[str]:
     if not prefix:
         yield "must not be empty, because it names the collection {prefix}_migrations"
-    if prefix != prefix.strip():
-        yield "must not start or end with white space"
+    if fault := find_look_alike(prefix):
+        yield fault
     for forbidden in ("$", "\0", ".."):
         if forbidden in prefix:
             yield f"can't contain {forbidden!r}"

@@ -97,13 +97,18 @@ def _check(
     def report(statuses: Mapping[str, Status]) -> list[str]:
         faults = {database: reports.find_faults(seen, states) for database, seen in statuses.items()}
         lines = [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
-        return lines or [f"Up to date: {format_count(len(statuses), 'database')}."]
+        lines = lines or [f"Up to date: {format_count(len(statuses), 'database')}."]
+        return [*lines, *reports.list_warnings(statuses.values())]
 
+    if not target.registry.migrations:
+        raise CommandError(reports.NO_MIGRATIONS)
     if target.is_many:
         statuses = list(_show_each(target, SyncRunner.status, report, error_code=2).values())
     else:
         statuses = [target.ask(SyncRunner.status)]
-        _show(statuses[0], reports.find_faults(statuses[0], states) or [reports.summarize(statuses[0])], target)
+        found: list[RenderableType] = [*reports.find_faults(statuses[0], states)]
+        found = found or [reports.summarize(statuses[0])]
+        _show(statuses[0], [*found, *reports.find_warnings(statuses[0])], target)
     raise typer.Exit(1 if any(reports.find_faults(seen, states) for seen in statuses) else 0)
 
 
@@ -137,6 +142,8 @@ def _run(
         known = target.registry.migrations
         if unknown := {name: find_similar(name, known) for name in targets or () if name not in known}:
             raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
+        if not known:
+            print_error(reports.NO_MIGRATIONS)
         report = partial(reports.report_plans, width=out.width)
         _show_each(target, partial(SyncRunner.plan, **options), report, is_plan=True)
     else:
@@ -322,6 +329,8 @@ def _show_plan(
     target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], nothing: str
 ) -> list[PlannedMigration]:
     planned = target.ask(ask)
+    if not target.registry.migrations:
+        nothing = reports.NO_MIGRATIONS
     report = reports.report_plan(planned, target.registry.migrations, out.width) if planned else nothing
     _show(planned, [report], target)
     return planned

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
-from quaestor._text import format_amount, format_count
+from quaestor._text import format_amount, format_count, format_list
 from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, format_place
 from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, State, Status
@@ -17,6 +17,9 @@ from quaestor.status import MigrationStatus, State, Status
 _ROOM = 24
 """The least width of a column, in cells."""
 
+NO_MIGRATIONS = "No migration is registered. Name the right registry (--registry), or import the modules with it."
+
+_MOST_PAIRS = 3
 _LEAST_NAME = 8
 _OUTDATED = ("pending", "unknown", "interrupted")
 
@@ -39,6 +42,7 @@ def report_status(status: Status, width: int) -> Iterator[RenderableType]:
         yield _table(columns, width, needed={"", "state"})
         yield ""
     yield summarize(status)
+    yield from find_warnings(status)
 
 
 def report_statuses(statuses: Collection[Status], width: int) -> Iterator[RenderableType]:
@@ -57,6 +61,7 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
     yield (
         line + Text.assemble(", ", (f"{len(statuses) - done:,} not", "bold red"), ".") if done < len(statuses) else line
     )
+    yield from list_warnings(ordered)
 
 
 def report_plan(
@@ -135,6 +140,27 @@ def find_faults(status: Status, states: Iterable[State]) -> list[str]:
     """Return the complaints of a check about the migrations in these states."""
     found = {state: status.names(state) for state in states}
     return [f"{len(names)} {state}: {', '.join(map(escape, names))}." for state, names in found.items() if names]
+
+
+def find_warnings(status: Status) -> Iterator[str]:
+    """Find what may be wrong, although nothing is pending or unknown."""
+    if all(one.state == "unknown" for one in status.migrations):
+        yield NO_MIGRATIONS
+    pending = set(status.names("pending"))
+    for one in status.migrations:
+        if one.state == "applied" and (needed := [name for name in one.depends_on if name in pending]):
+            yield escape(f"Warning: {one.name} is applied, and depends on pending migrations{format_list(needed)}.")
+    if pairs := [f"{one.first} before {one.second}" for one in status.order_conflicts]:
+        more = f", and {len(pairs) - _MOST_PAIRS:,} more" if len(pairs) > _MOST_PAIRS else ""
+        yield escape(
+            f"Warning: a new database applies these the other way round: {'; '.join(pairs[:_MOST_PAIRS])}{more}. If "
+            "that makes a difference, correct this database, or let the second depend on the first."
+        )
+
+
+def list_warnings(statuses: Iterable[Status]) -> Iterator[str]:
+    """List the warnings about many databases."""
+    yield from (f"{escape(status.database)}: {warning}" for status in statuses for warning in find_warnings(status))
 
 
 def _count(status: Status, word: str) -> int:

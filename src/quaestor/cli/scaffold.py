@@ -18,6 +18,7 @@ from quaestor import SyncRunner
 from quaestor._text import find_similar
 from quaestor.cli.loader import Location
 from quaestor.cli.settings import FILE, TABLE, CommandError, read_project
+from quaestor.discovery import is_left_out
 from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
 
@@ -135,8 +136,10 @@ def module_name(name: str, taken: str) -> str:
     """
     letters = (c if f"a{c}".isidentifier() else "_" for c in unicodedata.normalize("NFKC", name.lower()))
     words = re.sub("_+", "_", "".join(letters)).strip("_")[:LONGEST].rstrip("_")
-    identifier = words if words.isidentifier() else f"migration_{words}".rstrip("_")  # 2024_...; or empty
-    return identifier if _is_module_name(identifier) and identifier != taken else f"{identifier}_"
+    is_usable = words.isidentifier() and not is_left_out(words)  # by discover
+    identifier = words if is_usable else f"migration_{words}".rstrip("_")  # 2024_...; or empty
+    is_usable = _is_module_name(identifier) and not is_left_out(identifier) and identifier != taken
+    return identifier if is_usable else f"{identifier}_"
 
 
 def _is_module_name(name: str) -> bool:
