@@ -81,7 +81,8 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
         (RunFailed(*WHERE, OSError("x")), logging.ERROR, ["Run failed", "OSError: x"]),
         (RunFailed(*WHERE, KeyboardInterrupt(), work="rollback"), logging.ERROR, ["Rollback interrupted"]),
         (RunFailed(*WHERE, BOTH), logging.ERROR, ["Run failed", "both"]),
-        (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, ["OSError: x"]),
+        # Events before it have the message.
+        (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, ["Ended with an error: OSError"]),
         # The end of the run says the same.
         (DatabaseFinished(*WHERE, ("a",)), logging.DEBUG, ["1 migration"]),
         (RunStarted(*WHERE, ()), logging.DEBUG, ["0 migrations"]),

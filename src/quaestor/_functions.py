@@ -52,9 +52,7 @@ class MongoFunctions:
                     matching = documents.match_records(change.name, change.recorded_at)
                     removed = await session.driver.write(records.delete_many, matching, session=session.driver_session)
                     return bool(removed.deleted_count)
-                return await insert_record(
-                    session.driver, records, change.name, self._terms, session.driver_session
-                )
+                return await insert_record(session.driver, records, change.name, self._terms, session.driver_session)
 
             execute = self._prepare(change, place, held, host)
             step = partial(transactions.attempt, host, session, execute, write_record)

@@ -16,8 +16,9 @@ from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo.drivers import check_databases
 from quaestor._mongo.mongo_store import check_prefix
 from quaestor._mongo.outcomes import is_server_away
+from quaestor.databases import SYSTEM_DATABASES
 from quaestor.errors import DatabaseSkippedError, InvalidDatabaseError, InvalidOptionError
-from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied
+from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied, RunFailed
 from quaestor.runners import AsyncRunner, SyncRunner, check_concurrency
 from quaestor.status import DatabaseResult
 
@@ -73,18 +74,20 @@ def run_many(
         return make_runner(db, on_event=hook, **other).run(targets, strict=options.strict)
 
     async def run_one(start: Start) -> None:
-        db, applied = listed[int(start.name)], []
+        db, applied, is_told = listed[int(start.name)], [], False
 
         def count(event: Event) -> None:
+            nonlocal is_told
             if isinstance(event, MigrationApplied):
                 applied.append(event.name)
+            is_told = is_told or isinstance(event, RunFailed)
             emit(event)
 
         work = partial(run, db, count)
         # Not raised: it may be a StopIteration, which no coroutine can raise.
         _, error = await catch_async(work) if is_async else catch(work)
         async with lock:
-            results.add(int(start.name), applied, error)
+            results.add(int(start.name), applied, error, is_told=is_told)
             schedule.finish(start.name)
             if len(results.unreachable) >= _MOST_UNREACHABLE:
                 schedule.stop()
@@ -114,9 +117,11 @@ class _Results:
         self._results: dict[int, DatabaseResult] = {}
         self.unreachable: list[str] = []
 
-    def add(self, number: int, applied: list[str], error: BaseException | None) -> None:
-        """Add the result of a database."""
+    def add(self, number: int, applied: list[str], error: BaseException | None, *, is_told: bool = False) -> None:
+        """Add the result of a database. `is_told`: its run has emitted the error."""
         name = self._names[number]
+        if error is not None and not is_told:
+            self._emit(RunFailed(name, self._prefix, error))
         self._results[number] = DatabaseResult(name, applied, error)
         self._emit(DatabaseFinished(name, self._prefix, tuple(applied), error))
         self.unreachable = [*self.unreachable, name] if is_server_away(error) else []
@@ -149,6 +154,8 @@ def _check(
         except InvalidDatabaseError as error:
             error.add_note(f"quaestor: it is databases[{number}]")
             raise
+        if db.name in SYSTEM_DATABASES:
+            raise InvalidDatabaseError(f"databases[{number}] is {db.name!r}, MongoDB's own database. Leave it out.")
     check_prefix(options.prefix, "")  # it can still be too long for some of them
     Terms(options.lease_ttl, options.lease_timeout, options.patience)
     plan.check_graph(registry.migrations)

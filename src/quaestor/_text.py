@@ -1,15 +1,44 @@
-"""How messages write times, counts, lists and errors, and what they suggest."""
+"""How messages write times, counts, lists and errors (a driver's without values), and what they suggest."""
 
 import re
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from traceback import walk_tb
-from typing import Final
+from typing import Any, Final, NamedTuple, cast
 
 _LIST_LIMIT: Final = 20
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _SLOW: Final = 10
+_LONGEST: Final = 2000  # characters of an error's message
+
+_DRIVERS: Final = {"bson", "gridfs", "mongomock", "mongomock_motor", "motor", "pymongo"}
+_WITHOUT_VALUES: Final = {"ConnectionFailure", "ConfigurationError"}
+"""Classes of drivers' errors that show addresses and options, and nothing of a document."""
+
+_SAFE: Final = re.compile(
+    r"""(?: (?:field|path|type|run)\ '[\w$.]+'           # a name and no value
+        | 's\b | 't\b | 'utf-8'                        # $size's, can't
+        | [^\W\d][\w$]*(?:[./-][\w$]+)* | \$\w*       # words, namespaces, operators
+        | (?<![\w.])\d{1,2}(?![\w.])
+        | :: | [ ,;.!?]
+        )*""",
+    re.VERBOSE,
+)
+_DUPLICATE_KEY: Final = 11000
+_CODE_NAMES: Final = {
+    2: "BadValue",
+    9: "FailedToParse",
+    14: "TypeMismatch",
+    28: "PathNotViable",
+    66: "ImmutableField",
+    112: "WriteConflict",
+    121: "DocumentValidationFailure",
+    241: "ConversionFailure",
+    _DUPLICATE_KEY: "DuplicateKey",
+}
+"""Server's error codes of single writes, which come without their names."""
 
 
 def format_duration(seconds: float) -> str:
@@ -55,12 +84,93 @@ def find_similar(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
 
 
+class ErrorFacts(NamedTuple):
+    """What is shown of an error: of a driver's, no document and no value of one."""
+
+    type: str
+    message: str
+    code: int | None = None
+    """The server's; of a bulk write, that of its first error."""
+    code_name: str | None = None
+    write_errors: int | None = None
+    """The number of errors in a bulk write."""
+
+    def __str__(self) -> str:
+        code = "" if self.code is None else f" {self.code}"
+        return self.type + code + (f" ({self.code_name})" if self.code_name else "")
+
+
 def format_error(error: BaseException) -> str:
-    """Write the class of an error and its message. A private class of a driver is written as its public base."""
+    """Write the class of an error, its code and its message."""
+    facts = read_error(error)
+    return f"{facts}: {facts.message}" if facts.message else str(facts)
+
+
+def read_error(error: BaseException) -> ErrorFacts:
+    """Return what is shown of an error. A private class of a driver is shown as its public base."""
+    classes = [cls.__name__ for cls in type(error).__mro__]
+    name = next(cls for cls in classes if not cls.startswith("_"))
     message = message_of(error)
-    message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # of a driver: nobody has configured these
-    name = next(cls.__name__ for cls in type(error).__mro__ if not cls.__name__.startswith("_"))
-    return name + (f": {message}" if message else "")
+    if not _is_of_driver(error):
+        return ErrorFacts(name, message if len(message) <= _LONGEST else message[:_LONGEST] + "…")
+    details = getattr(error, "details", None)
+    found: Mapping[str, Any] = details if isinstance(details, Mapping) else {}
+    if isinstance(cause := found.get("error"), Exception):  # of `client.bulk_write`
+        return read_error(cause)
+    if failed := [*found.get("writeErrors", ()), *found.get("writeConcernErrors", ())]:  # of a bulk write
+        first = failed[0]
+        facts = _read_reply(name, str(first.get("errmsg", "")), first.get("code"), first.get("codeName"))
+        if number := len(found.get("writeErrors", ())):
+            text = f"{format_count(number, 'write error')}{', the first' if number > 1 else ''}: {facts.message}"
+            facts = facts._replace(message=text, write_errors=number)
+        return facts
+    message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # nobody has configured these
+    message = message.partition(", full error: ")[0]
+    if not _WITHOUT_VALUES.isdisjoint(classes) and name != "InvalidURI":
+        return ErrorFacts(name, message)
+    return _read_reply(name, message, getattr(error, "code", None), found.get("codeName"))
+
+
+def _read_reply(name: str, message: str, code: int | None, code_name: str | None) -> ErrorFacts:
+    if code == _DUPLICATE_KEY and " dup key: " in message:  # the values come last, after collection and index
+        message = message.partition(" dup key: ")[0]
+        message = message[max(0, message.find("E11000")) :]
+    else:
+        message = cut_values(message)
+    if code_name is None or code_name.startswith("Location"):  # followed by the code
+        code_name = None if code is None else _CODE_NAMES.get(code)
+    return ErrorFacts(name, message, code, code_name)
+
+
+def cut_values(message: str) -> str:
+    """Cut the message of a driver or a server where a value may begin.
+
+    A value has quotes or braces around it, which may be in it as well, or follows a colon: what comes later is unsafe.
+    """
+    if unknown := re.fullmatch(r"(?s)(?:Invalid document: )?cannot encode object: .*, of type: (\S+ \S+)", message):
+        return f"cannot encode an object of type {unknown[1]}"  # of Python, so nothing comes later
+    safe = cast("re.Match[str]", _SAFE.match(message))[0]
+    return safe if safe == message else safe.rstrip(" ,;.") + "…"
+
+
+def _is_of_driver(error: BaseException) -> bool:
+    """Whether it is a driver's error, or one that a driver's code raised, such as a TypeError that shows a document."""
+    modules = [cls.__module__ for cls in type(error).__mro__]
+    if trace := error.__traceback__:
+        while trace.tb_next:
+            trace = trace.tb_next
+        modules.append(trace.tb_frame.f_globals.get("__name__", ""))
+    return any(module.partition(".")[0] in _DRIVERS for module in modules)
+
+
+def format_traceback(error: BaseException) -> str:
+    """Write the traceback of an error and of its causes, with their messages as `format_error` writes them."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is one for one in chain):
+        chain.insert(0, cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join("".join(traceback.format_tb(one.__traceback__)) + format_error(one) for one in chain)
 
 
 def is_interruption(error: BaseException) -> bool:

@@ -1,10 +1,13 @@
 """Protocols of the databases and collections that quaestor takes. Every supported driver's classes fit them."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 D_co = TypeVar("D_co", bound=Mapping[str, Any], covariant=True)
 """A document. Its bound keeps async collections, whose `find_one` returns a coroutine, from being sync ones."""
+
+SYSTEM_DATABASES: Final = frozenset({"admin", "config", "local"})
+"""MongoDB's own databases."""
 
 
 class _Named(Protocol):

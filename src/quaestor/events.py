@@ -16,6 +16,7 @@ from quaestor._text import (
     format_list,
     format_rate,
     is_interruption,
+    read_error,
 )
 from quaestor.status import Lease, Work
 
@@ -476,7 +477,7 @@ class RecordsMarked(RunEvent):
 @dataclass(frozen=True, slots=True)
 class RunFailed(RunEvent):
     """A run, rollback or mark has ended with an exception: the last event of each that doesn't end with `RunFinished`,
-    `RollbackFinished` or `RecordsMarked`.
+    `RollbackFinished` or `RecordsMarked`. With `run_many`, also of a database whose run couldn't start.
 
     Attributes:
         error: The exception, which the caller gets.
@@ -511,7 +512,7 @@ class DatabaseFinished(RunEvent):
     def __str__(self) -> str:
         if self.error is None:
             return f"Finished: {format_count(len(self.applied))} applied"
-        return f"Ended with an error: {format_error(self.error)}"
+        return f"Ended with an error: {read_error(self.error)}"  # `RunFailed` or `MigrationFailed` has its message
 
 
 Level: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR"]

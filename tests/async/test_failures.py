@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import logging
 import signal
 import sys
 import traceback
@@ -11,9 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from pymongo import InsertOne
+from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, ServerSelectionTimeoutError
 
-from quaestor import Event, MigrationFailed, MigrationRegistry, RecordConflictError, UnfinishedMigrationError
+from quaestor import (
+    AsyncMigrationContext,
+    Event,
+    MigrationFailed,
+    MigrationRegistry,
+    RecordConflictError,
+    UnfinishedMigrationError,
+)
 from tests.databases import drivers, opened_async
 from tests.functions import NOWHERE, Broken, notes_async, nothing_async, recorded_async
 
@@ -68,6 +77,55 @@ async def test_signal_handler_that_exits(db: Any, registry: MigrationRegistry) -
     with pytest.raises(SystemExit):
         await registry.run(db, "app", on_event=lambda event: seen.append(str(event)))
     assert seen[-2:] == ["Interrupted while applying 'a' (1 of 1)", "Run interrupted"]
+
+
+BODIES: dict[str, Callable[[Any], Any]] = {
+    "No operations to execute": lambda db: db.users.bulk_write([]),
+    "documents must be a non-empty list": lambda db: db.users.insert_many([]),
+}
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
+@pytest.mark.parametrize("message", BODIES)
+@pytest.mark.parametrize("mode", ["plain", "transaction", "batches", "batches in transactions"])
+async def test_nothing_to_write(db: Any, registry: MigrationRegistry, message: str, mode: str) -> None:
+    """The driver's error for an empty list names the migration, wherever it was raised."""
+    await db.old.insert_one({})
+
+    async def write(*_: Any) -> None:
+        await BODIES[message](db)
+
+    async def call(_: Any) -> None:
+        await write()
+
+    async def backfill(_: Any, context: AsyncMigrationContext) -> None:
+        await context.for_each_batch(db.old, write, transaction=mode == "batches in transactions")
+
+    registry.register("a", transaction=mode == "transaction")(backfill if "batches" in mode else call)
+    with pytest.raises((InvalidOperation, TypeError), match=message) as caught:
+        await registry.run(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert await recorded_async(db) == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"), indirect=True)
+async def test_no_document_in_the_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """The log of a failed bulk write says how many errors it has, once; the error itself is as it was."""
+    writes = [InsertOne({"_id": 1, "ssn": f"ssn-{number}"}) for number in range(300)]
+
+    @registry.register("a")
+    async def fails(db: Any) -> None:
+        await db.users.bulk_write(writes, ordered=False)
+
+    with pytest.raises(BulkWriteError) as caught, caplog.at_level(logging.DEBUG, "quaestor"):
+        await registry.run(db, "app")
+    await registry.run_many([db], "app")
+
+    assert "ssn-7" in str(caught.value)
+    assert "ssn-" not in caplog.text
+    assert caplog.text.count("299 write errors, the first: E11000") == 1
+    assert caplog.text.count("300 write errors, the first: E11000") == 1
+    assert "BulkWriteError 11000 (DuplicateKey)" in caplog.text
 
 
 async def test_own_runtime_error(db: Any, registry: MigrationRegistry) -> None:

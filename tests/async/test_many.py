@@ -20,6 +20,7 @@ from quaestor import (
     MigrationRegistry,
     MigrationStarted,
     QuaestorError,
+    RunFailed,
     RunFinished,
     RunStarted,
     UnknownMigrationError,
@@ -181,8 +182,12 @@ async def test_refused_in_one(dbs: list[Any]) -> None:
     await dbs[1][f"{prefix}_migrations_lock"].insert_one(HELD)
     await dbs[3][f"{prefix}_migrations"].insert_one({"_id": "from tomorrow", "name": "from tomorrow"})
 
-    results = await ab_async().run_many([*dbs, long], prefix, strict=True, lease_timeout=0, concurrency=2)
+    events = Events()
+    options: dict[str, Any] = {"strict": True, "lease_timeout": 0, "concurrency": 2, "on_event": events}
+    results = await ab_async().run_many([*dbs, long], prefix, **options)
 
+    failed = {event.database: event.error for event in events if isinstance(event, RunFailed)}
+    assert failed == {result.database: result.error for result in results if result.error is not None}
     assert [result.database for result in results] == [one.name for one in [*dbs, long]]
     assert [type(result.error) for result in results if result.error is not None] == [
         LeaseTimeoutError,
@@ -284,6 +289,10 @@ async def test_bad_databases(dbs: list[Any], commands: Commands, position: int) 
         with pytest.raises(InvalidDatabaseError) as not_a_database:
             await ab_async().run_many([*dbs[:position], wrong, *dbs[position:]], "app")
         assert not_a_database.value.__notes__ == [f"quaestor: it is databases[{position}]"]
+    for name in ("admin", "config", "local"):
+        with pytest.raises(InvalidDatabaseError) as of_mongodb:
+            await ab_async().run_many([*dbs[:position], db.client[name], *dbs[position:]], "app")
+        assert f"databases[{position}] is {name!r}, MongoDB's own" in str(of_mongodb.value)
     for wrong in (db, db.client, None, 7):
         with pytest.raises(InvalidOptionError) as not_a_list:
             await ab_async().run_many(wrong, "app")

@@ -405,6 +405,33 @@ def test_password(project: Project, password: str) -> None:
         assert plain not in output + errors
 
 
+BULK_WRITE = """
+from pymongo import InsertOne
+from shop.migrations import registry
+
+@registry.register("aside")
+def aside(db):
+    db.users.bulk_write([InsertOne({"_id": 1, "ssn": f"ssn-{number}"}) for number in range(300)], ordered=False)
+"""
+
+
+def test_no_document(project: Project) -> None:
+    """A bulk write that fails shows its code when it fails, and its message once, at the end; --traceback the rest."""
+    project.write("shop/migrations/aside.py", BULK_WRITE)
+    output, errors = project.quaestor("run", "aside", code=1)
+    assert "Failed to apply 'aside' (1 of 1): BulkWriteError 11000 (DuplicateKey)\n" in output
+    assert errors.startswith("quaestor: BulkWriteError 11000 (DuplicateKey): 299 write errors, the first: E11000 dup")
+    assert errors.endswith("\n  in migration 'aside', 1 of 1\n")
+    assert "ssn-" not in output + errors
+    output, errors = project.quaestor("run", "aside", "--json", code=1)
+    failed = [json.loads(line) for line in output.splitlines() if '"MigrationFailed"' in line]
+    assert [(one["error"]["code"], one["error"]["write_errors"]) for one in failed] == [(11000, 300)]
+    assert "ssn-" not in output + errors
+    output, errors = project.quaestor("run", "aside", "--traceback", code=1)
+    assert "ssn-" not in output
+    assert "ssn-" in errors
+
+
 def test_password_in_an_error_of_a_migration(project: Project) -> None:
     """Nor where a migration's own exception has it."""
     with_option = project.environ["QUAESTOR_URI"] + "&authMechanismProperties=AWS_SESSION_TOKEN:geheim"

@@ -84,7 +84,7 @@ def test_as_json(three: Tenants) -> None:
     done, failed, _ = last["results"]
     assert done == {"database": three.names[0], "applied": ["first", "second", "third"], "error": None}
     assert (failed["database"], failed["applied"]) == (three.names[1], ["first"])
-    assert failed["error"].startswith("ValueError: boom as ada:***")
+    assert failed["error"]["message"].startswith("ValueError: boom as ada:***")
     assert "printed by first" in errors
     assert "geheim" not in output + errors
 
@@ -134,7 +134,7 @@ def test_dry_run(three: Tenants) -> None:
     assert "3 migrations to apply in 1 of 2 databases." in output
     assert errors.startswith(f"quaestor: {three.names[2]}: ")
     _, _, failed = json.loads(three.project.quaestor("run", "--dry-run", "--strict", "--json", code=1)[0])
-    assert "from tomorrow" in failed["error"]
+    assert "from tomorrow" in failed["error"]["message"]
     assert failed["planned"] is None
 
 

@@ -4,11 +4,13 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from typer.testing import CliRunner
 
+from quaestor.cli.app import app
 from quaestor.cli.redaction import redact
 from quaestor.cli.settings import VARIABLES, CommandError, find
 
@@ -158,11 +160,62 @@ def test_broken_uri(tmp_path: Path, uri: str) -> None:
 
 
 def test_reason_without_password(tmp_path: Path) -> None:
-    """Where there is no password the driver's reason is told."""
-    uri = "mongodb://h/my%20shop"
-    with pytest.raises((ValueError, PyMongoError)) as caught:
-        MongoClient(uri, connect=False)
-    assert f"({str(caught.value).rstrip('.')})" in fault(tmp_path, options={**ALL, "uri": uri})
+    """Where there is no password the driver's reason is told, up to where it quotes the URI."""
+    assert "URI (Bad database name). It" in fault(tmp_path, options={**ALL, "uri": "mongodb://h/my%20shop"})
+
+
+@pytest.mark.parametrize("source", ["option", "QUAESTOR_URI", "table"])
+def test_white_space_around_a_uri(tmp_path: Path, source: str) -> None:
+    """It is left out wherever the URI comes from, as the newline at the end of a file is."""
+    uri = " mongodb://h/shop\n"
+    if source == "table":
+        write(tmp_path, f'[tool.quaestor]\nuri = """{uri}"""')
+    found = find({"uri": uri if source == "option" else None}, {source: uri}, tmp_path)
+    assert (found.value("uri"), found.value("db")) == ("mongodb://h/shop", "shop")
+
+
+@pytest.mark.parametrize("path", ["admin", "config", "local"])
+def test_database_of_mongodb(tmp_path: Path, path: str) -> None:
+    """In a URI it is for authentication, and overrides no other; only --db names it as the one to migrate."""
+    write(tmp_path, '[tool.quaestor]\ndb = "shop"')
+    uri = f"mongodb://ada:p@h/{path}"
+    assert find({**ALL, "uri": uri, "db": None}, {}, tmp_path).value("db") == "shop"
+    assert find({**ALL, "uri": uri, "db": path}, {}, tmp_path).value("db") == path
+    write(tmp_path, "")
+    options = {**ALL, "uri": uri, "db": None}
+    assert "No database configured" in fault(tmp_path, options=options)
+    assert "pass it as --db" in fault(tmp_path, options=options, environ={"QUAESTOR_DB": path})
+
+
+def test_white_space_around_a_database(tmp_path: Path) -> None:
+    """The name of a database that looks like another one is refused, and shown as it is."""
+    assert "The database 'shop\\n' starts or ends" in fault(tmp_path, options={**ALL, "db": "shop\n"})
+
+
+@given(password=st.text("QXZ@/#?%:&=+,[]!~ é", min_size=1))
+@example("QQQQ@XXXX/ZZZZ")
+@example("1234/QQQQ?XXXX=ZZZZ")
+def test_password_as_typed(tmp_path_factory: pytest.TempPathFactory, password: str) -> None:
+    """No fragment of a password that isn't percent-encoded is in any output, whatever the URI is taken for."""
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "connects.py").write_text(CONNECTS)
+    uri = f"mongodb://ada:{password}@127.0.0.1:1/shop?serverSelectionTimeoutMS=1"
+    options = ("--registry", str(folder / "connects.py"), "--prefix", "app", "--traceback")
+    for command in ("status", "run", "graph"):
+        shown = CliRunner().invoke(app, [command, "--uri", uri, *options], env={"CONNECTS_TO": uri})
+        assert shown.exit_code == 1
+        fragments = {password[start : start + 4] for start in range(len(password) - 3)}
+        assert [part for part in fragments if set(part) & set("QXZ") and part in shown.output] == []
+
+
+CONNECTS = """
+import os
+from pymongo import MongoClient
+from quaestor import MigrationRegistry
+
+registry = MigrationRegistry()
+MongoClient(os.environ["CONNECTS_TO"], connect=False)
+"""
 
 
 def test_repr(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import gc
 import itertools
+import logging
 import signal
 import sys
 import traceback
@@ -11,9 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from pymongo import InsertOne
+from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, ServerSelectionTimeoutError
 
-from quaestor import Event, MigrationFailed, MigrationRegistry, RecordConflictError, UnfinishedMigrationError
+from quaestor import (
+    Event,
+    MigrationContext,
+    MigrationFailed,
+    MigrationRegistry,
+    RecordConflictError,
+    UnfinishedMigrationError,
+)
 from tests.databases import drivers, opened
 from tests.functions import NOWHERE, Broken, notes, nothing, nothing_async, recorded
 
@@ -66,6 +75,55 @@ def test_signal_handler_that_exits(db: Any, registry: MigrationRegistry) -> None
     with pytest.raises(SystemExit):
         registry.run_sync(db, "app", on_event=lambda event: seen.append(str(event)))
     assert seen[-2:] == ["Interrupted while applying 'a' (1 of 1)", "Run interrupted"]
+
+
+BODIES: dict[str, Callable[[Any], Any]] = {
+    "No operations to execute": lambda db: db.users.bulk_write([]),
+    "documents must be a non-empty list": lambda db: db.users.insert_many([]),
+}
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
+@pytest.mark.parametrize("message", BODIES)
+@pytest.mark.parametrize("mode", ["plain", "transaction", "batches", "batches in transactions"])
+def test_nothing_to_write(db: Any, registry: MigrationRegistry, message: str, mode: str) -> None:
+    """The driver's error for an empty list names the migration, wherever it was raised."""
+    db.old.insert_one({})
+
+    def write(*_: Any) -> None:
+        BODIES[message](db)
+
+    def call(_: Any) -> None:
+        write()
+
+    def backfill(_: Any, context: MigrationContext) -> None:
+        context.for_each_batch(db.old, write, transaction=mode == "batches in transactions")
+
+    registry.register("a", transaction=mode == "transaction")(backfill if "batches" in mode else call)
+    with pytest.raises((InvalidOperation, TypeError), match=message) as caught:
+        registry.run_sync(db, "app")
+    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert recorded(db) == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo"), indirect=True)
+def test_no_document_in_the_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """The log of a failed bulk write says how many errors it has, once; the error itself is as it was."""
+    writes = [InsertOne({"_id": 1, "ssn": f"ssn-{number}"}) for number in range(300)]
+
+    @registry.register("a")
+    def fails(db: Any) -> None:
+        db.users.bulk_write(writes, ordered=False)
+
+    with pytest.raises(BulkWriteError) as caught, caplog.at_level(logging.DEBUG, "quaestor"):
+        registry.run_sync(db, "app")
+    registry.run_many_sync([db], "app")
+
+    assert "ssn-7" in str(caught.value)
+    assert "ssn-" not in caplog.text
+    assert caplog.text.count("299 write errors, the first: E11000") == 1
+    assert caplog.text.count("300 write errors, the first: E11000") == 1
+    assert "BulkWriteError 11000 (DuplicateKey)" in caplog.text
 
 
 def test_own_runtime_error(db: Any, registry: MigrationRegistry) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeAlias, TypeVar, cast
 import anyio
 
 from quaestor._core.definition import is_async
+from quaestor._text import format_traceback
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
 from quaestor.events import Event, Hook, level_of
 
@@ -395,11 +396,12 @@ async def wait_for_end(future: asyncio.Future[Any]) -> asyncio.CancelledError | 
 
 
 def log_event(event: Event) -> None:
-    """Log the message of an event to the logger `quaestor`, after its `[database/prefix]`.
+    """Log the message of an event, in one line, to the logger `quaestor`, after its `[database/prefix]`.
 
     It is the default of `on_event`. To keep the log, call it from your own hook.
     """
-    logger.log(logging.getLevelNamesMapping()[level_of(event)], "[%s/%s] %s", event.database, event.prefix, event)
+    message = " ".join(str(event).split())
+    logger.log(logging.getLevelNamesMapping()[level_of(event)], "[%s/%s] %s", event.database, event.prefix, message)
 
 
 def guard(hook: Hook | None) -> Callable[[Event], None]:
@@ -418,8 +420,10 @@ def guard(hook: Hook | None) -> Callable[[Event], None]:
         try:
             with lock, _Unwatched():  # a hook may start tasks of the application
                 listener(event)
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
             with contextlib.suppress(Exception):  # the handlers of a log can fail as well
-                logger.exception("The event hook %r failed on a %s; the run goes on", listener, type(event).__name__)
+                text, kind = format_traceback(error), type(event).__name__
+                # Not exc_info, in which the message of a driver's error shows documents.
+                logger.error("The event hook %r failed on a %s; the run goes on\n%s", listener, kind, text)  # noqa: TRY400
 
     return emit

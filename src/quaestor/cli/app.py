@@ -21,7 +21,7 @@ from quaestor import DatabaseResult, PlannedMigration, SyncRunner
 from quaestor._text import find_similar, format_count
 from quaestor.cli import reports, scaffold
 from quaestor.cli.display import show_events
-from quaestor.cli.endings import describe_error, err, explain_interruption, print_error, report_errors
+from quaestor.cli.endings import describe_as_json, describe_error, err, explain_interruption, print_error, report_errors
 from quaestor.cli.event_lines import format_json_line, show_logs, to_json
 from quaestor.cli.loader import locate
 from quaestor.cli.progress import RunProgress
@@ -312,7 +312,7 @@ def _run_many(target: Target, options: Mapping[str, Any]) -> None:
             **target.lease,
             **options,
         )
-    errors = {one.database: describe_error(one.error) for one in results if one.error is not None}
+    errors = {one.database: describe_as_json(one.error) for one in results if one.error is not None}
     if target.as_json:
         values = [
             {"database": one.database, "applied": one.applied, "error": errors.get(one.database)} for one in results
@@ -347,16 +347,17 @@ def _show_each(
     """Show the status or the plan of each database; exit if there are errors."""
     answers = target.ask_each(ask)
     found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
-    failed = {name: describe_error(answer) for name, answer in answers.items() if isinstance(answer, Exception)}
+    failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
 
     def to_value(name: str) -> object:
         if is_plan:
-            return {"database": name, "planned": found.get(name), "error": failed.get(name)}
-        return found[name] if name in found else {"database": name, "error": failed[name]}
+            error = describe_as_json(failed[name]) if name in failed else None
+            return {"database": name, "planned": found.get(name), "error": error}
+        return found[name] if name in found else {"database": name, "error": describe_as_json(failed[name])}
 
     _show([to_value(name) for name in answers], report(found) if found else [], target)
-    for name, why in failed.items():
-        print_error(target.clean(f"{name}: {why}"))
+    for name, error in failed.items():
+        print_error(target.clean(f"{name}: {describe_error(error)}"))
     if failed:
         raise typer.Exit(error_code)
     return found

@@ -15,8 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from quaestor._text import format_count, format_duration, is_interruption
-from quaestor.cli.endings import describe_error
+from quaestor._text import format_count, format_duration, is_interruption, read_error
 from quaestor.cli.event_lines import write_json_lines, write_plain_lines
 from quaestor.cli.marks import FAILED, MARKS
 from quaestor.cli.progress import DatabaseProgress, RunningMigration, RunProgress
@@ -238,8 +237,7 @@ class _ManyDisplay:
         if _is_unusual(event):
             self._console.print(Text(f"! {escape(event.database)}  {format_message(event, clean)}", "yellow"))
         if isinstance(event, DatabaseFinished) and event.error is not None and not is_interruption(event.error):
-            why = clean(describe_error(event.error)).replace("\n", "")
-            line = Text.assemble(FAILED.text, " ", (escape(event.database), "bold"), "  ", escape(why))
+            line = Text.assemble(FAILED.text, " ", (escape(event.database), "bold"), f"  {read_error(event.error)}")
             line.truncate(self._console.width, overflow="ellipsis")
             self._console.print(line)
 

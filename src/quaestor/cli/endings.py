@@ -15,7 +15,7 @@ import typer
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from rich.console import Console
 
-from quaestor._text import format_list, is_interruption
+from quaestor._text import format_list, is_interruption, read_error
 from quaestor.cli.loader import locate_error
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import Clean, escape
@@ -43,7 +43,8 @@ def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
     """Report what a command raises, and exit."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _print_cause(error, clean)
         print_error("Interrupted.")
         raise SystemExit(_INTERRUPTED) from None
     except BrokenPipeError:  # the reader of our output has enough
@@ -54,11 +55,18 @@ def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
         if isinstance(error, typer.Exit) and not hasattr(error, "__notes__"):
             raise
         if isinstance(error, SystemExit) and is_interruption(error):
+            _print_cause(error, clean)
             raise
         if trace:
             err.print(clean("".join(traceback.format_exception(error))).rstrip())
         print_error(clean(describe_error(error)))
         raise SystemExit(code) from None
+
+
+def _print_cause(interruption: BaseException, clean: Clean) -> None:
+    """Report the failure of a migration that came to its end after the interruption."""
+    if isinstance(interruption.__cause__, Exception):
+        print_error(clean(describe_error(interruption.__cause__)))
 
 
 def print_error(text: str) -> None:
@@ -70,6 +78,11 @@ def describe_error(error: BaseException) -> str:
     """Say what went wrong, where, and what to do."""
     notes = [note.removeprefix("quaestor: ") for note in getattr(error, "__notes__", ())]
     return "\n  ".join([_describe(error), *notes])
+
+
+def describe_as_json(error: BaseException) -> dict[str, object]:
+    """Return the same as an object for JSON, with the error's class and code."""
+    return read_error(error)._asdict() | {"message": describe_error(error)}
 
 
 def _describe(error: BaseException) -> str:
@@ -88,7 +101,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return f"{error.message}: {'; '.join(map(describe_error, error.exceptions))}"
     if isinstance(error, OperationFailure) and error.code in _REFUSED:
-        reason = str((error.details or {}).get("errmsg", "")).partition(" to execute command")[0].rstrip(".")
+        reason = read_error(error).message.partition(" to execute command")[0].rstrip(".…")
         return f"The server refused: {reason}. {_REFUSED[error.code]}"
     return locate_error(error)
 

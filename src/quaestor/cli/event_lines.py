@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TextIO
 
-from quaestor._text import message_of
+from quaestor._text import format_traceback, read_error
 from quaestor.cli.redaction import Clean, escape, format_message
 from quaestor.events import Event, Hook, MigrationProgressed, RunFailed, level_of
 
@@ -87,7 +87,7 @@ def to_json(value: Any, clean: Clean) -> Any:  # noqa: PLR0911 - it is one table
         case datetime():
             return value.isoformat()
         case BaseException():
-            return {"type": type(value).__name__, "message": clean(message_of(value))}
+            return to_json(read_error(value)._asdict(), clean)
         case Mapping():
             return {clean(str(key)): to_json(item, clean) for key, item in value.items()}
         case list() | tuple():
@@ -104,6 +104,9 @@ class _LogFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
         self._clean = clean
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return format_traceback(ei[1])  # the driver's messages show documents
 
     def format(self, record: logging.LogRecord) -> str:
         lines = self._clean(super().format(record)).split("\n")  # a traceback has several

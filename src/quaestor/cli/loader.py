@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TypeGuard
 
-from quaestor._text import find_similar, message_of
+from quaestor._text import find_similar, format_error
 from quaestor.cli.settings import CommandError
 from quaestor.registry import MigrationRegistry
 
@@ -112,7 +112,7 @@ def _import(location: Location) -> ModuleType:
 
 def locate_error(error: BaseException) -> str:
     """Describe an error, with the last place in the user's own code that it came from."""
-    sentence = f"{type(error).__name__}: {message_of(error)}".rstrip(".: ")
+    sentence = format_error(error).rstrip(".: ")
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})."
     foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]), "<")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 from urllib.parse import quote, quote_plus, unquote_plus
 
-from quaestor.events import Event
+from quaestor._text import format_error, read_error
+from quaestor.events import Event, MigrationFailed
 
 Clean: TypeAlias = Callable[[str], str]
 """Removes secrets from a text: the password of a URI."""
@@ -20,6 +21,12 @@ def redact(text: str, uri: str) -> str:
     """
     written = {form for secret in _secrets(uri) for form in _forms(secret) if form}
     return re.sub("|".join(map(re.escape, sorted(written, key=len, reverse=True))), "***", text) if written else text
+
+
+def is_doubtful(uri: str) -> bool:
+    """Whether a password may be read as a host or database: there is an `@` after the first of `@`, `/` and `?`."""
+    address = uri.partition("://")[2] or uri  # the scheme may be missing
+    return "@" in "".join(re.split("[@/?]", address, maxsplit=1)[1:])
 
 
 def _secrets(uri: str) -> Iterator[str]:
@@ -46,6 +53,12 @@ def escape(text: str) -> str:
 
 
 def format_message(event: Event, clean: Clean) -> str:
-    """Return the message of an event in one line that is safe to print, cut after 2000 characters."""
-    text = escape(" ".join(clean(str(event)).split()))  # cleaned first: a secret may hold blanks
+    """Return the message of an event in one line that is safe to print, cut after 2000 characters.
+
+    The command reports the error of a migration at its end, so only its class and code are in the line.
+    """
+    message = str(event)
+    if isinstance(event, MigrationFailed) and message.endswith(text := format_error(event.error)):
+        message = message.removesuffix(text) + str(read_error(event.error))
+    text = escape(" ".join(clean(message).split()))  # cleaned first: a secret may hold blanks
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -12,7 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-from quaestor._text import find_similar
+from quaestor._text import cut_values, find_similar
+from quaestor.cli.redaction import is_doubtful
+from quaestor.databases import SYSTEM_DATABASES
 
 FILE: Final = "pyproject.toml"
 MOCK: Final = "mongomock://"
@@ -31,13 +33,19 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 _MISSING: Final[Mapping[str, tuple[str, str]]] = {
     "registry": ("registry", "for example shop.migrations:registry; in a new project, `quaestor init` writes it"),
     "uri": ("MongoDB URI", "for example mongodb://127.0.0.1:27017, or mongomock:// for a database in memory"),
-    "db": ("database", "or name it in the URI: mongodb://host/db"),
+    "db": ("database", "or name it in the URI: mongodb://host/db; /admin, /config and /local are for authentication"),
     "prefix": ("prefix", "the one that your application passes"),
     "migrations": ("folder of migrations", "for example shop/migrations"),
 }
 """What is missing without each setting, and an example or another way to give it."""
 
-_OF_MONGODB: Final = frozenset({"admin", "config", "local"})
+
+_UNREADABLE: Final = (
+    "Can't read the MongoDB URI{}. It should look like mongodb://user:password@host:27017/db or "
+    "mongodb+srv://user:password@host/db. Percent-encode the characters : / ? # [ ] @ % in the user name and the "
+    "password, as Python's urllib.parse.quote_plus does, and @ everywhere else (%40)."
+)
+"""It shows nothing of the URI, whose parts may be parts of the password."""
 
 
 class CommandError(Exception):
@@ -67,7 +75,9 @@ class Settings:
         for setting in ("registry", "uri", "prefix"):
             self.value(setting)
         _database(self.value("uri"))  # finds a broken URI before the driver shows a part of it
-        self.value("db")
+        name = self.value("db")
+        if name != name.strip():
+            raise CommandError(f"The database {name!r} starts or ends with white space. Correct its name (--db).")
 
     @property
     def is_pattern(self) -> bool:
@@ -77,7 +87,7 @@ class Settings:
     def match_names(self, names: Iterable[str]) -> list[str]:
         """Return the names that match the pattern, sorted, without MongoDB's own databases."""
         pattern = self.value("db")
-        found = sorted(name for name in names if name not in _OF_MONGODB and fnmatchcase(name, pattern))
+        found = sorted(name for name in names if name not in SYSTEM_DATABASES and fnmatchcase(name, pattern))
         if not found:
             raise CommandError(
                 f"No database matches {pattern!r}. Correct the pattern (--db), or name one database, which may be new."
@@ -89,12 +99,17 @@ def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: 
     """Collect the settings: options before environment variables before the table of the nearest pyproject.toml."""
     project = next((place for place in (folder, *folder.parents) if (place / FILE).is_file()), folder)
     for setting, option in options.items():
-        if option == "":  # most likely an unset variable of the shell: nothing may replace it
+        if option is not None and not option.strip():
+            # Most likely an unset variable of the shell: nothing may replace it.
             raise CommandError(f"--{setting} is empty. Pass a value, or leave it out.")
     environment = {setting: next(filter(None, map(environ.get, names)), None) for setting, names in VARIABLES.items()}
     values: dict[str, tuple[str, Path]] = {}
     for source, base in ((_table(project / FILE), project), (environment, folder), (options, folder)):
         given = {setting: value for setting, value in source.items() if value is not None}
+        if "uri" in given:
+            given["uri"] = given["uri"].strip()  # a file or a variable may end with a newline
+        if source is not options and given.get("db") in SYSTEM_DATABASES:
+            raise CommandError(f"{given['db']!r} is MongoDB's own database. To use it all the same, pass it as --db.")
         # The database in an address counts more than one from a weaker source.
         with contextlib.suppress(CommandError):  # reported when the address is needed
             if "uri" in given and (named := _database(given["uri"])) is not None:
@@ -105,6 +120,8 @@ def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: 
                     f"{setting!r} looks like an address. For the address of MongoDB, set {_ways('uri')}."
                 )
         values |= {setting: (value, base) for setting, value in given.items()}
+    if "uri" in values and is_doubtful(values["uri"][0]):  # even if it isn't used: a module may use it, and show it
+        raise CommandError(_UNREADABLE.format(""))
     return Settings(values)
 
 
@@ -147,9 +164,14 @@ def read_project(path: Path) -> tuple[str, Any]:
 
 
 def _database(uri: str) -> str | None:
-    """Return the database in the path of the URI, looking nothing up: `mongodb+srv://` is read like `mongodb://`."""
+    """Return the database in the path of the URI, looking nothing up: `mongodb+srv://` is read like `mongodb://`.
+
+    MongoDB's own databases are there for authentication.
+    """
     from pymongo.uri_parser import parse_uri  # here: only commands with a database need the driver
 
+    if is_doubtful(uri):
+        raise CommandError(_UNREADABLE.format(""))
     if uri.startswith(MOCK):
         return uri.removeprefix(MOCK).partition("?")[0] or "quaestor"
     plain = uri.replace("mongodb+srv://", "mongodb://", 1).partition("?")[0]
@@ -158,11 +180,7 @@ def _database(uri: str) -> str | None:
             database: str | None = parse_uri(plain, validate=False)["database"]
     except Exception as error:  # noqa: BLE001 - ValueError and PyMongoError: they have no other base
         # The driver's reason quotes parts of the URI. If there is an @, one may be the password.
-        reason = f" ({str(error).rstrip('.')})" if "@" not in uri else ""
+        reason = f" ({cut_values(str(error)).rstrip('.')})" if "@" not in uri else ""
     else:
-        return database
-    raise CommandError(
-        f"Can't read the MongoDB URI{reason}. It should look like mongodb://user:password@host:27017/db or "
-        "mongodb+srv://user:password@host/db. Percent-encode the characters : / ? # [ ] @ % in the user name and the "
-        "password, such as %40 for @."
-    )
+        return None if database in SYSTEM_DATABASES else database
+    raise CommandError(_UNREADABLE.format(reason))
