@@ -69,7 +69,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy --strict and basedpyright, on the package and on typed uses of it; and how much of it has types."""
-    install(session, ".[cli]", *groups("ci", "types", "benchmarks"))
+    install(session, ".[cli,graph]", *groups("ci", "types", "benchmarks"))
     session.run("mypy")
     session.run("basedpyright")
     # It fails below 100 %.
@@ -86,7 +86,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests on the running Python with every driver, against the wheel; or those that are named."""
-    install(session, ".[cli]", *groups("test"))  # builds the wheel and installs it
+    install(session, ".[cli,graph]", *groups("test"))  # builds the wheel and installs it
     if session.posargs:
         session.run("pytest", *session.posargs)
     else:
@@ -96,7 +96,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """The same tests, with the coverage to reach."""
-    install(session, ".[cli]", *groups("test"))
+    install(session, ".[cli,graph]", *groups("test"))
     run_tests(session, "--cov", "--cov-report=")
     session.run("coverage", "report", "--include=*/quaestor/_core/*", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=95")
@@ -105,7 +105,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def newest(session: nox.Session) -> None:
     """The same tests with the newest version of everything: what constraints.txt will bring when it is written anew."""
-    session.install("--upgrade", ".[cli]", *groups("test"))
+    session.install("--upgrade", ".[cli,graph]", *groups("test"))
     run_tests(session, *session.posargs)
 
 
@@ -150,7 +150,7 @@ def matrix(session: nox.Session, dependencies: str) -> None:
 @nox.session
 def browser(session: nox.Session) -> None:
     """The pictures of the graph in a real Chromium, which must be on PATH with its driver."""
-    install(session, ".[cli]", *groups("browser"))
+    install(session, ".[cli,graph]", *groups("browser"))
     session.run("pytest", "tests/browser", *session.posargs)
 
 
@@ -197,7 +197,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def pictures(session: nox.Session) -> None:
     """Make the pictures in docs/pictures (or in the folder that is named) from the demo."""
-    install(session, ".[cli]", *groups("demo", "terminal"))
+    install(session, ".[cli,graph]", *groups("demo", "terminal"))
     session.run("python", "-m", "tools.pictures", *session.posargs)
 
 

@@ -16,6 +16,7 @@ from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, make_database_for_function, make_driver
 from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record
+from quaestor._mongo.odms import OdmAdvice
 from quaestor._mongo.transactions import Session
 from quaestor.context import AsyncMigrationContext, MigrationContext
 from quaestor.events import Event, Place
@@ -36,7 +37,7 @@ class MongoFunctions:
         self._slots: dict[tuple[bool, int], Session] = {}
 
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
-        with closing(LoopHost() if change.is_async else ThreadHost()) as host:
+        with closing(LoopHost() if change.is_async else ThreadHost()) as host, OdmAdvice():
             step = self._prepare(change, place, held, host)
             started = perf_counter()
             await self._host.call(step, is_async=change.is_async)
@@ -45,7 +46,7 @@ class MongoFunctions:
     async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
         db, session = self._databases[change.is_async], self._slots[change.is_async, slot]
         records = get_records_collection(db, self._prefix)
-        with closing(LoopHost() if change.is_async else ThreadHost()) as host:
+        with closing(LoopHost() if change.is_async else ThreadHost()) as host, OdmAdvice():
 
             async def write_record(_: None) -> bool:
                 if not change.applies:

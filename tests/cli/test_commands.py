@@ -1,6 +1,7 @@
 """Every command as a process on the real server, without a terminal: what it does, says and returns."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from quaestor.cli.app import app
 from tests.cli.conftest import REGISTRY, Project
 from tests.leases import HELD
 
@@ -312,6 +315,20 @@ def test_mark(project: Project) -> None:
     project.quaestor("mark", "applied", "first", "--all", code=1)
 
 
+def test_mark_all_as_pending(project: Project) -> None:
+    """It deletes every record, so it names them and asks; without a terminal it takes --yes."""
+    assert "Nothing to mark" in project.quaestor("mark", "pending", "--all")[0]
+    project.quaestor("mark", "applied", "first", "aside")
+    output, errors = project.quaestor("mark", "pending", "--all", code=1)
+    assert output == "To mark as pending, which deletes the record of each: aside, first.\n"
+    assert errors == "quaestor: Not a terminal: pass --yes to confirm.\n"
+    output, errors = project.quaestor("mark", "pending", "--all", "--json", code=1)
+    assert (output, errors) == ("", "quaestor: --json can't ask for confirmation: pass --yes.\n")
+    assert project.recorded() == {"aside", "first"}
+    project.quaestor("mark", "pending", "--all", "--yes")
+    assert project.recorded() == set()
+
+
 def test_unlock(project: Project) -> None:
     """The lease of another is freed with --yes, and shown before; where nobody holds it there is nothing to ask."""
     assert "Nobody" in project.quaestor("unlock")[0]
@@ -326,21 +343,56 @@ def test_unlock(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "words"),
-    [("terminal", "✓ first"), ("mermaid", "flowchart LR"), ("dot", "rankdir"), ("svg", "<svg"), ("html", "<!")],
+    ("form", "file", "words"),
+    [
+        ("terminal", "g.txt", "✓ first"),
+        ("mermaid", "g.mmd", "flowchart LR"),
+        ("dot", "g.dot", "rankdir"),
+        ("svg", "g.SVG", "<svg"),
+        ("html", "deep/g.html", "<!"),
+    ],
 )
-def test_graph(project: Project, form: str, words: str) -> None:
+def test_graph(project: Project, form: str, file: str, words: str) -> None:
     """In every form, to stdout or to a file; with the states of the database, and without one without them."""
     project.quaestor("run", "first")
     output, _ = project.quaestor("graph", "--format", form)
     assert words in output
     assert all(name in output for name in ("first", "second", "aside"))
-    _, errors = project.quaestor("graph", "--format", form, "--output", "graph.txt")
-    assert errors.strip() == "Written: graph.txt"
-    written = (project.folder / "graph.txt").read_text()
+    _, errors = project.quaestor("graph", "--output", file)
+    assert errors.strip() == f"Written: {file}"
+    written = (project.folder / file).read_text()
     assert written.strip() == output.strip()
     del project.environ["QUAESTOR_URI"]
     project.quaestor("graph", "--format", form)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "g.md"], "The suffix of g.md names no format. Use one of .txt, .mmd, .dot, .svg, .html, or pass"),
+        (["-o", "graph"], "The suffix of graph names no format."),
+        (["-o", "g.svg", "-f", "dot"], "--format dot doesn't fit g.svg, which would be svg."),
+        (["-o", "g.txt", "-f", "mermaid"], "--format mermaid doesn't fit g.txt, which would be terminal."),
+    ],
+)
+def test_graph_file_of_no_format(project: Path, arguments: list[str], said: str) -> None:
+    """The suffix decides, so what it doesn't decide, or what contradicts it, is refused before anything is asked."""
+    assert said in project.quaestor("graph", *arguments, "--uri", "mongodb://127.0.0.1:1", code=2)[1]
+    assert not list(project.folder.glob("g*"))
+    project.quaestor("graph", "-f", "dot", "-o", "graph.gv")
+    assert "rankdir" in (project.folder / "graph.gv").read_text()
+
+
+def test_graph_without_the_extra(project: Path) -> None:
+    """Pictures need a library, and say so; a terminal, Mermaid and DOT don't."""
+    project.write("blocked/sitecustomize.py", "import sys; sys.modules['fast_sugiyama'] = None")
+    blocked = str(project.folder / "blocked")
+    for form in ("svg", "html"):
+        _, errors = project.quaestor("graph", "-o", f"g.{form}", code=2, PYTHONPATH=blocked)
+        needs = f'{form.upper()} needs fast-sugiyama: pip install "mongo-quaestor[graph]"'
+        assert errors == f"quaestor: {needs}\n"
+    for form in ("terminal", "mermaid", "dot"):
+        assert "second" in project.quaestor("graph", "-f", form, PYTHONPATH=blocked)[0]
 
 
 def test_new(project: Project) -> None:
@@ -350,11 +402,21 @@ def test_new(project: Project) -> None:
     assert str(file) in output
     assert "async def third(" in file.read_text()
     assert "third" in project.quaestor("plan", "third")[0]
-    project.quaestor("run", "third")
-    assert project.recorded() == {"first", "second", "third"}
-    assert "Did you mean 'second'?" in project.quaestor("new", "fourth", "-d", "secon", code=1)[1]
-    project.quaestor("new", "fourth", "--sync")
-    assert "\ndef fourth(" in (project.folder / "shop/migrations/fourth.py").read_text()
+    _, errors = project.quaestor("run", "third", code=1)
+    assert f"NotImplementedError: This migration isn't written yet ({file}, line 14)." in errors
+    assert "in migration 'third', 3 of 3" in errors
+    assert project.recorded() == {"first", "second"}
+    assert "Did you mean 'second'?" in project.quaestor("new", "fourth", "-d", "secon", code=2)[1]
+    output, _ = project.quaestor("new", "The fourth", "--sync")
+    assert "It is recorded as 'The fourth'; its function is the_fourth.\n" in output
+    fourth = (project.folder / "shop/migrations/the_fourth.py").read_text()
+    assert '@registry.register("The fourth", depends_on=["aside", "third"])\ndef the_fourth(' in fourth
+    assert "not both" in project.quaestor("new", "fifth", "-d", "first", "--independent", code=2)[1]
+    project.quaestor("new", "fifth", "--independent")
+    assert '@registry.register("fifth")\n' in (project.folder / "shop/migrations/fifth.py").read_text()
+    project.write("shop/migrations/broken.py", "1 / 0")
+    assert "ZeroDivisionError" in project.quaestor("new", "sixth", code=2)[1]
+    assert not (project.folder / "shop/migrations/sixth.py").exists()
 
 
 def test_init(bare: Project, uri: str, name: str) -> None:
@@ -364,9 +426,11 @@ def test_init(bare: Project, uri: str, name: str) -> None:
     bare.quaestor("new", "first")
     bare.environ["MONGODB_URI"] = uri
     assert "1 pending" in bare.quaestor("status", "--db", name)[0]
+    file = bare.folder / "shop/migrations/first.py"
+    file.write_text(file.read_text().replace("raise NotImplementedError", "print", 1))
     bare.quaestor("run", "--db", name)
     bare.quaestor("check", "--db", name)
-    assert "exists already" in bare.quaestor("init", "shop.migrations", code=1)[1]
+    assert "isn't empty" in bare.quaestor("init", "shop.migrations", code=1)[1]
 
 
 def test_in_memory(project: Project) -> None:
@@ -600,16 +664,30 @@ def test_without_the_extra(bare: Project) -> None:
     assert errors == "quaestor: The command line needs typer: pip install 'mongo-quaestor[cli]'\n"
 
 
-def test_help(bare: Project) -> None:
-    """Each command says what it does; without one there is the list of them; --version tells the version."""
-    listed = bare.quaestor(code=2)[0] + bare.quaestor("--help")[0]
-    helps = {}
-    for command in ("status", "plan", "run", "rollback", "mark", "graph", "new", "init", "unlock", "check"):
-        assert command in listed
-        helps[command], _ = bare.quaestor(command, "--help")
-        assert f"quaestor {command} " in helps[command]
-    assert "The registry" in helps["run"]
+COMMANDS = ("status", "plan", "run", "rollback", "mark", "graph", "new", "init", "unlock", "check")
+
+
+def test_list_of_commands(bare: Project) -> None:
+    """Without a command there is the list of them; --version tells the version."""
+    listed = bare.quaestor(code=2)[0]
+    assert all(command in listed for command in COMMANDS)
     assert bare.quaestor("--version")[0].startswith("quaestor 0.")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(bare: Project, command: str) -> None:
+    """It says all that an option does, and its default: brackets aren't taken for markup."""
+    output, _ = bare.quaestor(command, "--help", COLUMNS="200")
+    assert f"quaestor {command} " in output
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", output).split())
+    for parameter in get_command(app).commands[command].params:
+        assert parameter.name == "help" or " ".join((getattr(parameter, "help", "") or "").split()) in words
+        if isinstance(default := getattr(parameter, "show_default", None), str):
+            assert f"[default: ({default})]" in words
+    if command == "run":
+        assert "[default: (1; with a pattern, 8)]" in words
+    if command == "check":
+        assert "never for readiness" in words
 
 
 def test_installed_command(bare: Project) -> None:

@@ -67,6 +67,17 @@ def test_rollback_asks(project: Project, answer: str, code: int) -> None:
     assert project.recorded() == ({"aside"} if code == 0 else {"aside", "first", "second"})
 
 
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1)])
+def test_mark_all_as_pending_asks(project: Project, answer: str, code: int) -> None:
+    """The records to delete are shown before the question; only a yes does it."""
+    project.quaestor("mark", "applied", "--all")
+    with terminal(project, "mark", "pending", "--all") as screen:
+        screen.shows("aside, first, second", f"Mark 3 as pending in {project.db.name}/app?", "[y/n]")
+        screen.press(answer)
+        assert screen.ended() == code
+    assert project.recorded() == (set() if code == 0 else {"aside", "first", "second"})
+
+
 def test_unlock_asks(project: Project) -> None:
     """The holder is shown before the question; only a yes does it."""
     project.db.app_migrations_lock.insert_one(HELD)
@@ -111,6 +122,16 @@ def test_waiting(project: Project) -> None:
         project.quaestor("unlock", "--yes")
         assert screen.ended() == 0
     assert project.recorded() == {"aside", "first", "second"}
+
+
+def test_help(project: Project) -> None:
+    """The defaults are there on a terminal, too: brackets aren't taken for markup."""
+    with terminal(project, "run", "--help", columns=120, lines=50) as screen:
+        assert screen.ended() == 0
+        shown = "\n".join(screen.lines())
+    for default in ("1; with a pattern, 8", "no limit", "300; with a pattern, 30"):
+        assert f"[default: ({default})]" in shown
+    assert "[default: 30]" in shown
 
 
 def test_graph(project: Project) -> None:

@@ -29,6 +29,7 @@ registry = load_registry(sys.argv[1], Path.cwd())
 for m in registry.migrations.values():
     print((m.name, m.execute.__name__, m.depends_on, m.transaction, m.is_async, m.execute.__doc__))
 """
+NO_NAMES = ["../x", "a/b", "a\\b", ".x", "-x", "--help", "x.py", "!?", "__", "two\nlines", "\x1b[31m"]
 RUN = """
 import asyncio
 from migrations import registry
@@ -130,9 +131,33 @@ def test_init_refuses(tmp_path: Path, text: str, said: str) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "pyproject.toml"]
 
 
+@pytest.mark.parametrize("files", [["env.py", "script.py.mako", "versions/"], ["__init__.py", "0001_initial.py"]])
+def test_init_in_a_package_of_others(tmp_path: Path, files: list[str]) -> None:
+    """A folder of Alembic's or Django's is refused; one with nothing but hidden files is empty."""
+    folder = tmp_path / "migrations"
+    for file in files:
+        (folder / file).mkdir(parents=True) if file.endswith("/") else folder.mkdir(exist_ok=True)
+        (folder / file).touch()
+    with pytest.raises(CommandError, match=f"isn't empty: it has {min(files)}") as caught:
+        init(tmp_path)
+    assert "Choose another package" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [folder]
+    hidden = tmp_path / "steps"
+    (hidden / "__pycache__").mkdir(parents=True)
+    (hidden / ".gitkeep").touch()
+    assert init(tmp_path, "steps")[0] == hidden / "__init__.py"
+
+
+def test_init_hides_no_module(tmp_path: Path) -> None:
+    """A package would be imported in place of a module of its name."""
+    (tmp_path / "migrations.py").touch()
+    with pytest.raises(CommandError, match=r"would hide .*migrations\.py"):
+        init(tmp_path)
+
+
 def test_init_twice(project: Path) -> None:
     """A package that is there is left alone, and a second call refused."""
-    with pytest.raises(CommandError, match="exists already"):
+    with pytest.raises(CommandError, match=r"isn't empty: it has __init__\.py"):
         init(project)
     with pytest.raises(CommandError, match="already"):
         init(project, "others")
@@ -173,18 +198,42 @@ def test_new_in_any_order_of_import(project: Path) -> None:
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
-def test_new_leaves_tests_green(project: Path, colour: str) -> None:
-    """A stub does nothing, so that what runs all migrations still can; its function takes the database of its colour.
-    A rollback that did nothing would lose a record: until it is written it raises.
-    """
+def test_new_raises_until_it_is_written(project: Path, colour: str) -> None:
+    """An unwritten function that did nothing would be recorded. A written one takes the database of its colour."""
     file = new(project, "add_things", is_async=colour == "async")
-    insert = "await db.things.insert_one({})" if colour == "async" else "db.things.insert_one({})"
-    assert python(project, RUN) == "['add_things']"
-    assert "raise NotImplementedError" in file.read_text(encoding="utf-8").partition("register_rollback")[2]
+    with pytest.raises(AssertionError, match=r"NotImplementedError: This migration isn't written yet\."):
+        python(project, RUN)
     text = file.read_text(encoding="utf-8")
     assert "# Make it idempotent" in text
-    file.write_text(text.replace("# Make it", f"{insert}  # Make it"), encoding="utf-8")
+    insert = "await db.things.insert_one({})" if colour == "async" else "db.things.insert_one({})"
+    file.write_text(text.replace("raise NotImplementedError", f"{insert}  #", 1), encoding="utf-8")
     assert python(project, RUN) == "['add_things']"
+
+
+def test_new_depends_on_the_leaves(project: Path) -> None:
+    """By default on all migrations that no other depends on, so each database gets it after them."""
+    new(project, "a")
+    new(project, "b")
+    new(project, "aside", depends_on=[])
+    new(project, "c")
+    assert [literal_eval(line)[2] for line in shown(project)] == [[], [], ["a"], ["aside", "b"]]
+    file = project / "migrations" / "b.py"
+    file.write_text(file.read_text(encoding="utf-8").replace('["a"]', '["d"]'), encoding="utf-8")
+    with pytest.raises(QuaestorError, match="'d', which is not registered"):
+        new(project, "e")
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_new_writes_long_lines_as_formatters_do(project: Path, *, transaction: bool) -> None:
+    """Many leaves, and a long name, are written on lines of their own."""
+    names = [f"{letter * 20}" for letter in "abcd"]
+    for name in names:
+        new(project, name, depends_on=[])
+    text = new(project, "e" * 80, transaction=transaction).read_text(encoding="utf-8")
+    listed = "".join(f'        "{name}",\n' for name in names)
+    last = "    transaction=True,\n" if transaction else ""
+    assert f'.register(\n    "{"e" * 80}",\n    depends_on=[\n{listed}    ],\n{last})\n' in text
+    assert "e" * 80 in shown(project)[3 + 1]
 
 
 def test_new_in_a_transaction_is_not_told_to_be_idempotent(project: Path) -> None:
@@ -210,7 +259,7 @@ def test_new_takes_the_colour_of_the_registry(project: Path) -> None:
     assert [literal_eval(line)[4] for line in shown(project)] == [True, True, False, True]
 
 
-@pytest.mark.parametrize("name", ["0007 lower-case", "größe", 'a "quoted" \\ name', "two\nlines", "集合", "class"])
+@pytest.mark.parametrize("name", ["0007 lower-case", "größe", 'a "quoted" name', "v1.2", "集合", "class"])
 def test_new_with_any_name(project: Path, name: str) -> None:
     """The name is recorded as it was given; the module is called by something that can be imported."""
     assert new(project, name).stem.isidentifier()
@@ -247,6 +296,7 @@ def test_new_imports_what_the_reference_names(tmp_path: Path) -> None:
         ("b", {"depends_on": ["lowercase_email"]}, "Did you mean 'lowercase_emails'?"),
         ("b", {"depends_on": ["zzz"]}, "'zzz', which is not registered"),
         ("", {}, "must not be empty"),
+        *((name, {}, "can't name a migration here") for name in NO_NAMES),
         ("b", {"folder": "nowhere"}, "nowhere is no package"),
     ],
 )

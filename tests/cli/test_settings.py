@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from quaestor.cli.app import app
 from quaestor.cli.redaction import redact
-from quaestor.cli.settings import VARIABLES, CommandError, find
+from quaestor.cli.settings import VARIABLES, CommandError, UsageError, find
 
 ALL = {"registry": "shop:registry", "uri": "mongodb://h/shop", "db": "shop", "prefix": "app"}
 BROKEN = [
@@ -109,6 +109,19 @@ def test_some_settings_alone(tmp_path: Path) -> None:
     assert find({"registry": "shop"}, {}, tmp_path).value("registry") == "shop"
 
 
+def test_client_or_uri(tmp_path: Path) -> None:
+    """A client takes the place of a URI, which may be the application's in the environment; --uri counts before it."""
+    environ = {"QUAESTOR_CLIENT": "shop:client", "MONGODB_URI": "mongodb://h/shop"}
+    others = {"registry": "shop", "prefix": "app"}
+    found = find(others, environ, tmp_path)
+    found.check()
+    assert (found.has_client, found.value("db")) == (True, "shop")
+    find({**others, "db": "shop", "client": "shop:client"}, {}, tmp_path).check()
+    assert not find({"uri": "mongodb://h"}, environ, tmp_path).has_client
+    with pytest.raises(UsageError, match="not both"):
+        find({"uri": "mongodb://h", "client": "shop:client"}, {}, tmp_path)
+
+
 def test_empty_option(tmp_path: Path) -> None:
     """`--db "$UNSET"` must not silently become another database."""
     assert fault(tmp_path, options={"db": ""}, environ={"QUAESTOR_DB": "shop"}).startswith("--db is empty")
@@ -118,7 +131,7 @@ def test_empty_option(tmp_path: Path) -> None:
     ("table", "said"),
     [
         ('[tool.quaestor]\nregsitry = "a"', "'regsitry'. Did you mean 'registry'?"),
-        ("[tool.quaestor]\nzzz = 1", "The keys are registry, uri, db, prefix, migrations."),
+        ("[tool.quaestor]\nzzz = 1", "The keys are registry, uri, client, db, prefix, migrations."),
         ("[tool.quaestor]\nprefix = 1", "'prefix' in [tool.quaestor]"),
         ('[tool.quaestor]\nprefix = ""', "'prefix' in [tool.quaestor]"),
         ('[tool.quaestor]\nuri = ["mongodb://u:secret@h"]', "'uri' in [tool.quaestor]"),

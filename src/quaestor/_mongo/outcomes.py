@@ -18,6 +18,7 @@ from pymongo.errors import (
 )
 
 from quaestor._core.store import Ending, OutcomeUnknown
+from quaestor._mongo.odms import find_advice
 from quaestor.errors import OutageError
 
 # Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
@@ -108,6 +109,8 @@ def find_ending(error: PyMongoError) -> Ending:
 
 def _explain(error: PyMongoError) -> str | None:
     """Say what to do about an operation that isn't possible in a transaction."""
+    if find_advice(error) is not None:  # that is added instead
+        return None
     message = str(error)
     code = error.code if isinstance(error, OperationFailure) else None
     if code == _REFUSED_IN_TRANSACTION:

@@ -3,7 +3,7 @@
 import sys
 from io import TextIOWrapper
 
-_EXTRA = {"fast_sugiyama", "rich", "typer"}
+_EXTRA = {"rich", "typer"}
 
 
 def main() -> None:

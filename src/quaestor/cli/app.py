@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,7 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.prompt import Confirm
 from rich.text import Text
 
-from quaestor import DatabaseResult, PlannedMigration, SyncRunner
+from quaestor import PlannedMigration, SyncRunner
 from quaestor._text import find_similar, format_count
 from quaestor.cli import reports, scaffold
 from quaestor.cli.display import show_events
@@ -26,7 +27,7 @@ from quaestor.cli.event_lines import format_json_line, show_logs, to_json
 from quaestor.cli.loader import locate
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import escape
-from quaestor.cli.settings import CommandError, refuse_addresses
+from quaestor.cli.settings import CommandError, UsageError, refuse_addresses
 from quaestor.cli.target import Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
@@ -63,6 +64,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
 Marked = StrEnum("Marked", ["APPLIED", "PENDING"])
 
+_SUFFIXES = {
+    ".txt": Format.TERMINAL,
+    ".mmd": Format.MERMAID,
+    ".dot": Format.DOT,
+    ".svg": Format.SVG,
+    ".html": Format.HTML,
+}
+
 
 @app.callback(invoke_without_command=True)
 def _main(
@@ -77,9 +86,9 @@ def _main(
 def _status(target: Target) -> None:
     """Show what is applied, what is pending, and who holds the lease."""
     if target.is_many:
-        _show_each(target, SyncRunner.status, lambda found: reports.report_statuses(found.values(), out.width))
+        _show_each(target, _read_status, lambda found: reports.report_statuses(found.values(), out.width))
     else:
-        seen = target.ask(SyncRunner.status)
+        seen = target.ask(_read_status)
         _show(seen, reports.report_status(seen, out.width), target)
 
 
@@ -91,7 +100,9 @@ def _check(
         bool, typer.Option("--allow-unknown", help="Accept unknown migrations: a newer release may have applied them.")
     ] = False,
 ) -> None:
-    """For CI and startup probes: exit with 1 if a migration is pending or unknown, with 2 on an error."""
+    """For CI and startup probes, never for readiness or liveness: exit with 1 if a migration is pending or unknown,
+    with 2 on an error.
+    """
     states: list[State] = ["pending"] if allow_unknown else ["pending", "unknown"]
 
     def report(statuses: Mapping[str, Status]) -> list[str]:
@@ -103,9 +114,9 @@ def _check(
     if not target.registry.migrations:
         raise CommandError(reports.NO_MIGRATIONS)
     if target.is_many:
-        statuses = list(_show_each(target, SyncRunner.status, report, error_code=2).values())
+        statuses = list(_show_each(target, _read_status, report, error_code=2).values())
     else:
-        statuses = [target.ask(SyncRunner.status)]
+        statuses = [target.ask(_read_status)]
         found: list[RenderableType] = [*reports.find_faults(statuses[0], states)]
         found = found or [reports.summarize(statuses[0])]
         _show(statuses[0], [*found, *reports.find_warnings(statuses[0])], target)
@@ -115,7 +126,7 @@ def _check(
 @command(app, "plan")
 def _plan(target: Target, *, targets: Names = None) -> None:
     """Show what `run` would apply, in order, and why: everything, or only NAME and their dependencies."""
-    _show_plan(target, partial(SyncRunner.plan, targets=targets or None), _UP_TO_DATE)
+    _show_plan(target, lambda runner: runner.plan(targets or None), _UP_TO_DATE)
 
 
 @command(app, "run", has_lease=True)
@@ -137,7 +148,7 @@ def _run(
     """Apply what is pending: everything, or only NAME and their dependencies."""
     options: dict[str, Any] = {"targets": targets or None, "strict": strict}
     if dry_run and not target.is_many:
-        _show_plan(target, partial(SyncRunner.plan, **options), _UP_TO_DATE)
+        _show_plan(target, lambda runner: runner.plan(**options), _UP_TO_DATE)
     elif dry_run:
         known = target.registry.migrations
         if unknown := {name: find_similar(name, known) for name in targets or () if name not in known}:
@@ -145,13 +156,13 @@ def _run(
         if not known:
             print_error(reports.NO_MIGRATIONS)
         report = partial(reports.report_plans, width=out.width)
-        _show_each(target, partial(SyncRunner.plan, **options), report, is_plan=True)
+        _show_each(target, lambda runner: runner.plan(**options), report, is_plan=True)
     else:
         options |= {} if concurrency is None else {"concurrency": concurrency}
         if target.is_many:
             _run_many(target, options)
         else:
-            _work(target, partial(SyncRunner.run, **options))
+            _work(target, lambda runner: runner.run(**options))
 
 
 @command(app, "rollback", has_lease=True)
@@ -163,14 +174,14 @@ def _rollback(
     dry_run: DryRun = False,
 ) -> None:
     """Roll back these migrations, and before them the applied ones that depend on them."""
-    if target.as_json and not (yes or dry_run):
-        raise CommandError("--json can't ask for confirmation: pass --yes.")
+    if not (yes or dry_run):
+        _check_can_ask(target)
     if dry_run or not yes:
-        planned = _show_plan(target, partial(SyncRunner.plan_rollback, targets=targets), _NOT_APPLIED)
+        planned = _show_plan(target, lambda runner: runner.plan_rollback(targets), _NOT_APPLIED)
         if dry_run or not planned:
             return
-        _confirm(f"Roll back {len(planned)} in {target.db}/{target.settings.value('prefix')}?")
-    _work(target, partial(SyncRunner.rollback, targets=targets))
+        _confirm(target, f"Roll back {len(planned)}")
+    _work(target, lambda runner: runner.rollback(targets))
 
 
 @command(app, "mark", has_lease=True)
@@ -180,28 +191,34 @@ def _mark(
     state: Annotated[Marked, typer.Argument(show_default=False)],
     names: Names = None,
     every: Annotated[bool, typer.Option("--all", help="All registered migrations.")] = False,
+    yes: Yes = False,
 ) -> None:
-    """Mark migrations, without running anything: as applied, to adopt a database that is migrated already, or as
-    pending, so the next run applies them.
-    """
+    """Mark as applied (to adopt a migrated database) or pending (to run again), without running anything."""
     if every == bool(names):
         raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
-    mark = SyncRunner.mark_applied if state is Marked.APPLIED else SyncRunner.mark_pending
-    _work(target, partial(mark, names=names or list(target.registry.migrations)))
+    if every and state is Marked.PENDING and not yes:
+        _check_can_ask(target)
+        recorded = target.ask(_read_status).names("applied")
+        if recorded:
+            _print([f"To mark as pending, which deletes the record of each: {', '.join(map(escape, recorded))}."])
+            _confirm(target, f"Mark {len(recorded)} as pending")
+    marked = names or list(target.registry.migrations)
+    is_applied = state is Marked.APPLIED
+    _work(target, lambda runner: runner.mark_applied(marked) if is_applied else runner.mark_pending(marked))
 
 
 @command(app, "unlock", has_json=False)
 def _unlock(target: Target, *, yes: Yes = False) -> None:
     """Release the lease of an instance that hangs. The lease of a dead one expires."""
     if not yes:
-        lease = target.ask(SyncRunner.status).lease
+        lease = target.ask(_read_status).lease
         if lease is None:
             _print(["Nobody holds the lease, or it has expired. Pass --yes to release it anyway."])
             return
         renewed = f"last renewed at {lease.renewed_at:%H:%M:%S} UTC"
         _print([f"The lease is held by {escape(str(lease))}; {renewed}."])
-        _confirm("Release it? Its holder stops at its next step.")
-    released = target.ask(SyncRunner.unlock)
+        _confirm(target, "Its holder stops at its next step. Release it")
+    released = target.ask(lambda runner: runner.unlock())
     _print(["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."])
 
 
@@ -209,15 +226,23 @@ def _unlock(target: Target, *, yes: Yes = False) -> None:
 def _graph(
     target: Target,
     *,
-    form: Annotated[Format, typer.Option("--format", "-f", help="The format.")] = Format.TERMINAL,
+    form: Annotated[
+        Format | None, typer.Option("--format", "-f", help="The format.", show_default="of the file; or terminal")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write.", dir_okay=False, show_default=False)
+        Path | None,
+        typer.Option(
+            "--output", "-o", help=f"The file to write: {', '.join(_SUFFIXES)}.", dir_okay=False, show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Draw the dependency graph; without a MongoDB URI, without the states of the migrations."""
-    from quaestor.cli import pictures  # here: the layout takes a moment to load
+    """Draw the dependency graph; without a URI or client, without the states of the migrations."""
+    from quaestor.cli import pictures  # here: only this command needs it
 
-    seen = _build_status(target) if target.uri is None else target.ask(SyncRunner.status)
+    form = _choose_format(form, output)
+    if form in {Format.SVG, Format.HTML} and find_spec("fast_sugiyama") is None:
+        raise UsageError(f'{form.name} needs fast-sugiyama: pip install "mongo-quaestor[graph]"')
+    seen = target.ask(_read_status) if target.has_server else _build_status(target)
     file = StringIO()
     console = out if output is None else _make_console(file=file, width=_WIDE)
     if form is Format.TERMINAL:
@@ -230,32 +255,44 @@ def _graph(
         err.print(f"Written: {output}")
 
 
-@command(app, "new", has_json=False)
+@command(app, "new", has_json=False, error_code=2)
 def _new(
     target: Target,
     *,
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     depends_on: Annotated[
         list[str] | None,
-        typer.Option("--depends-on", "-d", metavar="NAME", autocompletion=_names, help="A migration it depends on."),
+        typer.Option(
+            "--depends-on",
+            "-d",
+            metavar="NAME",
+            autocompletion=_names,
+            help="A migration it depends on.",
+            show_default="all that no other depends on",
+        ),
     ] = None,
+    independent: Annotated[bool, typer.Option("--independent", help="It depends on no other migration.")] = False,
     transaction: Annotated[bool, typer.Option("--transaction", help="Run it in a transaction.")] = False,
     is_async: Annotated[
         bool | None, typer.Option("--async/--sync", help="`async def` or `def`.", show_default="like the others")
     ] = None,
 ) -> None:
     """Write a module for a new migration and its rollback."""
+    if independent and depends_on:
+        raise UsageError("Pass --depends-on or --independent, not both.")
     settings = target.settings
     file = scaffold.new(
         settings.folder("migrations") / settings.value("migrations"),
         name,
         target.registry,
         locate(settings.value("registry"), settings.folder("registry")),
-        depends_on=depends_on or (),
+        depends_on=[] if independent else depends_on,
         is_async=is_async,
         transaction=transaction,
     )
     out.print(f"Written: {file}", soft_wrap=True)
+    if file.stem != name:
+        out.print(f"It is recorded as {name!r}; its function is {file.stem}.", soft_wrap=True)
 
 
 @app.command("init")
@@ -282,9 +319,9 @@ def run() -> None:
 @contextmanager
 def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProgress, Hook]]:
     """Show the events of a run, the logs, and what an interruption waits for."""
-    progress = RunProgress(target.clean, names)
+    progress, loop = RunProgress(target.clean, names), target.server.loop
     try:
-        with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress):
+        with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress, loop):
             show_logs(target.clean)
             yield progress, hook
     except (KeyboardInterrupt, SystemExit):
@@ -304,14 +341,7 @@ def _run_many(target: Target, options: Mapping[str, Any]) -> None:
     """Run the migrations of many databases, and show the events and results."""
     names = target.names
     with _follow(target, names) as (progress, hook):
-        results: list[DatabaseResult] = target.registry.run_many_sync(
-            [target.server.db(name) for name in names],
-            target.settings.value("prefix"),
-            async_db=target.server.async_db,
-            on_event=hook,
-            **target.lease,
-            **options,
-        )
+        results = target.run_many(names, hook, **options)
     errors = {one.database: describe_as_json(one.error) for one in results if one.error is not None}
     if target.as_json:
         values = [
@@ -363,6 +393,10 @@ def _show_each(
     return found
 
 
+def _read_status(runner: SyncRunner) -> Status:
+    return runner.status()
+
+
 def _build_status(target: Target) -> Status:
     """Build a status without a database: every migration is pending."""
     migrations = [
@@ -372,9 +406,31 @@ def _build_status(target: Target) -> Status:
     return Status("", "", tuple(migrations))
 
 
-def _confirm(question: str) -> None:
+def _choose_format(form: Format | None, output: Path | None) -> Format:
+    """Choose the format of a graph: the one of the file's suffix, or the one that is named."""
+    if output is None:
+        return form or Format.TERMINAL
+    suffix = output.suffix.lower()
+    if form is None and suffix not in _SUFFIXES:
+        raise UsageError(
+            f"The suffix of {output} names no format. Use one of {', '.join(_SUFFIXES)}, or pass --format as well."
+        )
+    found = _SUFFIXES.get(suffix, form)
+    if form not in {None, found}:
+        raise UsageError(f"--format {form} doesn't fit {output}, which would be {found}. Leave out --format.")
+    return found or Format.TERMINAL
+
+
+def _check_can_ask(target: Target) -> None:
+    if target.as_json:
+        raise CommandError("--json can't ask for confirmation: pass --yes.")
+
+
+def _confirm(target: Target, action: str) -> None:
+    """Ask whether to do it in the database of the target, or exit."""
     if not sys.stdin.isatty():
         raise CommandError("Not a terminal: pass --yes to confirm.")
+    question = f"{action} in {target.db}/{target.settings.value('prefix')}?"
     with suppress(EOFError):  # Ctrl-D
         if Confirm.ask(Text(escape(question)), console=out, default=False):
             return

@@ -1,15 +1,17 @@
 """How an error or a signal ends a command: a message on stderr, an exit code, and no traceback by default."""
 
+import asyncio
+import inspect
 import os
 import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final
 
 import typer
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
@@ -19,7 +21,7 @@ from quaestor._text import format_list, is_interruption, read_error
 from quaestor.cli.loader import locate_error
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import Clean, escape
-from quaestor.cli.settings import CommandError
+from quaestor.cli.settings import CommandError, UsageError
 from quaestor.errors import LeaseTimeoutError, QuaestorError
 
 _INTERRUPTED: Final = 130  # the exit code after Ctrl-C, as of a shell
@@ -28,6 +30,8 @@ _TERMINATED: Final = {signal.SIGTERM: 143} | ({signal.SIGHUP: 129} if hasattr(si
 
 _GRACE: Final = 0.5
 """Seconds after which most functions that can be cancelled have ended."""
+
+_BOTH: Final = "Let the function of --client return a tuple that also has"
 
 _REFUSED: Final = {
     13: "The user of the URI lacks a right; docs/reliability.md lists the rights that are needed.",
@@ -60,7 +64,7 @@ def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
         if trace:
             err.print(clean("".join(traceback.format_exception(error))).rstrip())
         print_error(clean(describe_error(error)))
-        raise SystemExit(code) from None
+        raise SystemExit(2 if isinstance(error, UsageError) else code) from None
 
 
 def _print_cause(interruption: BaseException, clean: Clean) -> None:
@@ -93,7 +97,7 @@ def _describe(error: BaseException) -> str:
             "(quaestor unlock)."
         )
     if isinstance(error, QuaestorError | CommandError):
-        return str(error)
+        return re.sub("Pass a?sync_db=, the same database opened with", _BOTH, str(error))  # a URI gives both
     if isinstance(error, ServerSelectionTimeoutError):
         reason = str(error).partition(" (configured timeouts:")[0].partition(", Timeout:")[0]
         separator = " at " if re.match(r"\S+:\d+: ", reason) else ": "  # the driver's reason may have no address
@@ -106,11 +110,44 @@ def _describe(error: BaseException) -> str:
     return locate_error(error)
 
 
+class Loop:
+    """The event loop of a command whose client is async."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._task: asyncio.Task[Any] | None = None
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the loop, and await what it returns."""
+
+        async def call() -> Any:
+            self._task = asyncio.current_task()
+            result = function()
+            return await result if inspect.isawaitable(result) else result
+
+        try:
+            return self._runner.run(call())
+        finally:
+            self._task = None
+
+    def cancel(self) -> bool:
+        """Cancel the call in progress, from the handler of a signal. Returns False if there is none."""
+        if self._task is None:
+            return False
+        self._runner.get_loop().call_soon_threadsafe(self._task.cancel)
+        return True
+
+    def close(self) -> None:
+        """End the loop."""
+        self._runner.close()
+
+
 @contextmanager
-def explain_interruption(progress: RunProgress) -> Iterator[None]:
+def explain_interruption(progress: RunProgress, loop: Loop | None) -> Iterator[None]:
     """Let signals end the command, and say on stderr which migrations it waits for.
 
-    SIGTERM, as an orchestrator sends it, and SIGHUP end it as Ctrl-C does, so the lease is released.
+    SIGTERM, as an orchestrator sends it, and SIGHUP end it as Ctrl-C does, so the lease is released. In an event loop
+    a signal cancels the call, as often as it comes: an exception out of nowhere would end the loop.
     """
     ended = threading.Event()
     signals: list[int] = []  # a signal handler may interrupt anything, so it only appends
@@ -124,11 +161,10 @@ def explain_interruption(progress: RunProgress) -> Iterator[None]:
             sys.stderr.write(f"quaestor: Interrupted: waiting for the migrations in progress{format_list(names)}.\n")
             sys.stderr.flush()
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def end(number: int, _: FrameType | None) -> None:
         signals.append(number)
-        if number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        sys.exit(_TERMINATED[signal.Signals(number)])
+        if loop is None or not loop.cancel():
+            _end_by([number])
 
     thread = threading.Thread(target=explain, daemon=True)
     thread.start()
@@ -138,6 +174,15 @@ def explain_interruption(progress: RunProgress) -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored
             signal.signal(signal.SIGINT, end)
         yield
+    except asyncio.CancelledError:
+        _end_by(signals)
+        raise
     finally:
         ended.set()
         thread.join()
+
+
+def _end_by(signals: Sequence[int]) -> None:
+    """Raise for the first of the signals, if there is one."""
+    for number in signals:
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_TERMINATED[signal.Signals(number)])

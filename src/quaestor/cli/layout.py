@@ -9,8 +9,6 @@ from itertools import accumulate
 from math import sqrt
 from typing import Any, NamedTuple, TypeAlias
 
-from fast_sugiyama import from_edges
-
 HEIGHT = 30.0
 """The height of a box, in pixels, as are all lengths here."""
 
@@ -82,6 +80,8 @@ def layout(depends_on: Mapping[str, Iterable[str]], widths: Mapping[str, float])
 
 def _place_columns(names: Sequence[str], edges: Iterable[tuple[str, str]], widths: Mapping[str, float]) -> Layout:
     """Place groups below one another, in the same columns, each as wide as its widest box."""
+    from fast_sugiyama import from_edges  # here: only pictures need the extra `graph`
+
     numbers = {name: number for number, name in enumerate(names)}  # bends of lines get the numbers after these
     numbered = [(numbers[needed], numbers[name]) for needed, name in edges]
     # Any: its types say that a number may be a str. It draws from the top down, and the first names on the right, so

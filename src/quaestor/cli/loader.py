@@ -1,10 +1,11 @@
-"""Load the registry that `package.module:attribute` or `path/to/file.py:attribute` names."""
+"""Load the registry, or the client, that `package.module:attribute` or `path/to/file.py:attribute` names."""
 
 import inspect
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +18,7 @@ from quaestor.registry import MigrationRegistry
 
 
 class Location(NamedTuple):
-    """Where a registry is."""
+    """Where a registry or a client is."""
 
     module: str
     attribute: str
@@ -35,31 +36,57 @@ def load_registry(reference: str, folder: Path) -> MigrationRegistry:
     module = _import(location)
     names = sorted(name for name, value in vars(module).items() if isinstance(value, MigrationRegistry))
     known = f" The registries in {module.__name__!r} are: {', '.join(names)}." if names else ""
+    found = _find(module, location, known)
+    name = f"{location.module}:{location.attribute}"
+    if _is_factory(found) and not inspect.iscoroutinefunction(found):
+        found = _call(name, found)
+    if not isinstance(found, MigrationRegistry):
+        raise CommandError(
+            f"{name} must be a MigrationRegistry, or a function without arguments that returns one, not "
+            f"{describe_kind(found)}.{known}"
+        )
+    return found
+
+
+def load_client(reference: str, folder: Path, await_result: Callable[[Callable[[], object]], object]) -> object:
+    """Import what a reference names, or call it if it is a function without arguments, `def` or `async def`.
+
+    `await_result` calls a function in an event loop, and awaits what it returns.
+    """
+    location = locate(reference, folder, "client")
+    found = _find(_import(location), location)
+    if not _is_factory(found):
+        return found
+    function = partial(await_result, found) if inspect.iscoroutinefunction(found) else found
+    return _call(f"{location.module}:{location.attribute}", function)
+
+
+def describe_kind(value: object) -> str:
+    """Say what a value is that is something else than what it should be."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+
+
+def _find(module: ModuleType, location: Location, known: str = "") -> object:
     try:
-        found: object = attrgetter(location.attribute)(module)
+        return attrgetter(location.attribute)(module)
     except AttributeError:
         close = find_similar(location.attribute, vars(module))
         suggestion = f" Did you mean {close!r}?" if close else ""
         raise CommandError(
             f"The module {location.module!r} has no {location.attribute!r}.{suggestion}{known}"
         ) from None
-    name = f"{location.module}:{location.attribute}"
-    if _is_factory(found):
-        try:
-            found = found()
-        except (Exception, SystemExit) as error:
-            raise CommandError(f"{name} failed: {locate_error(error)}") from error
-    if not isinstance(found, MigrationRegistry):
-        kind = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
-        raise CommandError(
-            f"{name} must be a MigrationRegistry, or a function without arguments that returns one, not {kind}.{known}"
-        )
-    return found
 
 
-def locate(reference: str, folder: Path) -> Location:
+def _call(name: str, function: Callable[[], object]) -> object:
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise CommandError(f"{name} failed: {locate_error(error)}") from error
+
+
+def locate(reference: str, folder: Path, default: str = "registry") -> Location:
     """Read a reference without importing anything. A file in a package is the module that its users import."""
-    place, attribute = split(reference)
+    place, attribute = split(reference, default)
     if not place.endswith(".py"):
         if _is_dotted_name(place) and _is_dotted_name(attribute):
             return Location(place, attribute, folder)
@@ -77,10 +104,10 @@ def locate(reference: str, folder: Path) -> Location:
     return Location(".".join(names), attribute, top, file)
 
 
-def split(reference: str) -> tuple[str, str]:
+def split(reference: str, default: str = "registry") -> tuple[str, str]:
     r"""Split a reference into module or file and attribute. The colon of a drive, as in `C:\shop\file.py`, stays."""
     place, colon, attribute = reference.rpartition(":")
-    return (place, attribute) if colon and not attribute.endswith(".py") else (reference, "registry")
+    return (place, attribute) if colon and not attribute.endswith(".py") else (reference, default)
 
 
 def _is_dotted_name(name: str) -> bool:
@@ -122,7 +149,7 @@ def locate_error(error: BaseException) -> str:
 
 def _is_factory(value: object) -> TypeGuard[Callable[[], object]]:
     """Whether it is a function without arguments. A class isn't: MigrationRegistry itself would give an empty one."""
-    if not callable(value) or isinstance(value, type) or inspect.iscoroutinefunction(value):
+    if not callable(value) or isinstance(value, type):
         return False
     try:
         inspect.signature(value).bind()

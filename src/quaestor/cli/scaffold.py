@@ -23,7 +23,10 @@ from quaestor.errors import MissingDependencyError
 from quaestor.registry import MigrationRegistry
 
 LONGEST = 60
-"""The longest module name, in characters; the name of a migration can be any text."""
+"""The longest module name, in characters."""
+
+_SHOWN = 3  # names of files
+_WIDEST = 88  # characters: formatters break longer lines, most of them at this width
 
 PACKAGE = '''\
 """The migrations of the database. `quaestor new` adds a module."""
@@ -42,9 +45,11 @@ prefix = {prefix}
 # The database: QUAESTOR_URI="mongodb://host:27017/name" in the environment, or --uri.
 """
 
-# The migration does nothing yet, so a test suite that runs all migrations stays green. A rollback that did
-# nothing would remove the record and leave the work, so it raises.
+# Both functions raise until they are written: one that did nothing would be recorded as applied, or rolled back.
 MODULE = files("quaestor.cli").joinpath("module.txt").read_text(encoding="utf-8")
+
+_NO_NAME = re.compile(r"[/\\]|^[-.\s]|\s$|\.py$|^[\W_]*$")
+"""In names of paths, options and files; blanks at an end; and no letter or digit."""
 
 _IDEMPOTENT = "Make it idempotent: it may run twice."
 _RETRIED = "Change nothing but the database: the transaction may be retried."
@@ -67,8 +72,15 @@ def init(root: Path, package: str = "migrations", prefix: str = "app") -> list[P
         )
     folder = Path("src" if (root / "src" / names[0]).is_dir() else "", *names)
     module, project = root / folder / "__init__.py", root / FILE
-    if module.exists():
-        raise CommandError(f"{module} exists already. Choose another package, or write a registry into this one.")
+    entries = sorted(entry.name for entry in module.parent.iterdir()) if module.parent.is_dir() else []
+    if taken := [name for name in entries if name != "__pycache__" and not name.startswith(".")]:
+        more = ", ..." if len(taken) > _SHOWN else ""
+        raise CommandError(
+            f"{module.parent} isn't empty: it has {', '.join(taken[:_SHOWN])}{more}. Choose another package, such as "
+            "`quaestor init mongo_migrations`, or write a registry into this one."
+        )
+    if (file := module.parent.with_suffix(".py")).exists():
+        raise CommandError(f"The package {package!r} would hide {file}. Choose another name.")
     configured = _add_table(project, registry=f"{package}:registry", migrations=folder.as_posix(), prefix=prefix)
     write(module, PACKAGE)
     write(project, configured)
@@ -81,18 +93,29 @@ def new(
     registry: MigrationRegistry,
     location: Location,
     *,
-    depends_on: Sequence[str] = (),
+    depends_on: Sequence[str] | None = None,
     is_async: bool | None = None,
     transaction: bool = False,
 ) -> Path:
-    """Write a module with a migration to fill in, and its rollback; return its file."""
+    """Write a module with a migration to fill in, and its rollback; return its file.
+
+    By default it depends on all migrations that no other depends on, so every database gets it after them.
+    """
     if attrgetter(location.attribute)(sys.modules[location.module]) is not registry:
         raise CommandError(
             f"{location.attribute!r} is a factory, whose registry a module can't import. Configure the registry itself."
         )
     MigrationRegistry().register(name)  # checks the name
+    if _NO_NAME.search(name) or not name.isprintable():
+        raise CommandError(
+            f"{name!r} can't name a migration here: it looks like a path, a file or an option, has no letter or "
+            "digit, or blanks at an end. Pass a name such as lowercase_emails."
+        )
     if name in registry.migrations:
         raise CommandError(f"Migration {name!r} exists already. Choose another name.")
+    if depends_on is None:
+        met = {needed for migration in registry.migrations.values() for needed in migration.depends_on}
+        depends_on = [migration.name for migration in registry.sort() if migration.name not in met]
     for needed in depends_on:
         if needed not in registry.migrations:
             raise MissingDependencyError(name, needed, find_similar(needed, registry.migrations))
@@ -105,19 +128,29 @@ def new(
         raise CommandError(f"{folder} is no package. Add an __init__.py that discovers the modules in it.")
     if file.exists() or file.with_suffix("").exists():
         raise CommandError(f"{file} or a package of that name exists already. Choose another name for the migration.")
-    needs = ", ".join(map(_literal, dict.fromkeys(depends_on)))
     values = {
         "title": f"{function.replace('_', ' ').strip().capitalize()}.",
         "module": location.module,
         "imported": imported,
         "registry": location.attribute,
-        "options": (f", depends_on=[{needs}]" if needs else "") + (", transaction=True" if transaction else ""),
+        "arguments": _write_arguments(location.attribute, name, depends_on, transaction=transaction),
         "function": function,
         "hint": _RETRIED if transaction else _IDEMPOTENT,
         "name": _literal(name),
     }
     write(file, MODULE.format_map(values | (_ASYNC if is_async else _SYNC)))
     return file
+
+
+def _write_arguments(registry: str, name: str, depends_on: Sequence[str], *, transaction: bool) -> str:
+    """Write the arguments of `register`: in one line if they fit, otherwise as formatters do."""
+    needs = [_literal(needed) for needed in dict.fromkeys(depends_on)]
+    others = ["transaction=True"] if transaction else []
+    line = ", ".join([_literal(name), *([f"depends_on=[{', '.join(needs)}]"] if needs else []), *others])
+    if len(f"@{registry}.register({line})") <= _WIDEST:
+        return line
+    listed = ["depends_on=[", *(f"    {needed}," for needed in needs), "],"] if needs else []
+    return "".join(f"\n    {part}" for part in [f"{_literal(name)},", *listed, *(f"{one}," for one in others)]) + "\n"
 
 
 def write(file: Path, text: str) -> None:

@@ -24,6 +24,7 @@ TABLE: Final = "[tool.quaestor]"
 VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "registry": ("QUAESTOR_REGISTRY",),
     "uri": ("QUAESTOR_URI", "MONGODB_URI"),
+    "client": ("QUAESTOR_CLIENT",),
     "db": ("QUAESTOR_DB",),
     "prefix": ("QUAESTOR_PREFIX",),
     "migrations": ("QUAESTOR_MIGRATIONS",),
@@ -32,7 +33,10 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _MISSING: Final[Mapping[str, tuple[str, str]]] = {
     "registry": ("registry", "for example shop.migrations:registry; in a new project, `quaestor init` writes it"),
-    "uri": ("MongoDB URI", "for example mongodb://127.0.0.1:27017, or mongomock:// for a database in memory"),
+    "uri": (
+        "MongoDB URI",
+        "for example mongodb://127.0.0.1:27017, mongomock:// for memory, or --client for your application's client",
+    ),
     "db": ("database", "or name it in the URI: mongodb://host/db; /admin, /config and /local are for authentication"),
     "prefix": ("prefix", "the one that your application passes"),
     "migrations": ("folder of migrations", "for example shop/migrations"),
@@ -50,6 +54,10 @@ _UNREADABLE: Final = (
 
 class CommandError(Exception):
     """A mistake that the user of the command line can fix; `str()` says how. All parts of the command line raise it."""
+
+
+class UsageError(CommandError):
+    """Options that don't fit each other, or need more installed. Nothing was asked or done; the exit code is 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +80,18 @@ class Settings:
 
     def check(self) -> None:
         """Check that the settings of a command on a database were given."""
-        for setting in ("registry", "uri", "prefix"):
+        for setting in ("registry", "client" if self.has_client else "uri", "prefix"):
             self.value(setting)
-        _database(self.value("uri"))  # finds a broken URI before the driver shows a part of it
+        if not self.has_client:
+            _database(self.value("uri"))  # finds a broken URI before the driver shows a part of it
         name = self.value("db")
         if name != name.strip():
             raise CommandError(f"The database {name!r} starts or ends with white space. Correct its name (--db).")
+
+    @property
+    def has_client(self) -> bool:
+        """Whether the application's own client takes the place of a URI, which then only names the database (bool)."""
+        return "client" in self.values
 
     @property
     def is_pattern(self) -> bool:
@@ -106,23 +120,30 @@ def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: 
     values: dict[str, tuple[str, Path]] = {}
     for source, base in ((_table(project / FILE), project), (environment, folder), (options, folder)):
         given = {setting: value for setting, value in source.items() if value is not None}
-        if "uri" in given:
-            given["uri"] = given["uri"].strip()  # a file or a variable may end with a newline
         if source is not options and given.get("db") in SYSTEM_DATABASES:
             raise CommandError(f"{given['db']!r} is MongoDB's own database. To use it all the same, pass it as --db.")
-        # The database in an address counts more than one from a weaker source.
-        with contextlib.suppress(CommandError):  # reported when the address is needed
-            if "uri" in given and (named := _database(given["uri"])) is not None:
-                given = {"db": named} | given
-        for setting, value in given.items():
-            if setting != "uri" and "://" in value:
-                raise CommandError(
-                    f"{setting!r} looks like an address. For the address of MongoDB, set {_ways('uri')}."
-                )
-        values |= {setting: (value, base) for setting, value in given.items()}
+        values |= {setting: (value, base) for setting, value in _read_uri(given).items()}
     if "uri" in values and is_doubtful(values["uri"][0]):  # even if it isn't used: a module may use it, and show it
         raise CommandError(_UNREADABLE.format(""))
+    if options.get("uri") is not None:  # in the environment, the URI may be the application's
+        if options.get("client") is not None:
+            raise UsageError("Pass --uri or --client, not both.")
+        values.pop("client", None)
     return Settings(values)
+
+
+def _read_uri(given: dict[str, str]) -> dict[str, str]:
+    """Add the database in the URI, which counts more than one from a weaker source, and refuse URIs elsewhere."""
+    for setting, value in given.items():
+        if setting != "uri" and "://" in value:
+            raise CommandError(f"{setting!r} looks like an address. For the address of MongoDB, set {_ways('uri')}.")
+    if "uri" not in given:
+        return given
+    given = given | {"uri": given["uri"].strip()}  # a file or a variable may end with a newline
+    with contextlib.suppress(CommandError):  # reported when the address is needed
+        if (named := _database(given["uri"])) is not None:
+            return {"db": named} | given
+    return given
 
 
 def refuse_addresses(arguments: Sequence[str]) -> None:

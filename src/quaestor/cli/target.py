@@ -1,15 +1,17 @@
 """The target of a command: its registry and databases, from the options that commands share.
 
-Runners are always sync: they call sync and async functions, given a database for each, and the command line has no
-event loop of its own. The address `mongomock://` means an empty database in memory.
+Runners are sync: they call sync and async functions, given a database for each, and the command line has no event loop
+of its own. With the application's own client (--client) they are as that is: an async one works in the command's loop.
+The address `mongomock://` means an empty database in memory.
 """
 
+import asyncio
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -17,11 +19,12 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import typer
 from pymongo import AsyncMongoClient, MongoClient
 
-from quaestor import MigrationDefinition, SyncRunner
-from quaestor.cli.endings import report_errors
-from quaestor.cli.loader import load_registry
+from quaestor import AsyncRunner, DatabaseResult, MigrationDefinition, SyncRunner
+from quaestor.cli.endings import Loop, report_errors
+from quaestor.cli.loader import describe_kind, load_client, load_registry
 from quaestor.cli.redaction import redact
 from quaestor.cli.settings import MOCK, CommandError, Settings, find
+from quaestor.errors import InvalidDatabaseError
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
 from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY
@@ -58,6 +61,10 @@ def _options(
     ] = None,
     registry: Annotated[str | None, _option(metavar="MODULE:NAME", help="The registry, or FILE:NAME.")] = None,
     uri: Annotated[str | None, _option(metavar="URI", help="The MongoDB URI, or mongomock:// for memory.")] = None,
+    client: Annotated[
+        str | None,
+        _option(metavar="MODULE:NAME", help="Your application's own client, or a function for it, in place of a URI."),
+    ] = None,
     db: Annotated[
         str | None,
         _option(
@@ -79,8 +86,9 @@ class Server(NamedTuple):
     """The databases of a server, by their names."""
 
     db: Callable[[str], Any]
-    async_db: Callable[[str], Any] | None  # with a client for each; None if no migration is async
-    list_names: Callable[[], list[str]]
+    other_db: Callable[[str], Any] | None  # for the other kind of functions; None if there are none, or no client
+    list_names: Callable[[], Any]
+    loop: Loop | None = None  # of an async client
 
 
 def _connect_mock(*, is_async: bool) -> Server:
@@ -98,6 +106,21 @@ def _connect_mock(*, is_async: bool) -> Server:
     return Server(client.get_database, async_client.get_database, client.list_database_names)
 
 
+def _is_async(client: Any, reference: str) -> bool:
+    """Say whether a client is async; the runners know. Refuses what is no client."""
+    with suppress(Exception):  # anything may have been given
+        db = client["quaestor"]
+        with suppress(InvalidDatabaseError):
+            SyncRunner(MigrationRegistry(), db, "app")
+            return False
+        AsyncRunner(MigrationRegistry(), db, "app")
+        return True
+    raise CommandError(
+        f"{reference} must be a client of PyMongo, Motor or a mock, or a function without arguments that returns one, "
+        f"not {describe_kind(client)}."
+    )
+
+
 class Target:
     """The target of a command: from its options, the environment and the project of the current folder."""
 
@@ -109,9 +132,9 @@ class Target:
         self._command = command
 
     @property
-    def uri(self) -> str | None:
-        """The MongoDB URI (str), if it was given."""
-        return self.settings.values["uri"][0] if "uri" in self.settings.values else None
+    def has_server(self) -> bool:
+        """Whether the settings name a server (bool)."""
+        return self.settings.has_client or "uri" in self.settings.values
 
     @property
     def is_many(self) -> bool:
@@ -127,8 +150,11 @@ class Target:
         return self.settings.value("db")
 
     def clean(self, text: str) -> str:
-        """Remove the password of the URI from a text."""
-        return redact(text, self.uri or "")
+        """Remove the password of the URI from a text, and those of the URIs that the application's client may have."""
+        uris = [self.settings.value("uri")] if "uri" in self.settings.values else []
+        for uri in {*uris, *(value for value in os.environ.values() if value.startswith(("mongodb:", "mongodb+srv:")))}:
+            text = redact(text, uri)
+        return text
 
     @cached_property
     def registry(self) -> MigrationRegistry:
@@ -139,6 +165,8 @@ class Target:
     @cached_property
     def server(self) -> Server:
         """The server of the settings, connected until the command ends."""
+        if self.settings.has_client:
+            return self._use_client()
         uri = self.settings.value("uri")
         is_async = any(
             MigrationDefinition(migration.name, function).is_async
@@ -162,20 +190,49 @@ class Target:
             lambda: [db["name"] for db in client.list_databases(nameOnly=True, authorizedDatabases=True)],
         )
 
+    def _use_client(self) -> Server:
+        """Take the application's own client, or a sync and an async one, and close them when the command ends."""
+        _ = self.registry  # first: it may set up what the client, or an ODM, needs
+        reference, loop = self.settings.value("client"), Loop()
+        self.stack.callback(loop.close)
+        with redirect_stdout(sys.stderr):
+            found: Any = load_client(reference, self.settings.folder("client"), loop.call)
+        given = found if isinstance(found, tuple) else (found,)
+        clients = {_is_async(client, reference): client for client in given}
+        if len(clients) < max(len(given), 1):
+            raise CommandError(f"{reference} must give one client, or a sync and an async one, not {len(given)}.")
+        for client in given:
+            self.stack.callback(loop.call, client.close)
+        if True not in clients:
+            return Server(clients[False].get_database, None, clients[False].list_database_names)
+        other_db = clients[False].get_database if False in clients else None
+        return Server(clients[True].get_database, other_db, clients[True].list_database_names, loop)
+
     @property
     def names(self) -> list[str]:
         """The databases that match the pattern, sorted (list of str)."""
         self.settings.check()
-        return self.settings.match_names(self.server.list_names())
+        return self.settings.match_names(self._call(self.server.list_names))
 
     def ask(self, question: Callable[[SyncRunner], T], on_event: Hook = _ignore) -> T:
-        """Ask a runner for the registry and the database of the settings."""
-        return question(self._make_runner(self.db, on_event))
+        """Ask a runner for the registry and the database of the settings.
+
+        With an async client it is an AsyncRunner, whose methods have the same names and arguments.
+        """
+        return self._call(lambda: question(self._make_runner(self.db, on_event)))
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Call a function; with an async client in the loop, where what it returns is awaited."""
+        loop = self.server.loop
+        result: T = function() if loop is None else loop.call(function)
+        return result
 
     def ask_each(self, question: Callable[[SyncRunner], T]) -> dict[str, T | Exception]:
         """Ask a runner for each database that matches the pattern; return the answer or the error of each, sorted."""
         self.registry.sort()  # otherwise each database would report the same error
         names = self.names
+        if self.server.loop is not None:
+            return dict(zip(names, self.server.loop.call(lambda: self._ask_in_loop(question, names)), strict=True))
 
         def ask(name: str) -> T | Exception:
             try:
@@ -186,10 +243,33 @@ class Target:
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             return dict(zip(names, pool.map(ask, names), strict=True))
 
-    def _make_runner(self, db: str, on_event: Hook) -> SyncRunner:
+    async def _ask_in_loop(self, question: Callable[[Any], Any], names: Sequence[str]) -> list[Any]:
+        slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def ask(name: str) -> Any:
+            async with slots:
+                return await question(self._make_runner(name, _ignore))
+
+        return await asyncio.gather(*map(ask, names), return_exceptions=True)
+
+    def run_many(self, names: Sequence[str], on_event: Hook, **options: Any) -> list[DatabaseResult]:
+        """Run the migrations of these databases."""
         server, prefix = self.server, self.settings.value("prefix")
-        async_db = None if server.async_db is None else server.async_db(db)
-        return SyncRunner(self.registry, server.db(db), prefix, async_db=async_db, on_event=on_event, **self.lease)
+        databases = [server.db(name) for name in names]
+        options |= {"on_event": on_event, **self.lease}
+        if server.loop is None:
+            return self.registry.run_many_sync(databases, prefix, async_db=server.other_db, **options)
+        run = partial(self.registry.run_many, databases, prefix, sync_db=server.other_db, **options)
+        results: list[DatabaseResult] = server.loop.call(run)
+        return results
+
+    def _make_runner(self, name: str, on_event: Hook) -> Any:
+        server = self.server
+        other_db = None if server.other_db is None else server.other_db(name)
+        arguments = (self.registry, server.db(name), self.settings.value("prefix"))
+        if server.loop is None:
+            return SyncRunner(*arguments, async_db=other_db, on_event=on_event, **self.lease)
+        return AsyncRunner(*arguments, sync_db=other_db, on_event=on_event, **self.lease)
 
 
 def command(

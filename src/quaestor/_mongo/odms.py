@@ -1,0 +1,52 @@
+"""Beanie and MongoEngine: their errors in a migration, and what works. They are recognised, never imported. Pure."""
+
+import contextlib
+import traceback
+from types import TracebackType
+from typing import Final
+
+_ADVICE: Final = {
+    "beanie": (
+        "Beanie's documents use the client that `init_beanie` was given. Call it before the run, with a database of "
+        "the run's client (on the command line in the async function that --client names), or in the migration itself, "
+        "with its `db` and without transaction=True."
+    ),
+    "mongoengine": (
+        "MongoEngine's documents use the client of `connect()`. Call it once, before the run, and give the run its "
+        "database, `mongoengine.get_db()` (on the command line: --client mongoengine:get_connection). In a transaction "
+        "no index is created on a collection with documents: call `ensure_indexes()` before the run."
+    ),
+}
+_NOT_CONNECTED: Final = {
+    ("beanie.exceptions", "CollectionWasNotInitialized"),
+    ("mongoengine.connection", "ConnectionFailure"),
+}
+_MISPLACED: Final = ("in transactions", "multi-document transaction", "bound session", "different event loop")
+"""Words of the server and of the driver: the ODM wants indexes or a list of collections, or has another client."""
+
+
+def find_advice(error: Exception) -> str | None:
+    """Say what works, if the error is one of an ODM without a client, or with another one than the run's."""
+    modules = []
+    if (type(error).__module__, type(error).__name__) in _NOT_CONNECTED:
+        modules = [type(error).__module__]
+    elif isinstance(error, AttributeError):  # the fields of a class that `init_beanie` doesn't know
+        owner = error.obj if isinstance(error.obj, type) else object
+        modules = [cls.__module__ for cls in owner.__mro__ if error.name in getattr(owner, "model_fields", ())]
+    elif any(words in str(error) for words in _MISPLACED):
+        modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((_ADVICE[odm] for module in modules if (odm := module.partition(".")[0]) in _ADVICE), None)
+
+
+class OdmAdvice:
+    """A context in which the errors of an ODM get a note with what works."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(Exception):  # the error may refuse notes or have no message, and matters more
+            if isinstance(error, Exception) and (advice := find_advice(error)) is not None:
+                error.add_note(f"quaestor: {advice}")
