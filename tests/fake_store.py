@@ -646,6 +646,9 @@ class FakeStore:
     def identify_primary(self) -> int:
         return self.server.elections
 
+    async def check_primary(self) -> None:
+        """Here is one server."""
+
     def is_mongodb(self) -> bool:
         return self.process.is_mongodb
 
@@ -709,7 +712,7 @@ async def attempt(
             lose = partial(Aborted, Ending.ABORTED)
             is_written = await process.call("write in transaction", write_document, lose=lose)
         except BaseException:
-            await process.host.shield(partial(process.call, "abort", server.abort, session))
+            await process.host.shield(partial(process.call, "abort", server.abort, session), 0)
             raise
         if not is_written:
             await process.call("abort", server.abort, session)
@@ -1019,17 +1022,23 @@ class FakeHost:
             stop()
             raise
         finally:
-            await self.shield(partial(self._join, task))
+            await self.shield(partial(self._join, task), 0)
         return result, task.get_result()
 
-    async def shield(self, step: Make) -> Any:
+    def is_from_outside(self, error: BaseException) -> bool:
+        return isinstance(error, KeyboardInterrupt | InterruptedError)  # the latter is a soft time limit
+
+    async def shield(self, step: Make, seconds: float, repeats: float = float("inf")) -> Any:
         """Repeat a step until no Ctrl-C has met it, as the host of threads does."""
-        interruption: KeyboardInterrupt | None = None
+        interruption: BaseException | None = None
         while True:
             try:
                 result = await step()
                 break
-            except KeyboardInterrupt as error:
+            except (KeyboardInterrupt, InterruptedError) as error:
+                if not repeats:
+                    raise
+                repeats -= 1
                 interruption = error
         if interruption is not None:
             raise interruption

@@ -624,14 +624,14 @@ def wait_for(process: Process, seconds: float, *, renew: bool = True) -> None:
 
 
 def test_waiting_is_announced() -> None:
-    """A run that waits says so at once, and then every 30 s, with the holder. It polls once a second in the end."""
+    """A run that waits says so at once, after 5 s, and then every 30 s. It polls once a second in the end."""
     process = start_run()
     hold(process.server)
     wait_for(process, 100)
     assert process.finish() == ["a"]
     assert process.server.now == pytest.approx(1_100 + TTL, abs=1)
     waited = [event for event in process.events if isinstance(event, LeaseAwaited)]
-    assert [event.seconds for event in waited[:4]] == pytest.approx([0, 30, 60, 90], abs=1.5)
+    assert [event.seconds for event in waited[:4]] == pytest.approx([0, 5, 35, 65], abs=1.5)
     assert {event.holder.owner for event in waited} == {"other"}
     pauses = [call.details for call in process.find("sleep")]
     assert [longest for _, longest in pauses[:3]] == pytest.approx([0.05, 0.075, 0.1125])  # type: ignore[misc]
@@ -922,11 +922,12 @@ def test_majority_of_a_check(lost: str, majority: bool) -> None:
     assert process.server.records == {"a"}
 
 
-def test_unlock() -> None:
+@pytest.mark.parametrize("lost", ["request lost", "answer lost"])
+def test_unlock(lost: str) -> None:
     """An unlock makes the lease expire, and returns who held it. The holder stops at its next step."""
     process = start_run("a", "b", is_undisturbed=False)
     process.reach("function a")
-    other = Process(process.server, {}, "other", faults={0: "request lost", 3: "request lost"})
+    other = Process(process.server, {}, "other", faults={0: "request lost", 3: lost})
     assert other.start(other.engine.unlock()).finish().owner == "me"
     names = [call.name for call in other.log if call.name != "sleep"]
     assert names == ["read_lease"] * 2 + ["expire_lease"] * 2
@@ -1029,6 +1030,52 @@ def test_lease_not_released() -> None:
     assert process.finish() == ["a"]
     assert process.events[-2] == LeaseNotReleased(*WHERE, TTL, error)
     assert not process.find("end_sessions"), "others can still kill them"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InterruptedError])
+@pytest.mark.parametrize("where", ["function a", "release_lease"])
+def test_second_signal_ends_the_release(where: str, error: type[BaseException]) -> None:
+    """The first one, even one that raises an Exception, lets the release come to its end."""
+    process = start_run(is_undisturbed=False)
+    process.reach(where)
+    process.main.go_on(error=error())
+    call = process.reach("release_lease")
+    assert LeaseNotReleased not in map(type, process.events)
+    process.main.go_on(error=error())
+    with pytest.raises(error):
+        process.finish()
+    assert call.name == "release_lease"
+    assert process.server.holder is not None
+    assert [type(event) for event in process.events[-2:]] == [LeaseNotReleased, RunFailed]
+
+
+def test_lease_that_was_refused() -> None:
+    """A run that the server doesn't let acquire the lease has none to release."""
+    process = start_run(transactional=True, is_undisturbed=False)
+    process.reach("acquire_lease")
+    process.main.go_on(error=PermissionError())
+    with pytest.raises(PermissionError):
+        process.finish()
+    assert not process.find("release_lease")
+    assert process.find("end_sessions")
+    assert LeaseNotReleased not in map(type, process.events)
+
+
+@pytest.mark.parametrize(("fault", "most"), [("request lost", 1.0), (None, 7.5)])
+def test_release_while_cut_off(fault: str | None, most: float) -> None:
+    """After a renewal that failed, the release is tried for a moment only."""
+    process = start_run(is_undisturbed=False)
+    process.reach("function a")
+    [heartbeat] = [task for task in process.tasks if task is not process.main]
+    while heartbeat.call is None or heartbeat.call.name != "renew_lease":
+        process.wait()
+        process.step(heartbeat)
+    process.step(heartbeat, fault)
+    process.interrupt()
+    process.reach("release_lease")
+    assert process.limit == most
+    with pytest.raises(KeyboardInterrupt):
+        process.finish()
 
 
 def test_sessions_of_the_dead_are_killed() -> None:

@@ -4,6 +4,8 @@
 """
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -45,11 +47,11 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
     ("event", "level", "facts"),
     [
         (LeaseAwaited(*WHERE, lease(), 0.004), logging.INFO, ["Waiting for the lease, held by host (process 7)"]),
-        (LeaseAwaited(*WHERE, lease(), 61.2), logging.INFO, ["Waiting", "lease", "1 min 1 s", "host (process 7)"]),
+        (LeaseAwaited(*WHERE, lease(), 61.2), logging.WARNING, ["Waiting", "lease", "1 min 1 s", "host (process 7)"]),
         (
             ServerAwaited(*WHERE, "to record 'a'", 65.2, OSError("x")),
             logging.WARNING,
-            ["the server to record 'a'", "1 min 5 s", "OSError: x"],
+            ["the server to record 'a'", "1 min 5 s", "or has no majority", "OSError: x"],
         ),
         (
             MajorityAwaited(*WHERE, "to record 'a'", 65.2, OSError("x")),
@@ -98,3 +100,16 @@ def test_log(event: Event, level: int, facts: list[str], caplog: pytest.LogCaptu
     assert record.levelno == level
     assert record.getMessage() == f"[shop/app] {event}"
     assert [fact for fact in facts if fact not in str(event)] == []
+
+
+def test_log_configured_after_the_import() -> None:
+    """A dictConfig that comes after the import of the package disables none of its loggers."""
+    program = """
+import logging.config
+import quaestor, quaestor.registry, quaestor.context, quaestor.cli.app
+logging.config.dictConfig({"version": 1})  # disables the existing loggers, by default
+quaestor.log_event(quaestor.RunFinished("shop", "app", ()))
+print([name for name, made in logging.root.manager.loggerDict.items() if name.startswith("quaestor") and made.disabled])
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert output.stdout == "[]\n"

@@ -180,8 +180,11 @@ def is_interruption(error: BaseException) -> bool:
     """
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_interruption, error.exceptions))
-    if not isinstance(error, SystemExit):
-        return not isinstance(error, Exception)
+    return is_of_signal(error) if isinstance(error, SystemExit) else not isinstance(error, Exception)
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Say whether the handler of a signal raised it."""
     raised = [error] if error.__cause__ is None else [error, error.__cause__]  # concurrent functions get a copy
     for frame, _ in (entry for one in raised for entry in walk_tb(one.__traceback__)):
         # Python gives a handler the frame that the signal interrupted, which is also the one that calls it.

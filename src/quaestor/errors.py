@@ -25,6 +25,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     │   └── LeaseLostError            (RuntimeError)  another instance may hold it by now, so this one has stopped
     ├── OutageError                   (TimeoutError)  the server, or a majority, was away for longer than patience
     ├── DatabaseSkippedError          (RuntimeError)  one of many databases, after ten in a row found no server
+    ├── PrimaryRequiredError          (RuntimeError)  connected directly to a member that isn't the primary
     ├── ServerUnsupportedError        (RuntimeError)  a look-alike of MongoDB that wouldn't keep others from migrating
     ├── TransactionError                              transactions
     │   ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server without them
@@ -377,7 +378,7 @@ class OutageError(QuaestorError, TimeoutError):
     Attributes:
         what: What the run waited for, such as "to record 'a'".
         seconds: How long it waited, in seconds.
-        no_majority: Whether the server answered, and no majority confirmed the write.
+        no_majority: Whether the server answered that no majority confirmed the write.
     """
 
     what: str
@@ -388,7 +389,7 @@ class OutageError(QuaestorError, TimeoutError):
         missing = (
             "a majority of the replica set has not confirmed it, so a data-bearing member is down or behind"
             if self.no_majority
-            else "no server has answered"
+            else "no answer has come: the server can't be reached, or has no majority that confirms"
         )
         return (
             f"Waited {self.seconds:.0f} s {self.what}: {missing}. Nothing more was started. Run again when the servers "
@@ -410,6 +411,28 @@ class DatabaseSkippedError(QuaestorError, RuntimeError):
         return (
             f"Not started, because {len(self.unreachable)} databases in a row found no server: "
             f"{', '.join(self.unreachable)}. Run again when the server is back."
+        )
+
+
+@dataclass(eq=False)
+class PrimaryRequiredError(QuaestorError, RuntimeError):
+    """The client is connected directly to a member of a replica set that isn't the primary. Nothing has run.
+
+    Attributes:
+        address: The member, as `host:port`.
+        state: What it is: "a secondary", "an arbiter" or "a member that is starting or recovering".
+        primary: The primary's address, as the member knows it; None: it knows none.
+    """
+
+    address: str
+    state: str
+    primary: str | None
+
+    def __str__(self) -> str:
+        primary = "which has no primary now" if self.primary is None else f"whose primary is {self.primary}"
+        return (
+            f"The client is connected directly to {self.address}, {self.state} of a replica set, {primary}. "
+            f"Connect to the primary, or to the whole set: without directConnection=true."
         )
 
 

@@ -20,6 +20,9 @@ from quaestor._text import (
 )
 from quaestor.status import Lease, Work
 
+LONG_WAIT = 5.0
+"""After how many seconds a wait is a WARNING."""
+
 
 class Place(NamedTuple):
     """The first five fields of every event of a migration."""
@@ -144,7 +147,7 @@ class DependenciesPending(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class LeaseAwaited(RunEvent):
-    """Another instance holds the lease, and this one waits. Emitted at once, then every 30 s.
+    """Another instance holds the lease, and this one waits. Emitted at once, after 5 s, then every 30 s.
 
     Attributes:
         holder: Who holds the lease.
@@ -161,7 +164,8 @@ class LeaseAwaited(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class ServerAwaited(RunEvent):
-    """A run in progress waits for the server, which can't be reached. Emitted after 5 s, then every 30 s.
+    """A run in progress waits for an answer: the server can't be reached, or no majority confirms. Emitted after 5 s,
+    then every 30 s.
 
     Attributes:
         what: What it waits for, such as "to check the lease".
@@ -175,7 +179,8 @@ class ServerAwaited(RunEvent):
 
     def __str__(self) -> str:
         return (
-            f"Waiting for the server {self.what} ({format_duration(self.seconds)} so far): {format_error(self.error)}"
+            f"Waiting for the server {self.what} ({format_duration(self.seconds)} so far), which can't be reached, or "
+            f"has no majority that confirms: {format_error(self.error)}"
         )
 
 
@@ -518,7 +523,7 @@ class DatabaseFinished(RunEvent):
 Level: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-def level_of(event: Event) -> Level:
+def level_of(event: Event) -> Level:  # noqa: PLR0911 - it is one table
     """Return how much an event matters, as a level of the log. WARNING: somebody should look, but the run goes on."""
     match event:
         case RunStarted(plan=()) | RollbackStarted(plan=()) | DatabaseFinished(error=None):
@@ -529,6 +534,8 @@ def level_of(event: Event) -> Level:
             return "WARNING"
         case ServerAwaited() | MajorityAwaited() | PrimaryChanged() | RegistryEmpty() | DependenciesPending():
             return "WARNING"
+        case LeaseAwaited(seconds=seconds):
+            return "WARNING" if seconds >= LONG_WAIT else "INFO"
         case MigrationFailed() | RunFailed() | DatabaseFinished():
             return "ERROR"
         case _:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from quaestor._core import engine as operations
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import Terms
@@ -204,6 +206,7 @@ class AsyncRunner(_Runner):
 
 async def _perform(engine: Engine, operation: Operation) -> list[str]:
     """Perform an operation. The methods above check their arguments when they are called, and return this coroutine."""
+    anyio.CancelScope()  # the first one imports modules, for which there may be no memory or files later
     with closing(engine):
         return await engine.perform(operation)
 

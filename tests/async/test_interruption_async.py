@@ -75,7 +75,7 @@ async def test_shielded_as_the_loop_ends() -> None:
         done.append(True)
 
     before = asyncio.all_tasks()
-    running = asyncio.ensure_future(LoopHost().shield(step))
+    running = asyncio.ensure_future(LoopHost().shield(step, 30))
     await started.wait()
     for task in asyncio.all_tasks() - before:
         task.cancel()

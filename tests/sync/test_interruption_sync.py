@@ -12,6 +12,7 @@ import pytest
 
 from quaestor import (
     Event,
+    LeaseNotReleased,
     MigrationApplied,
     MigrationRegistry,
     MigrationStarted,
@@ -121,12 +122,39 @@ def test_as_heartbeat_starts(db: Any, line: int) -> None:
     assert is_free(db)
 
 
-@pytest.mark.parametrize("line", lines_of(MongoStore.release_lease))
-def test_as_lease_is_released(db: Any, line: int) -> None:
-    """Ctrl-C while the lease is released: it is released all the same."""
+@pytest.mark.parametrize(("in_function", "times"), [(False, 1), (False, 2), (True, 1)])
+@pytest.mark.timeout(20, method="thread")
+def test_as_lease_is_released(
+    db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, *, times: int, in_function: bool
+) -> None:
+    """One Ctrl-C lets the release come to its end; the second one of the run ends it, and an event says so."""
+    running, is_released, events = Interruption(), threading.Event(), Events()
+    release = MongoStore.release_lease
+    ended = threading.Event()
+    left = [running.interrupt] * times
+
+    async def release_slowly(store: MongoStore, sessions: tuple[bytes, ...]) -> None:
+        while left:
+            left.pop()()
+            is_released.wait(0.1)
+        if times + in_function > 1:
+            is_released.wait()
+        await release(store, sessions)
+        ended.set()
+
+    @registry.register("a")
+    def a(db: Any) -> None:
+        if in_function:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MongoStore, "release_lease", release_slowly)
     with pytest.raises(KeyboardInterrupt):
-        call_interrupted(lambda: ab().run_sync(db, "app"), MongoStore.release_lease, line)
-    assert recorded(db) == ["a", "b"]
+        running.call(lambda: registry.run_sync(db, "app", on_event=events))
+    is_given_up = times + in_function > 1
+    assert is_free(db) is not is_given_up
+    assert [type(event) for event in events].count(LeaseNotReleased) == is_given_up
+    is_released.set()
+    assert ended.wait(10)
     assert is_free(db)
 
 

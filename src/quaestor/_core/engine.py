@@ -33,7 +33,14 @@ from quaestor._core.plan import Change, RecordChange, Records
 from quaestor._core.scheduler import Schedule, Start, combine, supervise
 from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
 from quaestor._core.transaction import retry_transaction
-from quaestor.errors import DependencyConflictError, LeaseLostError, TransactionsUnsupportedError, UnknownRecordsError
+from quaestor.errors import (
+    DependencyConflictError,
+    LeaseLostError,
+    OutageError,
+    QuaestorError,
+    TransactionsUnsupportedError,
+    UnknownRecordsError,
+)
 from quaestor.events import (
     DependenciesPending,
     Event,
@@ -59,7 +66,9 @@ from quaestor.status import Lease, PlannedMigration, Status, Work
 
 T = TypeVar("T")
 
-_RELEASE_TIMEOUT = 10.0  # seconds for all the steps of a release
+_RELEASE_TIMEOUT = 7.5  # seconds for all its steps; 10 with the abort of a transaction before them
+_RELEASE_LIMIT = 8.0  # seconds, if the driver takes longer
+_LAST_TRY = 1.0  # seconds, likewise, if the last command found no server
 
 PlanEvent: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
 """Makes an event about a plan, of database, prefix and names."""
@@ -162,7 +171,11 @@ class Engine:
         self._functions = functions
         self._where = store.where
         self._patience = Patience(scope.terms.patience)
+        self._held: HeldLease | None = None
+        self._may_hold = True  # unless the server has refused
+        self._is_away = False  # whether the run gave up waiting for the server
         self._release_by: float | None = None
+        self._release_failure: Exception | None = None
         self._others: tuple[bytes, ...] = ()  # sessions of earlier holders that don't matter any more
 
     async def perform(self, operation: Operation) -> list[str]:
@@ -206,9 +219,21 @@ class Engine:
 
     async def unlock(self) -> Lease | None:
         """Make the lease expire, whoever holds it; the holder stops at its next step. Returns the holder."""
-        if (await self._read("the lease", self._store.read_lease)).holder is None:
+        holder = (await self._read("the lease", self._store.read_lease)).holder
+        if holder is None:
             return None
-        return await self._retry("to release the lease", self._store.expire_lease)
+        is_answer_lost = False
+
+        async def expire() -> Lease | None:
+            nonlocal is_answer_lost
+            try:
+                return await self._store.expire_lease()
+            except OutcomeUnknown:
+                is_answer_lost = True
+                raise
+
+        removed = await self._retry("to release the lease", expire)
+        return holder if removed is None and is_answer_lost else removed
 
     def close(self) -> None:
         """Close the host, after the operation."""
@@ -222,8 +247,15 @@ class Engine:
 
     async def _read(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
         """Send the first command of an operation. If it fails, the error says where it was sent."""
+
+        async def read() -> T:
+            try:
+                return await command()
+            finally:
+                await self._store.check_primary()
+
         try:
-            return await self._retry(f"to read {what}", command, has_begun=False)
+            return await self._retry(f"to read {what}", read, has_begun=False)
         except Exception as error:
             database, prefix = self._where
             _add_note(error, f"while reading {what} of {prefix!r} in the database {database!r}; nothing has run")
@@ -266,10 +298,11 @@ class Engine:
         """Acquire the lease, plan again if the records have changed since, and apply. Returns the names."""
         store, terms = self._store, self.scope.terms
         schedule = self._make_schedule(operation, todo)
+        repeats = 1  # of the release, if something interrupts it: a second signal ends it
         try:
             first = schedule.locate().migrations
             claim = partial(store.acquire_lease, operation.work, first, sessions)
-            held = await acquire(store, terms, self._patience, claim)
+            self._held = held = await acquire(store, terms, self._patience, claim)
             self._host.start_heartbeat(partial(keep_alive, store, held))
             if not store.is_mongodb():
                 await prove(store, held, claim)
@@ -294,10 +327,19 @@ class Engine:
             else:
                 while (start := schedule.start()) is not None:
                     await applier.apply(start)
+        except BaseException as error:
+            is_interrupted = self._host.is_from_outside(error)
+            repeats = 0 if is_interrupted else 1
+            self._is_away = isinstance(error, OutageError)
+            # Otherwise the server has refused to let it acquire the lease.
+            self._may_hold = self._held is not None or is_interrupted or isinstance(error, QuaestorError)
+            raise
         finally:
-            failure = await self._host.shield(self._release)
-            if failure is not None:
-                store.emit(LeaseNotReleased(*self._where, terms.ttl, failure))
+            try:
+                await self._host.shield(self._release, _RELEASE_LIMIT, repeats)
+            finally:
+                if self._held is not None and self._release_failure is not None:
+                    store.emit(LeaseNotReleased(*self._where, terms.ttl, self._release_failure))
         return names
 
     def _make_schedule(self, operation: Operation, todo: plan.Plan) -> Schedule:
@@ -345,25 +387,32 @@ class Engine:
                 self._store.emit(SessionsNotEnded(*self._where, refusal))
         self._others = others
 
-    async def _release(self) -> Exception | None:
-        """Stop the heartbeat, abort what this run left open, and release the lease. Returns what failed."""
+    async def _release(self) -> None:
+        """Stop the heartbeat, abort what this run left open, and release the lease. Keeps what failed."""
         # An interruption may repeat this, within the same time.
         deadline = self._release_by = self._release_by or self._store.now() + _RELEASE_TIMEOUT
+        self._release_failure = TimeoutError("It took too long, or a second signal ended it.")
         await self._host.stop_heartbeat()
         own, left_open = self._functions.list_sessions()
+        left = deadline - self._store.now()
+        if self._is_away or (self._held is not None and self._held.is_cut_off):
+            left = min(left, _LAST_TRY)
         try:
-            with self._store.limit(max(deadline - self._store.now(), 0.1)):
-                if left_open and not await self._kill(left_open):
-                    # The lease document goes on naming them, and a successor kills them.
-                    own = tuple(session for session in own if session not in left_open)
-                await self._store.release_lease((*own, *self._others))
+            with self._store.limit(max(left, 0.1)):
+                if self._may_hold:
+                    if left_open and not await self._kill(left_open):
+                        # The lease document goes on naming them, and a successor kills them.
+                        own = tuple(session for session in own if session not in left_open)
+                    await self._store.release_lease((*own, *self._others))
                 # The application may use the sessions again only now: others can kill those in the lease document.
                 await self._functions.end_sessions()
+            self._release_failure = None
         except OutcomeUnknown as unknown:
-            return unknown.error
-        except Exception as error:  # noqa: BLE001 - what the run raised, or returns, matters more
-            return error
-        return None
+            self._release_failure = unknown.error
+        except Exception as error:
+            if self._host.is_from_outside(error):
+                raise
+            self._release_failure = error  # what the run raised, or returns, matters more
 
     async def _kill(self, sessions: tuple[bytes, ...]) -> bool:
         """Abort the transactions of sessions. Returns whether they are known to be aborted."""

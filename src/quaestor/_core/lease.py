@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from quaestor._core.store import OutcomeUnknown, Store, Surroundings
 from quaestor.errors import InvalidOptionError, LeaseLostError, LeaseTimeoutError, OutageError, ServerUnsupportedError
-from quaestor.events import LeaseAwaited, MajorityAwaited, ServerAwaited
+from quaestor.events import LONG_WAIT, LeaseAwaited, MajorityAwaited, ServerAwaited
 from quaestor.status import Lease
 
 T = TypeVar("T")
@@ -35,7 +35,6 @@ PAUSE = (0.05, 0.2)
 
 _SHORTEST_TTL = 1.0  # seconds: a slow network alone would lose a shorter lease
 _LONGEST_WAIT = 1e9  # seconds: thirty years
-_FIRST_REPORT = 5.0  # seconds
 _LONGEST_ATTEMPT = 10.0  # seconds: an interruption may have to wait for its end
 _FIRST_POLL = 0.05
 _LAST_POLL = 1.0
@@ -109,7 +108,7 @@ class Patience:
 
     def cut(self, now: float) -> None:
         """Let all waits end soon, because the run is interrupted."""
-        self.ends_at = min(self.ends_at, now + _FIRST_REPORT)
+        self.ends_at = min(self.ends_at, now + LONG_WAIT)
 
 
 @dataclass(slots=True)
@@ -122,12 +121,14 @@ class HeldLease:
         patience: How long to wait for a server or a majority. Only the server can say that the lease is lost; a missing
             answer doesn't.
         named: The migrations that the lease document names as in progress or next.
+        is_cut_off: Whether the last renewal of the heartbeat failed.
     """
 
     lease: Lease
     confirmed_at: float
     patience: Patience
     named: tuple[str, ...]
+    is_cut_off: bool = False
 
     def time_left(self, now: float) -> float:
         """Return for how long nobody else can have acquired it, in seconds."""
@@ -195,7 +196,7 @@ async def acquire(
     asked_at = began = store.now()
     lease = await retry_until_known(store, what, partial(claim, None), patience)
     watch = _Watch(store, patience)
-    reminder = Reminder(float("-inf"))
+    reminder: Reminder | None = None
     unseen: Wait | None = None
     while lease is None:
         holder = (await retry_until_known(store, what, store.read_lease, patience)).holder
@@ -207,8 +208,9 @@ async def acquire(
                 return HeldLease(holder, float("-inf"), patience, holder.migrations)
             if left <= 0:
                 raise LeaseTimeoutError(now - began, holder)
-            if reminder.is_due(now):
+            if reminder is None or reminder.is_due(now):
                 store.emit(LeaseAwaited(*store.where, holder, now - began))
+            reminder = reminder or Reminder(began - REPORT_INTERVAL + LONG_WAIT)
         if holder is None or await watch.is_dead(holder, now):
             asked_at = store.now()
             lease = await retry_until_known(store, what, partial(claim, holder), patience)
@@ -293,12 +295,14 @@ async def keep_alive(store: Store, held: HeldLease, sleep: Callable[[float], Awa
     while not await sleep(pause):
         asked_at = store.now()
         try:
-            with store.limit(min(renew_interval(held.lease.ttl), _FIRST_REPORT)):  # another one must follow soon
+            with store.limit(min(renew_interval(held.lease.ttl), LONG_WAIT)):  # another one must follow soon
                 if not await store.renew_lease(held.lease):
                     return
             held.confirmed_at = max(held.confirmed_at, asked_at)
+            held.is_cut_off = False
             pause = renew_interval(held.lease.ttl)
         except Exception:  # noqa: BLE001 - whatever it is, another renewal may succeed
+            held.is_cut_off = True
             pause = retry_interval(held.lease.ttl)
 
 
@@ -412,7 +416,7 @@ class Wait:
         self._what = what
         self._patience = patience
         self._began = surroundings.now() - waited
-        self._reminder = Reminder(self._began - REPORT_INTERVAL + _FIRST_REPORT)
+        self._reminder = Reminder(self._began - REPORT_INTERVAL + LONG_WAIT)
         self._attempts = 0
 
     @property
@@ -420,7 +424,7 @@ class Wait:
         """The limit of the next attempt, in seconds. It grows, because a majority may be slower than the first one."""
         now, patience = self._surroundings.now(), self._patience
         left = min(self._began + patience.seconds, patience.ends_at) - now
-        return min(_LONGEST_ATTEMPT if self._attempts else _FIRST_REPORT, max(left, 1.0))
+        return min(_LONGEST_ATTEMPT if self._attempts else LONG_WAIT, max(left, 1.0))
 
     async def pause(self, unknown: OutcomeUnknown) -> None:
         """Pause before the next attempt.

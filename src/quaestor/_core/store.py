@@ -150,6 +150,9 @@ class Store(Surroundings, Protocol):
     def identify_primary(self) -> object:
         """Return a value that changes with a failover, as far as the driver has noticed by now. Sends no command."""
 
+    async def check_primary(self) -> None:
+        """Raise a `PrimaryRequiredError` if the client is connected directly to a member that can't take writes."""
+
     def is_mongodb(self) -> bool:
         """Say whether the server is MongoDB, as far as the driver can tell. Sends no command."""
 
@@ -297,8 +300,17 @@ class Host(Protocol):
     async def both(self, first: Step[R], second: Step[S], stop: Callable[[], None]) -> tuple[R, S]:
         """Run two steps at the same time. Returns when both have ended. An interruption calls `stop`, then waits."""
 
-    async def shield(self, step: Step[R]) -> R:
-        """Run a step to its end, perhaps twice. An interruption continues after it."""
+    async def shield(self, step: Step[None], seconds: float, repeats: float = ...) -> None:
+        """Run a step to its end. What interrupts it continues after it.
+
+        Args:
+            step: The step.
+            seconds: How long to wait for it, at most.
+            repeats: How many interruptions don't end it.
+        """
+
+    def is_from_outside(self, error: BaseException) -> bool:
+        """Say whether it came from outside (a signal, a cancellation), even if it is an Exception."""
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine beside the engine. It gets a sleep that returns True when it should end."""

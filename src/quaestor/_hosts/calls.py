@@ -6,6 +6,9 @@ import contextvars
 import gc
 import inspect
 import logging
+import math
+import os
+import sys
 import threading
 import traceback
 import warnings
@@ -13,21 +16,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from functools import cache, partial
-from typing import Any, Self, TypeAlias, TypeVar, cast
+from typing import Any, NoReturn, Self, TypeAlias, TypeVar, cast
 
 import anyio
 
 from quaestor._core.definition import is_async
-from quaestor._text import format_traceback
+from quaestor._text import format_traceback, is_of_signal
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
 from quaestor.events import Event, Hook, level_of
-
-logger = logging.getLogger("quaestor")
 
 T = TypeVar("T")
 
 Outcome: TypeAlias = tuple[T, None] | tuple[None, BaseException]
 """What a call returned, or what it raised. A SystemExit that is raised in a task would end the loop."""
+
+LONGEST_CLEANUP = 2.0
+"""How long an interruption waits for a command that doesn't matter any more, in seconds."""
 
 _KINDS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
@@ -91,13 +95,18 @@ async def call(
     It must leave nothing undone; `source` names the body of a backfill in the error. `check` is called when the
     function has returned.
     """
+    process = os.getpid()
     async with _Watch(asyncio.get_running_loop() if is_async else None) as watch:
         try:
-            result = function(*arguments)
-        except GeneratorExit as error:  # which would close the coroutines of the run (compare PEP 479)
-            raise RuntimeError("The function raised GeneratorExit.") from error
-        if is_async and inspect.isawaitable(result):  # a decorator may have returned something else
-            result = await result
+            try:
+                result = function(*arguments)
+            except GeneratorExit as error:  # which would close the coroutines of the run (compare PEP 479)
+                raise RuntimeError("The function raised GeneratorExit.") from error
+            if is_async and inspect.isawaitable(result):  # a decorator may have returned something else
+                result = await result
+        finally:
+            if os.getpid() != process:
+                _exit_child(name, sys.exception())
         if (returned := _find_unfinished(result)) is not None:
             if inspect.iscoroutine(result):
                 result.close()  # so Python doesn't warn that it was never awaited
@@ -280,6 +289,20 @@ _watches: Counter[Any] = Counter()  # by owner
 _hooks: dict[Any, dict[str, tuple[Any, Any]]] = {}  # by owner and name; and what they replace
 
 
+def _exit_child(name: str, error: BaseException | None) -> NoReturn:
+    """End a process that was forked by a migration's function and has left it: the run is its parent's."""
+    code: object = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        sys.stderr.write(f"quaestor: A process forked in migration {name!r} must end by os._exit() or sys.exit().\n")
+        traceback.print_exception(error)
+    elif not isinstance(code, int | None):  # as Python does
+        sys.stderr.write(f"{code}\n")
+    with contextlib.suppress(Exception):  # a stream may be closed
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0 if code is None else code & 0xFF if isinstance(code, int) else 1)
+
+
 def find_stop_iteration(error: RuntimeError) -> StopIteration | None:
     """Find the StopIteration that left a `def` function, which Python makes a RuntimeError (PEP 479).
 
@@ -326,13 +349,32 @@ def get_result(outcome: Outcome[T]) -> T:
     return cast("T", result)
 
 
-def shield(step: Callable[[], T]) -> T:
-    """Call a step until no Ctrl-C interrupts it, and no SystemExit that the handler of another signal raises."""
+def is_from_outside(error: BaseException) -> bool:
+    """Say whether it is Ctrl-C, a cancellation, or what the handler of a signal raised, as for a soft time limit."""
+    return isinstance(error, KeyboardInterrupt | asyncio.CancelledError) or is_of_signal(error)
+
+
+def shield(step: Callable[[], T], repeats: float = math.inf) -> T:
+    """Call a step until nothing interrupts it, or until it has been interrupted once more than `repeats` times."""
     try:
         return step()
-    except (KeyboardInterrupt, SystemExit):
-        shield(step)
+    except BaseException as error:
+        if repeats and is_from_outside(error):
+            shield(step, repeats - 1)
         raise
+
+
+def start_thread(future: "Future[T]", work: Callable[[], T], *, daemon: bool = False) -> None:
+    """Call a function in a thread of its own: an executor starts none when the main thread of the process has ended."""
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+                future.set_exception(error)
+
+    threading.Thread(target=run, name="quaestor", daemon=daemon).start()
 
 
 def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseException], object]) -> T:
@@ -342,13 +384,6 @@ def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseExcep
     """
     future: Future[T] = Future()
 
-    def run() -> None:
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is raised below
-                future.set_exception(error)
-
     def pass_on(error: BaseException) -> None:
         if not future.cancel():  # Ctrl-C may come before the thread does
             interrupt(error)
@@ -357,7 +392,7 @@ def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseExcep
         return None if future.cancelled() else future.exception()
 
     try:
-        threading.Thread(target=contextvars.copy_context().run, args=(run,), name="quaestor").start()
+        start_thread(future, partial(contextvars.copy_context().run, work))
         wait()  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
     except BaseException as error:
         shield(partial(pass_on, error))
@@ -400,6 +435,8 @@ def log_event(event: Event) -> None:
 
     It is the default of `on_event`. To keep the log, call it from your own hook.
     """
+    # Not made when this module is imported: a later dictConfig disables the loggers that exist, by default.
+    logger = logging.getLogger("quaestor")
     message = " ".join(str(event).split())
     logger.log(logging.getLevelNamesMapping()[level_of(event)], "[%s/%s] %s", event.database, event.prefix, message)
 
@@ -420,9 +457,11 @@ def guard(hook: Hook | None) -> Callable[[Event], None]:
         try:
             with lock, _Unwatched():  # a hook may start tasks of the application
                 listener(event)
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except Exception as error:
+            if is_from_outside(error):  # the hook didn't fail
+                raise
             with contextlib.suppress(Exception):  # the handlers of a log can fail as well
-                text, kind = format_traceback(error), type(event).__name__
+                text, kind, logger = format_traceback(error), type(event).__name__, logging.getLogger("quaestor")
                 # Not exc_info, in which the message of a driver's error shows documents.
                 logger.error("The event hook %r failed on a %s; the run goes on\n%s", listener, kind, text)  # noqa: TRY400
 

@@ -3,21 +3,25 @@
 import asyncio
 import contextlib
 import contextvars
+import math
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar
 
 from quaestor._core.store import Step, Supervisor
 from quaestor._hosts.calls import (
+    LONGEST_CLEANUP,
     Cancellation,
     Outcome,
     catch,
     catch_async,
     current_cancellation,
     get_result,
+    is_from_outside,
     shield,
+    start_thread,
     wait_for_end,
 )
 from quaestor._hosts.threads import run_to_completion
@@ -56,23 +60,33 @@ class LoopHost:
             result = await first()
             return result, await asyncio.shield(task)
         except BaseException as error:
-            if not isinstance(error, Exception):
+            if is_from_outside(error):
                 stop()
+                asyncio.get_running_loop().call_later(LONGEST_CLEANUP, task.cancel)
             await wait_for_end(task)
             if not task.cancelled():
                 task.exception()  # so Python doesn't warn that nobody has seen it
             raise
 
-    async def shield(self, step: Step[R]) -> R:
+    async def shield(self, step: Step[None], seconds: float, repeats: float = math.inf) -> None:
         """Run a step in a task, in an empty context: cancellations and deadlines of the caller don't apply."""
-        task = asyncio.create_task(step(), context=contextvars.Context())
-        cancelled = await wait_for_end(task)
-        if task.cancelled():  # with all tasks, by the end of the event loop (a second Ctrl-C, say): once more
-            task = asyncio.create_task(step(), context=contextvars.Context())
-            cancelled = await wait_for_end(task) or cancelled
-        if cancelled is not None:
-            raise cancelled
-        return task.result()
+        interruption: BaseException | None = None
+        while True:
+            task = asyncio.create_task(_limit(step, seconds), context=contextvars.Context())
+            interruption = await wait_for_end(task) or interruption
+            # The end of the event loop (Ctrl-C twice, say) cancels all tasks; a signal's handler may raise in any.
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is None or not repeats or not is_from_outside(error):
+                break
+            if not task.cancelled():
+                interruption = error
+            repeats -= 1
+        if interruption is not None:
+            raise interruption
+        task.result()
+
+    def is_from_outside(self, error: BaseException) -> bool:
+        return is_from_outside(error)
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
         """Run it in a task."""
@@ -96,7 +110,7 @@ class LoopHost:
         """End the task. A renewal in progress is waited for."""
         self.close()
         if self._heartbeat is not None:
-            await wait_for_end(self._heartbeat)
+            await asyncio.wait([self._heartbeat])
 
     def lock(self) -> AbstractAsyncContextManager[object]:
         return asyncio.Lock()
@@ -131,20 +145,25 @@ class LoopHost:
 
         # A thread of its own: the application's worker threads may all be busy. And a future, not a task, because the
         # end of an event loop cancels all its tasks, and nobody would wait for the thread.
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor") as executor:
-            thread = executor.submit(contextvars.copy_context().run, run)
-            future = asyncio.wrap_future(thread)
-            try:
-                await asyncio.shield(future)
-            except asyncio.CancelledError as cancelled:
-                cancellation.cancel(cancelled)
-                await wait_for_end(future)
-                if workers is None:
-                    raise cancelled from thread.result()[1]
-                # The end of the event loop cancels workers too. What their function returned counts all the same.
-            finally:
-                shield(partial(wait, [thread]))  # it still runs if Ctrl-C has interrupted the event loop itself
+        thread: Future[Outcome[R]] = Future()
+        start_thread(thread, partial(contextvars.copy_context().run, run))
+        future = asyncio.wrap_future(thread)
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as cancelled:
+            cancellation.cancel(cancelled)
+            await wait_for_end(future)
+            if workers is None:
+                raise cancelled from thread.result()[1]
+            # The end of the event loop cancels workers too. What their function returned counts all the same.
+        finally:
+            shield(partial(wait, [thread]))  # it still runs if Ctrl-C has interrupted the event loop itself
         return get_result(thread.result())
+
+
+async def _limit(step: Step[None], seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(step(), seconds)
 
 
 class _TaskWorkers:

@@ -1,9 +1,11 @@
 """The host of sync runs: plain calls, threads beside them, and an event loop for `async def` functions."""
 
 import contextvars
+import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from queue import SimpleQueue
@@ -11,7 +13,14 @@ from typing import Any, TypeVar
 
 from quaestor._core.store import Step, Supervisor
 from quaestor._hosts import calls
-from quaestor._hosts.calls import Cancellation, current_cancellation, run_in_shielded_thread, shield
+from quaestor._hosts.calls import (
+    Cancellation,
+    current_cancellation,
+    is_from_outside,
+    run_in_shielded_thread,
+    shield,
+    start_thread,
+)
 from quaestor._hosts.portal import Portal
 
 R = TypeVar("R")
@@ -46,7 +55,6 @@ class ThreadHost:
         self._portal: Portal | None = None  # most runs have no `async def` functions
         self._opening = threading.Lock()  # concurrent functions may need it at the same time
         self._workers: _ThreadWorkers | None = None
-        self._beside: ThreadPoolExecutor | None = None
         self._stop, self._stopped = threading.Event(), threading.Event()
         self._stopped.set()
 
@@ -73,25 +81,53 @@ class ThreadHost:
 
     async def both(self, first: Step[R], second: Step[S], stop: Callable[[], None]) -> tuple[R, S]:
         """Run the second step in a thread and a context of its own."""
-        if self._beside is None:
-            self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="quaestor")
-        future = self._beside.submit(contextvars.Context().run, lambda: run_to_completion(second()))
+        future: Future[S] = Future()
+        start_thread(future, partial(contextvars.Context().run, lambda: run_to_completion(second())))
+        longest: float | None = None
         with current_cancellation.get().notify(stop):
             try:
                 result = await first()
                 wait([future])
             except BaseException as error:
-                if not isinstance(error, Exception):
+                if is_from_outside(error):
+                    longest = calls.LONGEST_CLEANUP
                     stop()
                 raise
             finally:
-                shield(partial(wait, [future]))
+                shield(partial(wait, [future], longest))
         return result, future.result()
 
-    async def shield(self, step: Step[R]) -> R:
-        """Repeat a step until no Ctrl-C interrupts it."""
+    async def shield(self, step: Step[None], seconds: float, repeats: float = math.inf) -> None:
+        """Run a step in a thread: no signal meets it there, and the driver can't make it last longer.
+
+        (`pymongo.timeout` doesn't limit how long a connection takes to open.)
+        """
         # In an empty context: deadlines and sessions of the caller don't apply.
-        return shield(lambda: contextvars.Context().run(lambda: run_to_completion(step())))
+        run = partial(contextvars.Context().run, lambda: run_to_completion(step()))
+        future: Future[None] | None = None
+        ends_at, interruption = time.monotonic() + seconds, None
+        while True:
+            try:
+                if future is None or future.cancelled():
+                    future = Future()
+                    start_thread(future, run, daemon=True)
+                wait([future], timeout=max(ends_at - time.monotonic(), 0))
+                break
+            except BaseException as error:  # noqa: BLE001 - whatever the handler of a signal raises
+                if future is not None and future.cancel() and not is_from_outside(error):  # there are no more threads
+                    shield(run, repeats)
+                    return
+                interruption = error
+                if not repeats:
+                    break
+                repeats -= 1
+        if interruption is not None:
+            raise interruption
+        if future is not None and future.done():
+            future.result()
+
+    def is_from_outside(self, error: BaseException) -> bool:
+        return is_from_outside(error)
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
         """Run it in a thread."""
@@ -126,10 +162,7 @@ class ThreadHost:
         shield(self._close)
 
     def _close(self) -> None:
-        self._stop.set()
-        self._stopped.wait()
-        if self._beside is not None:
-            self._beside.shutdown()
+        self._stop.set()  # a second signal may have ended the wait for the heartbeat
         if self._portal is not None:
             self._portal.close()
 

@@ -11,22 +11,27 @@ import contextlib
 import contextvars
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
 
-import pymongo
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
+from pymongo.errors import NetworkTimeout, NotPrimaryError, PyMongoError
 
 from quaestor._core.checkpoint import Document
 from quaestor._core.definition import find_look_alike
-from quaestor._hosts.calls import BlockingContext, wait_for_end
-from quaestor.errors import InvalidDatabaseError, InvalidOptionError
+from quaestor._hosts.calls import BlockingContext, start_thread
+from quaestor._mongo.outcomes import time_left
+from quaestor.errors import InvalidDatabaseError, InvalidOptionError, PrimaryRequiredError
 
 is_in_transaction = contextvars.ContextVar("is_in_transaction", default=False)
 """Whether this is called from a function that runs in a transaction of quaestor's."""
 
 _CLOSE_TIMEOUT = 1.0  # seconds to end a client's sessions on the server, which isn't needed
+
+_NOT_READY = "a member that is starting or recovering"
 
 
 class Driver(ABC):
@@ -92,16 +97,35 @@ class _PyMongoAsyncDriver(Driver):
 class _MotorDriver(_PyMongoAsyncDriver):
     """Motor and mongomock-motor: with a plain method where PyMongo's is a coroutine, and the other way round."""
 
+    _unfinished: ClassVar[set[asyncio.Future[Any]]] = set()  # whose wait was cancelled; of any database
+
     async def write(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        # Motor sends commands from threads, which go on when the wait for them is cancelled. Wait for the end all the
-        # same: otherwise the lease would be acquired, or a record written, after the run has released the lease.
-        future = asyncio.ensure_future(method(*arguments, **options))
+        # Motor sends commands from threads, which go on when the wait for them is cancelled. The next write waits for
+        # their end: otherwise the lease would be acquired, or a record written, after the run has released the lease.
+        loop = asyncio.get_running_loop()
+        if unfinished := [future for future in self._unfinished if future.get_loop() is loop]:
+            await asyncio.wait(unfinished, timeout=time_left())
+            if not all(future.done() for future in unfinished):
+                raise NetworkTimeout("An earlier write has not ended.")
+        future: asyncio.Future[Any]
+        try:
+            future = asyncio.ensure_future(method(*arguments, **options))
+        except RuntimeError:  # Motor's executor starts no thread when the main thread of the process has ended
+            plain, in_thread = getattr(method.__self__.delegate, method.__name__), Future[Any]()  # type: ignore[attr-defined]
+            start_thread(in_thread, partial(contextvars.copy_context().run, partial(plain, *arguments, **options)))
+            future = asyncio.wrap_future(in_thread)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so nobody misses it
-            await wait_for_end(future)
+            self._unfinished.add(future)
+            future.add_done_callback(_MotorDriver._forget)
             raise
+
+    @classmethod
+    def _forget(cls, future: asyncio.Future[Any]) -> None:
+        cls._unfinished.discard(future)
+        if not future.cancelled():
+            future.exception()  # so Python doesn't warn that nobody has seen it
 
     async def aggregate(self, collection: Any, pipeline: list[Document]) -> list[Document]:
         return await self.read_all(collection.aggregate(pipeline))
@@ -167,10 +191,12 @@ def check_databases(db: Any, other_db: Any, *, is_async: bool) -> Databases:
 async def close_client(db: Any) -> None:
     """Close an async database's client if it is PyMongo's and of the running loop: nobody can once that has ended."""
     if _find_driver(db, "db")[0] == "pymongo":
-        with contextlib.suppress(Exception), pymongo.timeout(_CLOSE_TIMEOUT):
-            # The one public call that asks whether the client belongs to this loop; close() doesn't ask.
-            await db.client.aconnect()
-            await db.client.close()
+        # pymongo.timeout wouldn't limit how long a connection takes to open.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                # The one public call that asks whether the client belongs to this loop; close() doesn't ask.
+                await db.client.aconnect()
+                await db.client.close()
 
 
 def is_mock(db: Any) -> bool:
@@ -196,6 +222,31 @@ def identify_primary(db: Any) -> object:
     servers = db.client.topology_description.server_descriptions().values()
     primaries = (server for server in servers if server.server_type_name == "RSPrimary")
     return [(server.address, server.election_id) for server in primaries]
+
+
+async def check_primary(driver: Driver, db: Any) -> None:
+    """Check that the client isn't connected directly to a member of a replica set that can't take writes.
+
+    A member that is alone in its set, or not yet in one, may soon be the primary. Sends `hello` in a case of doubt.
+
+    Raises:
+        PrimaryRequiredError: It is.
+    """
+    if is_mock(db) or (topology := db.client.topology_description).topology_type_name != "Single":
+        return
+    [server] = topology.server_descriptions().values()
+    # An arbiter, or a member that recovers, has refused the first read, and the driver has forgotten what it is.
+    if server.server_type_name not in {"RSSecondary", "RSArbiter", "RSOther"} and not isinstance(
+        server.error, NotPrimaryError
+    ):
+        return
+    with contextlib.suppress(PyMongoError):
+        hello = await driver.call(db.command, "hello")
+        others = {*hello.get("hosts", ()), *hello.get("passives", ())} - {hello.get("me")}
+        if others and not hello["isWritablePrimary"]:
+            kinds = {"arbiterOnly": "an arbiter", "secondary": "a secondary"}
+            state = next((name for field, name in kinds.items() if hello.get(field)), _NOT_READY)
+            raise PrimaryRequiredError(f"{server.address[0]}:{server.address[1]}", state, hello.get("primary"))
 
 
 def has_transactions(db: Any) -> bool:

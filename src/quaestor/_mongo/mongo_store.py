@@ -20,7 +20,15 @@ from quaestor._core.lease import LeaseState, Location, Terms
 from quaestor._core.plan import Records
 from quaestor._core.store import Host
 from quaestor._mongo import backfill_documents, documents
-from quaestor._mongo.drivers import Driver, has_transactions, identify_primary, is_mock, is_mongodb, make_driver
+from quaestor._mongo.drivers import (
+    Driver,
+    check_primary,
+    has_transactions,
+    identify_primary,
+    is_mock,
+    is_mongodb,
+    make_driver,
+)
 from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_unknown_outcome, is_deadline_over
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event
@@ -100,6 +108,9 @@ class MongoStore:
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
         matching = backfill_documents.match_checkpoints(name, token, undo=undo)
         await self.driver.write(self._checkpoints.delete_many, matching)
+
+    async def check_primary(self) -> None:
+        await check_primary(self.driver, self.db)
 
     def is_mongodb(self) -> bool:
         return is_mongodb(self.db)

@@ -146,7 +146,12 @@ def name_error(error: BaseException) -> str:
     return f"{(error.details or {}).get('codeName') or type(error).__name__} ({error.code})"
 
 
+def time_left() -> float | None:
+    """Return how much is left of the deadline (`pymongo.timeout`), in seconds. None: there is none."""
+    return _csot.remaining()
+
+
 def is_deadline_over() -> bool:
-    """Say whether the caller's deadline (`pymongo.timeout`) is over: then nothing is retried."""
-    left = _csot.remaining()
+    """Say whether the caller's deadline is over: then nothing is retried."""
+    left = time_left()
     return left is not None and left <= 0

@@ -22,7 +22,8 @@ R = TypeVar("R")
 # "local", because the server creates collections and indexes in a transaction with no other read concern.
 _CONCERNS = (ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY)
 _COMMIT_TIMEOUT = 5.0  # seconds; then it is repeated, and the run says that it waits
-_ABORT_TIMEOUT = 2.0  # seconds; if it fails, the session is killed before the lease is released
+_ABORT_TIMEOUT = 1.5  # seconds; if it fails, the session is killed before the lease is released
+_ABORT_LIMIT = 2.0  # seconds, if the driver takes longer
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ async def attempt(
             is_written = await write_record(result)
         finally:
             if not is_written:
-                await host.shield(lambda: _abort(session))
+                await host.shield(lambda: _abort(session), _ABORT_LIMIT)
         if not is_written:
             return Attempt(Ending.RECORDED, perf_counter() - started, result=result)
         committed = await commit(session, _COMMIT_TIMEOUT)

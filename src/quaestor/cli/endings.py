@@ -33,6 +33,11 @@ _GRACE: Final = 0.5
 
 _BOTH: Final = "Let the function of --client return a tuple that also has"
 
+_EXIT_TIMEOUT: Final = 1.5
+"""Seconds from the end of an interrupted run to the end of the process, which threads of the driver may hold up."""
+
+_RELEASING: Final = "releasing the lease, for 10 s at most. A second signal ends that, and the lease expires"
+
 _REFUSED: Final = {
     13: "The user of the URI lacks a right; docs/reliability.md lists the rights that are needed.",
     18: "Check the user, the password and the authSource in the URI.",
@@ -56,9 +61,8 @@ def report_errors(clean: Clean, *, code: int, trace: bool) -> Iterator[None]:
         raise SystemExit(_BROKEN_PIPE) from None
     except BaseException as error:
         # A command's own exit. One that a migration raised is an error, and has a note.
-        if isinstance(error, typer.Exit) and not hasattr(error, "__notes__"):
-            raise
-        if isinstance(error, SystemExit) and is_interruption(error):
+        is_own = isinstance(error, typer.Exit | SystemExit) and not hasattr(error, "__notes__")
+        if is_own or (isinstance(error, SystemExit) and is_interruption(error)):
             _print_cause(error, clean)
             raise
         if trace:
@@ -156,9 +160,10 @@ def explain_interruption(progress: RunProgress, loop: Loop | None) -> Iterator[N
         while not signals:
             if ended.wait(_GRACE):
                 return
-        if not ended.wait(_GRACE) and (names := progress.list_running()):
-            # Through the live display, if there is one
-            sys.stderr.write(f"quaestor: Interrupted: waiting for the migrations in progress{format_list(names)}.\n")
+        if not ended.wait(_GRACE):
+            names = progress.list_running()
+            waiting = f"waiting for the migrations in progress{format_list(names)}" if names else _RELEASING
+            sys.stderr.write(f"quaestor: Interrupted: {waiting}.\n")  # through the live display, if there is one
             sys.stderr.flush()
 
     def end(number: int, _: FrameType | None) -> None:
@@ -180,9 +185,26 @@ def explain_interruption(progress: RunProgress, loop: Loop | None) -> Iterator[N
     finally:
         ended.set()
         thread.join()
+        _exit_soon(signals)
 
 
 def _end_by(signals: Sequence[int]) -> None:
     """Raise for the first of the signals, if there is one."""
     for number in signals:
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_TERMINATED[signal.Signals(number)])
+
+
+def _exit_soon(signals: Sequence[int]) -> None:
+    """End the process, if a signal ended the command and threads of the driver don't let it end."""
+    if not signals:
+        return
+    code = _TERMINATED.get(signal.Signals(signals[-1]), _INTERRUPTED)
+
+    def exit_now() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(_EXIT_TIMEOUT, exit_now)
+    timer.daemon = True
+    timer.start()

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout, suppress
@@ -34,6 +35,7 @@ T = TypeVar("T")
 _READS_AT_ONCE = 8
 _TIMEOUT_OPTION = "serverSelectionTimeoutMS"
 _TIMEOUT = 10_000  # milliseconds until a server is found: a person is waiting
+_CLOSE_TIMEOUT = 1.0  # seconds to end a client's sessions on the server, which isn't needed
 
 
 def _ignore(_event: Event) -> None:
@@ -89,6 +91,13 @@ class Server(NamedTuple):
     other_db: Callable[[str], Any] | None  # for the other kind of functions; None if there are none, or no client
     list_names: Callable[[], Any]
     loop: Loop | None = None  # of an async client
+
+
+def _close(client: Any) -> None:
+    # pymongo.timeout wouldn't limit how long a connection takes to open.
+    thread = threading.Thread(target=client.close, daemon=True)
+    thread.start()
+    thread.join(_CLOSE_TIMEOUT)
 
 
 def _connect_mock(*, is_async: bool) -> Server:
@@ -178,7 +187,8 @@ class Target:
             return _connect_mock(is_async=is_async)
         # An option given here would override that of the URI.
         timeout: dict[str, Any] = {} if _TIMEOUT_OPTION.lower() in uri.lower() else {_TIMEOUT_OPTION: _TIMEOUT}
-        client = self.stack.enter_context(MongoClient[dict[str, Any]](uri, **timeout))
+        client = MongoClient[dict[str, Any]](uri, **timeout)
+        self.stack.callback(_close, client)
 
         def async_db(name: str) -> Any:
             # Made outside an event loop: it belongs to the runner's, and the runner closes it with its loop.
@@ -201,8 +211,8 @@ class Target:
         clients = {_is_async(client, reference): client for client in given}
         if len(clients) < max(len(given), 1):
             raise CommandError(f"{reference} must give one client, or a sync and an async one, not {len(given)}.")
-        for client in given:
-            self.stack.callback(loop.call, client.close)
+        for is_async, client in clients.items():
+            self.stack.callback(*((loop.call, client.close) if is_async else (_close, client)))
         if True not in clients:
             return Server(clients[False].get_database, None, clients[False].list_database_names)
         other_db = clients[False].get_database if False in clients else None
