@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from quaestor._core import engine
 from quaestor._core.backfill import Backfill, Backfills
-from quaestor._core.checkpoint import Checkpoint, Document, Throttle
+from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
@@ -193,13 +193,13 @@ class Server:
 
     # Checkpoints
 
-    def claim(self, key: Key, fresh: Stored | None, token: int, force: bool) -> Checkpoint | None:
+    def claim(self, key: Key, fresh: Stored | None, token: int, force: bool, fingerprint: str) -> Checkpoint | None:
         stored = self.checkpoints.get(key)
         if stored is not None and stored.token > token and not force:
             return None
         if (stored := fresh or stored) is None:
             return None
-        self.checkpoints[key] = replace(stored, token=token)
+        self.checkpoints[key] = replace(stored, token=token, fingerprint=fingerprint)
         return stored.checkpoint
 
     def find_claimed(self, key: Key, token: int) -> Checkpoint | None:
@@ -212,9 +212,9 @@ class Server:
         self.checkpoints[key] = replace(self.checkpoints[key], checkpoint=checkpoint)
         return True
 
-    def delete_checkpoints(self, name: str, token: int, undo: bool) -> None:
+    def delete_checkpoints(self, name: str, token: int, undo: bool, backfill: str | None) -> None:
         for key, stored in list(self.checkpoints.items()):
-            if (key.migration, key.undo) == (name, undo) and stored.token <= token:
+            if key == (name, undo, backfill or key.backfill) and stored.token <= token:
                 del self.checkpoints[key]
 
     def read_statuses(self) -> dict[str, tuple[BackfillStatus, ...]]:
@@ -636,8 +636,8 @@ class FakeStore:
     async def read_checkpoints(self) -> Any:
         return await self._send("read_checkpoints", self.server.read_statuses)
 
-    async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
-        which = (name, token, undo)
+    async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
+        which = (name, token, undo, backfill)
         await self._send("delete_checkpoints", self.server.delete_checkpoints, *which, details=which)
 
     async def read_lease(self) -> Any:
@@ -859,7 +859,7 @@ class FakeBackfillStore:
         self.process, self.server = context.process, context.process.server
         self.name = key.backfill
         self.collection = "orders"
-        self.fingerprint = f"all {dict(filter)}" if filter else "all"
+        self.fingerprints = (f"all {dict(filter)}" if filter else "all", "as an earlier release wrote it")
         self._send = context.process.command
         self._context = context
         self._key = key
@@ -875,16 +875,21 @@ class FakeBackfillStore:
     async def identify_collection(self) -> Any:
         return await self._send("identify_collection", lambda: self._source.uuid)
 
-    async def read_fingerprint(self) -> Any:
-        stored = self.server.checkpoints
-        return await self._send("read_fingerprint", lambda: getattr(stored.get(self._key), "fingerprint", None))
+    async def read_origin(self) -> Any:
+        def read() -> Origin | None:
+            if (stored := self.server.checkpoints.get(self._key)) is None:
+                return None
+            done = stored.checkpoint
+            return Origin(stored.collection, stored.fingerprint, done.collection_id, done.finished)
+
+        return await self._send("read_origin", read)
 
     async def read_checkpoint(self, token: int) -> Any:
         return await self._send("read_checkpoint", self.server.find_claimed, self._key, token)
 
     async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Any:
-        fresh = None if checkpoint is None else Stored(checkpoint, token, self.collection, self.fingerprint)
-        claim = partial(self.server.claim, self._key, fresh, token, force)
+        fresh = None if checkpoint is None else Stored(checkpoint, token, self.collection, self.fingerprints[0])
+        claim = partial(self.server.claim, self._key, fresh, token, force, self.fingerprints[0])
         return await self._send("claim_checkpoint", claim, key=("checkpoint", self._key), details=force)
 
     async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> Any:
@@ -907,16 +912,21 @@ class FakeBackfillStore:
     async def count_sampled(self, size: int) -> Any:
         return await self._send("count_sampled", lambda: len(self._find()), details=size)
 
-    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> Any:
-        bound, start = order(checkpoint.bounds[0]), [order(one) for one in checkpoint.start]
+    async def read_batch(self, front: Checkpoint, throttle: Throttle) -> Any:
+        return await self._send("read_batch", lambda: self._read(front, throttle))
 
-        def read() -> list[Document]:
-            rest = [(order(one["_id"]), one) for one in self._find()]
-            return [one for at, one in rest if at[0] == bound[0] and at <= bound and [at] >= start][:limit]
+    async def find_ids(self, front: Checkpoint, throttle: Throttle) -> Any:
+        return await self._send("find_ids", lambda: self._read(front, throttle))
 
-        if self._context.is_in_transaction:  # an error ends the attempt
-            return await self.process.call("read_batch", read, lose=partial(Aborted, Ending.ABORTED))
-        return await self._send("read_batch", read)
+    async def read_found(self, found: Batch, throttle: Throttle) -> Any:
+        def read() -> Batch:
+            return replace(found, documents=[one for one in self._find() if one in found.documents])
+
+        lose = partial(Aborted, Ending.ABORTED)  # an error ends the attempt
+        return await self.process.call("read_found", read, lose=lose)
+
+    def describe(self, batch: Batch, error: BaseException) -> str:
+        return str(batch.ends)
 
     async def read_lag(self) -> Any:
         lags = self.process.lags
@@ -955,6 +965,13 @@ class FakeBackfillStore:
         else:
             self._source.done.append(ids)
 
+    def _read(self, front: Checkpoint, throttle: Throttle) -> Batch:
+        bound, start = order(front.bounds[0]), [order(one) for one in front.start]
+        rest = [(order(one["_id"]), one) for one in self._find()]
+        found = [one for at, one in rest if at[0] == bound[0] and at <= bound and [at] >= start]
+        batch, ids = found[: throttle.size], [one["_id"] for one in found[: throttle.size + 1]]
+        return Batch(batch, tuple(one["_id"] for one in (*batch[:1], *batch[-1:])), tuple(ids[throttle.size :]))
+
     def _find(self) -> list[Document]:
         found = [one for one in self._source.documents.values() if self._filter.items() <= one.items()]
         return sorted(found, key=lambda one: order(one["_id"]))
@@ -987,6 +1004,13 @@ class FakeContext:
         """A function that is given each batch."""
         backfill, store = self.open(*arguments, **options)
         await backfill.give_all(partial(self._do, store, work))
+
+    async def share(
+        self, *arguments: Any, work: Callable[[list[Document]], object] = id, workers: int, **options: Any
+    ) -> None:
+        """A function that is given several batches at a time."""
+        backfill, store = self.open(*arguments, **options)
+        await backfill.share_all(partial(self._do, store, work), workers)
 
     async def transact(self, *arguments: Any, work: Callable[[list[Document]], object] = id, **options: Any) -> None:
         """A function that is given each batch in a transaction."""
@@ -1061,7 +1085,11 @@ class FakeHost:
         return FakeLock(self.process)
 
     async def supervise(
-        self, supervisor: Callable[["FakeWorkers"], Coroutine[Any, Any, None]], stop: Callable[[], None]
+        self,
+        supervisor: Callable[["FakeWorkers"], Coroutine[Any, Any, None]],
+        stop: Callable[[], None],
+        *,
+        reaches_all: bool = False,
     ) -> None:
         self.process.workers = workers = FakeWorkers(self.process, stop)
         try:
@@ -1102,7 +1130,7 @@ class FakeWorkers:
         self._finished: list[BaseException | None] = []
 
     def start(self, step: Any) -> None:
-        key: str = step.args[0].name
+        key: str = getattr(step.args[0], "name", "batch")
         if key in self._process.refused:
             self._finished.append(RuntimeError(key))
         else:

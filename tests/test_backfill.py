@@ -1,19 +1,21 @@
 """Backfills on a server in memory, in all three ways, and what can go wrong at each call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quaestor._core.backfill import LAG_POLL, MOST_TYPES
+from quaestor._core.backfill import AHEAD, LAG_POLL, MOST_TYPES
 from quaestor._core.checkpoint import Checkpoint, Document
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.store import Ending
 from quaestor._core.transaction import MOST_EXPIRED
 from quaestor.errors import (
+    BackfillChangedError,
     CollectionChangedError,
     DuplicateBackfillError,
     InvalidOptionError,
@@ -21,10 +23,13 @@ from quaestor.errors import (
     OutageError,
     TransactionFailedError,
     TransactionsUnsupportedError,
+    UnknownMigrationError,
 )
 from quaestor.events import (
+    BackfillReset,
     BackfillRestarted,
     BackfillStarted,
+    CollectionMissing,
     Event,
     MajorityAwaited,
     MigrationProgressed,
@@ -32,7 +37,20 @@ from quaestor.events import (
     ReplicasAwaited,
     ServerAwaited,
 )
-from tests.fake_store import PATIENCE, TTL, WHERE, FakeCollection, FakeContext, Key, Process, Server, Stored, order
+from tests.fake_store import (
+    PATIENCE,
+    TTL,
+    WHERE,
+    Choose,
+    FakeCollection,
+    FakeContext,
+    Key,
+    Process,
+    Server,
+    Stored,
+    Task,
+    order,
+)
 from tests.world import LONG_AGO
 
 PLACE = (*WHERE, "m", 1, 1)
@@ -199,7 +217,7 @@ def test_no_answers_any_more(way: str) -> None:
         ("loop", {"read_batch"}, "to go on with the backfill 'orders'"),
         ("loop", {"save_checkpoint"}, "to go on with the backfill 'orders'"),
         ("transaction", {"commit", "commit again"}, "to commit the transaction of 'm'"),
-        ("transaction", {"read_batch", "read_checkpoint"}, "to go on with the backfill 'orders'"),
+        ("transaction", {"find_ids", "read_checkpoint"}, "to go on with the backfill 'orders'"),
     ],
 )
 @pytest.mark.parametrize("no_majority", [False, True])
@@ -395,6 +413,149 @@ def test_interrupted_backfill() -> None:
     assert collection.done == [[0, 1]]
 
 
+# Workers
+
+
+class Workers:
+    """Bodies in progress, which end in an order of the test's."""
+
+    def __init__(self, ids: Iterable[object], size: int = 1, workers: int = 3, **options: Any) -> None:
+        self.server, self.collection = options.pop("server", None) or Server(), FakeCollection(ids)
+        self.most = 0
+        own = {name: options.pop(name) for name in {"work", "pause", "filter"} & options.keys()}
+
+        async def migrate(context: FakeContext) -> None:
+            await context.share(self.collection, size, workers=workers, **own)
+
+        self.process = start(self.server, migrate, **options)
+
+    def bodies(self) -> list[Task]:
+        found = [task for task in self.process.ready if task.call is not None and task.call.name == "body"]
+        self.most = max(self.most, len(found))
+        return found
+
+    def choose(self, draw: Callable[[int], int]) -> Choose:
+        """Choose the next task: bodies last, and among them as it's drawn."""
+
+        def choose(ready: Sequence[Task]) -> Task:
+            bodies = self.bodies()
+            others = [task for task in ready if task not in bodies]
+            return others[0] if others else bodies[draw(len(bodies))]
+
+        return choose
+
+    def settle(self) -> list[Task]:
+        """Let everything but the bodies go on, until only these are left."""
+        while others := [task for task in self.process.ready if task not in self.bodies()]:
+            self.process.step(others[0])
+        return self.bodies()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_workers(last: bool) -> None:
+    """Batches are worked on at the same time, and no more than there are workers. Each document is seen once."""
+    run = Workers(MIXED)
+    run.process.finish(run.choose(lambda count: count - 1 if last else 0))
+    assert sorted(run.collection.ids_done, key=order) == MIXED
+    assert (run.collection.ids_done == MIXED) is not last
+    assert run.most == 3
+    assert [event.done for event in find(run.process, MigrationProgressed)] == list(range(1, 11))
+    assert run.server.records == {"m"}
+    rests = Workers(MIXED, pause=1.0)
+    rests.process.finish()
+    assert len(rests.process.find("sleep")) == 9
+
+
+def test_workers_without_a_gap() -> None:
+    """While the first batch isn't done, no checkpoint is saved, and after some batches no more are started."""
+    run = Workers(range(20))
+    while len(bodies := run.settle()) > 1:
+        run.process.step(bodies[-1])
+    assert sorted(run.collection.ids_done) == list(range(1, AHEAD * 3))
+    assert run.server.checkpoints[KEY].checkpoint.done == 0
+    run.process.step(bodies[0])
+    run.settle()
+    assert run.server.checkpoints[KEY].checkpoint.done == 6
+    run.process.kill()
+    again = Workers(range(20), server=run.server)
+    again.process.finish()
+    assert again.collection.ids_done == list(range(6, 20))
+
+
+@pytest.mark.parametrize("failing", [[0], [1], [2], [2, 1], [0, 1, 2]])
+def test_workers_that_fail(failing: list[int]) -> None:
+    """After a failure no batch starts, and those in progress end. What is done without a gap is saved; the first error
+    is raised, with a note of its batch, and of others.
+    """
+    errors = [ValueError(), KeyError(), OSError()]
+
+    def fail(batch: list[Document]) -> None:
+        if (one := batch[0]["_id"]) in failing:
+            raise errors[one]
+
+    run = Workers(range(9), work=fail)
+    bodies = run.settle()
+    for one in failing:
+        run.process.step(bodies[one])
+    with pytest.raises((ValueError, KeyError, OSError)) as caught:
+        run.process.finish()
+    assert caught.value is errors[failing[0]]
+    notes = [f"quaestor: at the ({failing[0]}, {failing[0]}) of the backfill 'orders'"]
+    if len(failing) > 1:
+        others = ", ".join(type(errors[one]).__name__ for one in failing[1:])
+        notes.append(f"quaestor: other batches that were in progress failed as well: {others}")
+    assert caught.value.__notes__[:-1] == notes
+    assert run.collection.ids_done == [one for one in (0, 1, 2) if one not in failing]
+    assert run.server.checkpoints[KEY].checkpoint.done == min(failing)
+    assert run.server.holder is None
+
+
+def test_workers_that_are_interrupted() -> None:
+    """Ctrl-C starts nothing more; what the batches in progress have done is saved, and the interruption goes on."""
+    run = Workers(range(9))
+    first = run.settle()[0]
+    run.process.interrupt()
+    run.process.step(first)
+    with pytest.raises(KeyboardInterrupt):
+        run.process.finish()
+    assert run.collection.ids_done == [0, 1, 2]
+    assert run.server.checkpoints[KEY].checkpoint.done == 3
+
+
+def test_workers_that_lose_the_lease() -> None:
+    """Once the lease is lost no batch starts; the error is the lease's."""
+    run = Workers(range(9))
+    run.settle()
+    run.server.expire()
+    assert lost_lease(run.process).migration == "m"
+    assert run.collection.ids_done == [0, 1, 2]
+
+
+@settings(max_examples=60)
+@given(
+    ids=st.sets(IDS, max_size=20),
+    workers=st.integers(2, 4),
+    crashes=st.lists(st.integers(0, 100), max_size=3),
+    faults=FAULTS,
+    random=st.randoms(use_true_random=False),
+)
+def test_workers_that_crash(
+    ids: set[object], workers: int, crashes: list[int], faults: Mapping[int, str], random: Random
+) -> None:
+    """Whatever ends first, and however often processes die: each document is seen, and what comes again is bounded."""
+    server, done = Server(), list[object]()
+    for at in (*crashes, 100_000):
+        run = Workers(ids, 2, workers, server=server, strike_at=at, faults=faults)
+        run.process.finish(run.choose(random.randrange))
+        saved = server.checkpoints[KEY].checkpoint.done if KEY in server.checkpoints else None
+        done += run.collection.ids_done
+        assert saved is None or set(sorted(ids, key=order)[:saved]) <= set(done)
+        if "m" in server.recorded:
+            break
+    assert set(done) == ids
+    assert len(done) - len(ids) <= 2 * AHEAD * workers * len(crashes)
+
+
 # The lease, and holders that have lost it
 
 
@@ -581,17 +742,25 @@ def test_removals_meanwhile() -> None:
 @each_way
 @pytest.mark.parametrize("uuid", [b"two", b""])
 def test_collection_replaced(way: str, uuid: bytes) -> None:
-    """A dropped or replaced collection is found at the end; the next run starts over, with an event."""
+    """A dropped or replaced collection is found at the end. The next run starts over, with an event, and warns of a
+    missing one. In transactions it does nothing until the backfill is restarted.
+    """
     server, collection = Server(), FakeCollection([1, 2, 3])
     process = fill(server, way, collection, work=lambda _: setattr(collection, "uuid", uuid))
     with pytest.raises(CollectionChangedError) as caught:
         process.finish()
     assert (caught.value.name, caught.value.collection) == ("m", "orders")
     collection.done.clear()
+    if is_exact(way):
+        refuse(server, way, collection, "collection")
+        assert restart(server) == ["orders"]
     successor = fill(server, way, collection)
     successor.finish()
     assert collection.done == [[1, 2], [3]]
-    assert find(successor, BackfillRestarted) == [BackfillRestarted(*PLACE, "orders", "orders")]
+    restarts = [] if is_exact(way) else [BackfillRestarted(*PLACE, "orders", "orders")]
+    assert find(successor, BackfillRestarted) == restarts
+    missing = [] if uuid else [CollectionMissing(*PLACE, "orders", "orders")]
+    assert find(successor, CollectionMissing) == missing
 
 
 @each_way
@@ -600,10 +769,13 @@ def test_collection_replaced_before_it_resumes(way: str) -> None:
     server, collection = Server(), FakeCollection([1, 2, 3])
     cut_off(server, collection)
     collection.uuid = b"two"
+    if is_exact(way):
+        refuse(server, way, collection, "collection")
+        restart(server)
     successor = fill(server, way, collection)
     successor.reach("function m")
     assert collection.done == [[1, 2], [1, 2], [3]]
-    assert find(successor, BackfillRestarted) == [BackfillRestarted(*PLACE, "orders", "orders")]
+    assert len(find(successor, BackfillRestarted)) == (not is_exact(way))
     successor.kill()
     collection.uuid = b"three"
     third = fill(server, way, collection)
@@ -612,11 +784,63 @@ def test_collection_replaced_before_it_resumes(way: str) -> None:
     assert not [event for event in third.events if isinstance(event, (BackfillStarted, BackfillRestarted))]
 
 
+def refuse(server: Server, way: str, collection: FakeCollection, changed: str, **options: Any) -> None:
+    """Check that an exact backfill is refused, because something has changed, and that nothing is done."""
+    before = list(collection.done), server.checkpoints[KEY].checkpoint
+    with pytest.raises(BackfillChangedError, match="quaestor restart-backfill m --backfill orders") as caught:
+        fill(server, way, collection, **options).finish()
+    assert (caught.value.name, caught.value.backfill, caught.value.changed) == ("m", "orders", changed)
+    assert (collection.done, server.checkpoints[KEY].checkpoint) == before
+
+
+def restart(server: Server, name: str = "m", backfill: str | None = None) -> list[str]:
+    process = Process(server, {"m": MigrationDefinition("m", lambda db: None)}, "restarter")
+    names: list[str] = process.start(process.engine.restart_backfill(name, backfill)).finish()
+    assert find(process, BackfillReset) == [BackfillReset(*WHERE, ("m",), one) for one in names]
+    return names
+
+
+def test_restart() -> None:
+    """One backfill is restarted, in either direction; of several it has to be named. Unknown names are refused."""
+    server, collection = Server(), FakeCollection([1, 2, 3])
+    assert restart(server) == []
+    with pytest.raises(UnknownMigrationError):
+        restart(server, "n")
+    cut_off(server, collection)
+    server.checkpoints[KEY._replace(backfill="other", undo=True)] = server.checkpoints[KEY]
+    for backfill in (None, "more"):
+        with pytest.raises(InvalidOptionError, match="'orders', 'other'"):
+            restart(server, backfill=backfill)
+    assert restart(server, backfill="other") == ["other"]
+    assert list(server.checkpoints) == [KEY]
+    assert restart(server) == ["orders"]
+    assert (server.checkpoints, server.records, server.holder) == ({}, set(), None)
+
+
+@each_basic_way
+def test_checkpoint_of_an_earlier_release(way: str) -> None:
+    """A backfill resumes from a checkpoint with the fingerprint of an earlier release, and gives it today's."""
+    server, collection = Server(), FakeCollection([1, 2, 3, 4])
+    cut_off(server, collection)
+    server.checkpoints[KEY] = replace(server.checkpoints[KEY], fingerprint="as an earlier release wrote it")
+    process = fill(server, way, collection)
+    process.reach("body")
+    assert server.checkpoints[KEY].fingerprint == "all"
+    process.finish()
+    assert collection.done == [[1, 2], [3, 4]]
+    assert not find(process, BackfillRestarted)
+
+
 @each_way
 def test_filter_changed(way: str) -> None:
-    """A backfill whose filter has changed since the last attempt starts over, with an event; others aren't touched."""
+    """A backfill whose filter has changed since the last attempt starts over, with an event, or is refused in
+    transactions; others aren't touched.
+    """
     server, collection, other = Server(), FakeCollection([1, 2, 3], kind="new"), FakeCollection([4])
     cut_off(server, collection)
+    if is_exact(way):
+        refuse(server, way, collection, "filter", filter={"kind": "new"})
+        return
     collection.done.clear()
 
     async def migrate(context: FakeContext) -> None:

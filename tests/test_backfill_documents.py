@@ -91,7 +91,7 @@ def test_statuses() -> None:
     assert documents.read_statuses(stored) == {"a": (status("x", 2, 9), status("y", 5, 4)), "b": (status("x", 3, 1),)}
     assert documents.read_statuses([]) == {}
     (backfill,) = documents.read_statuses([document("a", "x", 1, 12)])["a"]
-    assert (backfill.done, backfill.total) == (12, 12)  # the total was an estimate
+    assert (backfill.done, backfill.total) == (12, None)  # the total was an estimate
 
 
 def test_fingerprint() -> None:
@@ -103,6 +103,75 @@ def test_fingerprint() -> None:
     assert documents.make_fingerprint("db.a", {"a": 1}, options) in seen
     with pytest.raises(InvalidDocument):
         documents.make_fingerprint("db.a", {"a": object()}, options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ({"a": {"$gt": 1, "$lt": 3}}, {"a": {"$lt": 3, "$gt": 1}}, True),
+        ({"a": {"$in": [1, "x", None]}}, {"a": {"$in": [None, 1, "x"]}}, True),
+        ({"a": {"$nin": [1, 2]}}, {"a": {"$nin": (2, 1)}}, True),
+        (
+            {"a": {"$all": [1, {"$elemMatch": {"b": 1, "c": 2}}]}},
+            {"a": {"$all": [{"$elemMatch": {"b": 1, "c": 2}}, 1]}},
+            True,
+        ),
+        ({"a": {"$not": {"$in": [1, 2]}}}, {"a": {"$not": {"$in": [2, 1]}}}, True),
+        (
+            {"a": {"$elemMatch": {"b": 1, "c": {"$in": [1, 2]}}}},
+            {"a": {"$elemMatch": {"c": {"$in": [2, 1]}, "b": 1}}},
+            True,
+        ),
+        (
+            {"$and": [{"a": 1}, {"$or": [{"b": 1}, {"c": 1}]}]},
+            {"$and": [{"$or": [{"c": 1}, {"b": 1}]}, {"a": 1}]},
+            True,
+        ),
+        ({"$nor": [{"a": 1, "b": 1}, {"c": 1}]}, {"$nor": [{"c": 1}, {"b": 1, "a": 1}]}, True),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}, False),
+        ({"a": {"$eq": {"x": 1, "y": 2}}}, {"a": {"$eq": {"y": 2, "x": 1}}}, False),
+        ({"a": {"$in": [{"x": 1, "y": 2}]}}, {"a": {"$in": [{"y": 2, "x": 1}]}}, False),
+        ({"a": [1, 2]}, {"a": [2, 1]}, False),
+        ({"$expr": {"$in": ["$a", [1, 2]]}}, {"$expr": {"$in": ["$a", [2, 1]]}}, False),
+        ({"a": {"$in": [1, 2]}}, {"a": {"$in": [1, 3]}}, False),
+        ({"a": {"$in": [1]}}, {"a": {"$nin": [1]}}, False),
+        ({"a": {"$in": [True]}}, {"a": {"$in": [1]}}, False),
+    ],
+)
+def test_sorted_filter(one: dict[str, Any], other: dict[str, Any], is_same: bool) -> None:
+    """Filters that differ in an order without meaning are alike; a document that is compared keeps its order."""
+    options: CodecOptions[Any] = CodecOptions()
+    sorted_one, sorted_other = (bson.encode(documents.sort_filter(each, options)) for each in (one, other))
+    assert (sorted_one == sorted_other) is is_same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        (1, 1, True),
+        ("a", "a", True),
+        ({"a": 1}, {"a": 1}, True),
+        (1, True, False),
+        (0, False, False),
+        (1.5, "1.5", False),
+    ],
+)
+def test_same_ids(one: object, other: object, is_same: bool) -> None:
+    """`_id`s are compared as they are stored: 1 and True are equal in Python, and not in MongoDB."""
+    assert documents.is_same_id(one, other) is is_same
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "count"), [(9, 100, 3), (2, 100, 2), (9, 27, 1), (9, 28, 2), (9, 1, 1), (1, 1, 1)]
+)
+def test_fitting(size: int, most: int, count: int) -> None:
+    """As many documents make a batch as its size and bytes allow, and one at least."""
+    data = b"".join(bson.encode({"_id": number}) for number in range(3))
+    places = documents.find_documents(data)
+    assert places == [0, 14, 28, 42]
+    assert documents.count_fitting(places, size, most) == count
+    assert documents.count_fitting([0], size, most) == 0
 
 
 def test_collection_id() -> None:

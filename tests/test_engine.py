@@ -478,7 +478,7 @@ def test_checkpoints_are_deleted(transactional: bool) -> None:
         is_undo = kind in {"rollback", "mark pending"}
         names = [call.name for call in process.log]
         deletions = [call.details for call in process.find("delete_checkpoints")]
-        assert deletions == [("a", 7, not is_undo), ("a", 7, is_undo)]
+        assert deletions == [("a", 7, not is_undo, None), ("a", 7, is_undo, None)]
         record = {"commit", "insert_record", "delete_records"} & set(names)
         first = names.index("delete_checkpoints")
         assert first < names.index(record.pop()) < names.index("delete_checkpoints", first + 1)

@@ -98,6 +98,12 @@ EXAMPLES = [
     (errors.BatchesInTransactionError("a"), RuntimeError, "'a' starts a backfill inside a transaction"),
     (errors.DuplicateBackfillError("a", "users"), ValueError, "'a' already has a backfill named 'users'"),
     (errors.DuplicateBackfillError("a", "users"), ValueError, "Pass name="),
+    (errors.BackfillChangedError("a", "users", "filter"), RuntimeError, "To resume, use the same filter as before."),
+    (
+        errors.BackfillChangedError("a", "users", "filter"),
+        RuntimeError,
+        "`quaestor restart-backfill a --backfill users`",
+    ),
     (errors.CollectionChangedError("a", "users"), RuntimeError, "'users' was dropped, renamed or replaced"),
 ]
 

@@ -8,7 +8,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, DuplicateKeyError, InvalidOperation, OperationFailure
 
-from quaestor._core.checkpoint import Checkpoint
+from quaestor._core.checkpoint import Checkpoint, Throttle
 from quaestor._core.lease import Terms
 from quaestor._core.store import OutcomeUnknown
 from quaestor._hosts.threads import ThreadHost, run_to_completion
@@ -43,7 +43,13 @@ COMMANDS = {
     "kill_sessions": [(b"s" * 48,)],
 }
 OPTIONAL = ["identify_collection", "estimate_count"]
-NEEDED = {"find_highest": [()], "read_batch": [Checkpoint((1,)), 10], "read_fingerprint": [], "read_checkpoint": [1]}
+NEEDED = {
+    "find_highest": [()],
+    "read_batch": [Checkpoint((1,)), Throttle()],
+    "find_ids": [Checkpoint((1,)), Throttle()],
+    "read_origin": [],
+    "read_checkpoint": [1],
+}
 
 
 def send(store: Any, error: Exception, name: str, *arguments: Any, **options: Any) -> Any:

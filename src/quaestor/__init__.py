@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from quaestor.context import AsyncMigrationContext, MigrationContext
     from quaestor.databases import AsyncCollection, AsyncDatabase, SyncCollection, SyncDatabase
     from quaestor.errors import (
+        BackfillChangedError,
         BatchesInTransactionError,
         CircularDependencyError,
         CollectionChangedError,
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
         UnknownRecordsError,
     )
     from quaestor.events import (
+        BackfillReset,
         BackfillRestarted,
         BackfillStarted,
+        CollectionMissing,
         DatabaseFinished,
         DependenciesPending,
         Event,
@@ -88,12 +91,15 @@ __all__ = [
     "AsyncDatabase",
     "AsyncMigrationContext",
     "AsyncRunner",
+    "BackfillChangedError",
+    "BackfillReset",
     "BackfillRestarted",
     "BackfillStarted",
     "BackfillStatus",
     "BatchesInTransactionError",
     "CircularDependencyError",
     "CollectionChangedError",
+    "CollectionMissing",
     "DatabaseFinished",
     "DatabaseResult",
     "DatabaseSkippedError",

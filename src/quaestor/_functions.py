@@ -38,9 +38,14 @@ class MongoFunctions:
 
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
         with closing(LoopHost() if change.is_async else ThreadHost()) as host, OdmAdvice():
-            step = self._prepare(change, place, held, host)
+            step, backfills = self._prepare(change, place, held, host)
             started = perf_counter()
-            await self._host.call(step, is_async=change.is_async)
+            try:
+                await self._host.call(step, is_async=change.is_async)
+            except BaseException as error:
+                if backfills is not None:
+                    backfills.explain(error)
+                raise
             return perf_counter() - started
 
     async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
@@ -55,7 +60,7 @@ class MongoFunctions:
                     return bool(removed.deleted_count)
                 return await insert_record(session.driver, records, change.name, self._terms, session.driver_session)
 
-            execute = self._prepare(change, place, held, host)
+            execute, _ = self._prepare(change, place, held, host)
             step = partial(transactions.attempt, host, session, execute, write_record)
             return await self._host.call(step, is_async=change.is_async)
 
@@ -83,15 +88,18 @@ class MongoFunctions:
             step = partial(session.driver.call, session.driver_session.end_session)
             await self._host.call(step, is_async=session.is_async, interruptible=False)
 
-    def _prepare(self, change: Change, place: Place, held: HeldLease, host: Host) -> Step[None]:
+    def _prepare(
+        self, change: Change, place: Place, held: HeldLease, host: Host
+    ) -> tuple[Step[None], Backfills | None]:
         """Make the step that calls the function, with a context if it takes one. Its backfills run on the host."""
         is_async, undo = change.is_async, not change.applies
         db = make_database_for_function(self._databases[is_async], transaction=change.transaction)
         step = partial(call, change.name, change.function, db, is_async=is_async)
         if not change.wants_context:
-            return step
+            return step, None
         store = MongoStore(self._databases[is_async], self._prefix, self._terms, host, self._emit)
         open_store = partial(MongoBackfillStore, store, self._sessions, change.name, undo=undo, is_async=is_async)
         make_context = AsyncMigrationContext if is_async else MigrationContext
-        context = make_context(Backfills(store, host, place, held, undo=undo), open_store)
-        return partial(step, context, check=context.check_started)
+        backfills = Backfills(store, host, place, held, undo=undo)
+        context = make_context(backfills, open_store)
+        return partial(step, context, check=context.check_started), backfills

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._core import plan
-from quaestor._core.definition import check_names
+from quaestor._core.definition import check_concurrency, check_names
 from quaestor._core.lease import Terms
 from quaestor._core.scheduler import Schedule, Start, supervise
 from quaestor._core.store import Host
@@ -19,7 +19,7 @@ from quaestor._mongo.outcomes import is_server_away
 from quaestor.databases import SYSTEM_DATABASES
 from quaestor.errors import DatabaseSkippedError, InvalidDatabaseError, InvalidOptionError
 from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied, RunFailed
-from quaestor.runners import AsyncRunner, SyncRunner, check_concurrency
+from quaestor.runners import AsyncRunner, SyncRunner
 from quaestor.status import DatabaseResult
 
 _MOST_UNREACHABLE = 10  # a thousand databases behind a dead server would take hours

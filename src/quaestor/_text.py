@@ -1,5 +1,6 @@
 """How messages write times, counts, lists and errors (a driver's without values), and what they suggest."""
 
+import contextlib
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -192,6 +193,12 @@ def is_of_signal(error: BaseException) -> bool:
         if any(value is frame.f_back for value in values if value is not None):
             return True
     return False
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note, unless the exception refuses it, as a frozen dataclass does: the exception itself matters more."""
+    with contextlib.suppress(Exception):
+        error.add_note(f"quaestor: {note}")
 
 
 def message_of(error: BaseException) -> str:

@@ -1,12 +1,15 @@
 """The contexts: the second argument of a migration's function, for its backfills and progress."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quaestor._core.backfill import Backfill, Backfills
-from quaestor._core.checkpoint import DEFAULT_SIZE, Throttle
+from quaestor._core.checkpoint import DEFAULT_BYTES, DEFAULT_SIZE, Throttle
+from quaestor._core.definition import check_concurrency
 from quaestor._core.lease import Reminder
 from quaestor._hosts.calls import call
 from quaestor._hosts.threads import run_to_completion
@@ -90,6 +93,7 @@ class MigrationContext(_Context):
         *,
         name: str | None = None,
         size: int = DEFAULT_SIZE,
+        max_bytes: int = DEFAULT_BYTES,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
@@ -101,13 +105,19 @@ class MigrationContext(_Context):
         when it runs again, and sees at most one batch twice. The backfill ends at the `_id` that was the highest when
         it started: documents that are inserted later, or match again, don't prolong it.
 
+        So finish each batch before you ask for the next one. `list(context.batches(...))`, `create_task` for each batch
+        and `pool.map(work, context.batches(...))` don't: after a failure, documents are skipped for good. For parallel
+        work use `context.for_each_batch(collection, work, transaction=False, workers=8)`.
+
         Args:
             collection: A collection of the function's driver, in this database or another one of its client.
             filter: Which documents, as for `find`; None: all.
             name: The backfill's name, under which its checkpoint is stored. Defaults to the collection's name, as
                 `database.collection` in another database. Two backfills of one migration need different names. If the
-                collection or the filter has changed since the last attempt, the backfill restarts.
+                collection or the filter has changed since the last attempt, the backfill restarts; in
+                `for_each_batch` with transaction=True, it is refused.
             size: How many documents a batch has at most.
+            max_bytes: How large a batch is at most, in bytes of BSON; but it has one document at least.
             projection: Which fields, as for `find`, with `_id`; None: all.
             pause: How long to wait between two batches, in seconds.
             max_lag: Between two batches, wait until no replica is further behind than this, in seconds. Needs the right
@@ -124,7 +134,7 @@ class MigrationContext(_Context):
             CollectionChangedError: The collection was dropped or renamed during the backfill.
             Exception: What the driver raises.
         """
-        backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag))
+        backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag, max_bytes))
         return self._iterate(backfill)
 
     def for_each_batch(
@@ -135,42 +145,52 @@ class MigrationContext(_Context):
         *,
         name: str | None = None,
         size: int = DEFAULT_SIZE,
+        max_bytes: int = DEFAULT_BYTES,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
         transaction: bool = True,
+        workers: int = 1,
     ) -> None:
         """Go over a collection as `batches` does, and give each batch to a function; by default exactly once.
 
         With transaction=True, which is the default, the body's writes and the checkpoint are committed together, so a
         crash repeats nothing. The session is bound: the body passes none, uses the migration's database, in its own
-        thread or task, and does one operation after the other. The server may abort a transaction; then the body is
+        thread or task, and does one operation after the other; what another thread does, also one that it starts,
+        is outside the transaction. The server may abort a transaction; then the body is
         called again, with documents that are read anew. A transaction must end within
         `transactionLifetimeLimitSeconds` (60 s by default), so choose a small `size`.
+
+        With transaction=False, `workers` calls of the body run at the same time, each in a thread (in an `async def`
+        migration: in a task). A checkpoint has what is done without a gap, so after a crash or failure at most
+        2 * `workers` batches come again. If a body fails, those in progress end, and the first error is raised.
 
         The body is a `def` function in a `def` migration, and an `async def` function in an `async def` migration. The
         other arguments are those of `batches`.
 
         Raises:
+            BackfillChangedError: `transaction`, and the filter or the collection has changed; nothing was done.
             TransactionsUnsupportedError: `transaction`, and the server has none; nothing was done.
             TransactionFailedError: The server aborted the transaction of a batch again and again.
             UnfinishedMigrationError: The body returned before its work was done.
             Exception: What the body raised, unchanged; the next run repeats its batch. Also what `batches` raises.
         """
-        _check_body(body, transaction)
-        throttle = Throttle(size, pause, max_lag)
+        _check_body(body, transaction, workers)
+        throttle = Throttle(size, pause, max_lag, max_bytes)
         backfill, store = self._open(collection, filter, projection, name, throttle)
         self._unstarted -= 1
         give = partial(call, self.name, body, is_async=False, source=_FROM_BODY)
         try:
-            run_to_completion(backfill.transact_all(give) if transaction else backfill.give_all(give))
+            run_to_completion(_choose(backfill, workers, transaction=transaction)(give))
         finally:
             store.close()
 
     def _iterate(self, backfill: Backfill) -> Iterator[list[Any]]:
         self._unstarted -= 1
+        began_in = get_ident()
         while (batch := run_to_completion(backfill.next())) is not None:
             yield batch
+            _check_place(is_same=get_ident() == began_in)
 
 
 class AsyncMigrationContext(_Context):
@@ -188,12 +208,13 @@ class AsyncMigrationContext(_Context):
         *,
         name: str | None = None,
         size: int = DEFAULT_SIZE,
+        max_bytes: int = DEFAULT_BYTES,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
     ) -> AsyncIterator[list[D]]:
         """Do the same as `MigrationContext.batches`, for an `async for` loop."""
-        backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag))
+        backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag, max_bytes))
         return self._iterate(backfill)
 
     def for_each_batch(
@@ -204,17 +225,19 @@ class AsyncMigrationContext(_Context):
         *,
         name: str | None = None,
         size: int = DEFAULT_SIZE,
+        max_bytes: int = DEFAULT_BYTES,
         projection: Mapping[str, Any] | Sequence[str] | None = None,
         pause: float = 0.0,
         max_lag: float | None = None,
         transaction: bool = True,
+        workers: int = 1,
     ) -> Coroutine[Any, Any, None]:
         """Do the same as `MigrationContext.for_each_batch`, with an `async def` body."""
-        _check_body(body, transaction)
-        throttle = Throttle(size, pause, max_lag)
+        _check_body(body, transaction, workers)
+        throttle = Throttle(size, pause, max_lag, max_bytes)
         backfill, store = self._open(collection, filter, projection, name, throttle)
         give = partial(call, self.name, body, is_async=True, source=_FROM_BODY)
-        return self._give(backfill.transact_all if transaction else backfill.give_all, give, store)
+        return self._give(_choose(backfill, workers, transaction=transaction), give, store)
 
     async def _give(
         self, run: Callable[[Any], Awaitable[None]], give: Callable[..., Any], store: "MongoBackfillStore"
@@ -227,15 +250,38 @@ class AsyncMigrationContext(_Context):
 
     async def _iterate(self, backfill: Backfill) -> AsyncIterator[list[Any]]:
         self._unstarted -= 1
+        began_in = asyncio.current_task()
         while (batch := await backfill.next()) is not None:
             yield batch
+            _check_place(is_same=asyncio.current_task() is began_in)
 
 
 _FROM_BODY = " in the body of for_each_batch"
 
 
-def _check_body(body: object, transaction: object) -> None:
+def _choose(backfill: Backfill, workers: int, *, transaction: bool) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    if transaction:
+        return backfill.transact_all
+    return partial(backfill.share_all, workers=workers) if workers > 1 else backfill.give_all
+
+
+def _check_body(body: object, transaction: object, workers: object) -> None:
     if not callable(body):
         raise InvalidOptionError(f"The body must be a function that takes a list of documents, not {body!r:.80}.")
     if not isinstance(transaction, bool):
         raise InvalidOptionError(f"transaction must be True or False, not {transaction!r:.40}.")
+    check_concurrency(workers, "workers")
+    if transaction and workers != 1:
+        raise InvalidOptionError(
+            "workers can't share a transaction: pass transaction=False as well, with a body that is idempotent."
+        )
+
+
+def _check_place(*, is_same: bool) -> None:
+    """Check that batches are advanced where they began."""
+    if not is_same:
+        raise InvalidOptionError(
+            "The batches of context.batches() were advanced from another thread or task than the one that began. The "
+            "one that asks for the next batch says that the last one is done, so a failure would skip documents. Use "
+            "context.for_each_batch(collection, body, transaction=False, workers=8)."
+        )

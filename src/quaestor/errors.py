@@ -32,6 +32,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     │   ├── TransactionFailedError        (RuntimeError)  the server aborted a transaction again and again
     │   └── BatchesInTransactionError     (RuntimeError)  a backfill inside a transaction
     ├── DuplicateBackfillError        (ValueError)    two backfills with one name in one migration
+    ├── BackfillChangedError          (RuntimeError)  an exactly-once backfill has another filter or collection
     └── CollectionChangedError        (RuntimeError)  a collection was dropped or renamed during a backfill
 
 An error's arguments are its data, so it can be pickled and sent between processes; `str()` makes the sentence.
@@ -571,11 +572,36 @@ class DuplicateBackfillError(QuaestorError, ValueError):
 
 
 @dataclass(eq=False)
+class BackfillChangedError(QuaestorError, RuntimeError):
+    """A backfill with transaction=True has another filter or collection than in its last attempt. It did nothing.
+
+    Attributes:
+        name: The migration.
+        backfill: The backfill.
+        changed: What has changed: "filter" or "collection".
+    """
+
+    name: str
+    backfill: str
+    changed: str
+
+    def __str__(self) -> str:
+        return (
+            f"The {self.changed} of the backfill {self.backfill!r} of migration {self.name!r} has changed since the "
+            "last attempt. With transaction=True each document is processed exactly once, so the backfill doesn't "
+            f"restart by itself. To resume, use the same {self.changed} as before. To process all documents again, run "
+            f"`quaestor restart-backfill {self.name} --backfill {self.backfill}`, or call the runner's "
+            "restart_backfill()."
+        )
+
+
+@dataclass(eq=False)
 class CollectionChangedError(QuaestorError, RuntimeError):
     """A collection was dropped, renamed or replaced during a backfill.
 
     The batches up to then are done; other documents may have been missed. The migration isn't recorded. When it runs
-    again, the backfill starts over with the collection that has the name then.
+    again, the backfill starts over with the collection that has the name then; with transaction=True, it raises
+    `BackfillChangedError` until it is restarted.
 
     Attributes:
         name: The migration.
@@ -589,5 +615,5 @@ class CollectionChangedError(QuaestorError, RuntimeError):
         return (
             f"The collection {self.collection!r} was dropped, renamed or replaced during a backfill of migration "
             f"{self.name!r}, so documents may have been missed. The migration isn't recorded. Check the collection, "
-            "then run again: the backfill starts over."
+            "then run again: the backfill starts over, with transaction=True after `quaestor restart-backfill`."
         )

@@ -336,6 +336,22 @@ class BackfillRestarted(MigrationEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionMissing(MigrationEvent):
+    """A backfill goes over a collection that doesn't exist, so it has nothing to do. Its name may be misspelled.
+
+    Attributes:
+        backfill: The name of the backfill.
+        collection: The name of the collection.
+    """
+
+    backfill: str
+    collection: str
+
+    def __str__(self) -> str:
+        return f"In {self._label}: there is no collection {self.collection!r}, so its backfill has nothing to do"
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicasAwaited(MigrationEvent):
     """A backfill waits between two batches until the replicas have caught up. Emitted at once, then every 30 s.
 
@@ -480,6 +496,22 @@ class RecordsMarked(RunEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class BackfillReset(RunEvent):
+    """The checkpoint of a backfill was removed by `restart_backfill`, so the next run starts it over.
+
+    Attributes:
+        names: The migration, as the only item.
+        backfill: The name of the backfill.
+    """
+
+    names: tuple[str, ...]
+    backfill: str
+
+    def __str__(self) -> str:
+        return f"The backfill {self.backfill!r} of {self.names[0]!r} starts over in the next run"
+
+
+@dataclass(frozen=True, slots=True)
 class RunFailed(RunEvent):
     """A run, rollback or mark has ended with an exception: the last event of each that doesn't end with `RunFinished`,
     `RollbackFinished` or `RecordsMarked`. With `run_many`, also of a database whose run couldn't start.
@@ -533,6 +565,8 @@ def level_of(event: Event) -> Level:  # noqa: PLR0911 - it is one table
         case RecordsIgnored() | RecordsUnknown() | SessionsNotEnded() | LeaseNotReleased() | BackfillRestarted():
             return "WARNING"
         case ServerAwaited() | MajorityAwaited() | PrimaryChanged() | RegistryEmpty() | DependenciesPending():
+            return "WARNING"
+        case CollectionMissing():
             return "WARNING"
         case LeaseAwaited(seconds=seconds):
             return "WARNING" if seconds >= LONG_WAIT else "INFO"

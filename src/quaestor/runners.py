@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from quaestor._core import engine as operations
+from quaestor._core.definition import check_concurrency
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import Terms
 from quaestor._functions import MongoFunctions
@@ -19,14 +20,11 @@ from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.drivers import check_databases, close_client
 from quaestor._mongo.mongo_store import MongoStore, check_prefix
 from quaestor.databases import AsyncDatabase, SyncDatabase
-from quaestor.errors import InvalidOptionError
 from quaestor.events import Hook
 from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, Lease, PlannedMigration, Status
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
-
-_MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 
 
 class _Runner:
@@ -192,6 +190,26 @@ class AsyncRunner(_Runner):
         engine = self._open()
         return _perform(engine, operations.mark_pending(engine.scope, names))
 
+    async def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
+        """Remove the checkpoint of a backfill, so that it starts over when its migration runs again.
+
+        Needed after a `BackfillChangedError`. Whatever the backfill has done stays, and is done once more.
+
+        Args:
+            name: The migration.
+            backfill: The backfill's name; None if the migration has one only.
+
+        Returns:
+            The names of the backfills that start over; none if there is no checkpoint.
+
+        Raises:
+            UnknownMigrationError: The migration isn't registered, and has no checkpoint.
+            InvalidOptionError: It has several backfills, or none of this name; nothing was done.
+            Exception: What the lease and the driver raise, as for `run`.
+        """
+        with closing(self._open()) as engine:
+            return await engine.restart_backfill(name, backfill)
+
     async def unlock(self) -> Lease | None:
         """Free the lease of another instance, on whichever host, when a person knows that it is in the way.
 
@@ -276,13 +294,12 @@ class SyncRunner(_Runner):
         with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.mark_pending(engine.scope, names)))
 
+    def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
+        """Remove the checkpoint of a backfill, so that it starts over. See `AsyncRunner.restart_backfill`."""
+        with closing(self._open()) as engine:
+            return run_to_completion(engine.restart_backfill(name, backfill))
+
     def unlock(self) -> Lease | None:
         """Free the lease of another instance. See `AsyncRunner.unlock`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.unlock())
-
-
-def check_concurrency(value: object) -> None:
-    """Check how many migrations or databases may be in progress at once."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_AT_ONCE:
-        raise InvalidOptionError(f"concurrency must be a whole number, from 1 to {_MOST_AT_ONCE}, not {value!r:.40}.")

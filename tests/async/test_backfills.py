@@ -7,20 +7,24 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import bson
 import pytest
+from bson import InvalidBSON
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient
-from pymongo.errors import OperationFailure
+from pymongo import MongoClient, UpdateOne
+from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure
 
 from quaestor import (
     AsyncMigrationContext,
     AsyncRunner,
+    BackfillChangedError,
     BackfillRestarted,
     BackfillStarted,
     BatchesInTransactionError,
     CollectionChangedError,
+    CollectionMissing,
     DuplicateBackfillError,
     Event,
     Hook,
@@ -39,11 +43,13 @@ from quaestor import (
     UnfinishedMigrationError,
 )
 from quaestor._mongo import backfill_documents, backfill_store
+from quaestor.events import level_of
 from tests.databases import drivers, in_transactions
 from tests.functions import Broken, nothing_async, numbers, outside_async
 from tests.leases import HELD
 from tests.meeting import Meeting, Moment, start_async
 from tests.scenarios import CODEC, IDS
+from tools.commands import Commands
 
 pytestmark = pytest.mark.anyio
 
@@ -268,7 +274,10 @@ async def test_failure_of_a_body(
 
     with pytest.raises(failure) as caught:
         await registry.run(db, "app")
-    assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
+    assert caught.value.__notes__ == [
+        "quaestor: at the `_id`s from 2 to 3 of the backfill 'things'",
+        "quaestor: in migration 'a', 1 of 1",
+    ]
     assert [entry["of"] async for entry in db.log.find()] == ([[0, 1]] if transaction else [[0, 1], [2, 3]])
     assert [left["done"] for left in await checkpoints_async(db)] == [2]
 
@@ -705,7 +714,9 @@ async def test_lease_lost(db: Any, registry: MigrationRegistry, by: str, *, tran
 async def test_collection_changed(
     db: Any, registry: MigrationRegistry, uri: str, change: Callable[[Any], object], left: Any, *, transaction: bool
 ) -> None:
-    """A collection that is dropped, renamed or replaced meanwhile is an error; the next run's backfill restarts."""
+    """A collection that is dropped, renamed or replaced meanwhile is an error; the next run's backfill restarts. In
+    transactions it is refused until it is restarted by hand.
+    """
     await fill_async(db.things, 6)
     await fill_async(db.others, 3)
     calls: list[list[int]] = []
@@ -726,9 +737,15 @@ async def test_collection_changed(
 
     calls.clear()
     events = Events()
+    if transaction:
+        with pytest.raises(BackfillChangedError, match="The collection of the backfill 'things'") as refused:
+            await registry.run(db, "app", on_event=events)
+        assert (refused.value.name, refused.value.backfill, refused.value.changed) == ("a", "things", "collection")
+        assert calls == []
+        assert await AsyncRunner(registry, db, "app").restart_backfill("a") == ["things"]
     assert await registry.run(db, "app", on_event=events) == ["a"]
     assert calls == left
-    assert events.restarts == 1
+    assert events.restarts == (not transaction)
 
 
 @either_way
@@ -841,11 +858,19 @@ async def test_unfinished_body(db: Any, registry: MigrationRegistry, *, transact
     assert calls == [[0, 1], [2]]
 
 
-@pytest.mark.parametrize(("counted", "matching"), [(39, 0), (39, 40), (40, 10)])
+@pytest.mark.parametrize(("counted", "matching", "total"), [(39, 0, None), (39, 40, 40), (40, 10, 10)])
 async def test_estimate(
-    db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, counted: int, matching: int, events: Events
+    db: Any,
+    registry: MigrationRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: int,
+    matching: int,
+    total: int | None,
+    events: Events,
 ) -> None:
-    """Matching documents are counted in a small collection, and estimated from a sample in a large one."""
+    """Matching documents are counted in a small collection, and estimated from a sample in a large one. If none of the
+    sample matches, their number is unknown.
+    """
     monkeypatch.setattr(backfill_store, "COUNTED", counted)
     monkeypatch.setattr(backfill_store, "SAMPLE", 20)
     await fill_async(db.things, 40)
@@ -857,7 +882,7 @@ async def test_estimate(
 
     await registry.run(db, "app", on_event=events)
 
-    started = BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, matching)
+    started = BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, total)
     assert [event for event in events if isinstance(event, BackfillStarted)] == [started]
 
 
@@ -975,16 +1000,277 @@ async def test_own_codec(db: Any, registry: MigrationRegistry) -> None:
     assert calls == [[0, 1], [2, 3], [2, 3]]
 
 
+CLAMPED: CodecOptions[Any] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
+REPLACED: CodecOptions[Any] = CodecOptions(unicode_decode_error_handler="replace")
+FAR = DatetimeMS(2**62)
+
+
+def mojibake(*path: str) -> RawBSONDocument:
+    """A document with invalid UTF-8 in the field of this name, which has another `_id` unless it is that."""
+    document = ({} if "_id" in path else {"_id": 7}) | {path[0]: "valid" if len(path) == 1 else {path[1]: "valid"}}
+    return RawBSONDocument(bson.encode(document).replace(b"valid", b"val\xffd"))
+
+
 @real
-async def test_codec_that_changes_ids(db: Any, registry: MigrationRegistry) -> None:
-    """Codec options that change an `_id` are refused, because the document can't be found by it."""
-    await db.things.insert_one({"_id": DatetimeMS(2**62)})
-    clamped = CodecOptions[Any](datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
+@pytest.mark.parametrize(
+    ("document", "options", "refused"),
+    [
+        ({"_id": FAR}, CLAMPED, r"The `_id` DatetimeMS\(4611686018427387904\) doesn't survive the codec options"),
+        ({"_id": {"at": FAR}}, CLAMPED, "doesn't survive the codec options"),
+        ({"_id": 7, "at": FAR}, CLAMPED, None),
+        (mojibake("_id"), REPLACED, "doesn't survive the codec options"),
+        (mojibake("_id", "of"), REPLACED, "doesn't survive the codec options"),
+        (mojibake("name"), REPLACED, None),
+    ],
+)
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_lossy_codec(
+    db: Any, registry: MigrationRegistry, document: Any, options: CodecOptions[Any], refused: str, *, transaction: bool
+) -> None:
+    """Codec options that change an `_id` are refused, because it finds its document no more. Other fields may change;
+    the checkpoints hold the `_id`s as they are stored.
+    """
+    await db.things.insert_many([{"_id": 1}, document])
+    calls = Calls(2)
 
     @registry.register("a")
     async def a(db: Any, context: AsyncMigrationContext) -> None:
-        async for _ in context.batches(db.things.with_options(codec_options=clamped)):
-            raise Broken
+        async def body(batch: Batch) -> None:
+            calls(batch)
 
-    with pytest.raises(InvalidOptionError, match="The `_id`s of 'things' don't survive the codec options"):
+        things = db.things.with_options(codec_options=options)
+        await context.for_each_batch(things, body, size=1, transaction=transaction)
+
+    if refused is not None:
+        with pytest.raises(InvalidOptionError, match=refused):
+            await registry.run(db, "app")
+        assert calls in ([], [[1]])
+        return
+    assert await retry_async(registry, db) == 1
+    assert calls == [[1], [7], [7]]
+
+
+@real
+async def test_invalid_document(db: Any, registry: MigrationRegistry) -> None:
+    """The error about a document that can't be decoded names its `_id`."""
+    await db.things.insert_many([{"_id": 1}, mojibake("name")])
+
+    @backfill_async(registry, transaction=False)
+    async def body(db: Any, batch: Batch) -> None:
+        raise Broken
+
+    with pytest.raises(InvalidBSON) as caught:
         await registry.run(db, "app")
+    assert caught.value.__notes__[0] == "quaestor: this is the document of 'things' with the `_id` 7"
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_document_that_fails(db: Any, registry: MigrationRegistry, *, transaction: bool) -> None:
+    """The error of a bulk write in a batch names the `_id` of its document, and no value."""
+    await db.things.insert_many([{"_id": number, "name": f"secret {number}"} for number in range(4)])
+
+    @backfill_async(registry, size=2, transaction=transaction)
+    async def body(db: Any, batch: Batch) -> None:
+        await db.things.bulk_write([UpdateOne({"_id": one}, {"$inc": {"name": 1}}) for one in numbers(batch)])
+
+    with pytest.raises(BulkWriteError) as caught:
+        await registry.run(db, "app")
+    assert caught.value.__notes__[0] == "quaestor: at the `_id` 0 of the backfill 'things'"
+
+
+async def test_loop_that_fails(db: Any, registry: MigrationRegistry) -> None:
+    """An error in a loop is noted with the batch of each loop that hasn't ended."""
+    await fill_async(db.things, 4)
+    await fill_async(db.others, 2)
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async for _ in context.batches(db.others):
+            pass
+        async for batch in context.batches(db.things, size=1):
+            if 2 in numbers(batch):
+                raise Broken
+
+    with pytest.raises(Broken) as caught:
+        await registry.run(db, "app")
+    assert caught.value.__notes__ == [
+        "quaestor: at the `_id` 2 of the backfill 'things'",
+        "quaestor: in migration 'a', 1 of 1",
+    ]
+
+
+@either_way
+@pytest.mark.parametrize("is_old", [False, True])
+async def test_order_of_a_filter(
+    db: Any, registry: MigrationRegistry, events: Events, *, transaction: bool, is_old: bool
+) -> None:
+    """A backfill resumes if its filter differs in an order that has no meaning, and from a checkpoint of an earlier
+    release if it doesn't differ.
+    """
+    await fill_async(db.things, 6)
+    calls = Calls(2)
+    filters: list[dict[str, Any]] = [
+        {"$or": [{"even": True}, {"even": False}], "_id": {"$in": [0, 1, 2, 3], "$gte": 0}},
+        {"_id": {"$gte": 0, "$in": [3, 2, 0, 1]}, "$or": [{"even": False}, {"even": True}]},
+    ]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: Batch) -> None:
+            calls(batch)
+
+        await context.for_each_batch(db.things, body, filters.pop(0), size=2, transaction=transaction)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    if is_old:
+        old = backfill_documents.make_fingerprint(f"{db.name}.things", filters[0], CodecOptions())
+        await db.app_migrations_progress.update_one({}, {"$set": {"fingerprint": old}})
+    assert await registry.run(db, "app", on_event=events) == ["a"]
+    assert calls == [[0, 1], [2, 3], [2, 3]]
+    assert events.restarts == 0
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_filter_changed(db: Any, registry: MigrationRegistry, events: Events, *, transaction: bool) -> None:
+    """Another filter restarts a backfill. In transactions it is refused, and nothing is done, until a person restarts
+    it: with the name of the backfill, if there are several.
+    """
+    await fill_async(db.things, 6)
+    calls, before = Calls(2), [{"even": True}]
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        async def body(batch: Batch) -> None:
+            calls(batch)
+
+        await context.for_each_batch(db.others, body, transaction=transaction)
+        matching = before.pop() if before else None
+        await context.for_each_batch(db.things, body, matching, size=2, transaction=transaction)
+
+    with pytest.raises(Broken):
+        await registry.run(db, "app")
+    if transaction:
+        with pytest.raises(
+            BackfillChangedError, match="The filter of the backfill 'things' of migration 'a' has"
+        ) as no:
+            await registry.run(db, "app")
+        assert (no.value.name, no.value.backfill, no.value.changed) == ("a", "things", "filter")
+        assert len(calls) == 2
+        runner = AsyncRunner(registry, db, "app")
+        with pytest.raises(InvalidOptionError, match="'others', 'things'"):
+            await runner.restart_backfill("a")
+        assert await runner.restart_backfill("a", backfill="things") == ["things"]
+    assert await registry.run(db, "app", on_event=events) == ["a"]
+    assert calls == [[0, 2], [4], [0, 1], [2, 3], [4, 5]]
+    assert events.restarts == (not transaction)
+
+
+@either_way
+async def test_missing_collection(db: Any, registry: MigrationRegistry, driver: str, *, transaction: bool) -> None:
+    """A collection that doesn't exist is a warning: its name may be misspelled. A mock can't tell."""
+    events: list[Event] = []
+
+    @backfill_async(registry, transaction=transaction)
+    async def body(db: Any, batch: Batch) -> None:
+        raise Broken
+
+    assert await registry.run(db, "app", on_event=events.append) == ["a"]
+    missing = [event for event in events if isinstance(event, CollectionMissing)]
+    assert missing == (
+        [] if driver == "mongomock" else [CollectionMissing(db.name, "app", "a", 1, 1, "things", "things")]
+    )
+    assert {level_of(event) for event in missing} <= {"WARNING"}
+
+
+@real
+async def test_sparse_matches(db: Any, registry: MigrationRegistry, commands: Commands, other: Any) -> None:
+    """In its transaction a batch examines the documents that it found before, and no others. It leaves out those that
+    don't match any more, and takes no new ones.
+    """
+    await db.things.insert_many([{"_id": one, "todo": one % 50 == 0} for one in range(200)])
+    calls: list[list[int]] = []
+    found = commands.sent
+
+    @backfill_async(registry, {"todo": True}, size=3)
+    async def body(db: Any, batch: Batch) -> None:
+        if not calls:
+            await outside_async(lambda: db.command("profile", 2))
+        calls.append(numbers(batch))
+        await db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$set": {"todo": False}})
+
+    await registry.run(db, "app")
+    await db.command("profile", 0)
+    assert calls == [[0, 50, 100], [150]]
+    reads = [sent["filter"]["$and"][1] for sent in found if sent.get("find") == "things" and "autocommit" in sent]
+    assert reads == [{"_id": {"$in": [0, 50, 100]}}, {"_id": {"$in": [150]}}]
+    profiled = {"ns": f"{db.name}.things", "command.find": "things", "command.autocommit": False}
+    assert [one["docsExamined"] async for one in db.system.profile.find(profiled)] == [1]
+
+
+@real
+@pytest.mark.parametrize("leaves", [[0], [0, 1, 2], [2]])
+async def test_changed_between_the_reads(
+    db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch, other: Any, leaves: list[int]
+) -> None:
+    """Documents that leave a batch after it was found, or come into its range, break nothing: no other is skipped."""
+    await db.things.insert_many([{"_id": one, "todo": True} for one in range(6)])
+    calls: list[list[Any]] = []
+    changes: list[dict[str, Any]] = []
+    read = backfill_store.MongoBackfillStore.read_found
+
+    async def change_and_read(*arguments: Any) -> Any:
+        if not changes:
+            changes.append({"_id": {"$in": leaves}})
+            await outside_async(lambda: other.things.update_many(changes[0], {"$set": {"todo": False}}))
+            await outside_async(lambda: other.things.insert_one({"_id": 0.5, "todo": True}))
+        return await read(*arguments)
+
+    monkeypatch.setattr(backfill_store.MongoBackfillStore, "read_found", change_and_read)
+
+    @backfill_async(registry, {"todo": True}, size=3)
+    async def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+        await db.things.update_many({"_id": {"$in": numbers(batch)}}, {"$inc": {"seen": 1}})
+
+    left = [one for one in (0, 1, 2) if one not in leaves]
+    await registry.run(db, "app")
+    assert calls == [*([left] if left else []), [3, 4, 5]]
+    assert await db.things.count_documents({"seen": 1}) == len(left) + 3
+
+
+@real
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("encrypts", [False, True])
+async def test_max_bytes(
+    db: Any,
+    registry: MigrationRegistry,
+    commands: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    transaction: bool,
+    encrypts: bool,
+) -> None:
+    """A batch has as many documents as fit in max_bytes, and one at least; so it's read in parts. One `find` is enough
+    for each batch. A client that encrypts automatically can't read raw batches, and reads documents.
+    """
+    sizes = [5_000_000, 5_000_000, 5_000_000, 5_000_000, 12_000_000, 1_000, 1_000]
+    await db.things.insert_many([{"_id": one, "of": b"x" * size} for one, size in enumerate(sizes)])
+    calls: list[list[int]] = []
+    if encrypts:
+
+        def refuse(*arguments: Any, **options: Any) -> None:
+            raise InvalidOperation
+
+        monkeypatch.setattr(type(db.things), "find_raw_batches", refuse)
+
+    @backfill_async(registry, max_bytes=11_000_000, transaction=transaction)
+    async def body(db: Any, batch: Batch) -> None:
+        calls.append(numbers(batch))
+
+    await registry.run(db, "app")
+    assert calls == [[0, 1], [2, 3], [4], [5, 6]]
+    finds = [sent for sent in commands.sent if sent.get("find") == "things" and sent.get("projection") != {"_id": 1}]
+    assert len(finds) == len(calls)

@@ -1,11 +1,13 @@
 """A run with `def` and `async def` functions that is interrupted."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from quaestor import MigrationApplied, MigrationContext, MigrationFailed, MigrationRegistry
+from quaestor._hosts.calls import current_cancellation
 from tests.databases import both_kinds_async
 from tests.functions import are_free_async, fill_async, is_free_async, number_of, recorded_async, recorded_in_async
 from tests.interruption import interruption_async, recorded_when_interrupted_async
@@ -72,6 +74,41 @@ async def test_concurrent_migrations(db: Any, registry: MigrationRegistry, sync_
     assert await registry.run(db, "app", sync_db=sync_dbs and sync_dbs(db.name), concurrency=3) == ["b", "c", "d", "e"]
     assert seen == [0, 1, 2, 3, 4, 5]
     assert calls == [True, True]
+
+
+@both_kinds_async
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_shared_batches(db: Any, registry: MigrationRegistry, sync_db: Any, concurrency: int) -> None:
+    """An interruption reaches the workers of a backfill: no batch starts, those in progress end, and are saved."""
+    await fill_async(db.things, 8)
+    meeting, running = Meeting(2), interruption_async()
+    seen: list[int] = []
+    fixed: list[bool] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            if not fixed:
+                meeting.wait()
+                if batch[0]["_id"] == 0:
+                    running.interrupt()
+                with contextlib.suppress(BaseException):  # whatever interrupts
+                    current_cancellation.get().sleep(30)
+                assert current_cancellation.get().is_set()
+            seen.extend(document["_id"] for document in batch)
+
+        context.for_each_batch(db.things, body, size=2, transaction=False, workers=2)
+
+    with pytest.raises(asyncio.CancelledError):
+        await running.call_async(lambda: registry.run(db, "app", sync_db=sync_db, concurrency=concurrency))
+    assert sorted(seen) == [0, 1, 2, 3]
+    (left,) = [one async for one in db.app_migrations_progress.find()]
+    assert left["done"] == 4
+    assert await is_free_async(db)
+
+    fixed.append(True)
+    assert await registry.run(db, "app", sync_db=sync_db, concurrency=concurrency) == ["a"]
+    assert sorted(seen) == list(range(8))
 
 
 @both_kinds_async

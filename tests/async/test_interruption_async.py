@@ -13,6 +13,7 @@ import pymongo
 import pytest
 
 from quaestor import (
+    AsyncMigrationContext,
     Event,
     MigrationApplied,
     MigrationContext,
@@ -346,3 +347,32 @@ async def test_backfill(db: Any, registry: MigrationRegistry, sync_db: Any, *, t
     assert await recorded_async(db) == []
     assert await registry.run(db, "app", sync_db=sync_db, lease_timeout=0) == ["a"]
     assert calls == [[0, 1], [2, 3], [4, 5]]
+
+
+async def test_cancelled_bodies(db: Any, registry: MigrationRegistry) -> None:
+    """A cancelled run cancels all bodies in progress; nothing of them is saved, and they come again."""
+    await fill_async(db.things, 6)
+    started: asyncio.Queue[list[Any]] = asyncio.Queue()
+    ended: list[Any] = []
+    fixed: list[bool] = []
+
+    async def hang(batch: list[dict[str, Any]]) -> None:
+        await started.put(numbers(batch))
+        try:
+            await asyncio.sleep(0 if fixed else 30)
+        finally:
+            ended.extend(numbers(batch))
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        await context.for_each_batch(db.things, hang, size=2, transaction=False, workers=2)
+
+    running = asyncio.ensure_future(registry.run(db, "app"))
+    assert [await started.get(), await started.get()] == [[0, 1], [2, 3]]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sorted(ended) == [0, 1, 2, 3]
+    fixed.append(True)
+    assert await registry.run(db, "app") == ["a"]
+    assert sorted(ended[4:]) == list(range(6))

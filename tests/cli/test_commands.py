@@ -288,6 +288,32 @@ def test_rollback(project: Project) -> None:
     assert json.loads(events[-1])["rolled_back"] == ["second"]
 
 
+def test_restart_backfill(project: Project) -> None:
+    """A backfill starts over when a person confirms it; the command says which, or that there is none."""
+    assert "Nothing to restart" in project.quaestor("restart-backfill", "first", "--yes")[0]
+    checkpoint = {
+        "token": 0,
+        "collection": "things",
+        "done": 1,
+        "total": 2,
+        "finished": False,
+        "updatedAt": datetime.now(UTC),
+    }
+    for name in ("things", "others"):
+        key = {"migration": "first", "undo": False, "backfill": name}
+        project.db.app_migrations_progress.insert_one(checkpoint | {"_id": key})
+    assert "pass --yes" in project.quaestor("restart-backfill", "first", code=1)[1]
+    assert "pass --yes" in project.quaestor("restart-backfill", "first", "--json", code=1)[1]
+    assert "'others', 'things'" in project.quaestor("restart-backfill", "first", "--yes", code=1)[1]
+    output, _ = project.quaestor("restart-backfill", "first", "--backfill", "things", "--yes")
+    assert "The backfill 'things' of 'first' starts over in the next run" in output
+    (left,) = project.db.app_migrations_progress.find()
+    assert left["_id"]["backfill"] == "others"
+    events = project.quaestor("restart-backfill", "first", "--yes", "--json")[0].splitlines()
+    assert json.loads(events[-1])["event"] == "BackfillReset"
+    assert "There is no migration 'frist'" in project.quaestor("restart-backfill", "frist", "--yes", code=1)[1]
+
+
 def test_irreversible(project: Project) -> None:
     """What has no rollback is named before anything is done."""
     project.quaestor("run")
@@ -664,7 +690,19 @@ def test_without_the_extra(bare: Project) -> None:
     assert errors == "quaestor: The command line needs typer: pip install 'mongo-quaestor[cli]'\n"
 
 
-COMMANDS = ("status", "plan", "run", "rollback", "mark", "graph", "new", "init", "unlock", "check")
+COMMANDS = (
+    "status",
+    "plan",
+    "run",
+    "rollback",
+    "mark",
+    "restart-backfill",
+    "graph",
+    "new",
+    "init",
+    "unlock",
+    "check",
+)
 
 
 def test_list_of_commands(bare: Project) -> None:

@@ -369,7 +369,7 @@ def test_progress(columns: int, lines: int) -> None:
         terminal.tell(10.0, MigrationProgressed(*place, 50_000, 100_000))
         terminal.shows("50%", "50,000 of", "3,000/s", "17 s left")
         terminal.tell(MigrationProgressed(*place, 120_000, 100_000))
-        terminal.shows("100%", "120,000 of", without="left")
+        terminal.shows("120,000 of", without="%")
         terminal.tell(MigrationProgressed(*place, 7, 100_000))
         terminal.shows("0%", "7 of 100,000", without="/s")
         terminal.tell(MigrationProgressed(*place, 8, None))

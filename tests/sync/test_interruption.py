@@ -2,11 +2,13 @@
 """A run with `def` and `async def` functions that is interrupted."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from quaestor import MigrationApplied, MigrationContext, MigrationFailed, MigrationRegistry
+from quaestor._hosts.calls import current_cancellation
 from tests.databases import both_kinds
 from tests.functions import (
     are_free,
@@ -86,6 +88,41 @@ def test_concurrent_migrations(db: Any, registry: MigrationRegistry, async_db: A
     ]
     assert seen == [0, 1, 2, 3, 4, 5]
     assert calls == [True, True]
+
+
+@both_kinds
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_shared_batches(db: Any, registry: MigrationRegistry, async_db: Any, concurrency: int) -> None:
+    """An interruption reaches the workers of a backfill: no batch starts, those in progress end, and are saved."""
+    fill(db.things, 8)
+    meeting, running = Meeting(2), interruption()
+    seen: list[int] = []
+    fixed: list[bool] = []
+
+    @registry.register("a")
+    def a(db: Any, context: MigrationContext) -> None:
+        def body(batch: list[dict[str, Any]]) -> None:
+            if not fixed:
+                meeting.wait()
+                if batch[0]["_id"] == 0:
+                    running.interrupt()
+                with contextlib.suppress(BaseException):  # whatever interrupts
+                    current_cancellation.get().sleep(30)
+                assert current_cancellation.get().is_set()
+            seen.extend(document["_id"] for document in batch)
+
+        context.for_each_batch(db.things, body, size=2, transaction=False, workers=2)
+
+    with pytest.raises(KeyboardInterrupt):
+        running.call(lambda: registry.run_sync(db, "app", async_db=async_db, concurrency=concurrency))
+    assert sorted(seen) == [0, 1, 2, 3]
+    (left,) = list(db.app_migrations_progress.find())
+    assert left["done"] == 4
+    assert is_free(db)
+
+    fixed.append(True)
+    assert registry.run_sync(db, "app", async_db=async_db, concurrency=concurrency) == ["a"]
+    assert sorted(seen) == list(range(8))
 
 
 @both_kinds

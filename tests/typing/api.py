@@ -11,6 +11,7 @@ from pymongo.database import Database
 
 from quaestor import (
     AsyncRunner,
+    BackfillChangedError,
     BackfillRestarted,
     BackfillStarted,
     BackfillStatus,
@@ -207,6 +208,8 @@ def errors(runner: SyncRunner) -> None:
         assert_type(error.name, str)
     except TransactionsUnsupportedError as error:
         assert_type((error.migrations, error.in_batches), tuple[list[str], bool])
+    except BackfillChangedError as error:
+        assert_type((error.name, error.backfill, error.changed), tuple[str, str, str])
     except CollectionChangedError as error:
         assert_type((error.name, error.collection), tuple[str, str])
 

@@ -4,32 +4,51 @@ After a batch, whatever happens, either its checkpoint is saved, or the checkpoi
 repeated. With a transaction, its work and its checkpoint are committed together or not at all.
 """
 
+import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from quaestor._core.checkpoint import Checkpoint, Document, Throttle
+from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle, is_same_collection
 from quaestor._core.lease import HeldLease, Reminder, check_lease, check_stale_lease, retry_until_known
-from quaestor._core.store import BackfillStore, Ending, Host, Surroundings
+from quaestor._core.store import BackfillStore, Ending, Host, Surroundings, Workers
 from quaestor._core.transaction import retry_transaction
+from quaestor._text import add_note
 from quaestor.errors import (
+    BackfillChangedError,
     CollectionChangedError,
     DuplicateBackfillError,
     InvalidOptionError,
     LeaseLostError,
+    OutageError,
     TransactionsUnsupportedError,
 )
-from quaestor.events import BackfillRestarted, BackfillStarted, MigrationProgressed, Place, ReplicasAwaited
+from quaestor.events import (
+    BackfillRestarted,
+    BackfillStarted,
+    CollectionMissing,
+    MigrationProgressed,
+    Place,
+    ReplicasAwaited,
+)
 
 T = TypeVar("T")
+Body: TypeAlias = Callable[[list[Document]], Awaitable[object]]
 
 MOST_TYPES = 40
 """More types than `_id`s can have."""
 
+LAST_SAVE_LIMIT = 5.0
+"""How long a failed or interrupted backfill waits for its last checkpoint, in seconds."""
+
 LAG_POLL = (0.5, 1.0)
 """The poll interval while waiting for replicas, in seconds: at least and at most."""
+
+AHEAD = 2
+"""How many batches for each worker may lack a checkpoint, so a slow one doesn't hold up the others."""
 
 
 @dataclass
@@ -41,18 +60,60 @@ class Backfills:
     place: Place
     held: HeldLease
     undo: bool
-    names: set[str] = field(default_factory=set)  # in use; a failed backfill's isn't, so it can be started again
+    started: dict[str, "Backfill"] = field(default_factory=dict)  # by name; not failed ones, which can start again
 
     def start(self, store: BackfillStore, throttle: Throttle) -> "Backfill":
         """Make a backfill, whose name must not be in use."""
-        if store.name in self.names:
+        if store.name in self.started:
             raise DuplicateBackfillError(self.place.name, store.name)
-        self.names.add(store.name)
-        return Backfill(self, store, throttle)
+        backfill = self.started[store.name] = Backfill(self, store, throttle)
+        return backfill
+
+    def explain(self, error: BaseException) -> None:
+        """Note in an error of the function which batches its loops were at."""
+        for backfill in self.started.values():
+            backfill.explain(error)
+
+
+@dataclass
+class _Handed:
+    """A batch in the hands of a worker; its documents are dropped when it is done."""
+
+    batch: Batch | None
+    after: Checkpoint
+
+
+@dataclass
+class _Sharing:
+    """Batches that are shared between workers."""
+
+    body: Body
+    workers: int
+    front: Checkpoint  # the next batch is read from here
+    ahead: deque[_Handed] = field(default_factory=deque)  # after the checkpoint, in order
+    unstarted: deque[_Handed] = field(default_factory=deque)
+    failures: list[BaseException] = field(default_factory=list)
+    is_reading: bool = False
+    is_stopped: bool = False
+
+    def can_read(self) -> bool:
+        """Say whether to read another batch."""
+        in_progress = sum(handed.batch is not None for handed in self.ahead)
+        has_room = in_progress < self.workers and len(self.ahead) < AHEAD * self.workers
+        return has_room and bool(self.front.bounds) and not self.is_reading and not self.is_stopped
+
+    def check(self) -> None:
+        """Raise the first failure."""
+        if self.failures:
+            error, *others = self.failures
+            if others:
+                kinds = ", ".join(type(other).__name__ for other in others)
+                add_note(error, f"other batches that were in progress failed as well: {kinds}")
+            raise error
 
 
 class Backfill:
-    """One backfill. Call `next` until it returns None, or `give_all`, or `transact_all`."""
+    """One backfill. Call `next` until it returns None, or `give_all`, `share_all` or `transact_all`."""
 
     def __init__(self, backfills: Backfills, store: BackfillStore, throttle: Throttle) -> None:
         self._backfills = backfills
@@ -61,10 +122,12 @@ class Backfill:
         self._token = backfills.held.lease.token
         self._place = backfills.place
         self._undo = backfills.undo
+        self._host = backfills.host
         self._store = store
         self._throttle = throttle
         self._checkpoint: Checkpoint | None = None  # after the last batch
-        self._is_saved = True
+        self._saved: Checkpoint | None = None
+        self._batch: Batch | None = None  # handed out by `next`
         self._began = 0.0
         self._first = 0
         self._reminder = Reminder(0.0)
@@ -72,6 +135,7 @@ class Backfill:
     async def next(self) -> list[Document] | None:
         """Save that the last batch is done, and read the next one. None: there is none."""
         self._store.check_not_in_transaction()
+        self._batch = None
         try:
             if self._checkpoint is None:
                 checkpoint = await self._start()
@@ -80,12 +144,12 @@ class Backfill:
             else:
                 await self._report_and_rest(checkpoint)
             while checkpoint.bounds:
-                documents = await self._read_and_save(checkpoint)
+                batch = await self._read_and_save(checkpoint)
                 await self._check()
-                batch, checkpoint = checkpoint.advance(documents, self._throttle.size)
-                self._checkpoint, self._is_saved = checkpoint, False
-                if batch:
-                    return batch
+                self._checkpoint = checkpoint = checkpoint.advance(batch)
+                if batch.documents:
+                    self._batch = batch
+                    return batch.documents
                 await self._report_and_rest(checkpoint)
             await self._finish(checkpoint)
         except BaseException as error:
@@ -93,38 +157,126 @@ class Backfill:
             raise
         return None
 
-    async def give_all(self, body: Callable[[list[Document]], Awaitable[object]]) -> None:
+    async def give_all(self, body: Body) -> None:
         """Give each batch to a function."""
         while (batch := await self.next()) is not None:
             try:
                 await body(batch)
-            except BaseException:
-                self._backfills.names.discard(self._store.name)
+            except BaseException as error:
+                self.explain(error)
+                self._backfills.started.pop(self._store.name, None)
                 raise
 
-    async def transact_all(self, body: Callable[[list[Document]], Awaitable[object]]) -> None:
+    async def share_all(self, body: Body, workers: int) -> None:
+        """Give each batch to one of several workers, in threads or tasks. Saved is what is done without a gap.
+
+        Raises:
+            BaseException: What the first body raised, when all in progress have ended; or what interrupted them.
+        """
+        try:
+            sharing = _Sharing(body, workers, await self._start())
+
+            def stop() -> None:
+                sharing.is_stopped = True
+                self._held.patience.cut(self._surroundings.now())
+
+            try:
+                await self._host.supervise(partial(self._supervise, sharing), stop, reaches_all=True)
+                sharing.check()
+                self._host.check_interruption()
+            except BaseException as error:
+                done = self._checkpoint
+                if done is not None and done is not self._saved and not isinstance(error, LeaseLostError | OutageError):
+                    with contextlib.suppress(Exception):  # the error matters more
+                        await self._host.shield(partial(self._save, done), LAST_SAVE_LIMIT)
+                raise
+            await self._finish(sharing.front)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    async def transact_all(self, body: Body) -> None:
         """Give each batch to a function, in a transaction that also saves the checkpoint."""
         try:
             await self._open_session()
-            checkpoint = await self._start()
+            checkpoint = await self._start(is_exact=True)
             while checkpoint.bounds:
+                # The `_id`s, outside the transaction: where few documents match, that may take longer than it may.
+                found = await self._retry(partial(self._store.find_ids, checkpoint, self._throttle), is_slow=True)
                 await self._check()
-                self._checkpoint = checkpoint = await self._transact(checkpoint, body)
+                if found.documents:
+                    checkpoint = await self._transact(checkpoint, found, body)
+                else:
+                    checkpoint = checkpoint.advance(found)
+                self._checkpoint = checkpoint
                 await self._report_and_rest(checkpoint)
             await self._finish(checkpoint)
         except BaseException as error:
             self._fail(error)
             raise
 
+    def explain(self, error: BaseException, batch: Batch | None = None) -> None:
+        """Note in an error which documents it is about, if there is a batch in progress."""
+        if (batch := batch or self._batch) is not None:
+            with contextlib.suppress(Exception):  # the error matters more
+                add_note(error, f"at the {self._store.describe(batch, error)} of the backfill {self._store.name!r}")
+
     def _fail(self, error: BaseException) -> None:
         """Allow another start of the backfill, and name the migration in an error of the lease."""
-        self._backfills.names.discard(self._store.name)
+        self._backfills.started.pop(self._store.name, None)
         if isinstance(error, LeaseLostError):
             raise LeaseLostError(self._place.name, in_batches=True) from None
 
+    async def _supervise(self, sharing: _Sharing, workers: Workers) -> None:
+        """Start workers for the batches, and for reading the next one, until all have ended; none after a failure."""
+        running = 0
+        while True:
+            starts = [partial(self._work, sharing, handed) for handed in sharing.unstarted if not sharing.is_stopped]
+            sharing.unstarted.clear()
+            if sharing.can_read():
+                sharing.is_reading = True
+                starts.append(partial(self._read_ahead, sharing))
+            for start in starts:
+                workers.start(start)
+            running += len(starts)
+            if not running:
+                return
+            error = await workers.next_finished()
+            running -= 1
+            if error is not None:
+                sharing.failures.append(error)
+                sharing.is_stopped = True
+            while sharing.ahead and sharing.ahead[0].batch is None:
+                self._checkpoint = sharing.ahead.popleft().after
+                self._report(self._checkpoint)
+
+    async def _read_ahead(self, sharing: _Sharing) -> None:
+        """Read the next batch. At the same time save what is done."""
+        try:
+            if sharing.ahead or self._checkpoint is not self._saved:
+                await self._rest()
+            batch = await self._read_and_save(sharing.front)
+            await self._check()
+            sharing.front = sharing.front.advance(batch)
+            handed = _Handed(batch if batch.documents else None, sharing.front)
+            sharing.ahead.append(handed)
+            if batch.documents:
+                sharing.unstarted.append(handed)
+        finally:
+            sharing.is_reading = False
+
+    async def _work(self, sharing: _Sharing, handed: _Handed) -> None:
+        if handed.batch is not None:
+            try:
+                await sharing.body(handed.batch.documents)
+            except BaseException as error:
+                self.explain(error, handed.batch)
+                raise
+            handed.batch = None
+
     async def _check(self) -> None:
         """Check the lease and interruptions before a batch."""
-        self._backfills.host.check_interruption()
+        self._host.check_interruption()
         await check_lease(self._surroundings, self._held)
 
     async def _retry(self, command: Callable[[], Awaitable[T]], *, is_slow: bool = False) -> T:
@@ -138,23 +290,25 @@ class Backfill:
         sessions = await self._retry(self._store.open_session)
         await check_lease(self._surroundings, self._held, sessions=sessions)
 
-    async def _start(self) -> Checkpoint:
-        """Resume from the checkpoint of an earlier attempt, or begin."""
+    async def _start(self, *, is_exact: bool = False) -> Checkpoint:
+        """Resume from the checkpoint of an earlier attempt, or begin. A changed one begins again, or is refused."""
         store = self._store
         if self._throttle.max_lag is not None:  # a missing right raises before the first batch
             await self._retry(store.read_lag)
         collection_id = await self._retry(store.identify_collection)
-        fingerprint = await self._retry(store.read_fingerprint)
-        is_same = fingerprint == store.fingerprint
-        checkpoint = await self._claim(None if is_same else await self._begin(collection_id))
-        if not checkpoint.finished and not checkpoint.is_of(collection_id):
-            is_same = False
-            checkpoint = await self._begin(collection_id)
-            await self._save(checkpoint)
-        if fingerprint is not None and not is_same:
+        origin = await self._retry(store.read_origin)
+        changed = None if origin is None else self._find_change(origin, collection_id)
+        if changed is not None and is_exact:
+            raise BackfillChangedError(self._place.name, store.name, changed)
+        begins = origin is None or changed is not None
+        checkpoint = await self._claim(await self._begin(collection_id) if begins else None)
+        if changed is not None:
             restarted = BackfillRestarted(*self._place, store.name, store.collection, undo=self._undo)
             self._surroundings.emit(restarted)
-        self._checkpoint = checkpoint
+        if begins and collection_id == b"":
+            missing = CollectionMissing(*self._place, store.name, store.collection, undo=self._undo)
+            self._surroundings.emit(missing)
+        self._checkpoint = self._saved = checkpoint
         if not checkpoint.finished:
             self._began = self._surroundings.now()
             self._first, self._reminder = checkpoint.done, Reminder(self._began)
@@ -163,6 +317,13 @@ class Backfill:
                 BackfillStarted(*self._place, store.name, store.collection, *counts, undo=self._undo)
             )
         return checkpoint
+
+    def _find_change(self, origin: Origin, collection_id: bytes | None) -> str | None:
+        """Find what has changed since the checkpoint was made."""
+        is_same = origin.finished or is_same_collection(origin.collection_id, collection_id)
+        if origin.collection != self._store.collection or not is_same:
+            return "collection"
+        return None if origin.fingerprint in self._store.fingerprints else "filter"
 
     async def _claim(self, fresh: Checkpoint | None) -> Checkpoint:
         for force in (False, True):
@@ -186,58 +347,58 @@ class Backfill:
         total = await self._retry(self._store.estimate_count, is_slow=True)
         return Checkpoint(bounds, total=total, collection_id=collection_id)
 
-    async def _read_and_save(self, checkpoint: Checkpoint) -> list[Document]:
+    async def _read_and_save(self, front: Checkpoint) -> Batch:
         """Read the next batch; at the same time save the checkpoint, because a majority takes about as long."""
-        if self._is_saved:
-            return await self._read(checkpoint)
+        done = self._checkpoint
+        if done is None or done is self._saved:
+            return await self._read(front)
 
         def stop() -> None:  # the save must not wait long for a server now
             self._held.patience.cut(self._surroundings.now())
 
-        documents, _ = await self._backfills.host.both(
-            lambda: self._read(checkpoint), lambda: self._save(checkpoint), stop
-        )
-        return documents
+        batch, _ = await self._host.both(lambda: self._read(front), lambda: self._save(done), stop)
+        return batch
 
-    async def _read(self, checkpoint: Checkpoint) -> list[Document]:
-        read = partial(self._store.read_batch, checkpoint, self._throttle.size + 1)
-        return await self._retry(read, is_slow=True)
+    async def _read(self, front: Checkpoint) -> Batch:
+        return await self._retry(partial(self._store.read_batch, front, self._throttle), is_slow=True)
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         if not await self._retry(lambda: self._store.save_checkpoint(checkpoint, self._token)):
             raise LeaseLostError(self._place.name)
-        self._is_saved = True
+        self._saved = checkpoint
 
     async def _finish(self, checkpoint: Checkpoint) -> None:
         if checkpoint.finished:
             return
-        if not checkpoint.is_of(await self._retry(self._store.identify_collection)):
+        collection_id = await self._retry(self._store.identify_collection)
+        if not is_same_collection(checkpoint.collection_id, collection_id):
             raise CollectionChangedError(self._place.name, self._store.collection)
         self._checkpoint = replace(checkpoint, finished=True)
         await self._save(self._checkpoint)
 
-    async def _transact(
-        self, checkpoint: Checkpoint, body: Callable[[list[Document]], Awaitable[object]]
-    ) -> Checkpoint:
-        """Do a batch and its checkpoint in one transaction, with retries."""
+    async def _transact(self, checkpoint: Checkpoint, found: Batch, body: Body) -> Checkpoint:
+        """Do a batch, of the documents found, and its checkpoint in one transaction, with retries."""
         saved = checkpoint
 
         async def work() -> Checkpoint:
             # The documents are read in the transaction, so a change by somebody else is a conflict, and isn't
             # overwritten. Any error aborts it, so this never retries.
-            documents = await self._store.read_batch(checkpoint, self._throttle.size + 1)
-            batch, after = checkpoint.advance(documents, self._throttle.size)
-            if batch:
-                await body(batch)
-            return after
+            batch = await self._store.read_found(found, self._throttle)
+            if batch.documents:
+                try:
+                    await body(batch.documents)
+                except BaseException as error:
+                    self.explain(error, batch)
+                    raise
+            return checkpoint.advance(batch)
 
         async def is_done() -> bool:
             nonlocal saved
-            found = await self._retry(lambda: self._store.read_checkpoint(self._token))
-            if found is None:
+            stored = await self._retry(lambda: self._store.read_checkpoint(self._token))
+            if stored is None:
                 raise LeaseLostError(self._place.name)
-            saved = found
-            return found.batches > checkpoint.batches
+            saved = stored
+            return stored.batches > checkpoint.batches
 
         attempt = await retry_transaction(
             self._surroundings,
@@ -249,10 +410,18 @@ class Backfill:
             undo=self._undo,
             in_batches=True,
         )
-        return attempt.result if attempt.ending is Ending.COMMITTED and attempt.result is not None else saved
+        if attempt.ending is Ending.COMMITTED and attempt.result is not None:
+            saved = attempt.result
+        self._saved = saved
+        return saved
 
     async def _report_and_rest(self, checkpoint: Checkpoint) -> None:
-        """Report the last batch, and throttle."""
+        self._report(checkpoint)
+        if checkpoint.bounds:
+            await self._rest()
+
+    def _report(self, checkpoint: Checkpoint) -> None:
+        """Report the last batch."""
         surroundings, throttle = self._surroundings, self._throttle
         now = surroundings.now()
         seconds = now - self._began + throttle.pause  # as if it had paused after this batch as well
@@ -260,10 +429,14 @@ class Backfill:
         progress = (checkpoint.done, checkpoint.estimate, rate)
         due = self._reminder.is_due(now)
         surroundings.emit(MigrationProgressed(*self._place, *progress, due=due, undo=self._undo))
-        if not (throttle.rests and checkpoint.bounds):
+
+    async def _rest(self) -> None:
+        """Throttle, when the checkpoint is saved."""
+        surroundings, throttle = self._surroundings, self._throttle
+        if not throttle.rests:
             return
-        if not self._is_saved:
-            await self._save(checkpoint)
+        if self._checkpoint is not None and self._checkpoint is not self._saved:
+            await self._save(self._checkpoint)
         if throttle.pause:
             await surroundings.sleep(throttle.pause, throttle.pause)
         if throttle.max_lag is not None:

@@ -19,6 +19,9 @@ Document: TypeAlias = dict[str, Any]
 DEFAULT_SIZE = 1_000
 """How many documents are in a batch."""
 
+DEFAULT_BYTES = 48_000_000
+"""How large a batch is, in bytes of BSON."""
+
 _LARGEST = 2**31 - 2  # one more is the largest limit of the server
 
 
@@ -29,10 +32,13 @@ class Throttle:
     size: int = DEFAULT_SIZE
     pause: float = 0.0
     max_lag: float | None = None
+    max_bytes: int = DEFAULT_BYTES
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or not 1 <= self.size <= _LARGEST:
-            raise InvalidOptionError(f"size must be a whole number of documents, 1 or more, not {self.size!r:.40}.")
+        for option, unit in (("size", "documents"), ("max_bytes", "bytes")):
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+                raise InvalidOptionError(f"{option} must be a whole number of {unit}, 1 or more, not {value!r:.40}.")
         check_seconds("pause", self.pause, 0, LONGEST_TTL)
         if self.max_lag is not None:
             check_seconds("max_lag", self.max_lag, 0, LONGEST_TTL)
@@ -41,6 +47,34 @@ class Throttle:
     def rests(self) -> bool:
         """Whether the backfill waits between two batches."""
         return self.pause > 0 or self.max_lag is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Documents of one type of `_id`, in order.
+
+    Attributes:
+        documents: The documents. There may be none, at the end of a type.
+        ends: The first and last `_id`, as they are stored; empty if there are no documents.
+        following: The `_id` where the next batch starts, as the only item; empty if none of the type is left.
+    """
+
+    documents: list[Document]
+    ends: tuple[object, ...] = ()
+    following: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a checkpoint is about: if it differs, the checkpoint says nothing about the backfill.
+
+    `fingerprint` is a digest of the collection's name and the filter. The other fields are those of `Checkpoint`.
+    """
+
+    collection: str
+    fingerprint: str
+    collection_id: bytes | None
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +93,29 @@ class Checkpoint:
     collection_id: bytes | None = None  # a UUID; b"": there is no such collection; None: the server doesn't say
     finished: bool = False
 
-    def advance(self, documents: Sequence[Document], size: int) -> tuple[list[Document], "Checkpoint"]:
-        """Make the next batch, and the checkpoint after it.
-
-        The documents are those from here on: one more than a batch of the current type, or all that are left.
-        """
-        batch = list(documents[:size])
-        # By repr, because True == 1 in Python. Only at the end of a batch, where it would do harm.
-        if len(documents) > size and repr(documents[size]["_id"]) == repr(documents[size - 1]["_id"]):
-            raise InvalidOptionError(
-                f"Two documents have the `_id` {documents[size]['_id']!r:.80}, and a backfill can't tell them apart: "
-                "the document is stored on two shards, or the codec options of the collection decode different `_id`s "
-                "alike."
-            )
-        after = replace(self, batches=self.batches + 1, done=self.done + len(batch))
-        if len(documents) > size:
-            return batch, replace(after, start=(documents[size]["_id"],))
-        return batch, replace(after, bounds=self.bounds[1:], start=())
-
-    def is_of(self, collection_id: bytes | None) -> bool:
-        """Say whether it belongs to the collection with this UUID, as far as the server says."""
-        return None in {collection_id, self.collection_id} or collection_id == self.collection_id
+    def advance(self, batch: Batch) -> "Checkpoint":
+        """Make the checkpoint after the next batch."""
+        after = replace(self, batches=self.batches + 1, done=self.done + len(batch.documents))
+        if batch.following:
+            return replace(after, start=batch.following)
+        return replace(after, bounds=self.bounds[1:], start=())
 
     @property
     def estimate(self) -> int | None:
         """How many documents there are in all, as far as is known by now."""
-        if self.total is None:
-            return None
-        return max(self.total, self.done) if self.bounds else self.done
+        return estimate(self.done, self.total, is_end=not self.bounds)
+
+
+def is_same_collection(one: bytes | None, other: bytes | None) -> bool:
+    """Say whether two UUIDs are of one collection, as far as the server says."""
+    return None in {one, other} or one == other
+
+
+def estimate(done: int, total: int | None, *, is_end: bool) -> int | None:
+    """Correct an estimate: at the end it's what is done, and before, once that much is done, it was too low."""
+    if is_end:
+        return done
+    return None if total is None or done >= total else total
 
 
 def check_projection(projection: object) -> None:

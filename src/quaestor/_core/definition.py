@@ -10,6 +10,8 @@ from typing import Any
 
 from quaestor.errors import CircularDependencyError, InvalidMigrationError, InvalidOptionError, QuaestorError
 
+_MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
+
 
 @dataclass(frozen=True, slots=True)
 class MigrationDefinition:
@@ -159,3 +161,9 @@ def _find_entry(function: Callable[..., object]) -> Callable[..., object]:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"{type(value).__name__} ({value!r})"
+
+
+def check_concurrency(value: object, option: str = "concurrency") -> None:
+    """Check how many migrations, databases or batches may be in progress at once."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_AT_ONCE:
+        raise InvalidOptionError(f"{option} must be a whole number, from 1 to {_MOST_AT_ONCE}, not {value!r:.40}.")

@@ -6,7 +6,6 @@ Rule 3: the plan is made from records that were read under the lease.
 Rule 4: an interruption is raised unchanged, and the lease is released whatever happens.
 """
 
-import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,12 +28,14 @@ from quaestor._core.lease import (
     prove,
     retry_until_known,
 )
-from quaestor._core.plan import Change, RecordChange, Records
+from quaestor._core.plan import Change, RecordChange, Records, Restart
 from quaestor._core.scheduler import Schedule, Start, combine, supervise
 from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
 from quaestor._core.transaction import retry_transaction
+from quaestor._text import add_note
 from quaestor.errors import (
     DependencyConflictError,
+    InvalidOptionError,
     LeaseLostError,
     OutageError,
     QuaestorError,
@@ -42,6 +43,7 @@ from quaestor.errors import (
     UnknownRecordsError,
 )
 from quaestor.events import (
+    BackfillReset,
     DependenciesPending,
     Event,
     LeaseNotReleased,
@@ -217,6 +219,19 @@ class Engine:
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
         return overview.make_status(self._where, definitions, records, lease, checkpoints)
 
+    async def restart_backfill(self, name: str, backfill: str | None) -> list[str]:
+        """Remove the checkpoint of a backfill, so it starts over. Returns its name; empty if there is no checkpoint."""
+        checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
+        plan.check_known([name], self.scope.definitions.keys() | checkpoints.keys())
+        known = [one.name for one in checkpoints.get(name, ())]
+        if len(known) > 1 if backfill is None else known and backfill not in known:
+            raise InvalidOptionError(f"Pass the backfill to restart, as one of {', '.join(map(repr, known))}.")
+        if not known:
+            return []
+        restart = Restart(name, applies=False, backfill=backfill or known[0])
+        await self.perform(Operation("mark", lambda _: [restart], partial(BackfillReset, backfill=restart.backfill)))
+        return [restart.backfill]
+
     async def unlock(self) -> Lease | None:
         """Make the lease expire, whoever holds it; the holder stops at its next step. Returns the holder."""
         holder = (await self._read("the lease", self._store.read_lease)).holder
@@ -258,7 +273,7 @@ class Engine:
             return await self._retry(f"to read {what}", read, has_begun=False)
         except Exception as error:
             database, prefix = self._where
-            _add_note(error, f"while reading {what} of {prefix!r} in the database {database!r}; nothing has run")
+            add_note(error, f"while reading {what} of {prefix!r} in the database {database!r}; nothing has run")
             raise
 
     async def _retry(self, what: str, command: Callable[[], Awaitable[T]], *, has_begun: bool = True) -> T:
@@ -481,7 +496,7 @@ class _Applier:
             self.schedule.stop()  # now, because the supervisor may first learn of another's end, and start the next
             if not is_recorded:
                 doing = "while rolling back" if undo else "in"
-                _add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
+                add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
                 store.emit(MigrationFailed(*place, error, undo=undo))
             raise
 
@@ -495,14 +510,16 @@ class _Applier:
         def locate() -> Location:
             return Location((change.name,))
 
-        await self._delete_checkpoints(change.name, undo=change.applies)
-        await check_lease(self.store, self.held, locate)
-        await self._write_record(change, locate)
-        await self._delete_checkpoints(change.name, undo=not change.applies)
+        backfill = change.backfill if isinstance(change, Restart) else None
+        await self._delete_checkpoints(change.name, undo=change.applies, backfill=backfill)
+        if backfill is None:
+            await check_lease(self.store, self.held, locate)
+            await self._write_record(change, locate)
+        await self._delete_checkpoints(change.name, undo=not change.applies, backfill=backfill)
         self.schedule.finish(change.name)
 
-    async def _delete_checkpoints(self, name: str, *, undo: bool) -> None:
-        delete = partial(self.store.delete_checkpoints, name, self.held.lease.token, undo=undo)
+    async def _delete_checkpoints(self, name: str, *, undo: bool, backfill: str | None = None) -> None:
+        delete = partial(self.store.delete_checkpoints, name, self.held.lease.token, undo=undo, backfill=backfill)
         await retry_until_known(self.store, "to remove checkpoints", delete, self.held.patience)
 
     async def _has_record(self, name: str) -> bool:
@@ -569,9 +586,3 @@ class _Applier:
             undo=not change.applies,
         )
         return attempt.seconds
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    """Add a note, unless the exception refuses it, as a frozen dataclass does: the exception itself matters more."""
-    with contextlib.suppress(Exception):
-        error.add_note(f"quaestor: {note}")

@@ -66,6 +66,13 @@ class Change(RecordChange):
     can_backfill: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Restart(RecordChange):
+    """A backfill of a migration to start over: its checkpoint is removed, and no record changes."""
+
+    backfill: str
+
+
 Plan: TypeAlias = Sequence[RecordChange]
 """The changes, in order."""
 

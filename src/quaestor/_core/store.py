@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 if TYPE_CHECKING:  # these modules import this one
     from datetime import datetime
 
-    from quaestor._core.checkpoint import Checkpoint, Document
+    from quaestor._core.checkpoint import Batch, Checkpoint, Origin, Throttle
     from quaestor._core.lease import HeldLease, LeaseState, Location
     from quaestor._core.plan import Change, Records
     from quaestor.events import Event, Place
@@ -144,8 +144,8 @@ class Store(Surroundings, Protocol):
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
         """Read the checkpoints of all backfills, by migration."""
 
-    async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
-        """Remove the checkpoints of a migration or its rollback, but not those of a later run."""
+    async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
+        """Remove the checkpoints of a migration or its rollback, or that of one backfill, but not a later run's."""
 
     def identify_primary(self) -> object:
         """Return a value that changes with a failover, as far as the driver has noticed by now. Sends no command."""
@@ -212,12 +212,12 @@ class BackfillStore(Protocol):
     Attributes:
         name: The backfill's name.
         collection: The collection's name, as `database.collection` in another database.
-        fingerprint: A digest of the collection and the filter.
+        fingerprints: Digests of the collection and the filter. The first is stored; earlier releases stored others.
     """
 
     name: str
     collection: str
-    fingerprint: str
+    fingerprints: tuple[str, ...]
 
     def check_not_in_transaction(self) -> None:
         """Raise a `BatchesInTransactionError` if this is called from a function that runs in a transaction."""
@@ -225,8 +225,8 @@ class BackfillStore(Protocol):
     async def identify_collection(self) -> bytes | None:
         """Read the collection's UUID. b"": there is no such collection; None: the server doesn't say."""
 
-    async def read_fingerprint(self) -> str | None:
-        """Read the fingerprint of the stored checkpoint. None: there is none."""
+    async def read_origin(self) -> Origin | None:
+        """Read what the stored checkpoint is about. None: there is none."""
 
     async def read_checkpoint(self, token: int) -> Checkpoint | None:
         """Read the checkpoint if the run with this token has claimed it, with majority concern."""
@@ -235,7 +235,7 @@ class BackfillStore(Protocol):
         """Claim the checkpoint for this run. None: it belongs to a later run, or is gone.
 
         Args:
-            checkpoint: Replaces the stored checkpoint; None: keep that.
+            checkpoint: Replaces the stored checkpoint; None: keep that, with the fingerprint of this release.
             token: The token of the run's lease. A run with a lower token can't write the checkpoint any more.
             force: Claim it from a run with a higher token too.
         """
@@ -249,8 +249,17 @@ class BackfillStore(Protocol):
     async def estimate_count(self) -> int | None:
         """Estimate how many documents match, without counting a large collection. None: the server can't."""
 
-    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
-        """Read up to `limit` documents of the current type in the order of `_id`, from the checkpoint on."""
+    async def read_batch(self, front: Checkpoint, throttle: Throttle) -> Batch:
+        """Read the next batch of the current type of `_id`, as large as the throttle allows."""
+
+    async def find_ids(self, front: Checkpoint, throttle: Throttle) -> Batch:
+        """Find the documents of the next batch: as documents that have an `_id` alone, as it is stored."""
+
+    async def read_found(self, found: Batch, throttle: Throttle) -> Batch:
+        """Read those of the found documents that still match, or as many as the throttle allows."""
+
+    def describe(self, batch: Batch, error: BaseException) -> str:
+        """Say which documents of a batch an error is about."""
 
     async def read_lag(self) -> float:
         """Read the highest replication lag, in seconds."""

@@ -41,12 +41,12 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._error: BaseException = asyncio.CancelledError()
+        self.error: BaseException = asyncio.CancelledError()
         self._ends: set[Callable[[], object]] = set()
 
     def cancel(self, error: BaseException) -> None:
         """Ask them. They raise an exception of the same kind."""
-        self._error = error
+        self.error = error
         self._event.set()
         for end in list(self._ends):
             end()
@@ -73,8 +73,8 @@ class Cancellation:
         """End the calling function, if the run is interrupted."""
         if self.is_set():
             # A signal handler may raise anything, but an Exception would look like the function's own.
-            kind = type(self._error)
-            raise (kind(*self._error.args) if kind in _KINDS else asyncio.CancelledError()) from self._error
+            kind = type(self.error)
+            raise (kind(*self.error.args) if kind in _KINDS else asyncio.CancelledError()) from self.error
 
 
 _NEVER = Cancellation()

@@ -154,8 +154,16 @@ class ThreadHost:
 
     async def supervise(self, supervisor: Supervisor, stop: Callable[[], None], *, reaches_all: bool = False) -> None:
         """Run the supervisor in a thread, which Ctrl-C doesn't interrupt, and each worker in another."""
-        self._workers = workers = _ThreadWorkers(stop, reaches_all=reaches_all)
-        run_in_shielded_thread(lambda: run_to_completion(supervisor(workers)), workers.interrupt)
+        self._workers = workers = _ThreadWorkers(stop)
+        around = current_cancellation.get()
+
+        def run() -> None:
+            if reaches_all:  # the workers are started in a copy of this context
+                current_cancellation.set(workers.cancellation)
+            run_to_completion(supervisor(workers))
+
+        with around.notify(lambda: workers.interrupt(around.error)):
+            run_in_shielded_thread(run, workers.interrupt)
 
     def close(self) -> None:
         """End all threads. No function is running any more."""
@@ -177,9 +185,8 @@ class ThreadHost:
 class _ThreadWorkers:
     """Workers in threads."""
 
-    def __init__(self, stop: Callable[[], None], *, reaches_all: bool) -> None:
+    def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
-        self._reaches_all = reaches_all
         self._finished: SimpleQueue[BaseException | None] = SimpleQueue()
         self.cancellation = Cancellation()
 
@@ -199,8 +206,6 @@ class _ThreadWorkers:
         self.cancellation.cancel(error)
 
     def _run(self, step: Step[None]) -> None:
-        if self._reaches_all:
-            current_cancellation.set(self.cancellation)
         error: BaseException | None = None
         try:
             run_to_completion(step())

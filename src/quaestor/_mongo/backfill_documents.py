@@ -7,24 +7,42 @@ claim nor save it any more (Kleppmann, "How to do distributed locking", 2016).
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC
+from struct import unpack_from
 from typing import Any
 
 import bson
 from bson.binary import Binary
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
+from bson.raw_bson import RawBSONDocument
 
-from quaestor._core.checkpoint import Checkpoint
+from quaestor._core.checkpoint import Checkpoint, Origin, estimate
 from quaestor.errors import InvalidOptionError
 from quaestor.status import BackfillStatus
 
 STATUS = {"bounds": 0, "start": 0}
 """Excludes the fields that `read_statuses` doesn't need: this run may not be able to decode them."""
 
+ORIGIN = {"collection": 1, "fingerprint": 1, "collectionId": 1, "finished": 1}
+"""The fields that `read_origin` needs."""
+
+IDS: CodecOptions[Any] = CodecOptions(
+    document_class=RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    unicode_decode_error_handler="surrogateescape",
+)
+"""Decodes every `_id` so it's encoded to the same bytes, or (invalid UTF-8) not at all."""
+
+_SHOWN: CodecOptions[Any] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+_STRICT: CodecOptions[Any] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME)
 _PRIMARY, _SECONDARY = 1, 2  # states of a member of a replica set
+_UNORDERED_CONDITIONS = {"$and", "$or", "$nor"}
+_UNORDERED_VALUES = {"$in", "$nin", "$all"}
+_CONDITION = {"$not", "$elemMatch"}
 
 
 def make_fingerprint(namespace: str, filter: Mapping[str, Any], options: CodecOptions[Any]) -> str:  # noqa: A002
@@ -32,9 +50,30 @@ def make_fingerprint(namespace: str, filter: Mapping[str, Any], options: CodecOp
     return hashlib.sha256(bson.encode({"namespace": namespace, "filter": filter}, codec_options=options)).hexdigest()
 
 
-def match_checkpoints(migration: str, token: int, *, undo: bool) -> dict[str, Any]:
+def sort_filter(filter: Mapping[str, Any], options: CodecOptions[Any]) -> dict[str, Any]:  # noqa: A002
+    """Put a filter in an order of its own where order has no meaning, so two that mean the same are alike."""
+
+    def sort(values: Iterable[Any]) -> list[Any]:
+        return sorted(values, key=lambda value: bson.encode({"": value}, codec_options=options))
+
+    def visit(key: str, value: Any) -> Any:
+        if key in _UNORDERED_VALUES and isinstance(value, Sequence):
+            return sort(value)
+        if key in _UNORDERED_CONDITIONS and isinstance(value, Sequence):
+            return sort(sort_filter(one, options) for one in value)
+        # Any other document is a value, which is compared with its order.
+        holds = key in _CONDITION or (
+            key[:1] != "$" and isinstance(value, Mapping) and next(iter(value), "")[:1] == "$"
+        )
+        return sort_filter(value, options) if holds and isinstance(value, Mapping) else value
+
+    return {key: visit(key, filter[key]) for key in sorted(filter)}
+
+
+def match_checkpoints(migration: str, token: int, *, undo: bool, backfill: str | None = None) -> dict[str, Any]:
     """Match the checkpoints of a migration, or of its rollback, but not those of a later run."""
-    return {"_id.migration": migration, "_id.undo": undo, "token": {"$lte": token}}
+    matching = {"_id.migration": migration, "_id.undo": undo, "token": {"$lte": token}}
+    return matching if backfill is None else matching | {"_id.backfill": backfill}
 
 
 def make_fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -65,6 +104,66 @@ def read_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
     )
 
 
+def read_origin(document: Mapping[str, Any]) -> Origin:
+    """Make a value of the fields of a checkpoint's document that don't hold `_id`s."""
+    identity = None if document["collectionId"] is None else bytes(document["collectionId"])
+    return Origin(document["collection"], document["fingerprint"], identity, document["finished"])
+
+
+def find_documents(data: bytes) -> list[int]:
+    """Find where each document of a stream begins, and where the last one ends."""
+    places = [0]
+    while places[-1] < len(data):
+        places.append(places[-1] + unpack_from("<i", data, places[-1])[0])
+    return places
+
+
+def count_fitting(places: Sequence[int], size: int, max_bytes: int) -> int:
+    """Count the documents of a stream that make a batch: one at least, if there is any."""
+    return min(len(places) - 1, max(1, min(size, bisect_right(places, max_bytes) - 1)))
+
+
+def read_id(document: bytes, *, is_lossy: bool = False) -> object:
+    """Read the `_id` of a document, as it is stored.
+
+    Raises:
+        InvalidOptionError: It can't be stored as a checkpoint; or the options of the collection are lossy, and change
+            it.
+    """
+    found = bson.decode(document, IDS)["_id"]
+    try:
+        encoded = bson.encode({"_id": found})
+        if is_lossy:
+            bson.decode(encoded, _STRICT)
+    except (bson.InvalidBSON, UnicodeError) as error:
+        raise InvalidOptionError(
+            f"The `_id` {found!r:.80} doesn't survive the codec options of this collection, which change what they "
+            "can't decode, so nothing finds its document again. Pass other options with "
+            "`with_options(codec_options=...)`, or correct the `_id`."
+        ) from error
+    return found
+
+
+def is_same_id(one: object, other: object) -> bool:
+    """Say whether two `_id`s are the same, as they are stored. In Python, 1 and True are equal."""
+    return bson.encode({"_id": one}) == bson.encode({"_id": other})
+
+
+def show_id(value: object) -> str:
+    """Write an `_id`, shortened."""
+    return f"{bson.decode(bson.encode({'_id': value}), _SHOWN)['_id']!r:.80}"
+
+
+def find_undecodable(raw: Iterable[bytes], options: CodecOptions[Any]) -> bytes | None:
+    """Find the first document that can't be decoded."""
+    for document in raw:
+        try:
+            bson.decode(document, options)
+        except Exception:  # noqa: BLE001 - a decoder of the user's may raise anything
+            return document
+    return None
+
+
 def read_statuses(documents: Iterable[Mapping[str, Any]]) -> dict[str, tuple[BackfillStatus, ...]]:
     """Make values of all checkpoints of a prefix, by migration, in the order in which they were saved."""
     statuses: dict[str, tuple[BackfillStatus, ...]] = {}
@@ -74,7 +173,7 @@ def read_statuses(documents: Iterable[Mapping[str, Any]]) -> dict[str, tuple[Bac
             key["backfill"],
             document["collection"],
             done,
-            None if total is None else max(done, total),
+            estimate(done, total, is_end=document["finished"]),
             document["finished"],
             document["updatedAt"].replace(tzinfo=UTC),
             key["undo"],

@@ -1,20 +1,23 @@
 """One backfill on MongoDB: the collection that it goes over, and its checkpoint."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from bson.codec_options import DatetimeConversion
-from pymongo.errors import DuplicateKeyError, EncryptionError, OperationFailure
+import bson
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import DuplicateKeyError, EncryptionError, InvalidOperation, OperationFailure
 
-from quaestor._core.checkpoint import Checkpoint, Document, check_projection
+from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle, check_projection
 from quaestor._core.definition import check_text
 from quaestor._core.store import Attempt
 from quaestor._mongo import backfill_documents as documents
 from quaestor._mongo import drivers, transactions
 from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection
-from quaestor._mongo.outcomes import check_id_is_taken, find_unknown_outcome
+from quaestor._mongo.outcomes import check_id_is_taken, find_id, find_unknown_outcome
 from quaestor._mongo.transactions import Session
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 
@@ -26,6 +29,7 @@ COUNTED = 100_000
 SAMPLE = 1_000
 """The size of the sample, in documents."""
 
+_MOST_IDS = 8_000_000  # bytes of the `_id`s of a batch: they are sent back to the server
 _NO_REPLICATION = 76  # NoReplicationEnabled
 
 
@@ -67,16 +71,12 @@ class MongoBackfillStore:
         if filter is not None and not isinstance(filter, Mapping):
             raise InvalidOptionError(f"filter must be a dict, not {filter!r:.80}.")
         check_projection(projection)
-        options = drivers.get_codec_options(collection)
-        if options.datetime_conversion is DatetimeConversion.DATETIME_CLAMP or options.unicode_decode_error_handler in {
-            "ignore",
-            "replace",
-        }:
-            raise InvalidOptionError(
-                f"The `_id`s of {collection.name!r} don't survive the codec options of this collection, which change "
-                "what they can't decode. Checkpoints are `_id`s: pass other options with "
-                "`with_options(codec_options=...)`."
-            )
+        options = self._options = drivers.get_codec_options(collection)
+        self._is_mock = drivers.is_mock(store.db)
+        self._is_lossy = (
+            options.datetime_conversion is DatetimeConversion.DATETIME_CLAMP
+            or options.unicode_decode_error_handler not in {None, "strict"}
+        )
         database = collection.database.name
         self._store = store
         self._sessions = sessions
@@ -84,11 +84,16 @@ class MongoBackfillStore:
         self._source = drivers.read_from_primary(collection)
         self._filter = deepcopy(filter or {})  # a caller may change it later
         self._projection = deepcopy(projection)
-        self._checkpoints = get_checkpoint_collection(store.db, store.prefix, options)
+        self._checkpoints = get_checkpoint_collection(
+            store.db, store.prefix, CodecOptions() if self._is_mock else documents.IDS
+        )
         self._session: Session | None = None
         self.collection = collection.name if database == store.db.name else f"{database}.{collection.name}"
         self.name = self.collection if name is None else check_text("The name of a backfill", name, InvalidOptionError)
-        self.fingerprint = documents.make_fingerprint(f"{database}.{collection.name}", self._filter, options)
+        digest = partial(documents.make_fingerprint, f"{database}.{collection.name}", options=options)
+        # Of the filter as it is, because a checkpoint of an earlier release may have that.
+        plain = digest(self._filter)
+        self.fingerprints: tuple[str, ...] = (digest(documents.sort_filter(self._filter, options)), plain)
         self._id = {"migration": migration, "undo": undo, "backfill": self.name}  # of the checkpoint's document
 
     def check_not_in_transaction(self) -> None:
@@ -96,7 +101,7 @@ class MongoBackfillStore:
             raise BatchesInTransactionError(self._migration)
 
     async def identify_collection(self) -> bytes | None:
-        if drivers.is_mock(self._store.db):
+        if self._is_mock:
             return None
         database, name = self._source.database, self._source.name
         reply = await _allow_refusal(
@@ -104,10 +109,9 @@ class MongoBackfillStore:
         )
         return None if reply is None else documents.read_collection_id(reply)
 
-    async def read_fingerprint(self) -> str | None:
-        # Without `_id`s: this run may not be able to decode them.
-        found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id}, {"fingerprint": 1})
-        return None if found is None else str(found["fingerprint"])
+    async def read_origin(self) -> Origin | None:
+        found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id}, documents.ORIGIN)
+        return None if found is None else documents.read_origin(found)
 
     async def read_checkpoint(self, token: int) -> Checkpoint | None:
         found = await self._store.driver.call(self._checkpoints.find_one, {"_id": self._id, "token": token})
@@ -115,9 +119,9 @@ class MongoBackfillStore:
 
     async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
         matching = {"_id": self._id} | ({} if force else {"token": {"$lte": token}})
-        update: dict[str, Any] = {"$set": {"token": token}}
+        known = {"collection": self.collection, "fingerprint": self.fingerprints[0]}
+        update: dict[str, Any] = {"$set": {"token": token} | known}
         if checkpoint is not None:
-            update["$set"] |= {"collection": self.collection, "fingerprint": self.fingerprint}
             update["$set"] |= documents.make_fields(checkpoint)
             update["$currentDate"] = {"updatedAt": True}
         try:
@@ -137,17 +141,31 @@ class MongoBackfillStore:
         return await self._save(checkpoint, token)
 
     async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
-        found = await self._find(documents.match_other_types(others), {"_id": 1}, -1, 1)
-        return tuple(document["_id"] for document in found)
+        return (await self._read(documents.match_other_types(others), {"_id": 1}, 1, order=-1)).ends[:1]
 
     async def estimate_count(self) -> int | None:
         return await _allow_refusal(self._estimate())
 
-    async def read_batch(self, checkpoint: Checkpoint, limit: int) -> list[Document]:
-        return await self._find(documents.match_rest(self._filter, checkpoint), self._projection, 1, limit)
+    async def read_batch(self, front: Checkpoint, throttle: Throttle) -> Batch:
+        matching = documents.match_rest(self._filter, front)
+        return await self._read(matching, self._projection, throttle.size, throttle.max_bytes, self._options)
+
+    async def find_ids(self, front: Checkpoint, throttle: Throttle) -> Batch:
+        return await self._read(documents.match_rest(self._filter, front), {"_id": 1}, throttle.size, _MOST_IDS)
+
+    async def read_found(self, found: Batch, throttle: Throttle) -> Batch:
+        ids = {"_id": {"$in": [document["_id"] for document in found.documents]}}
+        matching = {"$and": [self._filter, ids]} if self._filter else ids
+        size = len(found.documents)
+        batch = await self._read(matching, self._projection, size, throttle.max_bytes, self._options)
+        return batch if batch.following else replace(batch, following=found.following)
+
+    def describe(self, batch: Batch, error: BaseException) -> str:
+        shown = [documents.show_id(one) for one in (find_id(error) or batch.ends)]
+        return f"`_id` {shown[0]}" if len(set(shown)) == 1 else f"`_id`s from {shown[0]} to {shown[1]}"
 
     async def read_lag(self) -> float:
-        if drivers.is_mock(self._store.db):
+        if self._is_mock:
             return 0.0
         client = self._store.db.client
         try:
@@ -199,13 +217,59 @@ class MongoBackfillStore:
         saved = await self._store.driver.write(self._checkpoints.update_one, matching, update, session=session)
         return bool(saved.matched_count)
 
-    async def _find(self, matching: dict[str, Any], projection: Any, direction: int, limit: int) -> list[Document]:
-        """Find documents, in the order of `_id`."""
-        order = [("_id", direction)]
-        found = self._source.find(matching, projection, sort=order, limit=limit, batch_size=limit)
-        return await self._store.driver.read_all(found)
+    async def _read(
+        self,
+        matching: dict[str, Any],
+        projection: Any,
+        size: int,
+        most: int = _MOST_IDS,
+        options: CodecOptions[Any] = documents.IDS,
+        *,
+        order: int = 1,
+    ) -> Batch:
+        """Read documents in the order of `_id`, as many as a number and their bytes allow, but one at least."""
+        query = {"filter": matching, "projection": projection, "sort": [("_id", order)]}
+        query |= {"limit": size + 1, "batch_size": size + 1}
+        if self._is_mock:
+            found = await self._store.driver.read_all(self._source.find(**query))
+            ids = [document["_id"] for document in found]
+            return Batch(found[:size], (ids[0], ids[:size][-1]) if ids else (), tuple(ids[size:]))
+        data = b"".join(await self._read_raw(query, most))
+        places = documents.find_documents(data)
+        if not (count := documents.count_fitting(places, size, most)):
+            return Batch([])
 
-    async def _estimate(self) -> int:
+        def cut(numbers: Iterable[int]) -> Iterator[bytes]:
+            return (data[places[number] : places[number + 1]] for number in numbers)
+
+        is_lossy = self._is_lossy and options is self._options
+        checked = range(count) if is_lossy else (0, count - 1)
+        ids = [documents.read_id(one, is_lossy=is_lossy) for one in cut(checked)]
+        following = tuple(map(documents.read_id, cut(range(count, len(places) - 1)[:1])))
+        if following and documents.is_same_id(ids[-1], following[0]):
+            raise InvalidOptionError(
+                f"Two documents have the `_id` {documents.show_id(ids[-1])}, and a backfill can't tell them apart: the "
+                "document is stored on two shards. Remove one of the two."
+            )
+        try:
+            found = bson.decode_all(data[: places[count]], options)
+        except Exception as error:
+            if undecodable := documents.find_undecodable(cut(range(count)), options):
+                shown = documents.show_id(documents.read_id(undecodable))
+                error.add_note(f"quaestor: this is the document of {self.collection!r} with the `_id` {shown}")
+            raise
+        return Batch(found, (ids[0], ids[-1]), following)
+
+    async def _read_raw(self, query: dict[str, Any], most: int) -> list[bytes]:
+        try:
+            cursor = self._source.find_raw_batches(**query)
+        except InvalidOperation:  # the client encrypts automatically, and decrypts no raw batches
+            options = self._options.with_options(document_class=RawBSONDocument)
+            found = self._source.with_options(codec_options=options).find(**query)
+            return [document.raw for document in await self._store.driver.read_all(found)]  # type: ignore[attr-defined]
+        return await self._store.driver.read_raw(cursor, most)
+
+    async def _estimate(self) -> int | None:
         size = int(await self._store.driver.call(self._source.estimated_document_count))
         if not self._filter:
             return size
@@ -213,7 +277,7 @@ class MongoBackfillStore:
             return int(await self._store.driver.call(self._source.count_documents, self._filter))
         sample: list[Document] = [{"$sample": {"size": SAMPLE}}, {"$match": self._filter}, {"$count": "matching"}]
         counted = await self._store.driver.aggregate(self._source, sample)
-        return size * int(counted[0]["matching"]) // SAMPLE if counted else 0
+        return size * int(counted[0]["matching"]) // SAMPLE if counted else None  # there may be some all the same
 
 
 async def _allow_refusal(command: Awaitable[T]) -> T | None:

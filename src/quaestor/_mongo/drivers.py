@@ -37,6 +37,8 @@ _NOT_READY = "a member that is starting or recovering"
 class Driver(ABC):
     """A way to call the methods of a driver's collections, databases, clients and sessions."""
 
+    _next: Callable[..., Any] = anext
+
     @abstractmethod
     async def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a method that sends a command."""
@@ -48,6 +50,16 @@ class Driver(ABC):
     @abstractmethod
     async def read_all(self, cursor: Any) -> list[Document]:
         """Read all documents of a cursor."""
+
+    async def read_raw(self, cursor: Any, most: int) -> list[bytes]:
+        """Read the server's replies to a cursor of raw batches, until they have more than so many bytes."""
+        replies: list[bytes] = []
+        size = 0
+        while size <= most and (reply := await self.call(self._next, cursor, None)) is not None:
+            replies.append(reply)
+            size += len(reply)
+        await self.call(cursor.close)
+        return replies
 
     async def aggregate(self, collection: Any, pipeline: list[Document]) -> list[Document]:
         """Run a pipeline and read all that it returns."""
@@ -68,6 +80,8 @@ class Driver(ABC):
 
 class _SyncDriver(Driver):
     """PyMongo and mongomock."""
+
+    _next = next
 
     async def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return method(*arguments, **options)

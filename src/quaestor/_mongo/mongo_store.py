@@ -105,8 +105,8 @@ class MongoStore:
         found = await self.driver.read_all(self._checkpoints.find(projection=backfill_documents.STATUS))
         return backfill_documents.read_statuses(found)
 
-    async def delete_checkpoints(self, name: str, token: int, *, undo: bool) -> None:
-        matching = backfill_documents.match_checkpoints(name, token, undo=undo)
+    async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
+        matching = backfill_documents.match_checkpoints(name, token, undo=undo, backfill=backfill)
         await self.driver.write(self._checkpoints.delete_many, matching)
 
     async def check_primary(self) -> None:

@@ -1,10 +1,12 @@
 """What a driver's error says about the command that it ended. Pure: no I/O here."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pymongo import _csot  # private: nothing public says how much of a `pymongo.timeout` is left
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
@@ -79,6 +81,16 @@ def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
     if key != "_id" if key else index and not index.startswith("_id"):
         error.add_note(f"quaestor: drop the unique index {index!r} of {collection.full_name}, which isn't quaestor's.")
         raise error
+
+
+def find_id(error: BaseException) -> tuple[object, ...]:
+    """Find the `_id` of the document that a bulk write failed at, as the only item; empty if the error doesn't say."""
+    if not isinstance(error, BulkWriteError) or not error.details.get("writeErrors"):
+        return ()
+    operation = error.details["writeErrors"][0].get("op", {})
+    matching = operation.get("q", operation)  # of an update or a delete; otherwise it's an inserted document
+    is_operator = isinstance(found := matching.get("_id"), Mapping) and any(key.startswith("$") for key in found)
+    return (found,) if "_id" in matching and not is_operator else ()
 
 
 def is_server_away(error: BaseException | None) -> bool:

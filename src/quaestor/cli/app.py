@@ -207,6 +207,25 @@ def _mark(
     _work(target, lambda runner: runner.mark_applied(marked) if is_applied else runner.mark_pending(marked))
 
 
+@command(app, "restart-backfill", has_lease=True)
+def _restart_backfill(
+    target: Target,
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)],
+    backfill: Annotated[
+        str | None, typer.Option("--backfill", metavar="NAME", help="The backfill, if there are several.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Remove the checkpoint of a migration's backfill, so the next run starts it over."""
+    if not yes:
+        _check_can_ask(target)
+        _confirm(target, f"Process the documents of {name} again, from the first, in its next run")
+    restarted = _work(target, lambda runner: runner.restart_backfill(name, backfill=backfill))
+    if not restarted and not target.as_json:
+        _print([f"Nothing to restart: no backfill of {escape(name)} has a checkpoint."])
+
+
 @command(app, "unlock", has_json=False)
 def _unlock(target: Target, *, yes: Yes = False) -> None:
     """Release the lease of an instance that hangs. The lease of a dead one expires."""
@@ -330,11 +349,11 @@ def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProg
         raise
 
 
-def _work(target: Target, ask: Callable[[SyncRunner], list[str]]) -> None:
+def _work(target: Target, ask: Callable[[SyncRunner], list[str]]) -> list[str]:
     """Run something that acquires the lease, and show its events."""
     _ = target.db  # reports wrong settings before anything is shown
     with _follow(target) as (_, hook):
-        target.ask(ask, hook)
+        return target.ask(ask, hook)
 
 
 def _run_many(target: Target, options: Mapping[str, Any]) -> None:

@@ -37,8 +37,8 @@ class Progress:
 
     def __str__(self) -> str:
         words = [format_amount(self.done, self.total)]
-        if self.total:
-            words.insert(0, f"{max(0, min(100, 100 * self.done // self.total))}%")
+        if self.total and self.done <= self.total:
+            words.insert(0, f"{max(0, 100 * self.done // self.total)}%")
         if self.first is not None and self.done > self.first.done and self.time > self.first.time:
             rate = (self.done - self.first.done) / (self.time - self.first.time)
             words.append(format_rate(self.done, self.total, rate))

@@ -211,7 +211,5 @@ def _describe_progress(migration: MigrationStatus) -> str:
     if not backfills:
         return ""
     last = backfills[-1]
-    estimated = None if last.total is None else max(last.done, last.total)
-    total = last.done if last.finished else estimated
-    percent = f"{100 * last.done // total}%, " if total else ""
-    return f"{'rollback of ' if last.undo else ''}{last.name}: {percent}{format_amount(last.done, total)}"
+    percent = f"{100 * last.done // last.total}%, " if last.total else ""
+    return f"{'rollback of ' if last.undo else ''}{last.name}: {percent}{format_amount(last.done, last.total)}"
