@@ -1,6 +1,7 @@
 """What functions that run at the same time share in tests, sync and async. Nothing depends on how fast they are."""
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,8 +126,8 @@ def start(function: Callable[[], object]) -> Started:
 
 
 def start_async(function: Callable[[], Awaitable[Any]]) -> Started:
-    """Await something in a task of its own."""
-    return Started(asyncio.ensure_future(function()))
+    """Await something in a task of the application's: one that is started in no function's context."""
+    return Started(contextvars.Context().run(lambda: asyncio.ensure_future(function())))
 
 
 def worker() -> object:

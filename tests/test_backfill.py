@@ -466,6 +466,14 @@ def test_workers(last: bool) -> None:
     assert len(rests.process.find("sleep")) == 9
 
 
+def test_workers_without_matches() -> None:
+    """If no document matches, no body is called."""
+    run = Workers(range(3), filter={"status": "new"})
+    run.process.finish()
+    assert run.collection.done == []
+    assert run.server.records == {"m"}
+
+
 def test_workers_without_a_gap() -> None:
     """While the first batch isn't done, no checkpoint is saved, and after some batches no more are started."""
     run = Workers(range(20))

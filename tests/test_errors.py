@@ -13,11 +13,15 @@ EXAMPLES = [
     (errors.InvalidMigrationError("A name must not be empty."), ValueError, "must not be empty"),
     (errors.DuplicateMigrationError("a", "app.a"), ValueError, "'a' is already registered (by app.a)"),
     (errors.DuplicateMigrationError("a", "app.b", True), ValueError, "'a' already has a rollback (app.b)"),
-    (errors.DuplicateMigrationError("a", "app.a", again="app.a"), ValueError, "Its code ran twice, as when"),
+    (
+        errors.DuplicateMigrationError("a", "app.a", again="app.a"),
+        ValueError,
+        "Its code ran twice: in a notebook, pass",
+    ),
     (
         errors.DuplicateMigrationError("a", "app.a", again="__main__.a"),
         ValueError,
-        "the same file as __main__.a, so",
+        "Its file ran twice, also as __main__.a: import",
     ),
     (errors.NoMigrationsError("app.m", [], "app", []), ValueError, "The package 'app.m' has no modules. Add"),
     (errors.NoMigrationsError("m", ["m", "m.a"], "app", []), ValueError, "in this registry: m, m.a. Use @reg"),

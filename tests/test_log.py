@@ -74,7 +74,7 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
         (BackfillStarted(*PLACE, "users", "users", 1000, None), logging.INFO, ["resumes", "1,000 documents"]),
         (BackfillStarted(*PLACE, "old", "users", 1000, 9000), logging.INFO, ["'old' of 'users'", "1,000 of 9,000"]),
         (CollectionMissing(*PLACE, "users", "users"), logging.WARNING, ["'a'", "there is no collection 'users'"]),
-        (BackfillReset("db", "app", ("a",), "users"), logging.INFO, ["'users' of 'a' starts over in the next run"]),
+        (BackfillReset(*WHERE, ("a",), "users"), logging.INFO, ["'users' of 'a' starts over in the next run"]),
         (BackfillRestarted(*PLACE, "users", "users"), logging.WARNING, ["'a'", "'users' starts over", "again"]),
         (ReplicasAwaited(*PLACE, 12.4, 61.2), logging.INFO, ["'a' (1 of 2)", "12.4 s behind", "1 min 1 s"]),
         (MigrationProgressed(*PLACE, 1000, None, due=True), logging.INFO, ["'a' (1 of 2): 1,000"]),

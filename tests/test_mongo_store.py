@@ -67,7 +67,7 @@ def send(store: Any, error: Exception, name: str, *arguments: Any, **options: An
 
 def open_backfill(store: MongoStore) -> MongoBackfillStore:
     arguments: dict[str, Any] = {"undo": False, "is_async": False, "filter": None, "projection": None, "name": None}
-    return MongoBackfillStore(store, [], "m", collection=store.db.things, transaction=False, **arguments)
+    return MongoBackfillStore(store, [], "m", collection=store.db.things, **arguments)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -15,8 +15,10 @@ from pymongo import MongoClient, errors
 from quaestor import Event, MigrationFailed, RunFailed, RunStarted, log_event
 from quaestor._hosts.calls import guard
 from quaestor._text import format_error, format_traceback
+from quaestor.cli.endings import report_errors
 from quaestor.cli.event_lines import to_json
 
+OFFLINE: Any = MongoClient("mongodb://h", connect=False)
 PLACE = ("shop", "app", "a", 1, 1)
 DUPLICATE = 'E11000 duplicate key error collection: shop.users index: email_1 dup key: { email: "ada" }'
 REPLY = {"$clusterTime": {"signature": {"hash": b"s3cret"}}, "keyValue": {"email": "ada"}}
@@ -109,7 +111,7 @@ def test_drivers_error(error: Exception, shown: str) -> None:
 @pytest.mark.parametrize(
     ("call", "shown"),
     [
-        (lambda: MongoClient("mongodb://h", connect=False).a.b.bulk_write([{"ssn": "ada"}]), "TypeError: …"),
+        (lambda: OFFLINE.a.b.bulk_write([{"ssn": "ada"}]), "TypeError: …"),
         (lambda: bson.ObjectId("ada"), "InvalidId: …"),
         (
             lambda: bson.decode(b"\x10\0\0\0\x02a\0\x04\0\0\0\xff\xfe\xfd\0\0"),
@@ -207,3 +209,10 @@ def test_traceback_of_causes_in_a_circle() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert format_traceback(first) == "ValueError: second\nValueError: first"
+
+
+def test_failure_beside_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure of a migration that came to its end after Ctrl-C is reported too."""
+    with pytest.raises(SystemExit), report_errors(str, code=1, trace=False):
+        raise KeyboardInterrupt from ValueError("boom")
+    assert capsys.readouterr().err == "quaestor: ValueError: boom.\nquaestor: Interrupted.\n"

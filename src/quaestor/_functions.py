@@ -16,7 +16,7 @@ from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, make_database_for_function, make_driver
 from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record
-from quaestor._mongo.odms import OdmAdvice
+from quaestor._mongo.odms import add_advice
 from quaestor._mongo.transactions import Session
 from quaestor.context import AsyncMigrationContext, MigrationContext
 from quaestor.events import Event, Place
@@ -37,7 +37,7 @@ class MongoFunctions:
         self._slots: dict[tuple[bool, int], Session] = {}
 
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
-        with closing(LoopHost() if change.is_async else ThreadHost()) as host, OdmAdvice():
+        with closing(LoopHost() if change.is_async else ThreadHost()) as host:
             step, backfills = self._prepare(change, place, held, host)
             started = perf_counter()
             try:
@@ -45,13 +45,14 @@ class MongoFunctions:
             except BaseException as error:
                 if backfills is not None:
                     backfills.explain(error)
+                add_advice(error)
                 raise
             return perf_counter() - started
 
     async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
         db, session = self._databases[change.is_async], self._slots[change.is_async, slot]
         records = get_records_collection(db, self._prefix)
-        with closing(LoopHost() if change.is_async else ThreadHost()) as host, OdmAdvice():
+        with closing(LoopHost() if change.is_async else ThreadHost()) as host:
 
             async def write_record(_: None) -> bool:
                 if not change.applies:
@@ -62,7 +63,11 @@ class MongoFunctions:
 
             execute, _ = self._prepare(change, place, held, host)
             step = partial(transactions.attempt, host, session, execute, write_record)
-            return await self._host.call(step, is_async=change.is_async)
+            try:
+                return await self._host.call(step, is_async=change.is_async)
+            except Exception as error:
+                add_advice(error)
+                raise
 
     async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
         step = partial(transactions.commit, self._slots[change.is_async, slot], seconds)

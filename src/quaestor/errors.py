@@ -79,16 +79,13 @@ class DuplicateMigrationError(QuaestorError, ValueError):
         state = "already has a rollback (" if self.rollback else "is already registered (by "
         if self.again is None:
             remedy = "Remove one of the two." if self.rollback else "Give one of the two another name."
-        elif self.again == self.first:
-            remedy = (
-                "Its code ran twice, as when a notebook's cell is run again or a module is reloaded: pass "
-                "replace=True there. Another name would apply it twice, unless these are two functions."
-            )
         else:
             remedy = (
-                f"It is in the same file as {self.again}, so this file was imported under two names, or run as a "
-                "script as well. Import it under one. Another name would apply the migration twice."
+                "Its code ran twice: in a notebook, pass replace=True."
+                if self.again == self.first
+                else f"Its file ran twice, also as {self.again}: import it under one name; don't run it as a script."
             )
+            remedy += " Another name would apply it twice, unless these are two functions."
         return f"Migration {self.name!r} {state}{self.first}). {remedy}"
 
 

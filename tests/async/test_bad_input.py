@@ -38,18 +38,18 @@ async def test_bad_prefix(db: Any, prefix: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("looks_like", "words"),
     [
         ("\tshop", r"must not start or end with white space: '\tshop'"),
         ("shop\u00a0", "must not start or end with white space"),
         ("cafe\u0301", r"must be in the Unicode form NFC, which is 'caf\xe9'"),
     ],
 )
-async def test_bad_database_name(db: Any, name: str, words: str) -> None:
+async def test_bad_database_name(db: Any, looks_like: str, words: str) -> None:
     """A name that looks like that of another database is refused, among many databases too."""
-    bad = db.client[name]
+    bad = db.client[looks_like]
     with pytest.raises(InvalidDatabaseError) as caught:
-        await MigrationRegistry().run(bad, "app")
+        AsyncRunner(MigrationRegistry(), bad, "app")
     assert f"The name of the database {words}" in str(caught.value)
     with pytest.raises(InvalidDatabaseError) as caught:
         await MigrationRegistry().run_many([db, bad], "app")

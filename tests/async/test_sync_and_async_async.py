@@ -141,9 +141,6 @@ async def test_nothing_left(
     client = AsyncMongoClient[dict[str, Any]](place[0])
     began = asyncio.Event()
     started: list[Any] = []
-    cycle: list[Any] = [nothing_async(db)]
-    cycle.append(cycle)
-    del cycle
 
     async def application() -> None:
         await began.wait()
@@ -161,6 +158,9 @@ async def test_nothing_left(
         await asyncio.gather(other, db.effects.insert_one({"_id": "a"}))
         await client[place[1]].effects.find_one()
         await asyncio.to_thread(lambda: None)
+        cycle: list[Any] = [nothing_async(db)]  # of anybody: nobody knows whose a cycle was
+        cycle.append(cycle)
+        del cycle
         gc.collect()
         await (task := asyncio.create_task(nothing_async(db)))
         return task

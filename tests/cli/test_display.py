@@ -18,8 +18,10 @@ from quaestor.cli.display import show_events
 from quaestor.cli.event_lines import write_json_lines, write_plain_lines
 from quaestor.cli.progress import Progress, RunProgress
 from quaestor.events import (
+    BackfillReset,
     BackfillRestarted,
     BackfillStarted,
+    CollectionMissing,
     DatabaseFinished,
     DependenciesPending,
     Event,
@@ -32,6 +34,7 @@ from quaestor.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
     RecordsUnknown,
@@ -68,6 +71,9 @@ EVENTS: list[Event] = [
     MigrationProgressed(*PLACE, "a", 1, 2, 10, None, due=True),
     BackfillStarted(*PLACE, "a", 1, 2, "users", "users", 0, 10),
     BackfillRestarted(*PLACE, "a", 1, 2, "users", "users"),
+    BackfillReset(*PLACE, ("a",), "users"),
+    CollectionMissing(*PLACE, "a", 1, 2, "users", "users"),
+    PrimaryChanged(*PLACE, "a", 1, 2),
     ReplicasAwaited(*PLACE, "a", 1, 2, 12.5, 30.0),
     MigrationApplied(*PLACE, "a", 1, 2, 1.5),
     MigrationRolledBack(*PLACE, "a", 1, 2, 1.5, undo=True),

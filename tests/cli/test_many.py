@@ -92,7 +92,7 @@ def test_as_json(three: Tenants) -> None:
 def test_exit(three: Tenants) -> None:
     """A migration that exits has failed, in one database as in many, whatever its exit code."""
     output, _ = three.project.quaestor("run", FAILS="_01", EXITS="0", code=1)
-    assert "Failed to apply 'second' (2 of 3): SystemExit: 0" in output
+    assert "Failed to apply 'second' (2 of 3): SystemExit" in output
     assert "Failed in 1 of 3 databases" in output
     assert [three.recorded(number) for number in range(3)] == [EVERYTHING, {"first"}, EVERYTHING]
     _, errors = three.project.quaestor("run", "--db", three.names[1], FAILS="_01", EXITS="0", code=1)

@@ -223,19 +223,6 @@ def test_new_depends_on_the_leaves(project: Path) -> None:
         new(project, "e")
 
 
-@pytest.mark.parametrize("transaction", [False, True])
-def test_new_writes_long_lines_as_formatters_do(project: Path, *, transaction: bool) -> None:
-    """Many leaves, and a long name, are written on lines of their own."""
-    names = [f"{letter * 20}" for letter in "abcd"]
-    for name in names:
-        new(project, name, depends_on=[])
-    text = new(project, "e" * 80, transaction=transaction).read_text(encoding="utf-8")
-    listed = "".join(f'        "{name}",\n' for name in names)
-    last = "    transaction=True,\n" if transaction else ""
-    assert f'.register(\n    "{"e" * 80}",\n    depends_on=[\n{listed}    ],\n{last})\n' in text
-    assert "e" * 80 in shown(project)[3 + 1]
-
-
 def test_new_in_a_transaction_is_not_told_to_be_idempotent(project: Path) -> None:
     """A migration in a transaction is applied exactly once, but its function may be called again."""
     text = new(project, "add_things", transaction=True).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -205,6 +205,7 @@ def test_white_space_around_a_database(tmp_path: Path) -> None:
     assert "The database 'shop\\n' starts or ends" in fault(tmp_path, options={**ALL, "db": "shop\n"})
 
 
+@settings(max_examples=25)
 @given(password=st.text("QXZ@/#?%:&=+,[]!~ é", min_size=1))
 @example("QQQQ@XXXX/ZZZZ")
 @example("1234/QQQQ?XXXX=ZZZZ")

@@ -1,23 +1,17 @@
 """How runs end: by signals while nothing answers, and in processes that end, fork or are interrupted unusually."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
-from tests.faults.instance import Instance, Orders
 from tests.faults.unusual import CASES
-from tests.faults.works import Work, prepared, stock
-from tools.cluster import SERVERS, Cluster, cluster
-from tools.network import Network, network
 from tools.replica_set import replica_set
 
 LIMIT, SLACK = 12, 8  # seconds; a loaded machine may add some
@@ -53,61 +47,6 @@ def test_unusual(uri: str, name: str, driver: str, case: str) -> None:
         assert sorted(record["name"] for record in client[name].app_migrations.find()) == records
         assert ("owner" in client[name].app_migrations_lock.find_one()) is is_held
         client.drop_database(name)
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[tuple[Network, Cluster]]:
-    with network([*SERVERS, "w0", "w1"]) as net, cluster(net) as group:
-        yield net, group
-
-
-STATES = ["before the lease", "waiting", "function", "commit", "release", "backfill"]
-SHORT = {("pymongo", "commit"), ("pymongo-async", "function"), ("motor", "backfill")}
-
-
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.timeout(180)
-def test_black_hole(
-    world: tuple[Network, Cluster], name: str, driver: str, state: str, pytestconfig: pytest.Config
-) -> None:
-    """Wherever a run is when the network swallows everything, Ctrl-C ends it within 12 s. (`--long`: everywhere.)"""
-    if (driver, state) not in SHORT and not pytestconfig.getoption("--long"):
-        pytest.skip("needs --long")
-    net, group = world
-    works = [
-        Work("a", way="function" if state == "backfill" else None, held=state in {"function", "backfill", "waiting"})
-    ]
-    works = [Work("a", transaction=True)] if state == "commit" else works
-    where = {
-        "before the lease": "before find records",
-        "commit": "before commitTransaction",
-        "release": "after insert records",
-    }.get(state)
-    with contextlib.ExitStack() as stack:
-        db = stack.enter_context(prepared(group.uri, name, works))
-        stock(db)
-
-        def start(node: str, stopped_at: str | None = None) -> Instance:
-            orders = Orders(driver=driver, uri=group.uri, database=name, works=works, stopped_at=stopped_at)
-            with net.inside(node):
-                instance = Instance(orders)
-            net.adopt(node, instance.process.pid)
-            return stack.enter_context(instance).go()
-
-        if state == "waiting":
-            start("w1").until("stopped")
-        instance = start("w0", where)
-        instance.until("LeaseAwaited" if state == "waiting" else "stopped")
-        stack.callback(net.heal)
-        net.isolate("w0")
-        if where is not None:
-            instance.go()
-            time.sleep(1)  # so that it is there
-        began = time.monotonic()
-        instance.process.send_signal(signal.SIGINT)
-        instance.until("RunFailed")
-        assert time.monotonic() - began < LIMIT + SLACK
-        instance.kill()  # its client takes its time to close
 
 
 APP = """

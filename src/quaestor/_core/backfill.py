@@ -91,7 +91,7 @@ class _Sharing:
     workers: int
     front: Checkpoint  # the next batch is read from here
     ahead: deque[_Handed] = field(default_factory=deque)  # after the checkpoint, in order
-    unstarted: deque[_Handed] = field(default_factory=deque)
+    unstarted: deque[tuple[_Handed, Batch]] = field(default_factory=deque)
     failures: list[BaseException] = field(default_factory=list)
     is_reading: bool = False
     is_stopped: bool = False
@@ -231,7 +231,7 @@ class Backfill:
         """Start workers for the batches, and for reading the next one, until all have ended; none after a failure."""
         running = 0
         while True:
-            starts = [partial(self._work, sharing, handed) for handed in sharing.unstarted if not sharing.is_stopped]
+            starts = [partial(self._work, sharing, *work) for work in sharing.unstarted if not sharing.is_stopped]
             sharing.unstarted.clear()
             if sharing.can_read():
                 sharing.is_reading = True
@@ -261,18 +261,17 @@ class Backfill:
             handed = _Handed(batch if batch.documents else None, sharing.front)
             sharing.ahead.append(handed)
             if batch.documents:
-                sharing.unstarted.append(handed)
+                sharing.unstarted.append((handed, batch))
         finally:
             sharing.is_reading = False
 
-    async def _work(self, sharing: _Sharing, handed: _Handed) -> None:
-        if handed.batch is not None:
-            try:
-                await sharing.body(handed.batch.documents)
-            except BaseException as error:
-                self.explain(error, handed.batch)
-                raise
-            handed.batch = None
+    async def _work(self, sharing: _Sharing, handed: _Handed, batch: Batch) -> None:
+        try:
+            await sharing.body(batch.documents)
+        except BaseException as error:
+            self.explain(error, batch)
+            raise
+        handed.batch = None
 
     async def _check(self) -> None:
         """Check the lease and interruptions before a batch."""

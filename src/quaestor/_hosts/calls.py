@@ -132,10 +132,11 @@ def _find_lazy(value: object) -> str | None:
         return None if asyncio.isfuture(value) and value.done() else f"an awaitable ({type(value).__name__})"
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         return "a generator"
+    if not isinstance(value, Iterator | AsyncIterator):
+        return None
     # A cursor whose command was sent leaves nothing undone: an aggregation with $merge has written by then.
     is_sent = getattr(value, "cursor_id", getattr(value, "alive", None)) is not None
-    is_lazy = isinstance(value, Iterator | AsyncIterator) and not is_sent
-    return f"an iterator that nothing has read ({type(value).__name__})" if is_lazy else None
+    return None if is_sent else f"an iterator that nothing has read ({type(value).__name__})"
 
 
 class _Watch:

@@ -265,8 +265,9 @@ class MongoBackfillStore:
             cursor = self._source.find_raw_batches(**query)
         except InvalidOperation:  # the client encrypts automatically, and decrypts no raw batches
             options = self._options.with_options(document_class=RawBSONDocument)
-            found = self._source.with_options(codec_options=options).find(**query)
-            return [document.raw for document in await self._store.driver.read_all(found)]  # type: ignore[attr-defined]
+            cursor = self._source.with_options(codec_options=options).find(**query)
+            found: list[Any] = await self._store.driver.read_all(cursor)
+            return [document.raw for document in found]
         return await self._store.driver.read_raw(cursor, most)
 
     async def _estimate(self) -> int | None:

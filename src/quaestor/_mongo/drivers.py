@@ -125,7 +125,8 @@ class _MotorDriver(_PyMongoAsyncDriver):
         try:
             future = asyncio.ensure_future(method(*arguments, **options))
         except RuntimeError:  # Motor's executor starts no thread when the main thread of the process has ended
-            plain, in_thread = getattr(method.__self__.delegate, method.__name__), Future[Any]()  # type: ignore[attr-defined]
+            bound: Any = method
+            plain, in_thread = getattr(bound.__self__.delegate, bound.__name__), Future[Any]()
             start_thread(in_thread, partial(contextvars.copy_context().run, partial(plain, *arguments, **options)))
             future = asyncio.wrap_future(in_thread)
         try:

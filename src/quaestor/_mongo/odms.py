@@ -2,7 +2,6 @@
 
 import contextlib
 import traceback
-from types import TracebackType
 from typing import Final
 
 _ADVICE: Final = {
@@ -25,7 +24,7 @@ _MISPLACED: Final = ("in transactions", "multi-document transaction", "bound ses
 """Words of the server and of the driver: the ODM wants indexes or a list of collections, or has another client."""
 
 
-def find_advice(error: Exception) -> str | None:
+def find_advice(error: BaseException) -> str | None:
     """Say what works, if the error is one of an ODM without a client, or with another one than the run's."""
     modules = []
     if (type(error).__module__, type(error).__name__) in _NOT_CONNECTED:
@@ -38,15 +37,8 @@ def find_advice(error: Exception) -> str | None:
     return next((_ADVICE[odm] for module in modules if (odm := module.partition(".")[0]) in _ADVICE), None)
 
 
-class OdmAdvice:
-    """A context in which the errors of an ODM get a note with what works."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(Exception):  # the error may refuse notes or have no message, and matters more
-            if isinstance(error, Exception) and (advice := find_advice(error)) is not None:
-                error.add_note(f"quaestor: {advice}")
+def add_advice(error: BaseException) -> None:
+    """Add a note with what works to the error of an ODM."""
+    with contextlib.suppress(Exception):  # it may refuse notes or have no message, and matters more
+        if (advice := find_advice(error)) is not None:
+            error.add_note(f"quaestor: {advice}")

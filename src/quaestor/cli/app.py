@@ -109,7 +109,7 @@ def _check(
         faults = {database: reports.find_faults(seen, states) for database, seen in statuses.items()}
         lines = [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
         lines = lines or [f"Up to date: {format_count(len(statuses), 'database')}."]
-        return [*lines, *reports.list_warnings(statuses.values())]
+        return lines + [f"{escape(one)}: {said}" for one in statuses for said in reports.find_warnings(statuses[one])]
 
     if not target.registry.migrations:
         raise CommandError(reports.NO_MIGRATIONS)

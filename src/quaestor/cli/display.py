@@ -24,6 +24,7 @@ from quaestor.events import (
     DatabaseFinished,
     Event,
     Hook,
+    LeaseAwaited,
     MigrationApplied,
     MigrationFailed,
     MigrationRetried,
@@ -281,6 +282,8 @@ def _describe(database: DatabaseProgress) -> Text:
 
 def _is_unusual(event: Event) -> bool:
     """Whether a live display prints the message of an event."""
+    if isinstance(event, LeaseAwaited):  # it is shown while it lasts
+        return False
     return level_of(event) == "WARNING" or isinstance(event, MigrationRetried | ReplicasAwaited)
 
 

@@ -61,7 +61,7 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
     yield (
         line + Text.assemble(", ", (f"{len(statuses) - done:,} not", "bold red"), ".") if done < len(statuses) else line
     )
-    yield from list_warnings(ordered)
+    yield from (f"{escape(status.database)}: {warning}" for status in ordered for warning in find_warnings(status))
 
 
 def report_plan(
@@ -156,11 +156,6 @@ def find_warnings(status: Status) -> Iterator[str]:
             f"Warning: a new database applies these the other way round: {'; '.join(pairs[:_MOST_PAIRS])}{more}. If "
             "that makes a difference, correct this database, or let the second depend on the first."
         )
-
-
-def list_warnings(statuses: Iterable[Status]) -> Iterator[str]:
-    """List the warnings about many databases."""
-    yield from (f"{escape(status.database)}: {warning}" for status in statuses for warning in find_warnings(status))
 
 
 def _count(status: Status, word: str) -> int:

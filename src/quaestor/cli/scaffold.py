@@ -26,7 +26,6 @@ LONGEST = 60
 """The longest module name, in characters."""
 
 _SHOWN = 3  # names of files
-_WIDEST = 88  # characters: formatters break longer lines, most of them at this width
 
 PACKAGE = '''\
 """The migrations of the database. `quaestor new` adds a module."""
@@ -128,29 +127,19 @@ def new(
         raise CommandError(f"{folder} is no package. Add an __init__.py that discovers the modules in it.")
     if file.exists() or file.with_suffix("").exists():
         raise CommandError(f"{file} or a package of that name exists already. Choose another name for the migration.")
+    needs = ", ".join(map(_literal, dict.fromkeys(depends_on)))
     values = {
         "title": f"{function.replace('_', ' ').strip().capitalize()}.",
         "module": location.module,
         "imported": imported,
         "registry": location.attribute,
-        "arguments": _write_arguments(location.attribute, name, depends_on, transaction=transaction),
+        "options": (f", depends_on=[{needs}]" if needs else "") + (", transaction=True" if transaction else ""),
         "function": function,
         "hint": _RETRIED if transaction else _IDEMPOTENT,
         "name": _literal(name),
     }
     write(file, MODULE.format_map(values | (_ASYNC if is_async else _SYNC)))
     return file
-
-
-def _write_arguments(registry: str, name: str, depends_on: Sequence[str], *, transaction: bool) -> str:
-    """Write the arguments of `register`: in one line if they fit, otherwise as formatters do."""
-    needs = [_literal(needed) for needed in dict.fromkeys(depends_on)]
-    others = ["transaction=True"] if transaction else []
-    line = ", ".join([_literal(name), *([f"depends_on=[{', '.join(needs)}]"] if needs else []), *others])
-    if len(f"@{registry}.register({line})") <= _WIDEST:
-        return line
-    listed = ["depends_on=[", *(f"    {needed}," for needed in needs), "],"] if needs else []
-    return "".join(f"\n    {part}" for part in [f"{_literal(name)},", *listed, *(f"{one}," for one in others)]) + "\n"
 
 
 def write(file: Path, text: str) -> None:

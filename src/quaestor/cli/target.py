@@ -212,7 +212,7 @@ class Target:
         if len(clients) < max(len(given), 1):
             raise CommandError(f"{reference} must give one client, or a sync and an async one, not {len(given)}.")
         for is_async, client in clients.items():
-            self.stack.callback(*((loop.call, client.close) if is_async else (_close, client)))
+            self.stack.callback(partial(loop.call, client.close) if is_async else partial(_close, client))
         if True not in clients:
             return Server(clients[False].get_database, None, clients[False].list_database_names)
         other_db = clients[False].get_database if False in clients else None
