@@ -16,6 +16,7 @@ from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo.drivers import check_databases
 from quaestor._mongo.mongo_store import check_prefix
 from quaestor._mongo.outcomes import is_server_away
+from quaestor._text import add_note
 from quaestor.databases import SYSTEM_DATABASES
 from quaestor.errors import DatabaseSkippedError, InvalidDatabaseError, InvalidOptionError
 from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied, RunFailed
@@ -74,20 +75,20 @@ def run_many(
         return make_runner(db, on_event=hook, **other).run(targets, strict=options.strict)
 
     async def run_one(start: Start) -> None:
-        db, applied, is_told = listed[int(start.name)], [], False
+        db, applied, is_reported = listed[int(start.name)], [], False
 
         def count(event: Event) -> None:
-            nonlocal is_told
+            nonlocal is_reported
             if isinstance(event, MigrationApplied):
                 applied.append(event.name)
-            is_told = is_told or isinstance(event, RunFailed)
+            is_reported = is_reported or isinstance(event, RunFailed)
             emit(event)
 
         work = partial(run, db, count)
         # Not raised: it may be a StopIteration, which no coroutine can raise.
         _, error = await catch_async(work) if is_async else catch(work)
         async with lock:
-            results.add(int(start.name), applied, error, is_told=is_told)
+            results.add(int(start.name), applied, error, is_reported=is_reported)
             schedule.finish(start.name)
             if len(results.unreachable) >= _MOST_UNREACHABLE:
                 schedule.stop()
@@ -104,23 +105,19 @@ def run_many(
 
 
 class _Results:
-    """The results of the runs.
-
-    Attributes:
-        unreachable: The last databases in a row that found no server.
-    """
+    """The results of the runs."""
 
     def __init__(self, databases: Sequence[Any], prefix: str, emit: Hook) -> None:
         self._names = [db.name for db in databases]
         self._prefix = prefix
         self._emit = emit
         self._results: dict[int, DatabaseResult] = {}
-        self.unreachable: list[str] = []
+        self.unreachable: list[str] = []  # the last databases in a row that found no server
 
-    def add(self, number: int, applied: list[str], error: BaseException | None, *, is_told: bool = False) -> None:
-        """Add the result of a database. `is_told`: its run has emitted the error."""
+    def add(self, number: int, applied: list[str], error: BaseException | None, *, is_reported: bool = False) -> None:
+        """Add the result of a database. `is_reported`: its run has emitted the error."""
         name = self._names[number]
-        if error is not None and not is_told:
+        if error is not None and not is_reported:
             self._emit(RunFailed(name, self._prefix, error))
         self._results[number] = DatabaseResult(name, applied, error)
         self._emit(DatabaseFinished(name, self._prefix, tuple(applied), error))
@@ -152,7 +149,7 @@ def _check(
         try:
             check_databases(db, None, is_async=argument == "sync_db")
         except InvalidDatabaseError as error:
-            error.add_note(f"quaestor: it is databases[{number}]")
+            add_note(error, f"it is databases[{number}]")
             raise
         if db.name in SYSTEM_DATABASES:
             raise InvalidDatabaseError(f"databases[{number}] is {db.name!r}, MongoDB's own database. Leave it out.")

@@ -155,7 +155,7 @@ def cut_values(message: str) -> str:
 
 
 def _is_of_driver(error: BaseException) -> bool:
-    """Whether it is a driver's error, or one that a driver's code raised, such as a TypeError that shows a document."""
+    """Say whether a driver's code raised it, as a TypeError that shows a document, or its class is a driver's."""
     modules = [cls.__module__ for cls in type(error).__mro__]
     if trace := error.__traceback__:
         while trace.tb_next:

@@ -1,6 +1,5 @@
 """Importing the modules of a package, so that their decorators run."""
 
-import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -10,6 +9,8 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
+
+from quaestor._text import add_note
 
 _LEFT_OUT = ("__main__", "__pycache__", "tests", "conftest", "test_*", "*_test")
 
@@ -54,8 +55,7 @@ def _import(name: str) -> ModuleType:
             name=name,
         ) from error
     except Exception as error:
-        with contextlib.suppress(Exception):  # the error may refuse notes, and matters more
-            error.add_note(f"quaestor: while importing the module {name!r}, to find migrations")
+        add_note(error, f"while importing the module {name!r}, to find migrations")
         raise
 
 

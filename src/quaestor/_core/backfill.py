@@ -170,8 +170,7 @@ class Backfill:
     async def share_all(self, body: Body, workers: int) -> None:
         """Give each batch to one of several workers, in threads or tasks. Saved is what is done without a gap.
 
-        Raises:
-            BaseException: What the first body raised, when all in progress have ended; or what interrupted them.
+        Raises what the first body raised, or what interrupted them, when all in progress have ended.
         """
         try:
             sharing = _Sharing(body, workers, await self._start())
@@ -301,20 +300,16 @@ class Backfill:
             raise BackfillChangedError(self._place.name, store.name, changed)
         begins = origin is None or changed is not None
         checkpoint = await self._claim(await self._begin(collection_id) if begins else None)
+        emit, about = self._surroundings.emit, (*self._place, store.name, store.collection)
         if changed is not None:
-            restarted = BackfillRestarted(*self._place, store.name, store.collection, undo=self._undo)
-            self._surroundings.emit(restarted)
+            emit(BackfillRestarted(*about, undo=self._undo))
         if begins and collection_id == b"":
-            missing = CollectionMissing(*self._place, store.name, store.collection, undo=self._undo)
-            self._surroundings.emit(missing)
+            emit(CollectionMissing(*about, undo=self._undo))
         self._checkpoint = self._saved = checkpoint
         if not checkpoint.finished:
             self._began = self._surroundings.now()
             self._first, self._reminder = checkpoint.done, Reminder(self._began)
-            counts = (checkpoint.done, checkpoint.estimate)
-            self._surroundings.emit(
-                BackfillStarted(*self._place, store.name, store.collection, *counts, undo=self._undo)
-            )
+            emit(BackfillStarted(*about, checkpoint.done, checkpoint.estimate, undo=self._undo))
         return checkpoint
 
     def _find_change(self, origin: Origin, collection_id: bytes | None) -> str | None:

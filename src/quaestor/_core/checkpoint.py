@@ -51,17 +51,11 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Documents of one type of `_id`, in order.
+    """Documents of one type of `_id`, in order."""
 
-    Attributes:
-        documents: The documents. There may be none, at the end of a type.
-        ends: The first and last `_id`, as they are stored; empty if there are no documents.
-        following: The `_id` where the next batch starts, as the only item; empty if none of the type is left.
-    """
-
-    documents: list[Document]
-    ends: tuple[object, ...] = ()
-    following: tuple[object, ...] = ()
+    documents: list[Document]  # there may be none, at the end of a type
+    ends: tuple[object, ...] = ()  # the first and last `_id`, as they are stored; empty if there are no documents
+    following: tuple[object, ...] = ()  # the `_id` where the next batch starts, as the only item, if the type has more
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,38 +78,23 @@ PlanEvent: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The migrations of an operation, and how it acquires the lease.
-
-    Attributes:
-        definitions: All registered migrations.
-        kinds: The kinds of function (is_async) that there is a database for.
-        terms: How the lease is acquired.
-    """
+    """The migrations of an operation, and how it acquires the lease."""
 
     definitions: plan.Definitions
-    kinds: Collection[bool]
+    kinds: Collection[bool]  # of function (is_async) that there is a database for
     terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What to do under the lease. The functions that make one check their arguments.
-
-    Attributes:
-        work: What the lease is held for.
-        make_plan: Makes the plan from the records.
-        finished: The event after the changes of the plan.
-        started: The event before them; None: there is none.
-        concurrency: How many changes may be in progress at once.
-        targets: The migrations that were asked for; None: all.
-    """
+    """What to do under the lease. The functions that make one check their arguments."""
 
     work: Work
     make_plan: Callable[[Records], plan.Plan]
-    finished: PlanEvent
-    started: PlanEvent | None = None
+    finished: PlanEvent  # after the changes of the plan
+    started: PlanEvent | None = None  # before them
     concurrency: int = 1
-    targets: Collection[str] | None = None
+    targets: Collection[str] | None = None  # None: all
 
 
 def run(
@@ -367,12 +352,7 @@ class Engine:
     async def _apply_concurrently(
         self, applier: "_Applier", schedule: Schedule, lock: AbstractAsyncContextManager[object]
     ) -> None:
-        """Apply several changes at once.
-
-        Raises:
-            BaseException: What a change raised, or several of them as a group; or what interrupted them. Its cause is
-                what the changes raised besides.
-        """
+        """Apply several changes at once. Raises what they raised, or what interrupted them, with that as its cause."""
         failures: list[BaseException] = []
 
         def stop() -> None:
@@ -440,23 +420,14 @@ class Engine:
 
 @dataclass(slots=True)
 class _Applier:
-    """Applies the changes of one plan while the lease is held.
-
-    Attributes:
-        store: The records and the lease.
-        functions: Calls the migrations.
-        held: The lease.
-        schedule: Says what is in progress; the applier finishes its items.
-        changes: The plan, by name.
-        lock: Held by a change while it checks the lease, writes its record and updates the schedule.
-    """
+    """Applies the changes of one plan while the lease is held. It finishes the items of the schedule."""
 
     store: Store
     functions: Functions
     held: HeldLease
     schedule: Schedule
     changes: Mapping[str, RecordChange]
-    lock: AbstractAsyncContextManager[object]
+    lock: AbstractAsyncContextManager[object]  # of a change that checks the lease, writes its record or the schedule
 
     async def apply(self, start: Start) -> None:
         """Call the function of a change, if it has one, and write or remove its record."""

@@ -46,24 +46,13 @@ _LONG_DEAD = 60.0  # seconds; the clocks of two servers may differ as much
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a run acquires and holds the lease. Making it checks the options of the run.
-
-    Attributes:
-        ttl: How long the lease lasts without being renewed, in seconds.
-        timeout: How long to wait for another holder, in seconds; None: no limit.
-        patience: How long to wait for an unreachable server or a missing majority, in seconds.
-        owner: The id of the run.
-        is_concurrent: Whether several of its migrations may be in progress at once.
-
-    Raises:
-        InvalidOptionError: One of them can't be used.
-    """
+    """How a run acquires and holds the lease, in seconds. Making it checks the options of the run."""
 
     ttl: float
-    timeout: float | None
-    patience: float
-    owner: str = ""
-    is_concurrent: bool = False
+    timeout: float | None  # of the wait for another holder
+    patience: float  # with an unreachable server, or without a majority
+    owner: str = ""  # the id of the run
+    is_concurrent: bool = False  # whether several of its migrations may be in progress at once
 
     def __post_init__(self) -> None:
         check_seconds("lease_ttl", self.ttl, _SHORTEST_TTL, LONGEST_TTL)
@@ -83,28 +72,18 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """The state of the lease.
+    """The state of the lease."""
 
-    Attributes:
-        holder: Who holds the lease, dead or alive; None: nobody.
-        expired: The last holder, if it lost the lease without releasing it and nobody has acquired it since.
-    """
-
-    holder: Lease | None = None
-    expired: Lease | None = None
+    holder: Lease | None = None  # dead or alive
+    expired: Lease | None = None  # the last holder, if it lost the lease, and nobody has acquired it since
 
 
 @dataclass(slots=True)
 class Patience:
-    """How long a run in progress waits for an unreachable server or a missing majority.
+    """How long a run in progress waits for an unreachable server or a missing majority."""
 
-    Attributes:
-        seconds: How long each wait lasts at most, in seconds.
-        ends_at: When all of them end, in seconds of the run's clock: soon after an interruption.
-    """
-
-    seconds: float
-    ends_at: float = float("inf")
+    seconds: float  # of each wait
+    ends_at: float = float("inf")  # of all waits, on the run's clock: soon after an interruption
 
     def cut(self, now: float) -> None:
         """Let all waits end soon, because the run is interrupted."""
@@ -113,22 +92,13 @@ class Patience:
 
 @dataclass(slots=True)
 class HeldLease:
-    """The lease while this run holds it.
+    """The lease while this run holds it. Only the server can say that it is lost; a missing answer doesn't."""
 
-    Attributes:
-        lease: The lease as it was acquired.
-        confirmed_at: When the last renewal that a majority has confirmed was sent, in seconds of the run's clock.
-        patience: How long to wait for a server or a majority. Only the server can say that the lease is lost; a missing
-            answer doesn't.
-        named: The migrations that the lease document names as in progress or next.
-        is_cut_off: Whether the last renewal of the heartbeat failed.
-    """
-
-    lease: Lease
-    confirmed_at: float
+    lease: Lease  # as it was acquired
+    confirmed_at: float  # when the last renewal that a majority has confirmed was sent, on the run's clock
     patience: Patience
-    named: tuple[str, ...]
-    is_cut_off: bool = False
+    named: tuple[str, ...]  # the migrations that the lease document names as in progress or next
+    is_cut_off: bool = False  # whether the last renewal of the heartbeat failed
 
     def time_left(self, now: float) -> float:
         """Return for how long nobody else can have acquired it, in seconds."""
@@ -157,17 +127,8 @@ def renew_interval(ttl: float) -> float:
     return ttl / 3
 
 
-def retry_interval(ttl: float) -> float:
-    """Return how long to wait after a renewal that failed, in seconds."""
-    return ttl / 10
-
-
 def check_seconds(option: str, value: object, least: float, most: float) -> None:
-    """Check an option that is a number of seconds.
-
-    Raises:
-        InvalidOptionError: It isn't one, or isn't between the limits.
-    """
+    """Check an option that is a number of seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InvalidOptionError(
             f"{option} must be a number of seconds, from {least:,.12g} to {most:,.12g}, not {value!r:.40}."
@@ -180,18 +141,7 @@ async def acquire(
     patience: Patience,
     claim: Callable[[Lease | None], Awaitable[Lease | None]],
 ) -> HeldLease:
-    """Acquire the lease, waiting for whoever holds it.
-
-    Args:
-        store: The lease, the clock and the event hook.
-        terms: How to acquire it.
-        patience: How long to wait for a server or a majority.
-        claim: `Store.acquire_lease` for this run, given the dead holder or None.
-
-    Raises:
-        LeaseTimeoutError: Another instance held it for longer than the timeout of the terms.
-        OutageError: The server, or a majority, was away for longer than the patience.
-    """
+    """Acquire the lease, waiting for its holder. `claim` is `Store.acquire_lease`, given a dead holder or None."""
     what = "to acquire the lease"
     asked_at = began = store.now()
     lease = await retry_until_known(store, what, partial(claim, None), patience)
@@ -265,16 +215,7 @@ class _Watch:
 
 
 async def prove(store: Store, held: HeldLease, claim: Callable[[Lease | None], Awaitable[Lease | None]]) -> None:
-    """Prove that a server that imitates MongoDB excludes a second holder, which some of them don't.
-
-    Args:
-        store: The lease.
-        held: The lease, just acquired.
-        claim: `Store.acquire_lease` for this run.
-
-    Raises:
-        ServerUnsupportedError: The server evaluates a command of the lease differently.
-    """
+    """Prove that a server that imitates MongoDB excludes a second holder, which some of them don't."""
     lease, send = held.lease, partial(retry_until_known, store, "to check the lease", patience=held.patience)
     forged = replace(lease, token=lease.token + 1)
     differs = {
@@ -303,7 +244,7 @@ async def keep_alive(store: Store, held: HeldLease, sleep: Callable[[float], Awa
             pause = renew_interval(held.lease.ttl)
         except Exception:  # noqa: BLE001 - whatever it is, another renewal may succeed
             held.is_cut_off = True
-            pause = retry_interval(held.lease.ttl)
+            pause = held.lease.ttl / 10
 
 
 async def check_lease(
@@ -318,15 +259,7 @@ async def check_lease(
     A majority has to confirm it only if the heartbeat couldn't have that done recently: with a majority for every
     check, small migrations would take one and a half times as long.
 
-    Args:
-        surroundings: The lease and the clock.
-        held: The lease, which keeps the time of the confirmation and the migrations it named.
-        locate: Says where the run is; None: unchanged.
-        sessions: The ids of sessions to add to the lease document.
-
-    Raises:
-        LeaseLostError: It is lost.
-        OutageError: The server, or a majority, was away for longer than the patience of the lease.
+    The lease document gets the location and the sessions as well, and `held` what was named and confirmed.
     """
     asked_at = 0.0
     wait: Wait | None = None
@@ -374,19 +307,10 @@ async def retry_until_known(
     has_begun: bool = True,
     is_slow: bool = False,
 ) -> T:
-    """Send a command until its outcome is known.
+    """Send an idempotent command until its outcome is known. `what` is for a message: "to read the records".
 
-    Args:
-        surroundings: The clock, the event hook and the limit of a command.
-        what: What the command is for, in a message: "to read the records".
-        command: The command, which is idempotent.
-        patience: How long to retry.
-        has_begun: Whether something has happened before. If not, it isn't retried when the driver finds no server.
-        is_slow: Whether the command itself may take long, as a query of the application's documents.
-
-    Raises:
-        OutageError: The server, or a majority of the replica set, was away for that long.
-        Exception: The driver found no server, and nothing had happened before.
+    If nothing has begun, it isn't retried when the driver finds no server. A slow command, as a query of the
+    application's documents, has no time limit.
     """
     wait = Wait(surroundings, what, patience)
     while True:
@@ -402,14 +326,7 @@ async def retry_until_known(
 
 
 class Wait:
-    """A wait for the server, or a majority: says that it goes on, and ends it when patience is over.
-
-    Args:
-        surroundings: The clock and the event hook.
-        what: What is waited for.
-        patience: How long to wait.
-        waited: How long this has been waited for before, in seconds.
-    """
+    """A wait for the server, or a majority, which began `waited` seconds ago: says that it goes on, and ends it."""
 
     def __init__(self, surroundings: Surroundings, what: str, patience: Patience, waited: float = 0.0) -> None:
         self._surroundings = surroundings
@@ -427,11 +344,7 @@ class Wait:
         return min(_LONGEST_ATTEMPT if self._attempts else LONG_WAIT, max(left, 1.0))
 
     async def pause(self, unknown: OutcomeUnknown) -> None:
-        """Pause before the next attempt.
-
-        Raises:
-            OutageError: Patience is over.
-        """
+        """Pause before the next attempt, or raise an `OutageError` when patience is over."""
         self._attempts += 1
         now = self._surroundings.now()
         waited = now - self._began

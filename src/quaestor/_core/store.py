@@ -33,23 +33,16 @@ Step: TypeAlias = Callable[[], Coroutine[Any, Any, R_co]]
 
 
 class OutcomeUnknown(Exception):  # noqa: N818 - it is no error: the engine catches it
-    """The server may or may not have performed a command.
-
-    Attributes:
-        error: The driver's error.
-        no_server: Whether the driver found no server at all.
-        seconds: How long a commit was waited for.
-        no_majority: Whether the server has performed it, and no majority of the replica set confirmed it in time.
-    """
+    """The server may or may not have performed a command."""
 
     def __init__(
         self, error: Exception, *, no_server: bool = False, no_majority: bool = False, seconds: float = 0.0
     ) -> None:
         super().__init__(error)
         self.error = error
-        self.seconds = seconds
+        self.seconds = seconds  # since a commit was sent
         self.no_server = no_server
-        self.no_majority = no_majority
+        self.no_majority = no_majority  # but the server has performed it
 
 
 class Ending(Enum):
@@ -64,23 +57,14 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[R]):
-    """An attempt at a transaction that has ended.
-
-    Attributes:
-        ending: How it ended.
-        seconds: How long it took.
-        error: What the driver raised; None if it didn't.
-        result: What the function returned; None if it didn't return.
-        unknown: What the driver raised if the outcome of the commit is unknown.
-        error_name: The name of the error, or of one that the function caught before it, without values of documents.
-    """
+    """An attempt at a transaction that has ended."""
 
     ending: Ending
     seconds: float = 0.0
-    error: Exception | None = None
-    result: R | None = None
-    unknown: OutcomeUnknown | None = None
-    error_name: str = ""
+    error: Exception | None = None  # of the driver
+    result: R | None = None  # of the function
+    unknown: OutcomeUnknown | None = None  # of the commit
+    error_name: str = ""  # of the error, or of one that the function caught before it, without values of documents
 
 
 class Surroundings(Protocol):
@@ -115,11 +99,7 @@ class Surroundings(Protocol):
     ) -> bool:
         """Renew the lease, and update its document. False: another run has it, or nobody.
 
-        Args:
-            lease: The lease as it was acquired.
-            location: Where the run is; None: unchanged.
-            sessions: The ids of further sessions in which transactions may be open from now on.
-            majority: Whether to wait until a majority has it: a failover can't undo the renewal then.
+        From now on transactions may be open in these sessions too. With a majority, a failover can't undo the renewal.
         """
 
 
@@ -167,11 +147,7 @@ class Store(Surroundings, Protocol):
     ) -> Lease | None:
         """Acquire the lease if nobody holds it, atomically. None: somebody does.
 
-        Args:
-            work: What it is acquired for.
-            migrations: The migrations to start with.
-            sessions: The ids of this run's sessions.
-            dead: The lease of a dead holder as it was read: acquire it from this holder, unless it was renewed since.
+        With the lease of a dead holder as it was read, acquire it from this holder, unless it was renewed since.
         """
 
     async def expire_lease(self) -> Lease | None:
@@ -207,17 +183,11 @@ class Functions(Protocol):
 
 
 class BackfillStore(Protocol):
-    """The collection and the checkpoint of one backfill.
-
-    Attributes:
-        name: The backfill's name.
-        collection: The collection's name, as `database.collection` in another database.
-        fingerprints: Digests of the collection and the filter. The first is stored; earlier releases stored others.
-    """
+    """The collection and the checkpoint of one backfill."""
 
     name: str
-    collection: str
-    fingerprints: tuple[str, ...]
+    collection: str  # as `database.collection` in another database
+    fingerprints: tuple[str, ...]  # of collection and filter. The first is stored; earlier releases stored others
 
     def check_not_in_transaction(self) -> None:
         """Raise a `BatchesInTransactionError` if this is called from a function that runs in a transaction."""
@@ -234,10 +204,8 @@ class BackfillStore(Protocol):
     async def claim_checkpoint(self, checkpoint: Checkpoint | None, token: int, *, force: bool) -> Checkpoint | None:
         """Claim the checkpoint for this run. None: it belongs to a later run, or is gone.
 
-        Args:
-            checkpoint: Replaces the stored checkpoint; None: keep that, with the fingerprint of this release.
-            token: The token of the run's lease. A run with a lower token can't write the checkpoint any more.
-            force: Claim it from a run with a higher token too.
+        A run with a lower token can't write it any more; `force` claims it from a run with a higher token too.
+        `checkpoint` replaces the stored one; None: keep that, with the fingerprint of this release.
         """
 
     async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
@@ -297,10 +265,7 @@ class Host(Protocol):
     async def call(self, step: Step[R], *, is_async: bool, interruptible: bool = True) -> R:
         """Run a step where `async def` or `def` functions run; if it isn't async, it never suspends.
 
-        Args:
-            step: The step.
-            is_async: Whether it is async.
-            interruptible: Whether an interruption may end it early, or before it starts.
+        If it's interruptible, an interruption may end it early, or before it starts.
         """
 
     def check_interruption(self) -> None:
@@ -310,13 +275,7 @@ class Host(Protocol):
         """Run two steps at the same time. Returns when both have ended. An interruption calls `stop`, then waits."""
 
     async def shield(self, step: Step[None], seconds: float, repeats: float = ...) -> None:
-        """Run a step to its end. What interrupts it continues after it.
-
-        Args:
-            step: The step.
-            seconds: How long to wait for it, at most.
-            repeats: How many interruptions don't end it.
-        """
+        """Run a step to its end, or for so long. What interrupts it continues after it; so many don't end it."""
 
     def is_from_outside(self, error: BaseException) -> bool:
         """Say whether it came from outside (a signal, a cancellation), even if it is an Exception."""

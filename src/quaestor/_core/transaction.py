@@ -42,20 +42,7 @@ async def retry_transaction(
 ) -> Attempt[R]:
     """Attempt a transaction until it is committed. Returns the last attempt.
 
-    Args:
-        surroundings: The lease, the clock and the event hook.
-        held: The lease, checked between attempts.
-        place: The migration, for events and errors.
-        attempt: Makes one attempt.
-        commit_again: Repeats the commit of the last attempt, within so many seconds.
-        is_done: Reads whether an attempt was committed after all.
-        undo: Whether it rolls back.
-        in_batches: Whether it is a batch of a backfill.
-
-    Raises:
-        LeaseLostError: Another instance may hold the lease by now.
-        TransactionFailedError: The server aborted it again and again.
-        OutageError: The commit wasn't confirmed for longer than the patience of the lease.
+    `commit_again` repeats its commit within so many seconds; `is_done` reads whether it was committed after all.
     """
     began = surroundings.now()
     attempts = 0

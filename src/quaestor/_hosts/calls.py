@@ -61,7 +61,7 @@ class Cancellation:
             self._ends.discard(end)
 
     def is_set(self) -> bool:
-        """Whether the run is interrupted."""
+        """Say whether the run is interrupted."""
         return self._event.is_set()
 
     def sleep(self, seconds: float) -> None:
@@ -144,17 +144,12 @@ class _Watch:
 
     Its context tells them from those of the application's other tasks. Those that are still running when the function
     ends are ended, because they would write after the lease is released.
-
-    Attributes:
-        loop: The event loop of an `async def` function.
-        futures: Tasks, and work in threads, that are running, or have failed unseen.
-        left: What the function has left undone, in words; an ordered set.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.loop = loop if hasattr(loop, "__dict__") else None  # nothing can be replaced in one of C
-        self.futures: set[asyncio.Future[Any]] = set()
-        self.left: dict[str, None] = {}
+        self.futures: set[asyncio.Future[Any]] = set()  # that are running, or have failed unseen
+        self.left: dict[str, None] = {}  # what the function has left undone, in words; an ordered set
 
     async def __aenter__(self) -> Self:
         self._outer = _current_watch.get()
@@ -437,9 +432,9 @@ def log_event(event: Event) -> None:
     It is the default of `on_event`. To keep the log, call it from your own hook.
     """
     # Not made when this module is imported: a later dictConfig disables the loggers that exist, by default.
-    logger = logging.getLogger("quaestor")
-    message = " ".join(str(event).split())
-    logger.log(logging.getLevelNamesMapping()[level_of(event)], "[%s/%s] %s", event.database, event.prefix, message)
+    logger, level = logging.getLogger("quaestor"), logging.getLevelNamesMapping()[level_of(event)]
+    if logger.isEnabledFor(level):  # otherwise nobody reads the message
+        logger.log(level, "[%s/%s] %s", event.database, event.prefix, " ".join(str(event).split()))
 
 
 def guard(hook: Hook | None) -> Callable[[Event], None]:

@@ -33,6 +33,8 @@ S = TypeVar("S")
 class LoopHost:
     """`quaestor._core.store.Host` for the running event loop. An `async def` function and its backfills use one too."""
 
+    is_from_outside = staticmethod(is_from_outside)
+
     def __init__(self) -> None:
         self._workers: _TaskWorkers | None = None
         self._stop: asyncio.Future[None] | None = None
@@ -84,9 +86,6 @@ class LoopHost:
         if interruption is not None:
             raise interruption
         task.result()
-
-    def is_from_outside(self, error: BaseException) -> bool:
-        return is_from_outside(error)
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
         """Run it in a task."""

@@ -50,6 +50,8 @@ class ThreadHost:
     The event loop of `async def` functions calls `close_client` when it ends.
     """
 
+    is_from_outside = staticmethod(is_from_outside)
+
     def __init__(self, close_client: Callable[[], Awaitable[None]] | None = None) -> None:
         self._close_client = close_client
         self._portal: Portal | None = None  # most runs have no `async def` functions
@@ -125,9 +127,6 @@ class ThreadHost:
             raise interruption
         if future is not None and future.done():
             future.result()
-
-    def is_from_outside(self, error: BaseException) -> bool:
-        return is_from_outside(error)
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
         """Run it in a thread."""

@@ -126,9 +126,7 @@ def count_fitting(places: Sequence[int], size: int, max_bytes: int) -> int:
 def read_id(document: bytes, *, is_lossy: bool = False) -> object:
     """Read the `_id` of a document, as it is stored.
 
-    Raises:
-        InvalidOptionError: It can't be stored as a checkpoint; or the options of the collection are lossy, and change
-            it.
+    One that can't be stored as a checkpoint is refused, and one that the options of the collection, if lossy, change.
     """
     found = bson.decode(document, IDS)["_id"]
     try:
@@ -231,5 +229,5 @@ def read_lag(reply: Mapping[str, Any], known: Collection[str]) -> float:
 
 
 def _is_end(bound: object) -> bool:
-    """Whether the value is MinKey or MaxKey."""
+    """Say whether the value is MinKey or MaxKey."""
     return isinstance(bound, MinKey | MaxKey)

@@ -19,6 +19,7 @@ from quaestor._mongo import drivers, transactions
 from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection
 from quaestor._mongo.outcomes import check_id_is_taken, find_id, find_unknown_outcome
 from quaestor._mongo.transactions import Session
+from quaestor._text import add_note
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 
 T = TypeVar("T")
@@ -36,20 +37,7 @@ _NO_REPLICATION = 76  # NoReplicationEnabled
 class MongoBackfillStore:
     """`quaestor._core.store.BackfillStore`: the protocol says what each method does. Making one checks its arguments.
 
-    Args:
-        store: The store where the function runs, with the function's driver.
-        sessions: All sessions of the run; this may add one.
-        migration: The migration.
-        undo: Whether its rollback is running.
-        is_async: Whether the function is `async def`.
-        collection: The collection to go over.
-        filter: Matches the documents; None: all.
-        projection: The fields to read; None: all.
-        name: The backfill's name; None: the collection's.
-
-    Raises:
-        InvalidOptionError: An argument can't be used.
-        BatchesInTransactionError: It is called from a function that runs in a transaction.
+    The store has the function's driver. The sessions are those of the run, to which this may add one.
     """
 
     def __init__(
@@ -137,8 +125,11 @@ class MongoBackfillStore:
             return None
         return None if claimed is None else documents.read_checkpoint(claimed)
 
-    async def save_checkpoint(self, checkpoint: Checkpoint, token: int) -> bool:
-        return await self._save(checkpoint, token)
+    async def save_checkpoint(self, checkpoint: Checkpoint, token: int, session: Any = None) -> bool:
+        update = {"$set": documents.make_fields(checkpoint), "$currentDate": {"updatedAt": True}}
+        matching = {"_id": self._id, "token": token}
+        saved = await self._store.driver.write(self._checkpoints.update_one, matching, update, session=session)
+        return bool(saved.matched_count)
 
     async def find_highest(self, others: tuple[object, ...]) -> tuple[object, ...]:
         return (await self._read(documents.match_other_types(others), {"_id": 1}, 1, order=-1)).ends[:1]
@@ -173,9 +164,10 @@ class MongoBackfillStore:
         except OperationFailure as error:
             if error.code == _NO_REPLICATION:
                 return 0.0
-            error.add_note(
-                "quaestor: max_lag needs the command `replSetGetStatus`, which the role clusterMonitor allows, and "
-                "which neither a mongos nor the Stable API in strict mode has."
+            add_note(
+                error,
+                "max_lag needs the command `replSetGetStatus`, which the role clusterMonitor allows, and which neither "
+                "a mongos nor the Stable API in strict mode has.",
             )
             raise
         servers = client.topology_description.server_descriptions()
@@ -194,7 +186,7 @@ class MongoBackfillStore:
 
     async def transact(self, work: Callable[[], Awaitable[Checkpoint]], token: int) -> Attempt[Checkpoint]:
         session = self._get_session()
-        save = partial(self._save, token=token, session=session.driver_session)
+        save = partial(self.save_checkpoint, token=token, session=session.driver_session)
         return await transactions.attempt(self._store.host, session, work, save)
 
     async def commit_again(self, seconds: float) -> Attempt[Checkpoint]:
@@ -210,12 +202,6 @@ class MongoBackfillStore:
         if self._session is None:
             raise RuntimeError("A transaction needs a session: open_session comes first.")
         return self._session
-
-    async def _save(self, checkpoint: Checkpoint, token: int, session: Any = None) -> bool:
-        update = {"$set": documents.make_fields(checkpoint), "$currentDate": {"updatedAt": True}}
-        matching = {"_id": self._id, "token": token}
-        saved = await self._store.driver.write(self._checkpoints.update_one, matching, update, session=session)
-        return bool(saved.matched_count)
 
     async def _read(
         self,
@@ -256,7 +242,7 @@ class MongoBackfillStore:
         except Exception as error:
             if undecodable := documents.find_undecodable(cut(range(count)), options):
                 shown = documents.show_id(documents.read_id(undecodable))
-                error.add_note(f"quaestor: this is the document of {self.collection!r} with the `_id` {shown}")
+                add_note(error, f"this is the document of {self.collection!r} with the `_id` {shown}")
             raise
         return Batch(found, (ids[0], ids[-1]), following)
 

@@ -77,13 +77,8 @@ def make_acquisition(
 ) -> dict[str, Any]:
     """Make the arguments of the find_one_and_update that acquires the lease. The token rises only here.
 
-    While somebody else holds it, an upsert without a dead holder is a duplicate key.
-
-    Args:
-        holder: The fields that say who acquires it: the owner, and the fields for people.
-        ttl: How long the lease lasts, in seconds.
-        sessions: The ids of the sessions for transactions.
-        dead: The lease of the dead holder to replace, as it was read; None: nobody holds it.
+    While somebody else holds it, an upsert without a dead holder is a duplicate key. `holder` has the fields that say
+    who acquires it.
     """
     fields = {**holder, "beat": 0, "ttl": ttl} | ({} if dead is None else {"previous": dead.owner})
     update = {
@@ -98,13 +93,7 @@ def make_acquisition(
 
 
 def make_renewal(lease: Lease, location: Location | None, sessions: Iterable[bytes]) -> dict[str, Any]:
-    """Make the arguments of the update_one that renews the lease, however long ago it was renewed last.
-
-    Args:
-        lease: The lease as it was acquired.
-        location: Where the run is; None: unchanged.
-        sessions: The ids of further sessions.
-    """
+    """Make the arguments of the update_one that renews the lease, however long ago it was renewed last."""
     update: dict[str, Any] = {"$inc": {"beat": 1}, "$currentDate": {"renewedAt": True}}
     if location is not None:
         names = {"migrations": list(location.migrations), "upcoming": list(location.upcoming)}

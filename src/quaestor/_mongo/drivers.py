@@ -243,9 +243,6 @@ async def check_primary(driver: Driver, db: Any) -> None:
     """Check that the client isn't connected directly to a member of a replica set that can't take writes.
 
     A member that is alone in its set, or not yet in one, may soon be the primary. Sends `hello` in a case of doubt.
-
-    Raises:
-        PrimaryRequiredError: It is.
     """
     if is_mock(db) or (topology := db.client.topology_description).topology_type_name != "Single":
         return

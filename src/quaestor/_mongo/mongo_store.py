@@ -40,15 +40,7 @@ _NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
 
 
 class MongoStore:
-    """`quaestor._core.store.Store` on one database: the protocol says what each method does.
-
-    Args:
-        db: The database.
-        prefix: The prefix of the collections.
-        terms: How the lease is acquired.
-        host: Where the run, or a function of it, runs.
-        emit: The event hook. Never fails.
-    """
+    """`quaestor._core.store.Store` on one database: the protocol says what each method does."""
 
     def __init__(self, db: Any, prefix: str, terms: Terms, host: Host, emit: Callable[[Event], None]) -> None:
         self.db = db
@@ -190,8 +182,7 @@ async def insert_record(driver: Driver, records: Any, name: str, terms: Terms, s
 def limit_command(seconds: float | None) -> Iterator[None]:
     """Limit the time of a command and the driver's retries, and make an unknown outcome an `OutcomeUnknown`.
 
-    Args:
-        seconds: The limit; None: the caller's deadline, or the driver's own.
+    Without a limit, the caller's deadline counts, or the driver's own.
     """
     try:
         with contextlib.nullcontext() if seconds is None else pymongo.timeout(seconds):
@@ -235,11 +226,7 @@ def _get_collection(
 
 
 def check_prefix(prefix: object, database: str) -> str:
-    """Check that a prefix can name the collections of a run in this database. Returns a plain `str`.
-
-    Raises:
-        InvalidPrefixError: It can't.
-    """
+    """Check that a prefix can name the collections of a run in this database. Returns a plain `str`."""
     if not isinstance(prefix, str):
         raise InvalidPrefixError(f"The prefix must be a str, not {type(prefix).__name__}.")
     if "://" in prefix:  # not shown, because a URI may hold a password

@@ -1,8 +1,9 @@
 """Beanie and MongoEngine: their errors in a migration, and what works. They are recognised, never imported. Pure."""
 
-import contextlib
 import traceback
 from typing import Final
+
+from quaestor._text import add_note, message_of
 
 _ADVICE: Final = {
     "beanie": (
@@ -32,13 +33,12 @@ def find_advice(error: BaseException) -> str | None:
     elif isinstance(error, AttributeError):  # the fields of a class that `init_beanie` doesn't know
         owner = error.obj if isinstance(error.obj, type) else object
         modules = [cls.__module__ for cls in owner.__mro__ if error.name in getattr(owner, "model_fields", ())]
-    elif any(words in str(error) for words in _MISPLACED):
+    elif any(words in message_of(error) for words in _MISPLACED):
         modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((_ADVICE[odm] for module in modules if (odm := module.partition(".")[0]) in _ADVICE), None)
 
 
 def add_advice(error: BaseException) -> None:
     """Add a note with what works to the error of an ODM."""
-    with contextlib.suppress(Exception):  # it may refuse notes or have no message, and matters more
-        if (advice := find_advice(error)) is not None:
-            error.add_note(f"quaestor: {advice}")
+    if (advice := find_advice(error)) is not None:
+        add_note(error, advice)

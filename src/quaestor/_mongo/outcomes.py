@@ -21,6 +21,7 @@ from pymongo.errors import (
 
 from quaestor._core.store import Ending, OutcomeUnknown
 from quaestor._mongo.odms import find_advice
+from quaestor._text import add_note
 from quaestor.errors import OutageError
 
 # Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
@@ -66,7 +67,7 @@ def explain_refusal(error: PyMongoError) -> None:
     """Add a note to the refusal of something that Amazon DocumentDB doesn't have."""
     if isinstance(error, OperationFailure) and error.code in _UNSUPPORTED and "not supported" in str(error):
         remedy = "add retryWrites=false to the URI" if "Retryable" in str(error) else "see docs/servers.md"
-        error.add_note(f"quaestor: the server doesn't have this: {remedy}.")
+        add_note(error, f"the server doesn't have this: {remedy}.")
 
 
 def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
@@ -79,7 +80,7 @@ def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
     key = ", ".join(pattern) if isinstance(pattern, dict) else ""
     index = found[1] if found else key
     if key != "_id" if key else index and not index.startswith("_id"):
-        error.add_note(f"quaestor: drop the unique index {index!r} of {collection.full_name}, which isn't quaestor's.")
+        add_note(error, f"drop the unique index {index!r} of {collection.full_name}, which isn't quaestor's.")
         raise error
 
 
@@ -105,7 +106,7 @@ def find_ending(error: PyMongoError) -> Ending:
     if isinstance(error, OperationFailure) and error.code in _EXPIRED:
         return Ending.EXPIRED
     if (note := _explain(error)) is not None:
-        error.add_note(f"quaestor: {note}")
+        add_note(error, note)
     if is_deadline_over():
         raise error
     if error.has_error_label("UnknownTransactionCommitResult"):

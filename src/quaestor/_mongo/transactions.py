@@ -30,22 +30,16 @@ _ABORT_LIMIT = 2.0  # seconds, if the driver takes longer
 class Session:
     """A session for transactions.
 
-    Attributes:
-        driver: Its driver.
-        driver_session: The driver's own.
-        id: The server-side session id: the lsid, and the SHA-256 of its user.
-        is_async: Whether it is for `async def` functions.
-        is_open: Whether a transaction was started in it that isn't known to be committed. (Drivers don't say whether an
-            abort has reached the server.)
-        in_use: Locked while a slot or a backfill uses it.
+    It is open while a transaction was started in it that isn't known to be committed. (Drivers don't say whether an
+    abort has reached the server.)
     """
 
     driver: Driver
     driver_session: Any
-    id: bytes
-    is_async: bool
+    id: bytes  # the server's: the lsid, and the SHA-256 of its user
+    is_async: bool  # for `async def` functions
     is_open: bool = False
-    in_use: threading.Lock = field(default_factory=threading.Lock)
+    in_use: threading.Lock = field(default_factory=threading.Lock)  # held by a slot or a backfill
 
 
 async def open_session(driver: Driver, client: Any, *, is_async: bool) -> Session:
@@ -68,13 +62,9 @@ async def attempt(
     execute: Callable[[], Awaitable[R]],
     write_record: Callable[[R], Awaitable[bool]],
 ) -> Attempt[R]:
-    """Do something, and write or remove its record, in one transaction.
+    """Do something, whose operations use the session implicitly, and write or remove its record, in one transaction.
 
-    Args:
-        host: Where the function runs.
-        session: The session.
-        execute: Does it. All its operations use the session implicitly.
-        write_record: Writes or removes the record, given what `execute` returned. False: somebody else did.
+    `write_record` gets what `execute` returned. False: somebody else has written or removed the record.
     """
     result: R | None = None
     started = perf_counter()

@@ -64,13 +64,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
 Marked = StrEnum("Marked", ["APPLIED", "PENDING"])
 
-_SUFFIXES = {
-    ".txt": Format.TERMINAL,
-    ".mmd": Format.MERMAID,
-    ".dot": Format.DOT,
-    ".svg": Format.SVG,
-    ".html": Format.HTML,
-}
+_SUFFIXES = dict(zip((".txt", ".mmd", ".dot", ".svg", ".html"), Format, strict=True))
 
 
 @app.callback(invoke_without_command=True)

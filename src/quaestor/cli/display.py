@@ -281,7 +281,7 @@ def _describe(database: DatabaseProgress) -> Text:
 
 
 def _is_unusual(event: Event) -> bool:
-    """Whether a live display prints the message of an event."""
+    """Say whether a live display prints the message of an event."""
     if isinstance(event, LeaseAwaited):  # it is shown while it lasts
         return False
     return level_of(event) == "WARNING" or isinstance(event, MigrationRetried | ReplicasAwaited)

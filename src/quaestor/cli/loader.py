@@ -148,7 +148,7 @@ def locate_error(error: BaseException) -> str:
 
 
 def _is_factory(value: object) -> TypeGuard[Callable[[], object]]:
-    """Whether it is a function without arguments. A class isn't: MigrationRegistry itself would give an empty one."""
+    """Say whether it's a function without arguments: a class isn't: MigrationRegistry would give an empty one."""
     if not callable(value) or isinstance(value, type):
         return False
     try:

@@ -24,7 +24,7 @@ def redact(text: str, uri: str) -> str:
 
 
 def is_doubtful(uri: str) -> bool:
-    """Whether a password may be read as a host or database: there is an `@` after the first of `@`, `/` and `?`."""
+    """Say whether a password may be read as a host or database: there is an `@` after the first `@`, `/` or `?`."""
     address = uri.partition("://")[2] or uri  # the scheme may be missing
     return "@" in "".join(re.split("[@/?]", address, maxsplit=1)[1:])
 
