@@ -68,6 +68,20 @@ async def leave_thread(db: Any) -> None:
     loop.call_soon(gate.set)
 
 
+async def leave_cancelled_thread(db: Any) -> None:
+    """Give up waiting for work in a thread, which goes on."""
+    began, gate, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(began.set)
+        gate.wait()
+
+    future = loop.run_in_executor(None, work)
+    await began.wait()
+    future.cancel()
+    loop.call_later(0.01, gate.set)
+
+
 async def return_map(db: Any) -> Any:
     """Return a lazy iterator."""
     return map(db.effects.insert_one, [{"_id": "late"}])
@@ -95,5 +109,6 @@ UNFINISHED: list[tuple[Any, str]] = [
     (leave_future, "returned while the task 'write_late' was still running, so"),
     (leave_grandchild, "returned while the task 'write_late' was still running, so"),
     (leave_thread, "returned while work in a thread was still running, so"),
+    (leave_cancelled_thread, "returned while work in a thread was still running, so"),
     (return_map, r"returned an iterator that nothing has read \(map\), so"),
 ]

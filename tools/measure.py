@@ -42,7 +42,7 @@ IRREGULAR_PARTICIPLES = (
 
 def lines(_uri: str) -> Iterator[Row]:
     """Count the lines of Python, docstrings and comments included."""
-    yield Row("lines in src/quaestor", f"{sum(map(_lines, PACKAGE.rglob('*.py'))):,}", "11,250")
+    yield Row("lines in src/quaestor", f"{sum(map(_lines, PACKAGE.rglob('*.py'))):,}", "11,300")
     by_hand = [path for path in TESTS.rglob("*.py") if not path.read_bytes().startswith(GENERATED)]
     yield Row("hand-written lines in tests", f"{sum(map(_lines, by_hand)):,}", "26,800")
 

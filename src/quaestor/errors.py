@@ -311,7 +311,7 @@ class UnfinishedMigrationError(QuaestorError, TypeError):
     def __str__(self) -> str:
         return (
             f"Migration {self.name!r} returned {self.returned}, so its work isn't done. "
-            "Make it an `async def` function that awaits its work, or a `def` function that does it before it returns."
+            "An `async def` function must await its work, and a `def` function must do it before it returns."
         )
 
 

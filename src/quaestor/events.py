@@ -126,7 +126,8 @@ class RegistryEmpty(RunEvent):
 
     def __str__(self) -> str:
         return (
-            "No migration is registered, so nothing was checked or applied. Import the modules first, or call discover"
+            "No migration is registered, so nothing was checked or applied. First import the modules that use this "
+            "registry, or call discover"
         )
 
 

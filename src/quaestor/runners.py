@@ -99,7 +99,7 @@ class AsyncRunner(_Runner):
         """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run` does."""
         check_concurrency(concurrency)
         engine = self._open(concurrency)
-        return _perform(engine, operations.run(engine.scope, targets, strict=strict, concurrency=concurrency))
+        return self._perform(engine, operations.run(engine.scope, targets, strict=strict, concurrency=concurrency))
 
     def plan(
         self, targets: Collection[str] | None = None, *, strict: bool = False
@@ -113,7 +113,7 @@ class AsyncRunner(_Runner):
             Exception: What `run` would raise before the first function.
         """
         engine = self._open()
-        return _explain(engine, operations.run(engine.scope, targets, strict=strict))
+        return self._explain(engine, operations.run(engine.scope, targets, strict=strict))
 
     async def status(self) -> Status:
         """Read what is applied, what isn't, and who is at work. Nothing is written, and no lease is acquired.
@@ -142,7 +142,7 @@ class AsyncRunner(_Runner):
             Exception: All else as `run`. Those undone before a failure have no record any more, all others still do.
         """
         engine = self._open()
-        return _perform(engine, operations.roll_back(engine.scope, targets))
+        return self._perform(engine, operations.roll_back(engine.scope, targets))
 
     def plan_rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[PlannedMigration]]:
         """Say what `rollback` would do, in order, and why. One read; nothing is written, and no lease is acquired.
@@ -154,7 +154,7 @@ class AsyncRunner(_Runner):
             Exception: What `rollback` would raise before the first function.
         """
         engine = self._open()
-        return _explain(engine, operations.roll_back(engine.scope, targets))
+        return self._explain(engine, operations.roll_back(engine.scope, targets))
 
     def mark_applied(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Record migrations as applied, without running them: to adopt a database that is migrated already.
@@ -171,7 +171,7 @@ class AsyncRunner(_Runner):
             Exception: What the lease and the driver raise, as for `run`.
         """
         engine = self._open()
-        return _perform(engine, operations.mark_applied(engine.scope, names))
+        return self._perform(engine, operations.mark_applied(engine.scope, names))
 
     def mark_pending(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Remove the records of migrations, without undoing anything: the next run applies those that are registered.
@@ -188,7 +188,7 @@ class AsyncRunner(_Runner):
             Exception: What the lease and the driver raise, as for `run`.
         """
         engine = self._open()
-        return _perform(engine, operations.mark_pending(engine.scope, names))
+        return self._perform(engine, operations.mark_pending(engine.scope, names))
 
     async def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
         """Remove the checkpoint of a backfill, so that it starts over when its migration runs again.
@@ -221,17 +221,20 @@ class AsyncRunner(_Runner):
         with closing(self._open()) as engine:
             return await engine.unlock()
 
+    @staticmethod
+    async def _perform(engine: Engine, operation: Operation) -> list[str]:
+        """Perform an operation. The methods above check their arguments when called, and return this coroutine.
 
-async def _perform(engine: Engine, operation: Operation) -> list[str]:
-    """Perform an operation. The methods above check their arguments when they are called, and return this coroutine."""
-    anyio.CancelScope()  # the first one imports modules, for which there may be no memory or files later
-    with closing(engine):
-        return await engine.perform(operation)
+        It is a method for Python's warning that it was never awaited, which gives the name of the class.
+        """
+        anyio.CancelScope()  # the first one imports modules, for which there may be no memory or files later
+        with closing(engine):
+            return await engine.perform(operation)
 
-
-async def _explain(engine: Engine, operation: Operation) -> list[PlannedMigration]:
-    with closing(engine):
-        return await engine.explain(operation)
+    @staticmethod
+    async def _explain(engine: Engine, operation: Operation) -> list[PlannedMigration]:
+        with closing(engine):
+            return await engine.explain(operation)
 
 
 class SyncRunner(_Runner):

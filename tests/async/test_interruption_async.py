@@ -1,6 +1,7 @@
 """An async run that is interrupted by cancellation, a time-out or Ctrl-C."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -58,7 +59,8 @@ async def test_before_a_function_starts() -> None:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        await host.supervise(supervisor, lambda: stopped.append(True))
+        with pytest.raises(asyncio.CancelledError):
+            await host.supervise(supervisor, lambda: stopped.append(True))
         gc.collect()
 
     assert (started, stopped) == ([], [True])
@@ -376,3 +378,32 @@ async def test_cancelled_bodies(db: Any, registry: MigrationRegistry) -> None:
     fixed.append(True)
     assert await registry.run(db, "app") == ["a"]
     assert sorted(ended[4:]) == list(range(6))
+
+
+async def test_cancelled_workers(db: Any, registry: MigrationRegistry) -> None:
+    """If somebody cancels the tasks of a shared backfill, but not the migration's, it isn't taken for finished."""
+    await fill_async(db.things, 20)
+    meeting, interrupts = asyncio.Barrier(3), [True]
+    seen: set[int] = set()
+
+    @registry.register("a")
+    async def a(db: Any, context: AsyncMigrationContext) -> None:
+        others = asyncio.all_tasks()
+
+        async def body(batch: list[Any]) -> None:
+            if interrupts:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await meeting.wait()
+                    for task in asyncio.all_tasks() - others:
+                        task.cancel()
+                    await asyncio.Event().wait()
+            seen.update(numbers(batch))
+
+        await context.for_each_batch(db.things, body, size=2, transaction=False, workers=3)
+
+    with pytest.raises(asyncio.CancelledError):
+        await registry.run(db, "app")
+    assert await recorded_async(db) == []
+    interrupts.clear()
+    assert await registry.run(db, "app") == ["a"]
+    assert seen == set(range(20))

@@ -185,8 +185,9 @@ def test_two_signals(project: Project, number: signal.Signals) -> None:
     use(project, "pymongo_async")
     process = project.start("run", "aside")
     assert process.stdout is not None
-    for word in ("begun", "cleaning"):
-        assert any(word in line for line in process.stdout)
+    assert process.stderr is not None
+    for word, stream in (("begun", process.stdout), ("waiting for the migrations", process.stderr)):
+        assert any(word in line for line in stream)
         process.send_signal(number)
     project.db.signals.insert_one({"_id": "go on"})
     _, errors = process.communicate(timeout=60)

@@ -551,8 +551,9 @@ def test_two_signals(project: Project) -> None:
     project.write("shop/migrations/aside.py", CLEANING)
     process = project.start("run", "aside")
     assert process.stdout is not None
-    for word in ("begun", "cleaning"):
-        assert any(word in line for line in process.stdout)
+    assert process.stderr is not None
+    for word, stream in (("begun", process.stdout), ("waiting for the migrations", process.stderr)):
+        assert any(word in line for line in stream)
         process.send_signal(signal.SIGTERM)
     project.db.signals.insert_one({"_id": "go on"})
     process.communicate(timeout=60)
@@ -572,7 +573,6 @@ async def aside(db):
         print("begun", flush=True)
         await asyncio.Event().wait()
     finally:
-        print("cleaning", flush=True)
         while not db_has_said_so:
             try:
                 db_has_said_so = await db.signals.find_one({"_id": "go on"})
@@ -635,6 +635,7 @@ def test_odd_failures(project: Project, failure: str, words: str) -> None:
     output, errors = project.quaestor("run", "aside", "--uri", with_option, code=1)
     assert f"quaestor: {words}" in errors
     assert "in migration 'aside', 1 of 1" in errors
+    assert ("Return instead: a migration that calls sys.exit() has failed." in errors) == words.startswith("SystemExit")
     assert ("Interrupted" in output + errors) == failure.startswith("raise BaseException")
     assert "geheim" not in output + errors
 
@@ -725,7 +726,7 @@ def test_help(bare: Project, command: str) -> None:
     if command == "run":
         assert "[default: (1; with a pattern, 8)]" in words
     if command == "check":
-        assert "never for readiness" in words
+        assert "not readiness or liveness" in words
 
 
 def test_installed_command(bare: Project) -> None:

@@ -218,8 +218,8 @@ def test_new_depends_on_the_leaves(project: Path) -> None:
     new(project, "c")
     assert [literal_eval(line)[2] for line in shown(project)] == [[], [], ["a"], ["aside", "b"]]
     file = project / "migrations" / "b.py"
-    file.write_text(file.read_text(encoding="utf-8").replace('["a"]', '["d"]'), encoding="utf-8")
-    with pytest.raises(QuaestorError, match="'d', which is not registered"):
+    file.write_text(file.read_text(encoding="utf-8").replace('["a"]', '["other"]'), encoding="utf-8")
+    with pytest.raises(QuaestorError, match="'other', which is not registered"):
         new(project, "e")
 
 

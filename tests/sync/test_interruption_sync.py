@@ -218,3 +218,21 @@ def test_many_as_one_ends(dbs: list[Any], registry: MigrationRegistry) -> None:
     assert ended == ["01"]
     assert recorded(dbs[0]) == recorded(dbs[1]) == ["a"]
     assert are_free(dbs)
+
+
+@pytest.mark.parametrize("driver", drivers("mongomock"))
+def test_second_signal_before_the_release(
+    db: Any, registry: MigrationRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease whose release never started is reported: others wait until it expires."""
+    seen: list[Event] = []
+
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadHost, "shield", interrupted)
+    registry.register("a")(lambda db: None)
+    with pytest.raises(KeyboardInterrupt):
+        registry.run_sync(db, "app", on_event=seen.append)
+    assert [type(event) for event in seen if isinstance(event, LeaseNotReleased)] == [LeaseNotReleased]
+    assert not is_free(db)

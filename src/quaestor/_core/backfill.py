@@ -300,16 +300,17 @@ class Backfill:
             raise BackfillChangedError(self._place.name, store.name, changed)
         begins = origin is None or changed is not None
         checkpoint = await self._claim(await self._begin(collection_id) if begins else None)
-        emit, about = self._surroundings.emit, (*self._place, store.name, store.collection)
+        emit, names = self._surroundings.emit, (store.name, store.collection)
         if changed is not None:
-            emit(BackfillRestarted(*about, undo=self._undo))
+            emit(BackfillRestarted(*self._place, *names, undo=self._undo))
         if begins and collection_id == b"":
-            emit(CollectionMissing(*about, undo=self._undo))
+            emit(CollectionMissing(*self._place, *names, undo=self._undo))
         self._checkpoint = self._saved = checkpoint
         if not checkpoint.finished:
             self._began = self._surroundings.now()
             self._first, self._reminder = checkpoint.done, Reminder(self._began)
-            emit(BackfillStarted(*about, checkpoint.done, checkpoint.estimate, undo=self._undo))
+            counts = (checkpoint.done, checkpoint.estimate)
+            emit(BackfillStarted(*self._place, *names, *counts, undo=self._undo))
         return checkpoint
 
     def _find_change(self, origin: Origin, collection_id: bytes | None) -> str | None:

@@ -162,7 +162,8 @@ class Engine:
         self._may_hold = True  # unless the server has refused
         self._is_away = False  # whether the run gave up waiting for the server
         self._release_by: float | None = None
-        self._release_failure: Exception | None = None
+        # Until the release has succeeded: a second signal may come before it starts.
+        self._release_failure: Exception | None = TimeoutError("It took too long, or a second signal ended it.")
         self._others: tuple[bytes, ...] = ()  # sessions of earlier holders that don't matter any more
 
     async def perform(self, operation: Operation) -> list[str]:
@@ -386,7 +387,6 @@ class Engine:
         """Stop the heartbeat, abort what this run left open, and release the lease. Keeps what failed."""
         # An interruption may repeat this, within the same time.
         deadline = self._release_by = self._release_by or self._store.now() + _RELEASE_TIMEOUT
-        self._release_failure = TimeoutError("It took too long, or a second signal ended it.")
         await self._host.stop_heartbeat()
         own, left_open = self._functions.list_sessions()
         left = deadline - self._store.now()

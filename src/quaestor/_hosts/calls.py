@@ -8,13 +8,14 @@ import inspect
 import logging
 import math
 import os
+import socket
 import sys
 import threading
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, NoReturn, Self, TypeAlias, TypeVar, cast
 
@@ -149,6 +150,7 @@ class _Watch:
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.loop = loop if hasattr(loop, "__dict__") else None  # nothing can be replaced in one of C
         self.futures: set[asyncio.Future[Any]] = set()  # that are running, or have failed unseen
+        self.threads: set[asyncio.Future[None]] = set()  # ends of work, whose futures may have been cancelled before
         self.left: dict[str, None] = {}  # what the function has left undone, in words; an ordered set
 
     async def __aenter__(self) -> Self:
@@ -161,6 +163,9 @@ class _Watch:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            if kind is not None:  # a command of Motor's whose wait was cancelled may take long to end
+                for end in self.threads:
+                    end.cancel()  # which stops only what hasn't started
             if kind is not GeneratorExit:  # then nobody awaits this any more
                 await self._end_all()
         finally:
@@ -177,10 +182,12 @@ class _Watch:
     async def _end_all(self) -> None:
         """Cancel the tasks that are still running, and wait for them and for threads, however long it takes."""
         cancelled = None
-        while running := [future for future in self.futures if not future.done()]:
+        while running := [future for future in self.futures | self.threads if not future.done()]:
             for future in running:
                 what = "work in a thread"  # which goes on: cancelled, its future would only hide that
                 if isinstance(future, asyncio.Task):
+                    if future.cancelling():  # the function has ended it, as asyncio.wait's users do with the rest
+                        continue
                     what = f"the task {getattr(future.get_coro(), '__qualname__', future.get_name())!r}"
                     future.cancel()
                 self.left[f"while {what} was still running"] = None
@@ -224,11 +231,36 @@ def _watch_method(loop: asyncio.AbstractEventLoop, method: Callable[..., Any]) -
         if getattr(work, "__qualname__", "") == _MONITOR:
             with _Unwatched():
                 return method(work, *arguments, **options)
+        if isinstance(work, ThreadPoolExecutor | None) and arguments and arguments[0] is not socket.getaddrinfo:
+            return _run_in_executor(watch, method, work, *arguments)
         future = method(work, *arguments, **options)
         watch.add(future)
         return future
 
     return start
+
+
+def _run_in_executor(
+    watch: _Watch, method: Callable[..., Any], executor: object, function: Callable[..., T], *arguments: Any
+) -> Any:
+    """Start work in a thread, and note its future, and its end."""
+    work: Future[None] = Future()
+
+    def run() -> T | None:
+        if not work.set_running_or_notify_cancel():
+            return None  # nobody waits for it
+        try:
+            return function(*arguments)
+        finally:
+            work.set_result(None)
+
+    future = method(executor, run)
+    future.add_done_callback(lambda _: work.cancel())  # so it doesn't start any more
+    watch.add(future)
+    end = asyncio.wrap_future(work)
+    watch.threads.add(end)
+    end.add_done_callback(watch.threads.discard)
+    return future
 
 
 class _Unwatched:

@@ -120,6 +120,7 @@ class LoopHost:
         task = asyncio.create_task(supervisor(workers))
         try:
             await asyncio.shield(task)
+            workers.cancellation.check()  # somebody has cancelled the supervisor alone: not all has been started
         except asyncio.CancelledError as error:
             if not task.done():
                 workers.interrupt(error)

@@ -64,7 +64,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
 Marked = StrEnum("Marked", ["APPLIED", "PENDING"])
 
-_SUFFIXES = dict(zip((".txt", ".mmd", ".dot", ".svg", ".html"), Format, strict=True))
+_SUFFIXES: Mapping[str, Format] = dict(zip((".txt", ".mmd", ".dot", ".svg", ".html"), Format, strict=True))
 
 
 @app.callback(invoke_without_command=True)
@@ -94,9 +94,7 @@ def _check(
         bool, typer.Option("--allow-unknown", help="Accept unknown migrations: a newer release may have applied them.")
     ] = False,
 ) -> None:
-    """For CI and startup probes, never for readiness or liveness: exit with 1 if a migration is pending or unknown,
-    with 2 on an error.
-    """
+    """For CI and startup probes, not readiness or liveness: exit with 1 if any are pending or unknown, 2 on errors."""
     states: list[State] = ["pending"] if allow_unknown else ["pending", "unknown"]
 
     def report(statuses: Mapping[str, Status]) -> list[str]:
@@ -182,7 +180,7 @@ def _rollback(
 def _mark(
     target: Target,
     *,
-    state: Annotated[Marked, typer.Argument(show_default=False)],
+    state: Annotated[Marked, typer.Argument(metavar="STATE", show_default=False)],
     names: Names = None,
     every: Annotated[bool, typer.Option("--all", help="All registered migrations.")] = False,
     yes: Yes = False,
@@ -310,7 +308,7 @@ def _new(
 
 @app.command("init")
 def _init(
-    package: Annotated[str, typer.Argument(help="The package to create.")] = "migrations",
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="The package to create.")] = "migrations",
     prefix: Annotated[
         str, typer.Option("--prefix", metavar="NAME", help="The prefix of quaestor's collections.")
     ] = "app",

@@ -2,11 +2,13 @@
 
 import asyncio
 import inspect
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,9 @@ _TERMINATED: Final = {signal.SIGTERM: 143} | ({signal.SIGHUP: 129} if hasattr(si
 
 _GRACE: Final = 0.5
 """Seconds after which most functions that can be cancelled have ended."""
+
+_ECHO: Final = 0.1
+"""Seconds within which a signal is the same one again: `timeout` sends it to the process and then to its group."""
 
 _BOTH: Final = "Let the function of --client return a tuple that also has"
 
@@ -111,7 +116,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, OperationFailure) and error.code in _REFUSED:
         reason = read_error(error).message.partition(" to execute command")[0].rstrip(".…")
         return f"The server refused: {reason}. {_REFUSED[error.code]}"
-    return locate_error(error)
+    hint = " Return instead: a migration that calls sys.exit() has failed." if isinstance(error, SystemExit) else ""
+    return f"{locate_error(error)}{hint}"
 
 
 class Loop:
@@ -166,26 +172,40 @@ def explain_interruption(progress: RunProgress, loop: Loop | None) -> Iterator[N
             sys.stderr.write(f"quaestor: Interrupted: {waiting}.\n")  # through the live display, if there is one
             sys.stderr.flush()
 
-    def end(number: int, _: FrameType | None) -> None:
+    def end(number: int) -> None:
         signals.append(number)
         if loop is None or not loop.cancel():
             _end_by([number])
 
     thread = threading.Thread(target=explain, daemon=True)
     thread.start()
+    handler = skip_echoes(end)
     try:
         for number in _TERMINATED:
-            signal.signal(number, end)
+            signal.signal(number, handler)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored
-            signal.signal(signal.SIGINT, end)
+            signal.signal(signal.SIGINT, handler)
         yield
     except asyncio.CancelledError:
         _end_by(signals)
         raise
     finally:
+        _exit_soon(signals)
         ended.set()
         thread.join()
-        _exit_soon(signals)
+
+
+def skip_echoes(handle: Callable[[int], None]) -> Callable[[int, FrameType | None], None]:
+    """Make a handler of signals that handles one at a time."""
+    last = -math.inf
+
+    def handler(number: int, _: FrameType | None) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before >= _ECHO:
+            handle(number)
+
+    return handler
 
 
 def _end_by(signals: Sequence[int]) -> None:
@@ -198,6 +218,8 @@ def _exit_soon(signals: Sequence[int]) -> None:
     """End the process, if a signal ended the command and threads of the driver don't let it end."""
     if not signals:
         return
+    for number in (signal.SIGINT, *_TERMINATED):  # another signal would only leave a traceback
+        signal.signal(number, signal.SIG_IGN)
     code = _TERMINATED.get(signal.Signals(signals[-1]), _INTERRUPTED)
 
     def exit_now() -> None:

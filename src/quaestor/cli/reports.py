@@ -17,7 +17,10 @@ from quaestor.status import MigrationStatus, State, Status
 _ROOM = 24
 """The least width of a column, in cells."""
 
-NO_MIGRATIONS = "No migration is registered. Name the right registry (--registry), or import the modules with it."
+NO_MIGRATIONS = (
+    "No migration is registered. Write one (quaestor new NAME), name the right registry (--registry), or import the "
+    "modules that use it."
+)
 
 _MOST_PAIRS = 3
 _LEAST_NAME = 8
