@@ -54,7 +54,7 @@ def strict_options(uri: str) -> dict[str, Any]:
     options = {"server_api": ServerApi("1", strict=True)}
     with MongoClient[dict[str, Any]](uri, **options) as client:
         try:
-            client.admin.command("ping")
+            client.quaestor_test.nothing.find_one()  # MongoDB 4.4 takes a ping with any option
         except (OperationFailure, ConfigurationError) as error:
             pytest.skip(f"no Stable API: {error}")
     return options
