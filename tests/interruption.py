@@ -10,10 +10,18 @@ from typing import Any
 class Interruption:
     """Calls sync code that Ctrl-C ends with KeyboardInterrupt, even in a process that ignores the signal."""
 
+    def __init__(self) -> None:
+        self.is_raised = threading.Event()
+
     def call(self, function: Callable[[], Any]) -> Any:
         """Call what `interrupt` is to interrupt."""
+
+        def handle(number: int, frame: object) -> None:
+            self.is_raised.set()
+            raise KeyboardInterrupt
+
         self._thread = threading.get_ident()
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = signal.signal(signal.SIGINT, handle)
         try:
             return function()
         finally:

@@ -135,7 +135,9 @@ def test_as_lease_is_released(
 
     async def release_slowly(store: MongoStore, sessions: tuple[bytes, ...]) -> None:
         while left:
+            running.is_raised.clear()
             left.pop()()
+            running.is_raised.wait()  # two signals that nobody has handled yet are one
             is_released.wait(0.1)
         if times + in_function > 1:
             is_released.wait()
