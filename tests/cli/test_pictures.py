@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console, Group
 
@@ -44,6 +44,10 @@ def overlap(one: Box, left: float, top: float, right: float, bottom: float) -> b
     return one.x < right and left < one.right and one.y < bottom and top < one.y + HEIGHT
 
 
+TWO_GROUPS: Needs = {"a": (), "b": ("a",), "c": (), "d": ("c",), "e": ("d",), "f": ("c", "e"), "g": ("c", "d", "f")}
+"""Two groups, one of which has lines that cross columns."""
+
+
 class TestLayout:
     @given(graphs(), st.randoms(use_true_random=False))
     def test_every_name_stands_once_and_no_two_boxes_overlap(self, needs: Needs, chance: random.Random) -> None:
@@ -53,6 +57,7 @@ class TestLayout:
             assert not overlap(one, other.x, other.y, other.right, other.y + HEIGHT)
 
     @given(graphs(), st.randoms(use_true_random=False))
+    @example(TWO_GROUPS, random.Random(1))  # noqa: S311 - widths of boxes
     def test_every_dependency_is_a_line_from_left_to_right_that_meets_no_other_box(
         self, needs: Needs, chance: random.Random
     ) -> None:

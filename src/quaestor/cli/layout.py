@@ -7,7 +7,7 @@ far apart columns are is computed here. A line is level across a column, so it i
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import sqrt
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 HEIGHT = 30.0
 """The height of a box, in pixels, as are all lengths here."""
@@ -20,6 +20,8 @@ _BREADTH = 1200.0
 _ASPECT = 1.6
 
 Point: TypeAlias = tuple[float, float]
+_Key: TypeAlias = str | tuple[int, int]
+"""A box by its name; a bend of a line by its group and its number there."""
 
 
 class Box(NamedTuple):
@@ -78,41 +80,56 @@ def layout(depends_on: Mapping[str, Iterable[str]], widths: Mapping[str, float])
     return placed
 
 
-def _place_columns(names: Sequence[str], edges: Iterable[tuple[str, str]], widths: Mapping[str, float]) -> Layout:
+def _place_columns(names: Sequence[str], edges: Sequence[tuple[str, str]], widths: Mapping[str, float]) -> Layout:
     """Place groups below one another, in the same columns, each as wide as its widest box."""
     from fast_sugiyama import from_edges  # here: only pictures need the extra `graph`
 
-    numbers = {name: number for number, name in enumerate(names)}  # bends of lines get the numbers after these
-    numbered = [(numbers[needed], numbers[name]) for needed, name in edges]
-    # Any: its types say that a number may be a str. It draws from the top down, and the first names on the right, so
-    # the drawing is turned by 90 degrees.
-    groups: Any = from_edges(numbered, vertex_spacing=_ROW, dummy_vertices=True, dummy_size=_LANE)
-    spots: dict[int, tuple[int, float]] = {}  # the column of each box or bend, and how far down its middle is
-    links: list[tuple[int, int]] = []
+    spots: dict[_Key, tuple[int, float]] = {}  # the column of each box or bend, and how far down its middle is
+    links: list[tuple[_Key, _Key]] = []
     bottom = HEIGHT / 2 - _ROW
-    for places, _, depth, group in groups:
+    for index, group in enumerate(_split_groups(names, edges)):
+        # Each group in a call of its own, numbered from 0: of several, it gives some bends the numbers of boxes.
+        numbers = {name: number for number, name in enumerate(group)}
+        numbered = [(numbers[needed], numbers[name]) for needed, name in edges if name in numbers]
+        # Any: its types say that a number may be a str. It draws from the top down, and the first names on the right,
+        # so the drawing is turned by 90 degrees.
+        ((places, _, depth, steps),) = cast(
+            "Any", from_edges(numbered, vertex_spacing=_ROW, dummy_vertices=True, dummy_size=_LANE)
+        )
+        keys: dict[int, _Key] = {number: (index, number) for number, _ in places} | dict(enumerate(group))
         bottom += _ROW + max(x for _, (x, _) in places)
-        spots |= {number: (round((depth - y) / _ROW), bottom - x) for number, (x, y) in places}
-        links += group
+        spots |= {keys[number]: (round((depth - y) / _ROW), bottom - x) for number, (x, y) in places}
+        links += [(keys[start], keys[stop]) for start, stop in steps]
     breadths = [0.0] * (1 + max((column for column, _ in spots.values()), default=0))
-    for name, number in numbers.items():
-        column, _ = spots[number]
+    for name in names:
+        column, _ = spots[name]
         breadths[column] = max(breadths[column], widths[name])
     lefts = list(accumulate((breadth + _GAP for breadth in breadths), initial=0.0))
 
-    def cross(number: int) -> tuple[Point, Point]:
-        column, middle = spots[number]
+    def cross(key: _Key) -> tuple[Point, Point]:
+        column, middle = spots[key]
         return (lefts[column], middle), (lefts[column] + breadths[column], middle)
 
-    boxes = {name: Box(*cross(number)[0], widths[name]) for name, number in numbers.items()}
-    following = dict(link for link in links if link[0] >= len(names))
+    boxes = {name: Box(*cross(name)[0], widths[name]) for name in names}
+    following = {start: stop for start, stop in links if not isinstance(start, str)}
     routes = {}
-    for start, stop in (link for link in links if link[0] < len(names)):
-        needed = boxes[names[start]]
-        corners = [(needed.right, needed.middle), cross(start)[1]]
-        end = stop
-        while end >= len(names):
-            corners += cross(end)
-            end = following[end]
-        routes[names[start], names[end]] = [*corners, cross(end)[0]]
+    for start, stop in links:
+        if isinstance(start, str):
+            corners = [(boxes[start].right, boxes[start].middle), cross(start)[1]]
+            end = stop
+            while not isinstance(end, str):
+                corners += cross(end)
+                end = following[end]
+            routes[start, end] = [*corners, cross(end)[0]]
     return Layout(boxes, routes)
+
+
+def _split_groups(names: Iterable[str], edges: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Split names into the groups that edges connect; a group's place is that of the first of its names."""
+    groups = {name: [name] for name in names}
+    for needed, name in edges:
+        group, other = groups[needed], groups[name]
+        if group is not other:
+            group += other
+            groups |= dict.fromkeys(other, group)
+    return list({id(group): group for group in groups.values()}.values())
