@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,13 @@ async def test_empty_iterator_of_the_other_kind(db: Any, registry: MigrationRegi
     assert caught.value.__notes__ == ["quaestor: in migration 'a', 1 of 1"]
 
 
-async def test_forgotten_await(db: Any, registry: MigrationRegistry) -> None:
-    """An `async def` that returns what it should have awaited has done nothing either."""
+@pytest.mark.parametrize("gather", [lambda start: start(), lambda start: [start(), start()]], ids=["one", "a list"])
+async def test_forgotten_await(db: Any, registry: MigrationRegistry, gather: Callable[..., Any]) -> None:
+    """An `async def` that returns what it should have awaited has done nothing either. Python needn't warn as well."""
 
     @registry.register("a")
     async def forgets(db: Any) -> Any:
-        return nothing_async(db)
+        return gather(lambda: nothing_async(db))
 
     with pytest.raises(UnfinishedMigrationError, match=r"'a' returned an awaitable \(coroutine\)"):
         await registry.run(db, "app")

@@ -68,10 +68,9 @@ def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
     assert caught.value.seconds >= 0.2
     assert (caught.value.holder.host, caught.value.holder.pid) == ("elsewhere", 4711)
     assert caught.value.holder.since == datetime(2026, 1, 1, tzinfo=UTC)
-    waited, failed = events
-    assert isinstance(waited, LeaseAwaited)
+    *waited, failed = events  # a server that takes longer than the timeout to answer leaves no time to wait
+    assert all(isinstance(event, LeaseAwaited) and event.holder == caught.value.holder for event in waited)
     assert failed == RunFailed(db.name, "app", caught.value)
-    assert waited.holder == caught.value.holder
     assert calls == []
     assert lock(db) == HELD
 

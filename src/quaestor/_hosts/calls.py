@@ -109,8 +109,8 @@ async def call(
             if os.getpid() != process:
                 _exit_child(name, sys.exception())
         if (returned := _find_unfinished(result)) is not None:
-            if inspect.iscoroutine(result):
-                result.close()  # so Python doesn't warn that it was never awaited
+            for coroutine in filter(inspect.iscoroutine, _list_results(result)):
+                coroutine.close()  # so Python doesn't warn that it was never awaited
             raise UnfinishedMigrationError(name, f"{returned}{source}")
         del result  # it may be all that holds a coroutine
     check()
@@ -122,10 +122,13 @@ async def call(
 
 def _find_unfinished(result: object) -> str | None:
     """Describe what in a function's result hasn't run yet; None: nothing."""
-    is_several = isinstance(result, list | tuple | set | dict)
-    values: Any = (result.values() if isinstance(result, dict) else result) if is_several else (result,)
-    found = next(filter(None, map(_find_lazy, values)), None)
-    return f"{found} in a {type(result).__name__}" if found and is_several else found
+    found = next(filter(None, map(_find_lazy, _list_results(result))), None)
+    return f"{found} in a {type(result).__name__}" if found and isinstance(result, _SEVERAL) else found
+
+
+def _list_results(result: object) -> list[Any]:
+    values: Any = result.values() if isinstance(result, dict) else result
+    return list(values) if isinstance(result, _SEVERAL) else [result]
 
 
 def _find_lazy(value: object) -> str | None:
@@ -308,6 +311,7 @@ def _note_collection(phase: str, _info: object) -> None:
 _MONITOR = "AsyncPeriodicExecutor._run"
 """PyMongo's tasks that watch the servers. They start when a client is first used, and run until it is closed."""
 _MOST_LEFT = 5
+_SEVERAL = (list, tuple, set, dict)
 
 _current_watch: contextvars.ContextVar[_Watch | None] = contextvars.ContextVar("_current_watch", default=None)
 _collecting: set[int] = set()
