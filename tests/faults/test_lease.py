@@ -5,14 +5,17 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
+from pymongo.uri_parser import parse_uri
 
 from quaestor import Lease, LeaseAwaited, LeaseLostError, MigrationFailed, MigrationRegistry, SessionsNotEnded
 from tests.faults.applications import Application, State, effect, hold, lsid, old_record, release, state
@@ -248,3 +251,72 @@ def test_cancelled_during_a_command(driver: str, uri: str, name: str, db: Any, c
 
     assert ended.holder is None
     assert state(db) == ended
+
+
+@contextlib.asynccontextmanager
+async def late_command(uri: str, command: bytes, other: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Relay to a server. The first message with a command is sent on when the other one has been answered, or in half
+    a second, even if the client has gone by then. Yields the address, and an event that is set when it is held back.
+    """
+    held, overtaken, arrived = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def relay(near: SocketStream) -> None:
+        async with (
+            near,
+            await anyio.connect_tcp(*parse_uri(uri)["nodelist"][0]) as far,
+            anyio.create_task_group() as both,
+        ):
+            is_held = has_sent_other = False
+
+            async def reply() -> None:
+                async for data in far:
+                    if is_held:
+                        arrived.set()
+                    if has_sent_other:
+                        overtaken.set()
+                    with contextlib.suppress(anyio.BrokenResourceError):  # the client has gone
+                        await near.send(data)
+
+            both.start_soon(reply)
+            async for data in near:
+                if command in data and not held.is_set():
+                    is_held = True
+                    held.set()
+                    with anyio.move_on_after(0.5):
+                        await overtaken.wait()
+                has_sent_other = has_sent_other or other in data
+                await far.send(data)
+            if is_held:
+                await arrived.wait()
+            await far.send_eof()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, relay)
+        yield f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}", held  # noqa: S610 - not Django's
+        await arrived.wait()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("driver", ["pymongo-async", "motor"])
+def test_cancelled_command_that_arrives_late(driver: str, uri: str, name: str, db: Any) -> None:
+    """Cancelled while the command that acquires the lease is on its way: the release doesn't overtake it."""
+    registry = MigrationRegistry()
+
+    @registry.register("a")
+    async def nothing(db: Any) -> None: ...
+
+    async def cancel() -> None:
+        async with late_command(uri, b"findAndModify", b"\x02update\x00") as (address, held):
+            to_relay: Any = {"pymongo-async": AsyncMongoClient, "motor": AsyncIOMotorClient}[driver]
+            # Retryable writes of one session can't overtake each other, but nothing says that it is one session.
+            client = to_relay(f"mongodb://{address}", directConnection=True, retryWrites=False)
+            running = asyncio.create_task(registry.run(client[name], "app"))
+            await held.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            if closing := await asyncio.to_thread(client.close):  # Motor's sends, and the relay needs the loop
+                await closing
+
+    asyncio.run(cancel())
+    assert state(db).holder is None

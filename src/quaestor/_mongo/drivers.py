@@ -96,8 +96,37 @@ class _SyncDriver(Driver):
 class _PyMongoAsyncDriver(Driver):
     """PyMongo's async client."""
 
+    _unfinished: ClassVar[set[asyncio.Future[Any]]] = set()  # whose wait was cancelled; of any database
+
     async def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return await method(*arguments, **options)
+
+    async def write(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        # The server may execute a command whose wait is cancelled, and later than the command after it, which takes
+        # another connection. So the next write waits for its end: otherwise the lease would be acquired, or a record
+        # written, after the run has released the lease.
+        loop = asyncio.get_running_loop()
+        if unfinished := [future for future in self._unfinished if future.get_loop() is loop]:
+            await asyncio.wait(unfinished, timeout=time_left())
+            if not all(future.done() for future in unfinished):
+                raise NetworkTimeout("An earlier write has not ended.")
+        future = self._start(method, *arguments, **options)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._unfinished.add(future)
+            future.add_done_callback(self._forget)
+            raise
+
+    def _start(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.ensure_future(method(*arguments, **options))
+        return future
+
+    @classmethod
+    def _forget(cls, future: asyncio.Future[Any]) -> None:
+        cls._unfinished.discard(future)
+        if not future.cancelled():
+            future.exception()  # so Python doesn't warn that nobody has seen it
 
     async def read_all(self, cursor: Any) -> list[Document]:
         documents: list[Document] = await cursor.to_list(None)
@@ -111,36 +140,14 @@ class _PyMongoAsyncDriver(Driver):
 class _MotorDriver(_PyMongoAsyncDriver):
     """Motor and mongomock-motor: with a plain method where PyMongo's is a coroutine, and the other way round."""
 
-    _unfinished: ClassVar[set[asyncio.Future[Any]]] = set()  # whose wait was cancelled; of any database
-
-    async def write(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        # Motor sends commands from threads, which go on when the wait for them is cancelled. The next write waits for
-        # their end: otherwise the lease would be acquired, or a record written, after the run has released the lease.
-        loop = asyncio.get_running_loop()
-        if unfinished := [future for future in self._unfinished if future.get_loop() is loop]:
-            await asyncio.wait(unfinished, timeout=time_left())
-            if not all(future.done() for future in unfinished):
-                raise NetworkTimeout("An earlier write has not ended.")
-        future: asyncio.Future[Any]
+    def _start(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         try:
-            future = asyncio.ensure_future(method(*arguments, **options))
+            return super()._start(method, *arguments, **options)
         except RuntimeError:  # Motor's executor starts no thread when the main thread of the process has ended
             bound: Any = method
             plain, in_thread = getattr(bound.__self__.delegate, bound.__name__), Future[Any]()
             start_thread(in_thread, partial(contextvars.copy_context().run, partial(plain, *arguments, **options)))
-            future = asyncio.wrap_future(in_thread)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._unfinished.add(future)
-            future.add_done_callback(_MotorDriver._forget)
-            raise
-
-    @classmethod
-    def _forget(cls, future: asyncio.Future[Any]) -> None:
-        cls._unfinished.discard(future)
-        if not future.cancelled():
-            future.exception()  # so Python doesn't warn that nobody has seen it
+            return asyncio.wrap_future(in_thread)
 
     async def aggregate(self, collection: Any, pipeline: list[Document]) -> list[Document]:
         return await self.read_all(collection.aggregate(pipeline))
