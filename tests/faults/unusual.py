@@ -12,6 +12,7 @@ from typing import Any
 from pymongo import AsyncMongoClient, MongoClient
 
 from quaestor import Event, MigrationApplied, MigrationRegistry
+from quaestor._hosts.calls import current_cancellation
 from quaestor._mongo.mongo_store import MongoStore
 
 CASES = [
@@ -23,6 +24,7 @@ CASES = [
     "limit in task",
     "limit in hook",
     "second signal",
+    "second signal, many",
 ]
 
 
@@ -42,8 +44,8 @@ def _main(case: str, driver: str, uri: str, name: str) -> None:
     registry, started, release = MigrationRegistry(), threading.Event(), MongoStore.release_lease
     signal.signal(signal.SIGALRM, partial(_raise_limit) if case == "limit in task" else _raise_limit)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if case == "second signal":
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if case.startswith("second signal"):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
 
     def act() -> None:
         started.set()
@@ -76,26 +78,32 @@ def _main(case: str, driver: str, uri: str, name: str) -> None:
             signal.raise_signal(signal.SIGALRM)
         else:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
-        await store.host.sleep(10 if case == "second signal" else 0.5)
+        await store.host.sleep(5 if case.startswith("second signal") else 0.5)
         await release(store, sessions)
 
-    if case in {"limit in release", "limit in task", "second signal"}:
+    if case in {"limit in release", "limit in task"} or case.startswith("second signal"):
         MongoStore.release_lease = release_late  # type: ignore[method-assign]
 
     def hook(event: Event) -> None:
         _say(type(event).__name__)
         if case == "limit in hook" and isinstance(event, MigrationApplied):
             signal.raise_signal(signal.SIGALRM)
-        if case == "second signal" and isinstance(event, MigrationApplied):
-            signal.raise_signal(signal.SIGINT)
+        if case.startswith("second signal") and isinstance(event, MigrationApplied):
+            os.kill(os.getpid(), signal.SIGINT)
+            while driver == "pymongo" and case.endswith("many") and not current_cancellation.get().is_set():
+                time.sleep(0.01)  # the main thread gets the signal
 
     async def call_async(client: Any) -> list[str]:
         other = MongoClient[Any](uri)[name]
+        if case.endswith("many"):
+            await registry.run_many([client[name]], "app", on_event=hook, sync_db=lambda _: other)
         return await registry.run(client[name], "app", on_event=hook, sync_db=other)
 
     def call() -> list[str]:
         if driver == "pymongo":
             with MongoClient[Any](uri) as client:
+                if case.endswith("many"):
+                    registry.run_many_sync([client[name]], "app", on_event=hook)
                 return registry.run_sync(client[name], "app", on_event=hook)
         if driver == "pymongo-async":
             return asyncio.run(call_async(AsyncMongoClient[Any](uri)))

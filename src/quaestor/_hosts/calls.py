@@ -412,23 +412,28 @@ def start_thread(future: "Future[T]", work: Callable[[], T], *, daemon: bool = F
 def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseException], object]) -> T:
     """Call a function in a thread of its own, which Ctrl-C doesn't interrupt, and wait for its end.
 
-    `interrupt` is called, perhaps twice, with what interrupts the wait, which is raised when the function has ended.
+    `interrupt` is called with whatever interrupts the wait. The first of it is raised when the function has ended.
     """
     future: Future[T] = Future()
 
-    def pass_on(error: BaseException) -> None:
-        if not future.cancel():  # Ctrl-C may come before the thread does
-            interrupt(error)
-
     def wait() -> BaseException | None:
         return None if future.cancelled() else future.exception()
+
+    def pass_on(error: BaseException) -> BaseException | None:
+        try:
+            if not future.cancel():  # Ctrl-C may come before the thread does
+                interrupt(error)
+            return wait()
+        except BaseException as another:
+            if is_from_outside(another):
+                return pass_on(another)
+            raise
 
     try:
         start_thread(future, partial(contextvars.copy_context().run, work))
         wait()  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
     except BaseException as error:
-        shield(partial(pass_on, error))
-        failure = shield(wait)
+        failure = pass_on(error)
         if isinstance(failure, Exception):
             raise error from failure
         raise

@@ -108,12 +108,18 @@ class ThreadHost:
         run = partial(contextvars.Context().run, lambda: run_to_completion(step()))
         future: Future[None] | None = None
         ends_at, interruption = time.monotonic() + seconds, None
+        cancellation, changed = current_cancellation.get(), threading.Event()
         while True:
             try:
                 if future is None or future.cancelled():
                     future = Future()
+                    future.add_done_callback(lambda _: changed.set())
                     start_thread(future, run, daemon=True)
-                wait([future], timeout=max(ends_at - time.monotonic(), 0))
+                with cancellation.notify(changed.set):  # one of `run_many`: no signal meets its thread
+                    changed.wait(max(ends_at - time.monotonic(), 0))
+                if changed.is_set() and not future.done():
+                    changed.clear()
+                    cancellation.check()
                 break
             except BaseException as error:  # noqa: BLE001 - whatever the handler of a signal raises
                 if future is not None and future.cancel() and not is_from_outside(error):  # there are no more threads
