@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
 
+import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
@@ -120,7 +121,7 @@ class Instance:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -147,9 +148,14 @@ class Instance:
         return self
 
     def until(self, *kinds: str) -> Line:
-        """Wait until it says one of these."""
+        """Wait until it says one of these. If it doesn't, it writes where each of its threads is, and ends."""
         while True:
-            line = self._inbox.get(timeout=PATIENCE)
+            try:
+                line = self._inbox.get(timeout=PATIENCE)
+            except queue.Empty:
+                self.process.send_signal(signal.SIGABRT)
+                self.process.wait()
+                pytest.fail(f"It hasn't said {kinds}: {self.lines}")
             self.lines.append(line)
             if line["is"] in kinds:
                 return line
