@@ -26,7 +26,7 @@ from quaestor.status import BackfillStatus, Lease, Status, Work
 from tests.world import LONG_AGO, TTL, lease
 
 PATIENCE = 60.0
-WHERE = ("shop", "app")
+WHERE = ("shop", "app", "r1")
 LONGEST_TRANSACTION = 60.0
 """When the server aborts a transaction by itself, in seconds."""
 
@@ -89,6 +89,7 @@ class Server:
     killed: set[bytes] = field(default_factory=set)
     refusal: Exception | None = None  # why sessions can't be killed
     elections: int = 0
+    elsewhere: Event | None = None  # about records under another prefix
     overtaken: set[str] = field(default_factory=set)  # recorded, or their needs removed, without the lease
 
     @property
@@ -616,6 +617,9 @@ class FakeStore:
             return Records({name: (date,) for name, date in self.server.recorded.items()})
 
         return await self._send("read_records", read)
+
+    async def find_records_elsewhere(self) -> Event | None:
+        return self.server.elsewhere
 
     async def has_record(self, name: str) -> Any:
         return await self._send("has_record", lambda: name in self.server.recorded)

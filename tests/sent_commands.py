@@ -28,9 +28,10 @@ from tools.faults import WTIMEOUT, fail_command
 PAGE = Path(__file__).parents[1] / "docs" / "servers.md"
 BEGIN, END = "<!-- commands: begin -->", "<!-- commands: end -->"
 
+WITHOUT_RECORDS = "a run that finds no records"
 MINE = "sent by a migration"
 """The `comment` of what a migration sends itself."""
-NAME = "quaestor_test_sent"
+NAME, SIMILAR = "quaestor_test_sent", "quaestor_test_sebt"
 APP = "quaestor-sent"
 COUNTED_BY_SAMPLE = 100_001
 """Documents, of which a backfill with a filter counts a sample."""
@@ -206,6 +207,20 @@ def mark_pending(world: World) -> None:
     world.runner().mark_pending(["a"])
 
 
+def look_elsewhere(world: World) -> None:
+    """The first run of one database beside another with a similar name, and the first under another prefix."""
+    world.migrate()
+    similar, sent = world.client[SIMILAR], world.sent.sent
+    SyncRunner(world.registry, similar, on_event=ignore).run()
+    sent.clear()
+    world.runner().run()
+    before = sent[1:3]
+    sent.clear()
+    SyncRunner(world.registry, world.db, "other", on_event=ignore).run()
+    sent[:] = before + sent[1:3]  # without what each run sends
+    world.client.drop_database(similar, comment=MINE)
+
+
 def plan(world: World) -> None:
     world.migrate()
     world.runner().plan()
@@ -269,12 +284,22 @@ TOGETHER = {
     "each run, rollback and mark of migrations that aren't in a transaction": set(CHANGES) - _IN_TRANSACTIONS,
     "each backfill": {title for title in CHANGES if title.startswith("backfill")},
     "each migration and rollback in a transaction": _IN_TRANSACTIONS,
+    WITHOUT_RECORDS: {
+        "each backfill",
+        "run",
+        "a migration that takes longer than a third of `lease_ttl`",
+        "a migration in a transaction",
+        "a failure in a transaction",
+        "a record whose answer is lost",
+        "waiting for another instance",
+    },
 }
 """What is said for all of these."""
 
 OTHERS: dict[str, Callable[[World], None]] = {
     "run with nothing to do": run_again,
     "waiting for another instance": wait_for_the_lease,
+    WITHOUT_RECORDS: look_elsewhere,
     "plan": plan,
     "status": status,
     "unlock": unlock,
@@ -359,8 +384,8 @@ def table(when: Mapping[Signature, list[str]]) -> str:
 def _summarize(titles: list[str]) -> list[str]:
     said = list(titles)
     for together, parts in TOGETHER.items():
-        if parts <= set(said):
-            said = [together, *(title for title in said if title not in parts)]
+        if parts <= set(said) or together in said:
+            said = [together, *(title for title in said if title not in {*parts, together})]
     return said
 
 

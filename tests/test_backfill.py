@@ -214,10 +214,10 @@ def test_no_answers_any_more(way: str) -> None:
 @pytest.mark.parametrize(
     ("way", "commands", "what"),
     [
-        ("loop", {"read_batch"}, "to go on with the backfill 'orders'"),
-        ("loop", {"save_checkpoint"}, "to go on with the backfill 'orders'"),
+        ("loop", {"read_batch"}, "to continue the backfill 'orders'"),
+        ("loop", {"save_checkpoint"}, "to continue the backfill 'orders'"),
         ("transaction", {"commit", "commit again"}, "to commit the transaction of 'm'"),
-        ("transaction", {"find_ids", "read_checkpoint"}, "to go on with the backfill 'orders'"),
+        ("transaction", {"find_ids", "read_checkpoint"}, "to continue the backfill 'orders'"),
     ],
 )
 @pytest.mark.parametrize("no_majority", [False, True])

@@ -44,6 +44,7 @@ from quaestor.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    OtherPrefixesFound,
     PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
@@ -294,6 +295,18 @@ def test_mark() -> None:
     assert process.server.records == set(ORDER[:3])
     assert marking.events == [RecordsMarked(*WHERE, ("from tomorrow", "end"), applied=False)]
     assert process.server.work + process.server.undone == []
+
+
+@pytest.mark.parametrize("kind", ["run", "rollback", "mark"])
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_records_elsewhere(kind: str, is_recorded: bool) -> None:
+    """A run says that there are records elsewhere, before its start, if it finds none itself."""
+    found = OtherPrefixesFound(*WHERE, ("other",))
+    process = start(kind, Server(recorded={"end": 1} if is_recorded else {}, elsewhere=found))
+    process.finish()
+    is_seen = kind == "run" and not is_recorded
+    assert [event for event in process.events if event == found] == [found] * is_seen
+    assert not is_seen or isinstance(process.events[1], RunStarted)
 
 
 @pytest.mark.parametrize(
@@ -551,7 +564,7 @@ def test_status() -> None:
     status = process.start(process.engine.read_status()).finish()
 
     assert [call.name for call in process.log] == ["read_lease", "read_clock", "read_records", "read_checkpoints"]
-    assert (status.database, status.prefix) == WHERE
+    assert (status.database, status.prefix) == WHERE[:2]
     assert (status.lease.owner, status.lease.migrations) == ("other", ("left",))
     half = BackfillStatus("o", "orders", 5, 10, finished=False, updated_at=LONG_AGO)
     assert status.migrations == (
@@ -774,7 +787,7 @@ def test_unsupported_server(method: str, answer: Any, commands: list[str]) -> No
 def test_majority_that_is_slower_than_the_lease() -> None:
     """If each confirmation comes later than the ttl allows, the run says that it waits, and ends after its patience."""
     process = start_run("a", latency=0.5 * TTL)
-    with pytest.raises(OutageError, match="to check the lease: a majority") as caught:
+    with pytest.raises(OutageError, match="to check the lease: no majority") as caught:
         process.finish()
     assert caught.value.no_majority
     assert process.server.records == set()
@@ -822,7 +835,7 @@ def test_patience(name: str, what: str, no_majority: bool) -> None:
     assert isinstance(error.__cause__, ConnectionError)
     awaited = [event for event in process.events if isinstance(event, (ServerAwaited, MajorityAwaited))]
     assert {type(event) for event in awaited} == {MajorityAwaited if no_majority else ServerAwaited}
-    assert {(event.database, event.prefix, event.what) for event in awaited} == {(*WHERE, what)}
+    assert {(event.database, event.prefix, event.run, event.what) for event in awaited} == {(*WHERE, what)}
     assert [event.seconds for event in awaited] == pytest.approx([5, *range(35, 300, 30)], abs=3)
     assert {str(event.error) for event in awaited} <= {"no majority", "request lost", "Ending.UNKNOWN"}
     assert process.server.holder is None

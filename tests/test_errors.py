@@ -28,7 +28,7 @@ EXAMPLES = [
     (
         errors.NoMigrationsError("m", ["m"], "app", ["x", "y"]),
         ValueError,
-        "there is another one, made in x, y.",
+        "another one exists, created in x, y.",
     ),
     (
         errors.UnknownMigrationError({"aa": "a", "zz": None}),
@@ -65,7 +65,7 @@ EXAMPLES = [
     (errors.LeaseLostError("a"), RuntimeError, "'a' may have run"),
     (errors.LeaseLostError(None), RuntimeError, "Nothing was left half done."),
     (errors.LeaseLostError("a", True), RuntimeError, "'a' was stopped at a batch"),
-    (errors.OutageError("to record 'a'", 300.2, False), TimeoutError, "Waited 300 s to record 'a': no answer has"),
+    (errors.OutageError("to record 'a'", 300.2, False), TimeoutError, "Waited 300 s to record 'a': the server can't"),
     (errors.OutageError("to record 'a'", 300.2, True), TimeoutError, "a data-bearing member is down or behind"),
     (
         errors.PrimaryRequiredError("h:1", "a secondary", "h:2"),
@@ -79,19 +79,19 @@ EXAMPLES = [
     (
         errors.TransactionsUnsupportedError(["a"], True),
         ValueError,
-        "'a' calls for_each_batch with transaction=True, and this server has no transactions",
+        "'a' calls for_each_batch with transaction=True, but this server has no transactions",
     ),
     (errors.TransactionFailedError("a", 3, 121.0, True), RuntimeError, "transactionLifetimeLimitSeconds"),
     (errors.TransactionFailedError("a", 200, 9.0, False), RuntimeError, "'a' was aborted 200 times in 9 s"),
     (
-        errors.TransactionFailedError("a", 200, 9.0, False, error="WriteConflict (112)"),
+        errors.TransactionFailedError("a", 200, 9.0, False, error="OperationFailure 112 (WriteConflict)"),
         RuntimeError,
-        "Something else writes the same documents, or the servers have a problem. The error: WriteConflict (112).",
+        "Something else writes the same documents, or the servers have a problem. The last error: OperationFailure 112",
     ),
     (
         errors.TransactionFailedError("a", 5, 0.1, True, went_on=True),
         RuntimeError,
-        "An operation failed inside it, which ends a transaction, and the function caught the error and went on.",
+        "An operation failed inside it, which ends a transaction, but the function caught the error",
     ),
     (
         errors.TransactionFailedError("a", 3, 121.0, True, True),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_all_errors_and_events_are_exported(module: object, base: type) -> None:
 def test_nothing_else_is_public() -> None:
     found = run("import quaestor; print(*(name for name in vars(quaestor) if not name.startswith('_')))")
     assert found == ["TYPE_CHECKING"]
+
+
+def test_version() -> None:
+    """The version is that of the installed package, read when it is asked for."""
+    assert run("import sys, quaestor; print('importlib.metadata' in sys.modules, quaestor.__version__)") == [
+        "False",
+        version("mongo-quaestor"),
+    ]
 
 
 def test_unknown_name() -> None:

@@ -37,7 +37,7 @@ from quaestor.status import Lease
 
 TTL = 3.0
 PATIENCE = 1e6
-WHERE = ("db", "app")
+WHERE = ("db", "app", "r1")
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 POLL = TTL / 10
 seeds = st.integers(0, 2**32)  # of everything that happens: a world has too many choices to shrink

@@ -33,7 +33,7 @@ from quaestor import (
 )
 from tests.world import lease
 
-WHERE = ("shop", "app")
+WHERE = ("shop", "app", "r1")
 PLACE = (*WHERE, "a", 1, 2)
 
 
@@ -53,7 +53,7 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
         (
             ServerAwaited(*WHERE, "to record 'a'", 65.2, OSError("x")),
             logging.WARNING,
-            ["the server to record 'a'", "1 min 5 s", "or has no majority", "OSError: x"],
+            ["the server to record 'a'", "1 min 5 s", "no majority confirms", "OSError: x"],
         ),
         (
             MajorityAwaited(*WHERE, "to record 'a'", 65.2, OSError("x")),
@@ -96,13 +96,17 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
     ],
 )
 def test_log(event: Event, level: int, facts: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    """Each event is one record: its message after the database and the prefix, at its level."""
+    """Each event is one record at its level: its message after the database and the prefix, which are attributes too,
+    as are the run and the migration.
+    """
     with caplog.at_level(logging.DEBUG, "quaestor"):
         log_event(event)
 
     (record,) = caplog.records
     assert record.levelno == level
     assert record.getMessage() == f"[shop/app] {event}"
+    attributes = {"database": "shop", "prefix": "app", "run": "r1", "migration": getattr(event, "name", None)}
+    assert attributes.items() <= vars(record).items()
     assert [fact for fact in facts if fact not in str(event)] == []
 
 
@@ -112,7 +116,7 @@ def test_log_configured_after_the_import() -> None:
 import logging.config
 import quaestor, quaestor.registry, quaestor.context, quaestor.cli.app
 logging.config.dictConfig({"version": 1})  # disables the existing loggers, by default
-quaestor.log_event(quaestor.RunFinished("shop", "app", ()))
+quaestor.log_event(quaestor.RunFinished("shop", "app", "r1", ()))
 print([name for name, made in logging.root.manager.loggerDict.items() if name.startswith("quaestor") and made.disabled])
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -176,7 +176,7 @@ def test_explained(error: PyMongoError, words: str) -> None:
 def test_error_name() -> None:
     """An error is named by class and code, without its message, which may hold values; or the one caught before it."""
     conflict = OperationFailure("{ssn: 1}", 112, {"codeName": "WriteConflict"})
-    assert name_error(conflict) == "WriteConflict (112)"
+    assert name_error(conflict) == "OperationFailure 112 (WriteConflict)"
     assert name_error(AutoReconnect("{ssn: 1}")) == "AutoReconnect"
     conflict.__context__ = DuplicateKeyError("dup key: {ssn: 1}", 11000, {"keyValue": {"ssn": 1}})
-    assert name_error(conflict) == "DuplicateKeyError (11000)"
+    assert name_error(conflict) == "DuplicateKeyError 11000 (DuplicateKey)"

@@ -21,7 +21,7 @@ from quaestor.cli.endings import report_errors
 from quaestor.cli.event_lines import to_json
 
 OFFLINE: Any = MongoClient("mongodb://h", connect=False)
-PLACE = ("shop", "app", "a", 1, 1)
+PLACE = ("shop", "app", "r1", "a", 1, 1)
 DUPLICATE = 'E11000 duplicate key error collection: shop.users index: email_1 dup key: { email: "ada" }'
 REPLY = {"$clusterTime": {"signature": {"hash": b"s3cret"}}, "keyValue": {"email": "ada"}}
 
@@ -180,7 +180,7 @@ def test_log_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """The message of an event is one line, and only one of the events of a failure has the text of the error."""
     error = ValueError("first\nsecond")
     error.add_note("quaestor: in migration 'a', 1 of 1")
-    for event in (MigrationFailed(*PLACE, error), RunFailed("shop", "app", error)):
+    for event in (MigrationFailed(*PLACE, error), RunFailed("shop", "app", "r1", error)):
         log_event(event)
     assert [record.getMessage() for record in caplog.records] == [
         "[shop/app] Failed to apply 'a' (1 of 1): ValueError: first second",
@@ -201,7 +201,7 @@ def test_hook_that_fails_after_a_driver(caplog: pytest.LogCaptureFixture) -> Non
         try:
             fail()
         except errors.BulkWriteError:
-            guard(hook)(RunStarted("shop", "app", ()))
+            guard(hook)(RunStarted("shop", "app", "r1", ()))
     assert re.search(r"1 write error: E11000.*in hook\n.*ValueError: hook$", caplog.text.strip(), re.DOTALL)
     assert "ada" not in caplog.text
 

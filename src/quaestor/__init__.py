@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         MigrationRetried,
         MigrationRolledBack,
         MigrationStarted,
+        OtherPrefixesFound,
         PrimaryChanged,
         RecordsIgnored,
         RecordsMarked,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         RunStarted,
         ServerAwaited,
         SessionsNotEnded,
+        SimilarDatabaseFound,
     )
     from quaestor.registry import MigrationRegistry
     from quaestor.runners import AsyncRunner, SyncRunner
@@ -137,6 +139,7 @@ __all__ = [
     "MissingDependencyError",
     "NoMigrationsError",
     "OrderConflict",
+    "OtherPrefixesFound",
     "OutageError",
     "PlannedMigration",
     "PrimaryChanged",
@@ -157,6 +160,7 @@ __all__ = [
     "ServerAwaited",
     "ServerUnsupportedError",
     "SessionsNotEnded",
+    "SimilarDatabaseFound",
     "Status",
     "SyncCollection",
     "SyncDatabase",
@@ -170,13 +174,16 @@ __all__ = [
     "log_event",
 ]
 
+__version__: str
+"""The version of the installed package."""
+
 # In the order in which they import each other, so that a name loads no module that it doesn't need.
 _MODULES = ("errors", "registry", "databases", "status", "events", "_hosts.calls", "context", "runners")
 
 if not TYPE_CHECKING:  # type checkers accept any name from a module with a `__getattr__`
 
     def __getattr__(name: str) -> object:
-        """Import a public name when it is first used (PEP 562), because the events and the drivers load slowly."""
+        """Import a public name when it is first used (PEP 562), because events, drivers and metadata load slowly."""
         if name in __all__:
             from importlib import import_module
 
@@ -184,6 +191,10 @@ if not TYPE_CHECKING:  # type checkers accept any name from a module with a `__g
                 names = vars(import_module(f"{__name__}.{module}"))
                 if name in names:
                     return globals().setdefault(name, names[name])
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return globals().setdefault(name, version("mongo-quaestor"))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

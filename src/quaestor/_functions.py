@@ -1,4 +1,4 @@
-"""Calling the migrations' functions, each with its database and context, and in its transaction."""
+"""Calling the migrations' functions, with their database, context and transaction."""
 
 from collections.abc import Callable
 from contextlib import closing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from quaestor._core import plan
 from quaestor._core.definition import check_concurrency, check_names
 from quaestor._core.lease import Terms
-from quaestor._core.scheduler import Schedule, Start, supervise
+from quaestor._core.scheduler import Schedule, Start, follow
 from quaestor._core.store import Host
 from quaestor._hosts.calls import catch, catch_async, guard
 from quaestor._hosts.loop import LoopHost
@@ -20,7 +20,7 @@ from quaestor._text import add_note
 from quaestor.databases import SYSTEM_DATABASES
 from quaestor.errors import DatabaseSkippedError, InvalidDatabaseError, InvalidOptionError
 from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied, RunFailed
-from quaestor.runners import AsyncRunner, SyncRunner
+from quaestor.runners import AsyncRunner, SyncRunner, make_run_id
 from quaestor.status import DatabaseResult
 
 _MOST_UNREACHABLE = 10  # a thousand databases behind a dead server would take hours
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the registry imports this module
 
 @dataclass(frozen=True)
 class Options:
-    """How each of the runs is done. The fields are arguments of `MigrationRegistry.run_many`."""
+    """The options of all runs: arguments of `MigrationRegistry.run_many`."""
 
     prefix: str
     on_event: Hook | None
@@ -75,10 +75,11 @@ def run_many(
         return make_runner(db, on_event=hook, **other).run(targets, strict=options.strict)
 
     async def run_one(start: Start) -> None:
-        db, applied, is_reported = listed[int(start.name)], [], False
+        db, run_id, applied, is_reported = listed[int(start.name)], make_run_id(), [], False
 
         def count(event: Event) -> None:
-            nonlocal is_reported
+            nonlocal run_id, is_reported
+            run_id = event.run  # the run makes its own; if it can't start, there are no events of it
             if isinstance(event, MigrationApplied):
                 applied.append(event.name)
             is_reported = is_reported or isinstance(event, RunFailed)
@@ -88,14 +89,14 @@ def run_many(
         # Not raised: it may be a StopIteration, which no coroutine can raise.
         _, error = await catch_async(work) if is_async else catch(work)
         async with lock:
-            results.add(int(start.name), applied, error, is_reported=is_reported)
+            results.add(int(start.name), run_id, applied, error, is_reported=is_reported)
             schedule.finish(start.name)
             if len(results.unreachable) >= _MOST_UNREACHABLE:
                 schedule.stop()
 
     async def run_all() -> list[DatabaseResult]:
         failures: list[BaseException] = []
-        supervisor = partial(supervise, schedule, run_one, lock, failures)
+        supervisor = partial(follow, schedule, run_one, lock, failures)
         await host.supervise(supervisor, schedule.stop, reaches_all=True)
         if failures:  # a worker that was cancelled, or couldn't start, before its run
             raise failures[0]
@@ -114,13 +115,15 @@ class _Results:
         self._results: dict[int, DatabaseResult] = {}
         self.unreachable: list[str] = []  # the last databases in a row that found no server
 
-    def add(self, number: int, applied: list[str], error: BaseException | None, *, is_reported: bool = False) -> None:
+    def add(
+        self, number: int, run_id: str, applied: list[str], error: BaseException | None, *, is_reported: bool = False
+    ) -> None:
         """Add the result of a database. `is_reported`: its run has emitted the error."""
         name = self._names[number]
         if error is not None and not is_reported:
-            self._emit(RunFailed(name, self._prefix, error))
+            self._emit(RunFailed(name, self._prefix, run_id, error))
         self._results[number] = DatabaseResult(name, applied, error)
-        self._emit(DatabaseFinished(name, self._prefix, tuple(applied), error))
+        self._emit(DatabaseFinished(name, self._prefix, run_id, tuple(applied), error))
         self.unreachable = [*self.unreachable, name] if is_server_away(error) else []
 
     def complete(self) -> list[DatabaseResult]:
@@ -128,7 +131,7 @@ class _Results:
         skipped = DatabaseSkippedError(self.unreachable[:_MOST_UNREACHABLE])
         for number in range(len(self._names)):
             if number not in self._results:
-                self.add(number, [], skipped)
+                self.add(number, make_run_id(), [], skipped)
         return [self._results[number] for number in range(len(self._names))]
 
 
@@ -139,11 +142,11 @@ def _check(
     check_concurrency(options.concurrency)
     if other_db is not None and not callable(other_db):
         raise InvalidOptionError(
-            f"{argument} must be a function that returns the database of a name, such as client.get_database, not "
+            f"{argument} must be a function that returns a database by its name, such as client.get_database, not "
             f"{type(other_db).__name__}."
         )
     if not isinstance(databases, Iterable) or isinstance(databases, str):  # a single one, say, or a client
-        raise InvalidOptionError(f"databases must be a list of them, not {type(databases).__name__}.")
+        raise InvalidOptionError(f"databases must be a list of databases, not {type(databases).__name__}.")
     listed = list(databases)
     for number, db in enumerate(listed):
         try:

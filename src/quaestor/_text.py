@@ -1,4 +1,4 @@
-"""How messages write times, counts, lists and errors (a driver's without values), and what they suggest."""
+"""Texts of messages: times, counts, lists and errors (a driver's without values), and similar names."""
 
 import contextlib
 import re
@@ -43,7 +43,7 @@ _CODE_NAMES: Final = {
 
 
 def format_duration(seconds: float) -> str:
-    """Write a time as people do: 0.03 s, 3.2 s, 2 min 5 s, 1 h 7 min."""
+    """Format a duration: 0.03 s, 3.2 s, 2 min 5 s, 1 h 7 min."""
     if seconds < _MINUTE:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     if seconds < _HOUR:
@@ -52,26 +52,26 @@ def format_duration(seconds: float) -> str:
 
 
 def format_count(number: int, noun: str = "migration") -> str:
-    """Write a number with its noun: 1 migration, 2,000 migrations."""
+    """Format a number with its noun: 1 migration, 2,000 migrations."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_amount(done: int, total: int | None) -> str:
-    """Write how much is done, of how much if that is known."""
+    """Format how much is done, and of how much, if known."""
     return f"{done:,}" if total is None else f"{done:,} of {total:,}"
 
 
 def format_rate(done: int, total: int | None, rate: float) -> str:
-    """Write how many a second, and how long the rest takes at this rate if that is known."""
+    """Format the rate per second, and the time left at this rate, if known."""
     text = f"{rate:,.1f}/s" if rate < _SLOW else f"{rate:,.0f}/s"
     if total is None or total <= done or rate <= 0:
         return text
-    left = ceil((total - done) / rate)  # an estimate: tenths of a second would claim too much
+    left = ceil((total - done) / rate)  # an estimate: tenths of a second would be too precise
     return f"{text}, {f'{left} s' if left < _MINUTE else format_duration(left)} left"
 
 
 def format_list(values: Sequence[object]) -> str:
-    """Write the values after a colon, the first 20 if there are more; nothing if there are none."""
+    """Format the values after a colon, at most 20 of them; "" if there are none."""
     if not values:
         return ""
     more = f" and {len(values) - _LIST_LIMIT:,} more" if len(values) > _LIST_LIMIT else ""
@@ -85,8 +85,23 @@ def find_similar(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
 
 
+def find_misspelled(name: str, names: Iterable[str]) -> str | None:
+    """Find the only name of which this may be a misspelling; None if there is none.
+
+    Names that differ only in numbers or hexadecimal ids, or are similar to several others, belong to tenants.
+    """
+    import difflib  # late, likewise
+
+    def without_ids(text: str) -> str:
+        return re.sub("[0-9a-f]*[0-9][0-9a-f]*", "", text)
+
+    others = [one for one in names if abs(len(one) - len(name)) <= 1 and without_ids(one) != without_ids(name)]
+    similar = difflib.get_close_matches(name, others, n=2, cutoff=0.75)
+    return similar[0] if len(similar) == 1 else None
+
+
 class ErrorFacts(NamedTuple):
-    """What is shown of an error: of a driver's, no document and no value of one."""
+    """The parts of an error that are shown: of a driver's error, no document and no value of one."""
 
     type: str
     message: str
@@ -102,13 +117,13 @@ class ErrorFacts(NamedTuple):
 
 
 def format_error(error: BaseException) -> str:
-    """Write the class of an error, its code and its message."""
+    """Format the class of an error, its code and its message."""
     facts = read_error(error)
     return f"{facts}: {facts.message}" if facts.message else str(facts)
 
 
 def read_error(error: BaseException) -> ErrorFacts:
-    """Return what is shown of an error. A private class of a driver is shown as its public base."""
+    """Read the parts of an error that are shown. A private class of a driver is shown as its public base."""
     classes = [cls.__name__ for cls in type(error).__mro__]
     name = next(cls for cls in classes if not cls.startswith("_"))
     message = message_of(error)
@@ -125,7 +140,7 @@ def read_error(error: BaseException) -> ErrorFacts:
             text = f"{format_count(number, 'write error')}{', the first' if number > 1 else ''}: {facts.message}"
             facts = facts._replace(message=text, write_errors=number)
         return facts
-    message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # nobody has configured these
+    message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # the user hasn't configured these
     message = message.partition(", full error: ")[0]
     if not _WITHOUT_VALUES.isdisjoint(classes) and name != "InvalidURI":
         return ErrorFacts(name, message)
@@ -165,7 +180,7 @@ def _is_of_driver(error: BaseException) -> bool:
 
 
 def format_traceback(error: BaseException) -> str:
-    """Write the traceback of an error and of its causes, with their messages as `format_error` writes them."""
+    """Format the traceback of an error and of its causes, with messages by `format_error`."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and not any(cause is one for one in chain):
@@ -175,7 +190,7 @@ def format_traceback(error: BaseException) -> str:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Say whether an exception comes from outside, as Ctrl-C and cancellation do, and isn't the function's own failure.
+    """Say whether an exception is an interruption, such as Ctrl-C or a cancellation, and not a failure of the function.
 
     A SystemExit is one if the handler of a signal raised it: `sys.exit()` in a migration is a failure.
     """
@@ -202,7 +217,7 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an error; nothing if its `__str__` raises."""
+    """Return the message of an error; "" if its `__str__` raises."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - the class of the error is shown in any case

@@ -1,8 +1,8 @@
-"""The contexts: the second argument of a migration's function, for its backfills and progress."""
+"""The contexts: the second argument of a migration's function, for backfills, progress and log lines."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,11 +11,11 @@ from quaestor._core.backfill import Backfill, Backfills
 from quaestor._core.checkpoint import DEFAULT_BYTES, DEFAULT_SIZE, Throttle
 from quaestor._core.definition import check_concurrency
 from quaestor._core.lease import Reminder
-from quaestor._hosts.calls import call
+from quaestor._hosts.calls import call, make_log_attributes
 from quaestor._hosts.threads import run_to_completion
 from quaestor.databases import AsyncCollection, SyncCollection
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
-from quaestor.events import MigrationProgressed
+from quaestor.events import MigrationProgressed, Place
 
 if TYPE_CHECKING:  # importing a context loads no driver
     from quaestor._mongo.backfill_store import MongoBackfillStore
@@ -24,8 +24,22 @@ D = TypeVar("D", bound=Mapping[str, Any])
 """A document."""
 
 
+class _MigrationLogger(logging.LoggerAdapter[logging.Logger]):
+    """Names the place of a migration in each line, and in the record's attributes."""
+
+    def __init__(self, place: Place) -> None:
+        # Not made when this module is imported: a later dictConfig disables the loggers that exist, by default.
+        super().__init__(logging.getLogger("quaestor.migration"), make_log_attributes(place))
+        start = f"[{place.database}/{place.prefix}] In {place.name!r}: "
+        self._start = start.replace("%", "%%")  # the line's own values are filled in later
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return f"{self._start}{msg}", kwargs
+
+
 class _Context:
-    """The part that sync and async functions share. `open_store` checks a backfill's arguments and makes its store."""
+    """The part that both contexts share. `open_store` checks a backfill's arguments and makes its store."""
 
     def __init__(self, backfills: Backfills, open_store: "Callable[..., MongoBackfillStore]") -> None:
         self._backfills = backfills
@@ -33,7 +47,7 @@ class _Context:
         self._reminder = Reminder(backfills.surroundings.now())
         self._unstarted = 0  # backfills that the function has asked for
         self.name: str = backfills.place.name
-        self.logger: logging.Logger = logging.getLogger("quaestor.migration")
+        self.logger: logging.LoggerAdapter[logging.Logger] = _MigrationLogger(backfills.place)
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Report progress: emits a `MigrationProgressed`, which the command line shows as a bar.
@@ -42,7 +56,7 @@ class _Context:
 
         Args:
             done: How much is done, in any unit.
-            total: How much there is to do in all; None if unknown.
+            total: How much there is in all; None if unknown.
 
         Raises:
             InvalidOptionError: One of them isn't a whole number.
@@ -56,12 +70,12 @@ class _Context:
         backfills.surroundings.emit(progressed)
 
     def check_started(self) -> None:
-        """Check, when the function has returned, that it started all its backfills."""
+        """Check, after the function has returned, that it started all its backfills."""
         if self._unstarted:
             raise UnfinishedMigrationError(
                 self.name,
-                "without starting a backfill that it asked for (its `context.batches` has no loop, or its "
-                "`context.for_each_batch` no `await`)",
+                "without starting a backfill (there is a `context.batches` without a loop, or a "
+                "`context.for_each_batch` without an `await`)",
             )
 
     def _open(
@@ -83,7 +97,8 @@ class MigrationContext(_Context):
 
     Attributes:
         name: The name of the migration.
-        logger: The logger `quaestor.migration`.
+        logger: Logs to `quaestor.migration`. Each line begins with the database, the prefix and the migration, which
+            the log record has as attributes too, as `log_event`'s do.
     """
 
     def batches(
@@ -98,41 +113,41 @@ class MigrationContext(_Context):
         pause: float = 0.0,
         max_lag: float | None = None,
     ) -> Iterator[list[D]]:
-        """Go over a collection in batches, in the order of `_id`; after a crash, resume at the batch in progress.
+        """Go through a collection in batches, in the order of `_id`; after a crash, resume at the batch in progress.
 
-        A batch is done when the loop asks for the next one. A checkpoint in `{prefix}_migrations_progress` then says
-        so, until the migration is recorded, and the lease is checked. An interrupted or failed migration resumes there
-        when it runs again, and sees at most one batch twice. The backfill ends at the `_id` that was the highest when
-        it started: documents that are inserted later, or match again, don't prolong it.
+        A batch is done when the loop asks for the next one. Its checkpoint is then saved in
+        `{prefix}_migrations_progress`, until the migration is recorded, and the lease is checked. An interrupted or
+        failed migration resumes there when it runs again, and sees at most one batch twice. The backfill ends at the
+        highest `_id` at its start: documents that are inserted later, or match again, don't prolong it.
 
         So finish each batch before you ask for the next one. `list(context.batches(...))`, `create_task` for each batch
-        and `pool.map(work, context.batches(...))` don't: after a failure, documents are skipped for good. For parallel
-        work use `context.for_each_batch(collection, work, transaction=False, workers=8)`.
+        and `pool.map(work, context.batches(...))` don't, so documents are lost after a failure. To work in parallel,
+        use `context.for_each_batch(collection, work, transaction=False, workers=8)`.
 
         Args:
             collection: A collection of the function's driver, in this database or another one of its client.
-            filter: Which documents, as for `find`; None: all.
+            filter: Which documents to read, as for `find`. Defaults to all.
             name: The backfill's name, under which its checkpoint is stored. Defaults to the collection's name, as
                 `database.collection` in another database. Two backfills of one migration need different names. If the
                 collection or the filter has changed since the last attempt, the backfill restarts; in
                 `for_each_batch` with transaction=True, it is refused.
-            size: How many documents a batch has at most.
-            max_bytes: How large a batch is at most, in bytes of BSON; but it has one document at least.
-            projection: Which fields, as for `find`, with `_id`; None: all.
+            size: The maximum number of documents in a batch.
+            max_bytes: The maximum size of a batch, in bytes of BSON. A batch has at least one document.
+            projection: Which fields to read, as for `find`, including `_id`. Defaults to all.
             pause: How long to wait between two batches, in seconds.
-            max_lag: Between two batches, wait until no replica is further behind than this, in seconds. Needs the right
-                to `replSetGetStatus`, which the role clusterMonitor has.
+            max_lag: The maximum replication lag, in seconds: between two batches, wait until all replicas are within
+                it. This needs the right to `replSetGetStatus`, which the role clusterMonitor has.
 
         Returns:
             The batches, none of them empty.
 
         Raises:
-            InvalidOptionError: An argument can't be used; nothing was done.
+            InvalidOptionError: An argument isn't valid; nothing was done.
             DuplicateBackfillError: The migration has a backfill of this name already; nothing was done.
-            BatchesInTransactionError: The migration, or the body that calls this, is one transaction.
+            BatchesInTransactionError: This was called inside a transaction.
             LeaseLostError: Another instance may hold the lease by now; the backfill resumes in the next run.
             CollectionChangedError: The collection was dropped or renamed during the backfill.
-            Exception: What the driver raises.
+            Exception: Whatever the driver raises.
         """
         backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag, max_bytes))
         return self._iterate(backfill)
@@ -152,28 +167,27 @@ class MigrationContext(_Context):
         transaction: bool = True,
         workers: int = 1,
     ) -> None:
-        """Go over a collection as `batches` does, and give each batch to a function; by default exactly once.
+        """Go through a collection as `batches` does, and pass each batch to a function; by default exactly once.
 
-        With transaction=True, which is the default, the body's writes and the checkpoint are committed together, so a
-        crash repeats nothing. The session is bound: the body passes none, uses the migration's database, in its own
-        thread or task, and does one operation after the other; what another thread does, also one that it starts,
-        is outside the transaction. The server may abort a transaction; then the body is
-        called again, with documents that are read anew. A transaction must end within
+        With transaction=True (the default), the body's writes and the checkpoint are committed together, so a crash
+        repeats nothing. The body passes no session: it uses the migration's database, in its own thread or task, one
+        operation at a time. Operations of other threads are outside the transaction. If the server aborts a
+        transaction, the documents are read again and the body is called again. A transaction must end within
         `transactionLifetimeLimitSeconds` (60 s by default), so choose a small `size`.
 
         With transaction=False, `workers` calls of the body run at the same time, each in a thread (in an `async def`
-        migration: in a task). A checkpoint has what is done without a gap, so after a crash or failure at most
-        2 * `workers` batches come again. If a body fails, those in progress end, and the first error is raised.
+        migration: in a task). A checkpoint has no gaps, so after a crash or failure at most 2 * `workers`
+        batches are repeated. If a body fails, the others in progress finish, and the first error is raised.
 
         The body is a `def` function in a `def` migration, and an `async def` function in an `async def` migration. The
         other arguments are those of `batches`.
 
         Raises:
-            BackfillChangedError: `transaction`, and the filter or the collection has changed; nothing was done.
-            TransactionsUnsupportedError: `transaction`, and the server has none; nothing was done.
+            BackfillChangedError: transaction=True, and the filter or the collection has changed; nothing was done.
+            TransactionsUnsupportedError: transaction=True, but the server has no transactions; nothing was done.
             TransactionFailedError: The server aborted the transaction of a batch again and again.
             UnfinishedMigrationError: The body returned before its work was done.
-            Exception: What the body raised, unchanged; the next run repeats its batch. Also what `batches` raises.
+            Exception: Whatever the body raised, unchanged; the next run repeats its batch. Or what `batches` raises.
         """
         _check_body(body, transaction, workers)
         throttle = Throttle(size, pause, max_lag, max_bytes)
@@ -198,7 +212,8 @@ class AsyncMigrationContext(_Context):
 
     Attributes:
         name: The name of the migration.
-        logger: The logger `quaestor.migration`.
+        logger: Logs to `quaestor.migration`. Each line begins with the database, the prefix and the migration, which
+            the log record has as attributes too, as `log_event`'s do.
     """
 
     def batches(
@@ -213,7 +228,7 @@ class AsyncMigrationContext(_Context):
         pause: float = 0.0,
         max_lag: float | None = None,
     ) -> AsyncIterator[list[D]]:
-        """Do the same as `MigrationContext.batches`, for an `async for` loop."""
+        """Do what `MigrationContext.batches` does, for an `async for` loop."""
         backfill, _ = self._open(collection, filter, projection, name, Throttle(size, pause, max_lag, max_bytes))
         return self._iterate(backfill)
 
@@ -232,7 +247,7 @@ class AsyncMigrationContext(_Context):
         transaction: bool = True,
         workers: int = 1,
     ) -> Coroutine[Any, Any, None]:
-        """Do the same as `MigrationContext.for_each_batch`, with an `async def` body."""
+        """Do what `MigrationContext.for_each_batch` does, with an `async def` body."""
         _check_body(body, transaction, workers)
         throttle = Throttle(size, pause, max_lag, max_bytes)
         backfill, store = self._open(collection, filter, projection, name, throttle)
@@ -273,15 +288,15 @@ def _check_body(body: object, transaction: object, workers: object) -> None:
     check_concurrency(workers, "workers")
     if transaction and workers != 1:
         raise InvalidOptionError(
-            "workers can't share a transaction: pass transaction=False as well, with a body that is idempotent."
+            "workers can't share a transaction: also pass transaction=False, with an idempotent body."
         )
 
 
 def _check_place(*, is_same: bool) -> None:
-    """Check that batches are advanced where they began."""
+    """Check that batches are advanced in the thread or task they started in."""
     if not is_same:
         raise InvalidOptionError(
-            "The batches of context.batches() were advanced from another thread or task than the one that began. The "
-            "one that asks for the next batch says that the last one is done, so a failure would skip documents. Use "
+            "context.batches() was advanced from another thread or task than it started in. Asking for the next batch "
+            "marks the last one as done, so a failure would skip documents. Use "
             "context.for_each_batch(collection, body, transaction=False, workers=8)."
         )

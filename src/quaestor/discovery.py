@@ -30,12 +30,12 @@ def discover(package: str, exclude: Collection[str] = ()) -> list[str]:
 
 
 def is_left_out(name: str) -> bool:
-    """Say whether a module with this name, the last part of a dotted one, is none of migrations."""
+    """Say whether a module isn't one of migrations, by the last part of its name."""
     return _matches(name, _LEFT_OUT)
 
 
 def is_new_package(package: str) -> bool:
-    """Say whether a package discovers itself, as that of a new project does before it has modules."""
+    """Say whether a package is discovering itself, as that of a new project does before it has modules."""
     module = sys.modules[package]
     is_importing = getattr(module.__spec__, "_initializing", False)
     return is_importing and hasattr(module, "__path__") and not hasattr(sys, "frozen")
@@ -50,7 +50,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except SystemExit as error:  # which would end the application, perhaps with exit code 0
         raise ImportError(
-            f"The module {name!r} calls sys.exit() when it is imported. Do that in a function, or below "
+            f"The module {name!r} calls sys.exit() when it is imported. Move that into a function, or below "
             '`if __name__ == "__main__":`.',
             name=name,
         ) from error

@@ -3,9 +3,9 @@
 Exceptions of your migrations and of the driver are never wrapped; a migration's gets a note with its name.
 
     QuaestorError
-    ├── InvalidMigrationError         (ValueError)    a name, dependency or function that can't be a migration
+    ├── InvalidMigrationError         (ValueError)    a name, dependency or function that isn't valid
     ├── DuplicateMigrationError       (ValueError)    two functions with one name
-    ├── NoMigrationsError             (ValueError)    discovered modules that register nothing here
+    ├── NoMigrationsError             (ValueError)    discovered modules that register no migration here
     ├── UnknownMigrationError         (ValueError)    a name that no migration has
     ├── GraphError                    (ValueError)    the dependencies can't be put in order
     │   ├── MissingDependencyError    (ValueError)    a dependency that isn't registered
@@ -13,29 +13,29 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── InvalidPrefixError            (ValueError)    a prefix that can't name a collection
     ├── InvalidDatabaseError          (TypeError)     not a database, or sync instead of async
     ├── InvalidOptionError            (ValueError)    an option with a value that can't be used
-    ├── MissingDatabaseError          (ValueError)    a pending migration is sync or async, and has no database for it
-    ├── RecordConflictError           (ValueError)    a pending migration couldn't be recorded
+    ├── MissingDatabaseError          (ValueError)    a pending migration needs a sync or async database
+    ├── RecordConflictError           (ValueError)    another document has a pending migration's `_id`
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
     ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
-    ├── DependencyConflictError       (ValueError)    a pending dependency of an applied migration: a mark would leave
-    │                                                 one, or strict=True and a run has met one
+    ├── DependencyConflictError       (ValueError)    an applied migration has a pending dependency: after a
+    │                                                 mark, or in a run with strict=True
     ├── UnfinishedMigrationError      (TypeError)     a function returned before its work was done
-    ├── LeaseError                                    the lease
+    ├── LeaseError                                    errors of the lease
     │   ├── LeaseTimeoutError         (TimeoutError)  another instance held it for longer than lease_timeout
     │   └── LeaseLostError            (RuntimeError)  another instance may hold it by now, so this one has stopped
     ├── OutageError                   (TimeoutError)  the server, or a majority, was away for longer than patience
-    ├── DatabaseSkippedError          (RuntimeError)  one of many databases, after ten in a row found no server
-    ├── PrimaryRequiredError          (RuntimeError)  connected directly to a member that isn't the primary
-    ├── ServerUnsupportedError        (RuntimeError)  a look-alike of MongoDB that wouldn't keep others from migrating
-    ├── TransactionError                              transactions
+    ├── DatabaseSkippedError          (RuntimeError)  not started: ten databases in a row found no server
+    ├── PrimaryRequiredError          (RuntimeError)  the client is connected directly to another member
+    ├── ServerUnsupportedError        (RuntimeError)  a MongoDB look-alike on which the lease can't work
+    ├── TransactionError                              errors of transactions
     │   ├── TransactionsUnsupportedError  (ValueError)    transaction=True on a server without them
     │   ├── TransactionFailedError        (RuntimeError)  the server aborted a transaction again and again
     │   └── BatchesInTransactionError     (RuntimeError)  a backfill inside a transaction
     ├── DuplicateBackfillError        (ValueError)    two backfills with one name in one migration
-    ├── BackfillChangedError          (RuntimeError)  an exactly-once backfill has another filter or collection
+    ├── BackfillChangedError          (RuntimeError)  an exactly-once backfill changed its filter or collection
     └── CollectionChangedError        (RuntimeError)  a collection was dropped or renamed during a backfill
 
-An error's arguments are its data, so it can be pickled and sent between processes; `str()` makes the sentence.
+An error's arguments are its data, so it can be pickled and sent between processes; `str()` returns the message.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class QuaestorError(Exception):
 
 
 class InvalidMigrationError(QuaestorError, ValueError):
-    """A name, a list of dependencies or a function can't be a migration; `str()` says why."""
+    """A migration's name, dependencies or function isn't valid; `str()` says why."""
 
 
 @dataclass(eq=False)
@@ -96,8 +96,8 @@ class NoMigrationsError(QuaestorError, ValueError):
     Attributes:
         package: The package.
         modules: The modules that were imported, now or before; empty if the package has none.
-        here: The module that made this registry.
-        elsewhere: The modules that made other registries, which may be the ones that those modules use.
+        here: The module that created this registry.
+        elsewhere: The modules that created other registries, which `modules` may use.
     """
 
     package: str
@@ -114,26 +114,26 @@ class NoMigrationsError(QuaestorError, ValueError):
         nothing = f"None of these modules has registered a migration in this registry: {', '.join(self.modules)}."
         if self.elsewhere:
             return (
-                f"{nothing} It was made in {self.here}; there is another one, made in {', '.join(self.elsewhere)}. A "
-                "module that is also run as a script, reloaded, or imported under another name makes a second one. "
-                "Make it in a module of its own, and import it from there."
+                f"{nothing} It was created in {self.here}; another one exists, created in {', '.join(self.elsewhere)}. "
+                "Running a module as a script, reloading it, or importing it under a second name creates a second "
+                "registry. Create it in a module of its own, and import it from there."
             )
         return f"{nothing} Use @registry.register in them, or correct the name {self.package!r}."
 
 
 @dataclass(eq=False)
 class UnknownMigrationError(QuaestorError, ValueError):
-    """Names were given that no migration has. Nothing has run.
+    """No migration has the given name. Nothing has run.
 
     Attributes:
-        suggestions: Each of these names with the most similar registered name, or None.
+        suggestions: Each unknown name with the most similar registered name, or None.
     """
 
     suggestions: dict[str, str | None]
 
     @property
     def names(self) -> list[str]:
-        """The names that no migration has."""
+        """The unknown names."""
         return list(self.suggestions)
 
     def __str__(self) -> str:
@@ -147,7 +147,7 @@ def _suggest(close: str | None) -> str:
 
 
 class GraphError(QuaestorError, ValueError):
-    """The base of the errors about dependencies that can't be put in order. Nothing has run."""
+    """The base of the errors of dependencies that can't be put in order. Nothing has run."""
 
 
 @dataclass(eq=False)
@@ -190,12 +190,12 @@ class InvalidPrefixError(QuaestorError, ValueError):
 
 
 class InvalidDatabaseError(QuaestorError, TypeError):
-    """An argument is no database, or one this call can't use; `str()` says why, and what to pass."""
+    """An argument isn't a database that this call can use; `str()` says why, and what to pass."""
 
 
 @dataclass(eq=False)
 class MissingDatabaseError(QuaestorError, ValueError):
-    """The plan has sync (or async) migrations, and the call has no sync (or async) database. Nothing has run.
+    """Sync (or async) migrations are pending, but no sync (or async) database was passed. Nothing has run.
 
     Attributes:
         migrations: The names of these migrations, in the order of the plan.
@@ -218,7 +218,7 @@ class MissingDatabaseError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class RecordConflictError(QuaestorError, ValueError):
-    """Pending migrations couldn't be recorded: other documents have their `_id`. Nothing has run.
+    """Other documents have the `_id` of pending migrations, so these couldn't be recorded. Nothing has run.
 
     Attributes:
         migrations: The names of these migrations, in the order of the plan.
@@ -228,14 +228,14 @@ class RecordConflictError(QuaestorError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"Records have the name of a pending migration as _id, but another `name`: {', '.join(self.migrations)}. "
-            "Correct their `name` or remove them. Nothing has run."
+            f"Other documents have the _id of a pending migration, with another `name`: {', '.join(self.migrations)}. "
+            "Correct that `name`, or remove the documents. Nothing has run."
         )
 
 
 @dataclass(eq=False)
 class UnknownRecordsError(QuaestorError, ValueError):
-    """The run is strict, and applied migrations aren't registered. Nothing has run.
+    """A strict run found applied migrations that aren't registered. Nothing has run.
 
     Attributes:
         names: Their names, alphabetically.
@@ -269,8 +269,8 @@ class IrreversibleMigrationError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class DependencyConflictError(QuaestorError, ValueError):
-    """A mark would leave a migration applied while a dependency of it is pending; or a strict run has met that. Nothing
-    was marked or run.
+    """A mark would leave a migration applied while its dependencies are pending, or a strict run found one like that.
+    Nothing was marked or run.
 
     Attributes:
         conflicts: Each such migration with its pending dependencies.
@@ -285,13 +285,13 @@ class DependencyConflictError(QuaestorError, ValueError):
         remedy = (
             "They would run in the wrong order: check the data, then run without strict. Nothing has run."
             if self.in_run
-            else "Mark these together. Nothing was marked."
+            else "Mark them together. Nothing was marked."
         )
-        return f"An applied migration can't have a pending dependency: {needs}. {remedy}"
+        return f"A migration can't stay applied while its dependencies are pending: {needs}. {remedy}"
 
 
 class InvalidOptionError(QuaestorError, ValueError):
-    """An option has a value that can't be used; `str()` says why."""
+    """An option's value isn't valid; `str()` says why."""
 
 
 @dataclass(eq=False)
@@ -316,7 +316,7 @@ class UnfinishedMigrationError(QuaestorError, TypeError):
 
 
 class LeaseError(QuaestorError):
-    """The base of the errors about the lease."""
+    """The base of the errors of the lease."""
 
 
 @dataclass(eq=False)
@@ -334,8 +334,8 @@ class LeaseTimeoutError(LeaseError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"Waited {self.seconds:.1f} s for the lease, held by {self.holder}. Nothing has run here. Pass a longer "
-            f"lease_timeout=: a run replaces a dead holder after watching its lease for {self.holder.ttl:g} s. If the "
-            "holder hangs, kill it, or release the lease with the runner's unlock()."
+            f"lease_timeout=: a dead holder's lease expires after {self.holder.ttl:g} s. If the holder hangs, kill it, "
+            "or release the lease with the runner's unlock()."
         )
 
 
@@ -362,7 +362,7 @@ class LeaseLostError(LeaseError, RuntimeError):
         return (
             f"The lease was lost, and nothing more was started. {left} Another instance took it over because this one "
             "couldn't renew it in time (a frozen process, a blocked event loop, a broken network, no free connection "
-            "in the pool), or unlock() released it, or its document was removed, as by dropping the database. "
+            "in the pool), or unlock() released it, or its document was removed (by dropping the database, say). "
             "Run again: migrations that another instance has applied are skipped."
         )
 
@@ -385,9 +385,9 @@ class OutageError(QuaestorError, TimeoutError):
 
     def __str__(self) -> str:
         missing = (
-            "a majority of the replica set has not confirmed it, so a data-bearing member is down or behind"
+            "no majority of the replica set has confirmed it: a data-bearing member is down or behind"
             if self.no_majority
-            else "no answer has come: the server can't be reached, or has no majority that confirms"
+            else "the server can't be reached, or no majority confirms"
         )
         return (
             f"Waited {self.seconds:.0f} s {self.what}: {missing}. Nothing more was started. Run again when the servers "
@@ -397,7 +397,7 @@ class OutageError(QuaestorError, TimeoutError):
 
 @dataclass(eq=False)
 class DatabaseSkippedError(QuaestorError, RuntimeError):
-    """The run on one of many databases wasn't started, because ten others in a row had found no server.
+    """One of many databases wasn't migrated, because ten in a row before it had found no server.
 
     Attributes:
         unreachable: The names of these ten.
@@ -418,8 +418,8 @@ class PrimaryRequiredError(QuaestorError, RuntimeError):
 
     Attributes:
         address: The member, as `host:port`.
-        state: What it is: "a secondary", "an arbiter" or "a member that is starting or recovering".
-        primary: The primary's address, as the member knows it; None: it knows none.
+        state: Its state: "a secondary", "an arbiter" or "a member that is starting or recovering".
+        primary: The primary's address, as far as the member knows; None if it knows none.
     """
 
     address: str
@@ -430,13 +430,13 @@ class PrimaryRequiredError(QuaestorError, RuntimeError):
         primary = "which has no primary now" if self.primary is None else f"whose primary is {self.primary}"
         return (
             f"The client is connected directly to {self.address}, {self.state} of a replica set, {primary}. "
-            f"Connect to the primary, or to the whole set: without directConnection=true."
+            "Connect to the primary, or to the whole set by removing directConnection=true."
         )
 
 
 @dataclass(eq=False)
 class ServerUnsupportedError(QuaestorError, RuntimeError):
-    """The server imitates MongoDB, but its answers wouldn't keep a second instance from migrating. Nothing has run.
+    """The server imitates MongoDB, but its lease wouldn't exclude a second instance. Nothing has run.
 
     Attributes:
         commands: The commands that it evaluates differently.
@@ -452,12 +452,12 @@ class ServerUnsupportedError(QuaestorError, RuntimeError):
 
 
 class TransactionError(QuaestorError):
-    """The base of the errors about transactions."""
+    """The base of the errors of transactions."""
 
 
 @dataclass(eq=False)
 class TransactionsUnsupportedError(TransactionError, ValueError):
-    """Migrations need transactions, and the server has none.
+    """Migrations need transactions, but the server has none.
 
     Attributes:
         migrations: The names of these migrations, in the order of the plan. Nothing has run.
@@ -470,7 +470,7 @@ class TransactionsUnsupportedError(TransactionError, ValueError):
     def __str__(self) -> str:
         if self.in_batches:
             return (
-                f"Migration {self.migrations[0]!r} calls for_each_batch with transaction=True, and this server has no "
+                f"Migration {self.migrations[0]!r} calls for_each_batch with transaction=True, but this server has no "
                 "transactions. Make it a replica set (one node is enough), or use transaction=False with an idempotent "
                 "body. (mongomock has no transactions either.)"
             )
@@ -493,9 +493,9 @@ class TransactionFailedError(TransactionError, RuntimeError):
         seconds: How long all attempts took, in seconds.
         expired: Whether the server no longer had the last transaction, as after `transactionLifetimeLimitSeconds`.
         in_batches: Whether it was the transaction of one batch of a backfill: the batches before it stay.
-        went_on: Whether an operation failed inside the transaction, and the function went on: the server had ended each
-            one sooner than its shortest limit.
-        error: The name and the code of what the driver raised last, or of what the function caught before, if known.
+        went_on: Whether an operation failed inside the transaction, but the function continued: the server ended each
+            attempt sooner than its shortest limit.
+        error: The class and code of the last error of the driver, or of the one that the function caught; may be empty.
     """
 
     name: str
@@ -511,28 +511,28 @@ class TransactionFailedError(TransactionError, RuntimeError):
         without = "use transaction=False" if self.in_batches else "register it without transaction=True"
         if self.went_on:
             remedy = (
-                "An operation failed inside it, which ends a transaction, and the function caught the error and went "
-                "on. Let the error leave the function. Where it is expected, as a duplicate key is, avoid it (by an "
-                f"upsert, say), or {without}."
+                "An operation failed inside it, which ends a transaction, but the function caught the error and "
+                "continued. Let the error leave the function. If you expect it (a duplicate key, say), avoid it, for "
+                f"example by an upsert, or {without}."
             )
         elif self.expired:
             remedy = (
                 "The server had ended it: it took longer than transactionLifetimeLimitSeconds (60 s by default), or "
-                "an operation failed inside it, and the function caught the error and went on. Make "
+                "an operation failed inside it, but the function caught the error and continued. Make "
                 f"{smaller} smaller, raise that server parameter, let such an error leave the function, or {without}."
             )
         else:
             remedy = "Something else writes the same documents, or the servers have a problem."
-        last = f" The error: {self.error}." if self.error else ""
+        last = f" The last error: {self.error}." if self.error else ""
         return (
             f"The transaction of {what}migration {self.name!r} was aborted {self.attempts} times in "
-            f"{self.seconds:.0f} s and isn't retried; nothing of it is applied. {remedy}{last}"
+            f"{self.seconds:.0f} s, so it isn't retried any more. Nothing of it is applied. {remedy}{last}"
         )
 
 
 @dataclass(eq=False)
 class BatchesInTransactionError(TransactionError, RuntimeError):
-    """A function in a transaction started a backfill.
+    """A backfill was started inside a transaction.
 
     Attributes:
         name: The migration.
@@ -570,7 +570,7 @@ class DuplicateBackfillError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class BackfillChangedError(QuaestorError, RuntimeError):
-    """A backfill with transaction=True has another filter or collection than in its last attempt. It did nothing.
+    """The filter or collection of a backfill with transaction=True has changed since its last attempt. It did nothing.
 
     Attributes:
         name: The migration.

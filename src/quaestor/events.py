@@ -1,4 +1,4 @@
-"""Events: what happened in a run, as frozen values that go to the event hook (`on_event`).
+"""The events of a run: frozen values that go to the event hook (`on_event`).
 
 `str(event)` is its message, which both the log and the command line show. Events as values, with logging as one hook
 among others, follow stamina's instrumentation.
@@ -21,14 +21,15 @@ from quaestor._text import (
 from quaestor.status import Lease, Work
 
 LONG_WAIT = 5.0
-"""After how many seconds a wait is a WARNING."""
+"""A longer wait is a WARNING, in seconds."""
 
 
 class Place(NamedTuple):
-    """The first five fields of every event of a migration."""
+    """The first six fields of every event of a migration."""
 
     database: str
     prefix: str
+    run: str
     name: str
     position: int
     # Hides tuple.count, which has no use here:
@@ -42,10 +43,13 @@ class Event:
     Attributes:
         database: The name of the database.
         prefix: The prefix of the run.
+        run: The id of the run, rollback or mark, also `Lease.owner` while it holds the lease. `run_many` has one for
+            each database.
     """
 
     database: str
     prefix: str
+    run: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class RecordsIgnored(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class RecordsUnknown(RunEvent):
-    """Applied migrations aren't in the code, which may be older, and are left alone. Emitted once per run or rollback.
+    """Applied migrations aren't in the code, which may be an older release. Emitted once per run or rollback.
 
     Attributes:
         names: Their names, alphabetically.
@@ -115,8 +119,8 @@ class RecordsUnknown(RunEvent):
 
     def __str__(self) -> str:
         return (
-            f"The database has {format_count(len(self.names), 'applied migration')} not in the code, which may be an "
-            f"older release{format_list(self.names)}"
+            f"{format_count(len(self.names), 'applied migration')} not found in the code, which may be an older "
+            f"release{format_list(self.names)}"
         )
 
 
@@ -127,13 +131,47 @@ class RegistryEmpty(RunEvent):
     def __str__(self) -> str:
         return (
             "No migration is registered, so nothing was checked or applied. First import the modules that use this "
-            "registry, or call discover"
+            "registry, or call discover()"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPrefixesFound(RunEvent):
+    """A run found no record under its prefix, but the database is used with others: the prefix may be wrong.
+
+    Attributes:
+        prefixes: The other prefixes, alphabetically.
+    """
+
+    prefixes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"Check the prefix: nothing is recorded under {self.prefix!r}, so this run starts from scratch, but the "
+            f"database has records under other prefixes{format_list(self.prefixes)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarDatabaseFound(RunEvent):
+    """A run creates its database, but one with a similar name has records under its prefix: the name may be wrong.
+
+    Attributes:
+        similar: The name of the other database.
+    """
+
+    similar: str
+
+    def __str__(self) -> str:
+        return (
+            f"Check the name of the database: {self.database!r} doesn't exist yet, but {self.similar!r} has records "
+            f"under the prefix {self.prefix!r}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class DependenciesPending(RunEvent):
-    """Applied migrations depend on pending ones, which a run applies too late. Emitted once per run.
+    """Applied migrations have pending dependencies, which this run applies after them. Emitted once per run.
 
     Attributes:
         conflicts: Each of these applied migrations with its pending dependencies.
@@ -143,7 +181,7 @@ class DependenciesPending(RunEvent):
 
     def __str__(self) -> str:
         needs = [f"{name!r} needs {', '.join(map(repr, needed))}" for name, needed in self.conflicts.items()]
-        return f"Applied migrations have pending dependencies, which now come too late{format_list(needs)}"
+        return f"Applied migrations have pending dependencies, which now run after them{format_list(needs)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +207,9 @@ class ServerAwaited(RunEvent):
     then every 30 s.
 
     Attributes:
-        what: What it waits for, such as "to check the lease".
+        what: The step it waits for, such as "to check the lease".
         seconds: How long it has waited, in seconds.
-        error: What the driver raised last.
+        error: The last error of the driver.
     """
 
     what: str
@@ -180,8 +218,8 @@ class ServerAwaited(RunEvent):
 
     def __str__(self) -> str:
         return (
-            f"Waiting for the server {self.what} ({format_duration(self.seconds)} so far), which can't be reached, or "
-            f"has no majority that confirms: {format_error(self.error)}"
+            f"Waiting for the server {self.what} ({format_duration(self.seconds)} so far): it can't be reached, or no "
+            f"majority confirms. {format_error(self.error)}"
         )
 
 
@@ -190,9 +228,9 @@ class MajorityAwaited(RunEvent):
     """A run in progress waits for a majority of the replica set to confirm a write. Emitted after 5 s, then every 30 s.
 
     Attributes:
-        what: What it waits for, such as "to record 'a'".
+        what: The step it waits for, such as "to record 'a'".
         seconds: How long it has waited, in seconds.
-        error: What the driver raised last.
+        error: The last error of the driver.
     """
 
     what: str
@@ -208,12 +246,12 @@ class MajorityAwaited(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class SessionsNotEnded(RunEvent):
-    """The previous lease holder was killed or frozen; the server refused to end transactions it may have left open.
+    """The previous lease holder was killed or frozen, and the server refused to end its open transactions.
 
-    They block the documents they changed until the server aborts them, after about a minute. The migrations wait.
+    They lock the documents they changed until the server aborts them, after about a minute. The migrations wait.
 
     Attributes:
-        error: Why the server refused.
+        error: The server's refusal.
     """
 
     error: Exception
@@ -221,7 +259,7 @@ class SessionsNotEnded(RunEvent):
     def __str__(self) -> str:
         return (
             "The previous lease holder was killed, and the server refused to end its transactions: documents they "
-            f"changed may be blocked for a minute. {format_error(self.error)}"
+            f"changed may stay locked for a minute. {format_error(self.error)}"
         )
 
 
@@ -230,8 +268,8 @@ class LeaseNotReleased(RunEvent):
     """The run has ended but couldn't release its lease; other instances wait until it expires.
 
     Attributes:
-        seconds: How long that takes at most, in seconds.
-        error: What the driver raised.
+        seconds: The longest that takes, in seconds.
+        error: The driver's error.
     """
 
     seconds: float
@@ -258,7 +296,7 @@ class MigrationRetried(MigrationEvent):
 
     Attributes:
         attempt: The number of the attempt that starts now (from 2).
-        error: What the driver raised in the previous attempt; None if another process had recorded the migration.
+        error: The driver's error in the previous attempt; None if another process had recorded the migration.
     """
 
     attempt: int
@@ -274,9 +312,9 @@ class MigrationProgressed(MigrationEvent):
     """A migration has called `context.progress`, or done a batch of a backfill. May come from its function's thread.
 
     Attributes:
-        done: How much is done, in whatever unit the migration uses; in a backfill documents, including those of
+        done: How much is done, in any unit; in a backfill, the number of processed documents, including those of
             earlier attempts.
-        total: How much there is to do in all, in a backfill an estimate; None if unknown.
+        total: How much there is in all (in a backfill, an estimate); None if unknown.
         rate: How many documents per second this attempt at the backfill has processed; None outside one.
         due: Whether 30 s have passed since the last one with `due`: the log shows these as INFO.
     """
@@ -318,8 +356,8 @@ class BackfillStarted(MigrationEvent):
 
 @dataclass(frozen=True, slots=True)
 class BackfillRestarted(MigrationEvent):
-    """A backfill starts over, because its filter or collection has changed since the last attempt: in the code, or
-    because another collection has its name now. It may process documents again.
+    """A backfill starts over, because its filter or collection has changed since the last attempt, or another
+    collection has that name now. It may process documents again.
 
     Attributes:
         backfill: The name of the backfill.
@@ -338,7 +376,7 @@ class BackfillRestarted(MigrationEvent):
 
 @dataclass(frozen=True, slots=True)
 class CollectionMissing(MigrationEvent):
-    """A backfill goes over a collection that doesn't exist, so it has nothing to do. Its name may be misspelled.
+    """The collection of a backfill doesn't exist, so there is nothing to do. Its name may be misspelled.
 
     Attributes:
         backfill: The name of the backfill.
@@ -349,7 +387,7 @@ class CollectionMissing(MigrationEvent):
     collection: str
 
     def __str__(self) -> str:
-        return f"In {self._label}: there is no collection {self.collection!r}, so its backfill has nothing to do"
+        return f"In {self._label}: there is no collection {self.collection!r}, so the backfill has nothing to do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +414,7 @@ class PrimaryChanged(MigrationEvent):
     """A failover happened while the function of a migration without transaction=True was running, or before its record.
 
     Writes that the old primary acknowledged alone may have been rolled back. The database that a function gets writes
-    with majority concern, so this is about writes with a weaker concern of their own.
+    with majority concern, so only writes with a weaker concern of their own are affected.
     """
 
     def __str__(self) -> str:
@@ -439,11 +477,15 @@ class RunFinished(RunEvent):
 
     Attributes:
         applied: The migrations that this run applied, in order.
+        is_registry_empty: Whether there was nothing to do because no migration is registered.
     """
 
     applied: tuple[str, ...]
+    is_registry_empty: bool = field(default=False, kw_only=True)
 
     def __str__(self) -> str:
+        if self.is_registry_empty:
+            return "Nothing to apply: no migration is registered."
         return f"Applied {format_count(len(self.applied))}" if self.applied else "Up to date: nothing to apply."
 
 
@@ -519,7 +561,7 @@ class RunFailed(RunEvent):
 
     Attributes:
         error: The exception, which the caller gets.
-        work: What has ended: "run", "rollback" or "mark".
+        work: The operation that failed: "run", "rollback" or "mark".
     """
 
     error: BaseException
@@ -541,7 +583,7 @@ class DatabaseFinished(RunEvent):
 
     Attributes:
         applied: The migrations that this run applied, in order.
-        error: The exception it ended with; None if it succeeded.
+        error: The exception that ended it; None if it succeeded.
     """
 
     applied: tuple[str, ...]
@@ -557,7 +599,7 @@ Level: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 def level_of(event: Event) -> Level:  # noqa: PLR0911 - it is one table
-    """Return how much an event matters, as a level of the log. WARNING: somebody should look, but the run goes on."""
+    """Return the log level of an event. WARNING: someone should look at it, but the run goes on."""
     match event:
         case RunStarted(plan=()) | RollbackStarted(plan=()) | DatabaseFinished(error=None):
             return "DEBUG"  # RunFinished or RollbackFinished says the same
@@ -567,7 +609,7 @@ def level_of(event: Event) -> Level:  # noqa: PLR0911 - it is one table
             return "WARNING"
         case ServerAwaited() | MajorityAwaited() | PrimaryChanged() | RegistryEmpty() | DependenciesPending():
             return "WARNING"
-        case CollectionMissing():
+        case CollectionMissing() | OtherPrefixesFound() | SimilarDatabaseFound():
             return "WARNING"
         case LeaseAwaited(seconds=seconds):
             return "WARNING" if seconds >= LONG_WAIT else "INFO"
@@ -582,6 +624,6 @@ def _format_backfill(name: str, collection: str) -> str:
 
 
 Hook: TypeAlias = Callable[[Event], None]
-"""What `on_event` takes: a plain function, called between two steps of a run, with one event at a time; with concurrent
-migrations or databases, from other threads as well. It must be quick, and must not wait for the event loop, which may
-be waiting for it. An Exception that it raises is logged."""
+"""The type of `on_event`: a plain function, called with one event at a time, between two steps of a run. Concurrent
+migrations or databases also call it from other threads. It must be quick, and must not wait for the event loop, which
+may be waiting for it. If it raises an Exception, that is logged and the run goes on."""

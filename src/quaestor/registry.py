@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are 
     from quaestor.events import Hook
     from quaestor.status import DatabaseResult
 
-    # A type can't say "not awaitable", but an `async def` function with the context of a `def` function must be an
-    # error. So this lists what a `def` function with a context may return, although nothing uses it.
+    # An `async def` function that takes the context of a `def` function must be a type error. No type means "not
+    # awaitable", so this lists what a `def` function with a context may return, although nothing uses it.
     NotAwaitable: TypeAlias = (
         float | str | Sized | BulkWriteResult | DeleteResult | InsertManyResult | InsertOneResult | UpdateResult | None
     )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are 
 
 
 _registries: WeakValueDictionary[int, MigrationRegistry] = WeakValueDictionary()
-"""All registries, by `id`: an application with two may have meant one."""
+"""All registries, by `id`: an application may have created a second one by mistake."""
 
 
 class MigrationRegistry:
@@ -53,7 +53,7 @@ class MigrationRegistry:
         def create_users_index(db):
             db.users.create_index("email", unique=True)
 
-        applied = registry.run_sync(db, "myapp")
+        applied = registry.run_sync(db)
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class MigrationRegistry:
             MissingDependencyError: A dependency isn't registered.
             CircularDependencyError: Migrations depend on each other.
         """
-        from quaestor._core.plan import sort  # late: few programs need it before they run
+        from quaestor._core.plan import sort  # late: few programs need it before a run
 
         return sort(self._migrations)
 
@@ -90,26 +90,26 @@ class MigrationRegistry:
     ) -> Callable[[F], F]:
         """Register the decorated function as a migration, and return it unchanged.
 
-        The function is called with the database; and with a `MigrationContext` if it has a second argument without a
-        default (an `async def` function with an `AsyncMigrationContext`).
+        The function is called with the database. If it has a second argument without a default, it also gets a
+        `MigrationContext` (an `async def` function: an `AsyncMigrationContext`).
 
-        An `async def` function runs on the async database, any other on the sync one. A `def` around an `async def` (by
-        functools.wraps) counts as async too, because nearly all of them return what they wrap.
+        An `async def` function runs on the async database, any other on the sync one. A `def` wrapper of an `async def`
+        (with functools.wraps) counts as async too, because nearly all wrappers return what they wrap.
 
         Args:
-            name: Recorded in the database, so choose it once: a renamed migration is a new one.
+            name: The name in the database. Don't change it later: a renamed migration is a new one.
             depends_on: The names of migrations to apply before it, which may be registered later.
             transaction: Whether the function and its record are one transaction, applied together and exactly once.
-                The transaction has what the function does through the database that it is given, in its own thread or
-                task, one operation after the other, within what MongoDB allows in a transaction. The function may be
-                called several times. All this goes for its rollback too.
-            description: What it does, in one line; None: the first line of the function's docstring.
+                The transaction covers what the function does with the database it is given, in its own thread or task,
+                one operation at a time, within MongoDB's limits for transactions. The function may be called several
+                times. The same applies to its rollback.
+            description: A summary in one line. Defaults to the first line of the function's docstring.
             replace: Whether to replace the migration if it was registered in the same module: for notebooks, where a
-                cell is run again. Its rollback stays. A run in progress keeps what it started with.
+                cell runs again. Its rollback stays. A run in progress isn't affected.
 
         Raises:
-            InvalidMigrationError: The name, the dependencies or the function can't be used.
-            DuplicateMigrationError: The name is taken; with `replace`, in another module.
+            InvalidMigrationError: The name, the dependencies or the function isn't valid.
+            DuplicateMigrationError: The name is taken; with `replace`, by another module.
             CircularDependencyError: It depends on itself.
         """
         check_name(name)  # now, because `@registry.register` without its argument never calls the decorator
@@ -134,7 +134,7 @@ class MigrationRegistry:
     def register_rollback(self, name: str, *, replace: bool = False) -> Callable[[F], F]:
         """Register the decorated function as the rollback of a migration, and return it unchanged.
 
-        It is called as the migration's function is. It may be `async def` where that is `def`, or the other way round.
+        It is called like the migration's function. It may be `async def` where that is `def`, or the other way round.
 
         Args:
             name: The migration, which must be registered already.
@@ -142,10 +142,10 @@ class MigrationRegistry:
 
         Raises:
             UnknownMigrationError: There is no such migration yet.
-            InvalidMigrationError: The name or the function can't be used.
+            InvalidMigrationError: The name or the function isn't valid.
             DuplicateMigrationError: The migration has a rollback; with `replace`, from another module.
         """
-        from quaestor._core.plan import check_known  # late: few programs need it before they run
+        from quaestor._core.plan import check_known  # late: few programs need it before a run
 
         known = check_name(name, "register_rollback")
         check_known([known], self._migrations)
@@ -162,24 +162,24 @@ class MigrationRegistry:
         return decorator
 
     def discover(self, package: str, *, exclude: Collection[str] = ()) -> list[str]:
-        """Import a package and every module in it, nested ones too, in sorted order, so that their decorators run.
+        """Import a package and all modules in it, also nested ones, in sorted order, which registers their migrations.
 
-        In the package itself call it last, as `registry.discover(__name__)`, because its modules import the registry.
-        Modules and packages named `tests`, `conftest`, `test_*` and `*_test` are left out.
+        In the package itself, call it last, as `registry.discover(__name__)`, because its modules import the registry.
+        Modules and packages named `tests`, `conftest`, `test_*` and `*_test` are skipped.
 
         Args:
             package: The dotted name, such as "myapp.migrations". It may be the name of a module.
-            exclude: More modules and packages to leave out, as names inside the package: "helpers", "archive.*".
+            exclude: More modules and packages to skip, as names inside the package: "helpers", "archive.*".
 
         Returns:
             The names of the imported modules, in order.
 
         Raises:
             ImportError: A module calls `sys.exit()`.
-            NoMigrationsError: None of the modules has registered a migration here, now or before; or the package has
-                no modules. (A package without modules may still discover itself.)
+            NoMigrationsError: None of the modules has registered a migration in this registry, or the package has no
+                modules. (A package without modules may still discover itself.)
             InvalidOptionError: `exclude` isn't a list of names; nothing was imported.
-            Exception: What a module raised, unchanged, with a note that names the module.
+            Exception: Whatever a module raised, unchanged, with a note that names the module.
         """
         from quaestor.discovery import discover, is_new_package  # late: many programs import the modules themselves
 
@@ -204,7 +204,7 @@ class MigrationRegistry:
     def run(
         self,
         db: AsyncDatabase,
-        prefix: str,
+        prefix: str = "app",
         *,
         sync_db: SyncDatabase | None = None,
         on_event: Hook | None = None,
@@ -215,19 +215,21 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 1,
     ) -> Coroutine[Any, Any, list[str]]:
-        """Apply all pending migrations, dependencies first; of several that are ready, the alphabetically first.
+        """Apply all pending migrations, dependencies first, otherwise in alphabetical order.
 
-        One instance at a time migrates a database and prefix: the others wait for it, and return an empty list when it
-        has done the work.
+        One instance at a time migrates a database and prefix. The others wait, and return an empty list when it has
+        done the work.
 
         Args:
             db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
-            prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock`.
+            prefix: Names the application's own collections: `{prefix}_migrations` (the records),
+                `{prefix}_migrations_lock` and `{prefix}_migrations_progress`. Applications that share a database need
+                different prefixes.
             sync_db: The same database for `def` migrations (PyMongo's `Database`), which run in a worker thread. Motor
                 doesn't need it.
-            on_event: Called with every event, a frozen value; None logs them to the logger `quaestor`.
+            on_event: Called with every event. Defaults to `log_event`, which logs them to the logger `quaestor`.
             lease_ttl: How long the lease of a killed process keeps others waiting, in seconds, from 1 to 86,400. The
-                lease is renewed after every third of that time.
+                lease is renewed three times in that time.
             lease_timeout: How long to wait for another instance, in seconds. Defaults to no limit.
             patience: How long a run in progress waits for an unreachable server or a missing majority of the replica
                 set, in seconds. After 5 s, and then every 30 s, it says so (`ServerAwaited`, `MajorityAwaited`).
@@ -236,27 +238,28 @@ class MigrationRegistry:
                 newer database. By default that is a warning.
             concurrency: How many migrations may run at the same time, from 1 to 100. Each starts when its dependencies
                 are recorded and a slot is free, `def` functions in a thread of their own, `async def` functions in a
-                task. After a failure, an interruption or a cancellation nothing more starts; running migrations come to
-                their end, and are recorded if they succeed (Ctrl-C and cancellation cancel `async def` functions, and
-                end backfills after their batch).
+                task. After a failure, an interruption or a cancellation nothing more starts; running migrations finish,
+                and are recorded if they succeed. (Ctrl-C and cancellation cancel `async def` functions, and end
+                backfills after their batch.)
 
         Returns:
             The names applied by this call, in the order of the plan.
 
         Raises:
-            MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to the server.
-            InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument can't be used; likewise.
+            MissingDependencyError, CircularDependencyError: The dependencies can't be put in order; nothing was sent to
+                the server.
+            InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument isn't valid; likewise.
             UnknownMigrationError: A target isn't registered; likewise.
             UnknownRecordsError: `strict`, and applied migrations aren't registered; nothing has run.
-            MissingDatabaseError: `def` migrations are pending and there is no `sync_db`; nothing has run.
+            MissingDatabaseError: `def` migrations are pending, but there is no `sync_db`; nothing has run.
             RecordConflictError: A migration couldn't be recorded; nothing has run.
-            TransactionsUnsupportedError: transaction=True, and the server has no transactions; nothing has run.
+            TransactionsUnsupportedError: transaction=True, but the server has no transactions; nothing has run.
             LeaseTimeoutError: Another instance migrated for longer than `lease_timeout`; nothing has run here.
             LeaseLostError: Another instance may hold the lease by now; nothing more was started or recorded.
             OutageError: The server, or a majority, was away for longer than `patience`; likewise.
             TransactionFailedError: The server aborted a migration's transaction again and again.
-            UnfinishedMigrationError: A function returned before its work was done: an `await` is missing, say.
-            Exception: What a migration or the driver raised, unchanged. A migration's carries a note with its name.
+            UnfinishedMigrationError: A function returned before its work was done (an `await` is missing, say).
+            Exception: Whatever a migration or the driver raised, unchanged; a migration's gets a note with its name.
             ExceptionGroup: All failures, if there are several, with a `concurrency` above 1.
         """
         from quaestor.runners import AsyncRunner
@@ -276,7 +279,7 @@ class MigrationRegistry:
     def run_sync(
         self,
         db: SyncDatabase,
-        prefix: str,
+        prefix: str = "app",
         *,
         async_db: AsyncDatabase | None = None,
         on_event: Hook | None = None,
@@ -287,14 +290,14 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 1,
     ) -> list[str]:
-        """Do the same as `run` without an event loop, for PyMongo's `Database` and mongomock's.
+        """Do what `run` does, without an event loop, for PyMongo's `Database` and mongomock's.
 
         `async_db` is the same database for `async def` migrations (PyMongo's `AsyncDatabase` or Motor's). They run in
-        an event loop that lasts as long as the call, in tasks of it with `concurrency`. Drivers tie a client to the
-        loop in which it is first used, so give every call a client of its own; PyMongo's is closed with the loop.
+        an event loop that lasts as long as the call. Drivers tie a client to the loop in which it is first used, so
+        give every call a client of its own; PyMongo's is closed with the loop.
 
-        The other arguments, the result and the errors are those of `run`; `MissingDatabaseError` is raised when
-        `async def` migrations are pending and there is no `async_db`.
+        The other arguments, the result and the errors are those of `run`. `MissingDatabaseError` is raised if
+        `async def` migrations are pending, but there is no `async_db`.
         """
         from quaestor.runners import SyncRunner
 
@@ -313,7 +316,7 @@ class MigrationRegistry:
     def run_many(
         self,
         databases: Iterable[AsyncDatabase],
-        prefix: str,
+        prefix: str = "app",
         *,
         sync_db: Callable[[str], SyncDatabase] | None = None,
         on_event: Hook | None = None,
@@ -324,21 +327,21 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 8,
     ) -> Coroutine[Any, Any, list[DatabaseResult]]:
-        """Apply all pending migrations in many databases, one for each tenant, say. Each has a lease and records of its
-        own; where one fails the others go on.
+        """Apply all pending migrations in many databases (one for each tenant, say). Each has its own lease and
+        records, and if one fails, the others continue.
 
         The databases may be of one client or of several. `sync_db` returns the same database for `def` migrations,
         given its name, such as `sync_client.get_database`; Motor doesn't need it. `concurrency` is how many databases
-        are migrated at the same time, from 1 to 100; in each of them one migration runs after the other. The other
-        arguments are those of `run`; an event names its database, and `patience` is for each of them.
+        are migrated at the same time, from 1 to 100; in each of them, one migration at a time. The other arguments
+        are those of `run`. Every event names its database, and `patience` applies to each database.
 
         Returns:
-            One result for each database, in the order given. Its `error` is what `run` would have raised; or a
-            `DatabaseSkippedError`, after ten databases in a row found no server.
+            One result for each database, in the given order. Its `error` is what `run` would have raised, or a
+            `DatabaseSkippedError` after ten databases in a row found no server.
 
         Raises:
             MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to a server.
-            InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument can't be used; likewise.
+            InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument isn't valid; likewise.
             UnknownMigrationError: A target isn't registered; likewise.
             BaseException: A cancellation or Ctrl-C. No further database is started; runs in progress are cancelled, or
                 end after their current migration. Only the events (`DatabaseFinished`) have the results so far.
@@ -351,7 +354,7 @@ class MigrationRegistry:
     def run_many_sync(
         self,
         databases: Iterable[SyncDatabase],
-        prefix: str,
+        prefix: str = "app",
         *,
         async_db: Callable[[str], AsyncDatabase] | None = None,
         on_event: Hook | None = None,
@@ -362,7 +365,7 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 8,
     ) -> list[DatabaseResult]:
-        """Do the same as `run_many` without an event loop, for PyMongo's `Database` and mongomock's, in threads.
+        """Do what `run_many` does, without an event loop, for PyMongo's `Database` and mongomock's, in threads.
 
         `async_db` returns the same database for `async def` migrations, given its name, with a client of its own for
         each, such as `lambda name: AsyncMongoClient(uri)[name]` (see `run_sync`). The other arguments, the result and
@@ -394,7 +397,7 @@ def _check_duplicate(
 
 def _locate(registered: Callable[..., object]) -> tuple[str, str]:
     """Find the module and the qualified name of a function."""
-    function = getattr(registered, "func", registered)  # a partial says nothing by itself
+    function = getattr(registered, "func", registered)  # a partial has no name
     return function.__module__, getattr(function, "__qualname__", type(function).__name__)
 
 

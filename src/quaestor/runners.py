@@ -1,6 +1,6 @@
-"""The runners: run, plan, status, rollback, mark and unlock. `MigrationRegistry.run` makes one for each call."""
+"""The runners: run, plan, status, rollback, mark and unlock. Each `MigrationRegistry.run` uses one."""
 
-import uuid
+import secrets
 from collections.abc import Collection, Coroutine
 from contextlib import closing
 from dataclasses import replace
@@ -27,6 +27,11 @@ if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
 
 
+def make_run_id() -> str:
+    """Make the id of a run: short enough for a line of a log, and never made twice."""
+    return secrets.token_hex(8)
+
+
 class _Runner:
     """The checked arguments of a runner. `other_db` is the database of the other kind of function."""
 
@@ -51,9 +56,9 @@ class _Runner:
 
     def _open(self, concurrency: int = 1) -> Engine:
         """Make the engine of one operation, which acquires the lease as an owner of its own."""
-        terms = replace(self._terms, owner=uuid.uuid4().hex, is_concurrent=concurrency > 1)
+        terms = replace(self._terms, owner=make_run_id(), is_concurrent=concurrency > 1)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
-        definitions = dict(self._registry.migrations)  # what is registered meanwhile is for the next operation
+        definitions = dict(self._registry.migrations)  # migrations registered meanwhile belong to the next operation
         scope = Scope(definitions, self._databases.keys(), terms)
         store = MongoStore(self._db, self._prefix, terms, host, self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, host, self._emit)
@@ -61,20 +66,20 @@ class _Runner:
 
 
 class AsyncRunner(_Runner):
-    """Applies and undoes the migrations of a registry on one database, and says what is applied, in an event loop.
+    """Applies, rolls back and inspects the migrations of a registry in one database, in an event loop.
 
     Args:
         registry: The migrations.
         db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
-        prefix: Names the collections `{prefix}_migrations` (the records) and `{prefix}_migrations_lock`.
+        prefix: Names the application's own collections. See `MigrationRegistry.run`.
         sync_db: The same database for `def` migrations, or None. See `MigrationRegistry.run`.
-        on_event: Called with every event, a frozen value; None logs them to the logger `quaestor`.
-        lease_ttl, lease_timeout, patience: How to wait, in seconds. See `MigrationRegistry.run`.
+        on_event: Called with every event. Defaults to `log_event`, which logs them to the logger `quaestor`.
+        lease_ttl, lease_timeout, patience: Times in seconds. See `MigrationRegistry.run`.
 
     Raises:
         InvalidDatabaseError: `db` or `sync_db` isn't such a database.
-        InvalidPrefixError: The prefix can't name the collections.
-        InvalidOptionError: `on_event` isn't a plain function, or a number of seconds can't be used.
+        InvalidPrefixError: The prefix can't name collections.
+        InvalidOptionError: `on_event` isn't a plain function, or a number of seconds isn't valid.
     """
 
     _is_async = True
@@ -83,7 +88,7 @@ class AsyncRunner(_Runner):
         self,
         registry: "MigrationRegistry",
         db: AsyncDatabase,
-        prefix: str,
+        prefix: str = "app",
         *,
         sync_db: SyncDatabase | None = None,
         on_event: Hook | None = None,
@@ -96,7 +101,7 @@ class AsyncRunner(_Runner):
     def run(
         self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
     ) -> Coroutine[Any, Any, list[str]]:
-        """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run` does."""
+        """Apply pending migrations. The arguments, the result and the errors are those of `MigrationRegistry.run`."""
         check_concurrency(concurrency)
         engine = self._open(concurrency)
         return self._perform(engine, operations.run(engine.scope, targets, strict=strict, concurrency=concurrency))
@@ -104,119 +109,121 @@ class AsyncRunner(_Runner):
     def plan(
         self, targets: Collection[str] | None = None, *, strict: bool = False
     ) -> Coroutine[Any, Any, list[PlannedMigration]]:
-        """Say what `run` would do, in order, and why. One read; nothing is written, and no lease is acquired.
+        """Return what `run` would do, in order, and why. It is one read; no lease is acquired, and nothing is written.
 
         Returns:
             One value for each migration, with its `reason`.
 
         Raises:
-            Exception: What `run` would raise before the first function.
+            Exception: Whatever `run` would raise before the first function.
         """
         engine = self._open()
         return self._explain(engine, operations.run(engine.scope, targets, strict=strict))
 
     async def status(self) -> Status:
-        """Read what is applied, what isn't, and who is at work. Nothing is written, and no lease is acquired.
+        """Read what is applied, what is pending, and who holds the lease. No lease is acquired, and nothing is written.
 
         Raises:
-            MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to the server.
+            MissingDependencyError, CircularDependencyError: The dependencies can't be put in order; nothing was sent to
+                the server.
         """
         with closing(self._open()) as engine:
             return await engine.read_status()
 
     def rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[str]]:
-        """Undo migrations, and before them every applied one that needs them.
+        """Roll back migrations, and before them every applied one that depends on them.
 
-        Each is undone by the function that was registered with `MigrationRegistry.register_rollback`, and its record is
-        removed when that is done; with transaction=True in the same transaction. One that isn't applied is left out.
+        For each, the function registered with `MigrationRegistry.register_rollback` is called, and then the record is
+        removed; with transaction=True, in the same transaction. Migrations that aren't applied are skipped.
 
         Args:
-            targets: The names; for all, `registry.migrations`.
+            targets: The names to roll back; pass `registry.migrations` for all.
 
         Returns:
-            The names undone by this call, in order.
+            The names rolled back by this call, in order.
 
         Raises:
             UnknownMigrationError: A target isn't registered; nothing was sent to the server.
-            IrreversibleMigrationError: Some of these have no rollback; it names them all. Nothing has run.
-            Exception: All else as `run`. Those undone before a failure have no record any more, all others still do.
+            IrreversibleMigrationError: Some have no rollback; the error names them all. Nothing has run.
+            Exception: Whatever `run` raises. Migrations rolled back before a failure stay rolled back.
         """
         engine = self._open()
         return self._perform(engine, operations.roll_back(engine.scope, targets))
 
     def plan_rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[PlannedMigration]]:
-        """Say what `rollback` would do, in order, and why. One read; nothing is written, and no lease is acquired.
+        """Return what `rollback` would do, in order, and why. It is one read; no lease is acquired.
 
         Returns:
             One value for each migration, with its `reason`.
 
         Raises:
-            Exception: What `rollback` would raise before the first function.
+            Exception: Whatever `rollback` would raise before the first function.
         """
         engine = self._open()
         return self._explain(engine, operations.roll_back(engine.scope, targets))
 
     def mark_applied(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
-        """Record migrations as applied, without running them: to adopt a database that is migrated already.
+        """Record migrations as applied, without running them: to adopt a database that is already migrated.
 
         Args:
-            names: Registered names; for all, `registry.migrations`.
+            names: Registered names; pass `registry.migrations` for all.
 
         Returns:
             The names recorded by this call, dependencies first.
 
         Raises:
             UnknownMigrationError: A name isn't registered; nothing was sent to the server.
-            DependencyConflictError: One of them depends on a migration that would not be recorded; nothing was marked.
-            Exception: What the lease and the driver raise, as for `run`.
+            DependencyConflictError: One of them would be applied while its dependencies are pending; nothing was
+                marked.
+            Exception: Whatever the lease and the driver raise, as for `run`.
         """
         engine = self._open()
         return self._perform(engine, operations.mark_applied(engine.scope, names))
 
     def mark_pending(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
-        """Remove the records of migrations, without undoing anything: the next run applies those that are registered.
+        """Remove the records of migrations, without undoing anything. The next run applies them again, if registered.
 
         Args:
             names: Names that are registered or recorded.
 
         Returns:
-            The names whose record this call removed, dependents first.
+            The names whose records this call removed, dependents first.
 
         Raises:
             UnknownMigrationError: A name is neither registered nor recorded; nothing was marked.
-            DependencyConflictError: A migration that depends on one of them would stay recorded; nothing was marked.
-            Exception: What the lease and the driver raise, as for `run`.
+            DependencyConflictError: A migration that depends on one of them would stay applied; nothing was marked.
+            Exception: Whatever the lease and the driver raise, as for `run`.
         """
         engine = self._open()
         return self._perform(engine, operations.mark_pending(engine.scope, names))
 
     async def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
-        """Remove the checkpoint of a backfill, so that it starts over when its migration runs again.
+        """Remove the checkpoint of a backfill, which then starts over when its migration runs again.
 
-        Needed after a `BackfillChangedError`. Whatever the backfill has done stays, and is done once more.
+        Needed after a `BackfillChangedError`. Documents that were already processed are processed again.
 
         Args:
             name: The migration.
-            backfill: The backfill's name; None if the migration has one only.
+            backfill: The backfill's name; not needed if the migration has only one.
 
         Returns:
-            The names of the backfills that start over; none if there is no checkpoint.
+            The name of the backfill, as the only item; an empty list if there is no checkpoint.
 
         Raises:
-            UnknownMigrationError: The migration isn't registered, and has no checkpoint.
-            InvalidOptionError: It has several backfills, or none of this name; nothing was done.
-            Exception: What the lease and the driver raise, as for `run`.
+            UnknownMigrationError: The migration isn't registered and has no checkpoint.
+            InvalidOptionError: The migration has several backfills, or none of this name; nothing was done.
+            Exception: Whatever the lease and the driver raise, as for `run`.
         """
         with closing(self._open()) as engine:
             return await engine.restart_backfill(name, backfill)
 
     async def unlock(self) -> Lease | None:
-        """Free the lease of another instance, on whichever host, when a person knows that it is in the way.
+        """Release the lease of another instance, on any host, when you know that its holder hangs.
 
-        The holder stops at its next step; what its current function does meanwhile can't be stopped.
+        A holder that is still running stops at its next step; its current function can't be stopped.
 
         Returns:
-            Who held it, or None if nobody did.
+            The lease that was held, or None if there was none.
         """
         with closing(self._open()) as engine:
             return await engine.unlock()
@@ -225,9 +232,9 @@ class AsyncRunner(_Runner):
     async def _perform(engine: Engine, operation: Operation) -> list[str]:
         """Perform an operation. The methods above check their arguments when called, and return this coroutine.
 
-        It is a method for Python's warning that it was never awaited, which gives the name of the class.
+        It is a method so that Python's warning about a missing await names the class.
         """
-        anyio.CancelScope()  # the first one imports modules, for which there may be no memory or files later
+        anyio.CancelScope()  # the first one imports modules, which may fail later for lack of memory or files
         with closing(engine):
             return await engine.perform(operation)
 
@@ -238,7 +245,7 @@ class AsyncRunner(_Runner):
 
 
 class SyncRunner(_Runner):
-    """Does what `AsyncRunner` does without an event loop, for PyMongo's `Database` and mongomock's.
+    """Does what `AsyncRunner` does, without an event loop, for PyMongo's `Database` and mongomock's.
 
     `async_db` is the same database for `async def` migrations: see `MigrationRegistry.run_sync`. The other arguments
     and the errors are those of `AsyncRunner`.
@@ -250,7 +257,7 @@ class SyncRunner(_Runner):
         self,
         registry: "MigrationRegistry",
         db: SyncDatabase,
-        prefix: str,
+        prefix: str = "app",
         *,
         async_db: AsyncDatabase | None = None,
         on_event: Hook | None = None,
@@ -261,29 +268,29 @@ class SyncRunner(_Runner):
         super().__init__(registry, db, async_db, prefix, on_event, terms=Terms(lease_ttl, lease_timeout, patience))
 
     def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
-        """Apply what is pending. Takes, returns and raises what `MigrationRegistry.run_sync` does."""
+        """Apply pending migrations. The arguments, result and errors are those of `MigrationRegistry.run_sync`."""
         check_concurrency(concurrency)
         with closing(self._open(concurrency)) as engine:
             operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
             return run_to_completion(engine.perform(operation))
 
     def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
-        """Say what `run` would do, in order, and why. See `AsyncRunner.plan`."""
+        """Return what `run` would do, in order, and why. See `AsyncRunner.plan`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.explain(operations.run(engine.scope, targets, strict=strict)))
 
     def status(self) -> Status:
-        """Read what is applied, what isn't, and who is at work. See `AsyncRunner.status`."""
+        """Read what is applied, what is pending, and who holds the lease. See `AsyncRunner.status`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.read_status())
 
     def rollback(self, targets: Collection[str]) -> list[str]:
-        """Undo migrations, and before them every applied one that needs them. See `AsyncRunner.rollback`."""
+        """Roll back migrations, and before them every one that depends on them. See `AsyncRunner.rollback`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.roll_back(engine.scope, targets)))
 
     def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
-        """Say what `rollback` would do, in order, and why. See `AsyncRunner.plan_rollback`."""
+        """Return what `rollback` would do, in order, and why. See `AsyncRunner.plan_rollback`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.explain(operations.roll_back(engine.scope, targets)))
 
@@ -298,11 +305,11 @@ class SyncRunner(_Runner):
             return run_to_completion(engine.perform(operations.mark_pending(engine.scope, names)))
 
     def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
-        """Remove the checkpoint of a backfill, so that it starts over. See `AsyncRunner.restart_backfill`."""
+        """Remove the checkpoint of a backfill, which then starts over. See `AsyncRunner.restart_backfill`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.restart_backfill(name, backfill))
 
     def unlock(self) -> Lease | None:
-        """Free the lease of another instance. See `AsyncRunner.unlock`."""
+        """Release the lease of another instance. See `AsyncRunner.unlock`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.unlock())

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 Work: TypeAlias = Literal["run", "rollback", "mark"]
-"""What a lease is held for: to apply migrations, to roll them back, or to mark them."""
+"""The operation that a lease is held for: apply migrations, roll them back, or mark them."""
 
 DEFAULT_TTL = 30.0
-"""How long a lease lasts without being renewed, in seconds."""
+"""How long a lease lasts unless it is renewed, in seconds."""
 
 DEFAULT_PATIENCE = 300.0
 """How long a run in progress waits for an unreachable server or a missing majority, in seconds."""
@@ -19,7 +19,7 @@ DEFAULT_PATIENCE_OF_MANY = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The lease of a database and prefix, as it is stored.
+    """The lease of a database and prefix, as stored.
 
     Attributes:
         owner: The id of the run that holds it.
@@ -27,19 +27,19 @@ class Lease:
         host: The machine of the run.
         pid: Its process there.
         since: When the run acquired the lease (aware, UTC, by the server's clock).
-        beat: Rises with every renewal: others may take the lease over when it hasn't for `ttl` seconds.
-        ttl: How long the lease lasts without being renewed, in seconds.
+        beat: Rises with every renewal. The lease expires when it hasn't risen for `ttl` seconds.
+        ttl: How long the lease lasts unless it is renewed, in seconds.
         renewed_at: When it was last renewed (likewise).
-        migrations: The migrations in progress, as last recorded; empty after the last. A failed
-            one is listed until those that run beside it have ended.
+        migrations: The migrations in progress, as last recorded; empty after the last one. A failed migration is listed
+            until those running at the same time have ended.
         sessions: The ids of the server sessions in which transactions of this holder or an earlier one may be open
             (lsid and SHA-256 of the user).
         previous: The last owner that never released the lease: it was killed, or is frozen and may wake; None if
             there was none.
-        work: What the lease is held for: "run", "rollback" or "mark".
+        work: The operation that the lease is held for: "run", "rollback" or "mark".
         recording: The migration whose function has returned and whose record was about to be written or removed
             when the lease was last updated; None if there was none.
-        upcoming: Those of `migrations` that start after that.
+        upcoming: The `migrations` that start after that.
     """
 
     owner: str
@@ -70,7 +70,7 @@ class Lease:
 
 
 State: TypeAlias = Literal["applied", "pending", "unknown"]
-"""A migration is recorded, isn't, or is recorded but not in the code (an older release on a newer database)."""
+"""The state of a migration: recorded, not recorded, or recorded but not in the code (which may be older)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,13 @@ class MigrationStatus:
         depends_on: The migrations it depends on; empty for an unknown one.
         transaction: Whether the migration and its record are one transaction.
         has_rollback: Whether it can be rolled back.
-        description: What it does, in one line; may be empty.
+        description: A summary in one line; may be empty.
         interrupted: Whether the last lease holder was killed or frozen in it: then it is half applied (if
             pending) or half rolled back (if applied). The next run or rollback repeats it. Always False with
             transaction=True. True until another run acquires the lease; after a failed or killed rollback with a
             backfill, until it is rolled back.
         backfills: Its backfills (the last one updated last), from their first batch until the
-            migration is recorded or rolled back. `Status.lease` tells whether it is in progress now.
+            migration is recorded or rolled back. `Status.lease` says whether it is in progress now.
     """
 
     name: str
@@ -130,7 +130,7 @@ class MigrationStatus:
 
 @dataclass(frozen=True, slots=True)
 class OrderConflict:
-    """Two applied migrations whose records contradict the plan: this database may differ from a new one.
+    """Two migrations that were applied in another order than in a new database: the data may differ from there.
 
     Attributes:
         first: The migration that was recorded first.
@@ -150,7 +150,7 @@ class Status:
         prefix: The prefix.
         migrations: The registered migrations in the order of a plan for all of them, then the unknown ones
             alphabetically.
-        lease: Who holds the lease; None if nobody does.
+        lease: The lease of the current holder; None if there is none.
         order_conflicts: Each migration that was recorded after one that a new database applies later; of several, the
             last in the plan. Those that a run with `concurrency` applied have no order among themselves.
     """
@@ -168,13 +168,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMigration:
-    """A migration that would be applied, or undone, and why.
+    """A migration that would be applied or rolled back, and why.
 
     Attributes:
         name: The migration.
         asked_for: Whether it is one of the targets; without targets all are.
         because_of: If it isn't, the migrations of the plan that need it, or, in a rollback, that it needs.
-        undo: Whether it would be undone.
+        undo: Whether it would be rolled back.
     """
 
     name: str
@@ -196,8 +196,8 @@ class DatabaseResult:
 
     Attributes:
         database: The database's name.
-        applied: The migrations that this run applied, in order, also those before an error.
-        error: What the run raised, with its notes; None if it succeeded.
+        applied: The migrations that this run applied, in order, including those before an error.
+        error: The exception of the run, with its notes; None if it succeeded.
     """
 
     database: str

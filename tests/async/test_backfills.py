@@ -393,7 +393,7 @@ async def test_changed_between_runs(db: Any, registry: MigrationRegistry) -> Non
             await registry.run(db, "app", on_event=events)
         restarts.append(events.restarts)
         if len(calls) == 3:
-            assert events[0] == BackfillRestarted(db.name, "app", "a", 1, 1, "renamed", "things")
+            assert events[0] == BackfillRestarted(db.name, "app", events[0].run, "a", 1, 1, "renamed", "things")
 
     assert seen == [[[0], [1]], [[0, 1], [2, 3]], [[2, 3, 4], [5]], [[0, 2], [4]], [[4]]]
     assert restarts == [0, 1, 0, 1, 0]
@@ -659,9 +659,9 @@ async def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool
         (RunStarted,), (MigrationStarted,), ("started", "things", 2, 5), ("progress", 4, 5), ("progress", 5, 5),
         (MigrationApplied,), (RunFinished,),
     ]  # fmt: skip
-    assert events[2] == BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, 5)
+    assert events[2] == BackfillStarted(db.name, "app", events[0].run, "a", 1, 1, "things", "things", 0, 5)
     assert isinstance(events[3], MigrationProgressed)
-    assert events[3] == MigrationProgressed(db.name, "app", "a", 1, 1, 2, 5, events[3].rate)
+    assert events[3] == MigrationProgressed(db.name, "app", events[0].run, "a", 1, 1, 2, 5, events[3].rate)
 
 
 @either_way
@@ -793,7 +793,9 @@ async def test_rollback(db: Any, registry: MigrationRegistry, events: Events, *,
     events.clear()
     with pytest.raises(Broken):
         await runner.rollback(["a"])
-    assert events[:1] == [BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, 6, undo=True)]
+    assert events[:1] == [
+        BackfillStarted(db.name, "app", events[0].run, "a", 1, 1, "things", "things", 0, 6, undo=True)
+    ]
     assert [(left["_id"]["undo"], left["done"]) for left in await checkpoints_async(db)] == [(True, 2)]
     (status,) = (await runner.status()).migrations
     assert [(one.undo, one.done, one.total) for one in status.backfills] == [(True, 2, 6)]
@@ -882,7 +884,7 @@ async def test_estimate(
 
     await registry.run(db, "app", on_event=events)
 
-    started = BackfillStarted(db.name, "app", "a", 1, 1, "things", "things", 0, total)
+    started = BackfillStarted(db.name, "app", events[0].run, "a", 1, 1, "things", "things", 0, total)
     assert [event for event in events if isinstance(event, BackfillStarted)] == [started]
 
 
@@ -1180,7 +1182,9 @@ async def test_missing_collection(db: Any, registry: MigrationRegistry, driver: 
     assert await registry.run(db, "app", on_event=events.append) == ["a"]
     missing = [event for event in events if isinstance(event, CollectionMissing)]
     assert missing == (
-        [] if driver == "mongomock" else [CollectionMissing(db.name, "app", "a", 1, 1, "things", "things")]
+        []
+        if driver == "mongomock"
+        else [CollectionMissing(db.name, "app", events[0].run, "a", 1, 1, "things", "things")]
     )
     assert {level_of(event) for event in missing} <= {"WARNING"}
 

@@ -40,15 +40,21 @@ async def test_nothing_to_do_is_one_command(db: Any, commands: Commands) -> None
 
 
 async def test_applying(db: Any, commands: Commands) -> None:
-    """N migrations cost 2 N + 4 commands: two reads, a lease and its release, and for each a check and a record."""
-    await migrations(7).run(db, "app")
+    """N migrations cost 2 N + 4 commands: two reads, a lease and its release, and for each a check and a record. (If
+    none is recorded, those that look for records elsewhere come to that.)
+    """
+    await migrations(1).run(db, "app")
+    commands.sent.clear()
+    await migrations(8).run(db, "app")
 
     assert commands.names == ["find", "findAndModify", "find"] + ["update", "insert"] * 7 + ["update"]
 
 
 async def test_applying_in_transactions(db: Any, commands: Commands) -> None:
     """N transactional ones cost 3 N + 4: who the user is, and each a record, a commit, and a check before the next."""
-    await migrations(7, transaction=True).run(db, "app")
+    await migrations(1).run(db, "app")
+    commands.sent.clear()
+    await migrations(8, transaction=True).run(db, "app")
 
     each = ["insert", "commitTransaction", "update"]
     assert commands.names == ["find", "connectionStatus", "findAndModify", "find"] + each * 7
@@ -57,6 +63,8 @@ async def test_applying_in_transactions(db: Any, commands: Commands) -> None:
 async def test_majority_on_the_primary(db: Any, commands: Commands) -> None:
     """Majority concern on the primary, whatever the client's defaults are; a check needs none before a record."""
     await migrations(1).run(db, "app")
+    commands.sent.clear()
+    await migrations(2).run(db, "app")
 
     reads = [command for command in commands.sent if "find" in command]
     writes = [command for command in commands.sent if "find" not in command]
@@ -71,7 +79,7 @@ async def test_commit_with_majority(db: Any, commands: Commands) -> None:
     """A transaction is committed with majority concern, whatever the client's defaults are."""
     await migrations(1, transaction=True).run(db, "app")
 
-    insert, commit = commands.sent[4:6]
+    insert, commit = (command for command in commands.sent if {"insert", "commitTransaction"} & command.keys())
     assert commit["writeConcern"]["w"] == "majority"
     assert insert["readConcern"]["level"] == "local"
     assert insert["startTransaction"] is True
@@ -109,6 +117,7 @@ async def test_backfill(db: Any, registry: MigrationRegistry, commands: Commands
     before the function, and its own after it.
     """
     await db.get_collection("things", write_concern=WriteConcern(1)).insert_many([{} for _ in range(5)])
+    await migrations(1).run(db, "app")
     commands.sent.clear()
 
     @registry.register("a")

@@ -38,7 +38,9 @@ def registry() -> MigrationRegistry:
 
 
 async def test_empty_registry(db: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Without migrations every operation gives a warning, and does nothing else, in one database and in many."""
+    """Without migrations every operation gives a warning, and does nothing else, in one database and in many. No run
+    says that the database is up to date.
+    """
     events: list[Event] = []
     empty = MigrationRegistry()
     runner = AsyncRunner(empty, db, "app", on_event=events.append)
@@ -47,21 +49,23 @@ async def test_empty_registry(db: Any, caplog: pytest.LogCaptureFixture) -> None
     assert await runner.mark_pending(["a"]) == ["a"]
     (result,) = await empty.run_many([db], "app", on_event=events.append)
     assert (result.applied, result.error) == ([], None)
-    assert events.count(RegistryEmpty(db.name, "app")) == 5
+    assert len({event.run for event in events if isinstance(event, RegistryEmpty)}) == 5
+    assert not [event for event in events if "Up to date" in str(event)]
     assert await empty.run(db, "app") == []
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "No migration is registered, so" in warning
 
 
 async def test_events(db: Any, registry: MigrationRegistry) -> None:
-    """A hook gets every event of a run, in order, with the database and the prefix."""
+    """A hook gets every event of a run, in order, with the database, the prefix and the run's id."""
     events: list[Event] = []
     await db.app_migrations.insert_one({"_id": 7})
 
     with pytest.raises(ValueError, match="no") as caught:
         await registry.run(db, "app", on_event=events.append)
 
-    where = (db.name, "app")
+    where = (db.name, "app", events[0].run)
+    assert len(events[0].run) == 16
     applied = events[3]
     assert isinstance(applied, MigrationApplied)
     assert 0 <= applied.seconds < 60
@@ -117,7 +121,7 @@ async def test_log(db: Any, registry: MigrationRegistry, caplog: pytest.LogCaptu
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "quaestor"]
     assert lines[3][1].startswith(f"{where} Applied 'a' (1 of 2) in 0.")
     assert [line for line in lines if line != lines[3]] == [
-        ("WARNING", f"{where} {RecordsIgnored(db.name, 'app', (7,))}"),
+        ("WARNING", f"{where} {RecordsIgnored(db.name, 'app', '', (7,))}"),
         ("INFO", f"{where} 2 migrations to apply: a, b"),
         ("INFO", f"{where} Applying 'a' (1 of 2)"),
         ("INFO", f"{where} Applying 'b' (2 of 2)"),

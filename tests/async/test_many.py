@@ -223,7 +223,7 @@ async def test_same_database_twice(db: Any, registry: MigrationRegistry) -> None
 
 
 async def test_events(dbs: list[Any], registry: MigrationRegistry) -> None:
-    """The hook gets the events of each database in order, one at a time."""
+    """The hook gets the events of each database in order, one at a time. Each database has a run of its own."""
     meeting, events = Meeting(5), Events()
 
     async def body(db: Any) -> None:
@@ -236,14 +236,16 @@ async def test_events(dbs: list[Any], registry: MigrationRegistry) -> None:
 
     assert events.calls.most == 1
     assert len(events) == 5 * 7
+    assert len({event.run for event in events}) == 5
     for one in dbs:
         of_one = [event for event in events if event.database == one.name]
+        (run,) = {event.run for event in of_one}
         assert [event for event in of_one if not isinstance(event, MigrationApplied)] == [
-            RunStarted(one.name, "app", ("a", "b")),
-            MigrationStarted(one.name, "app", "a", 1, 2),
-            MigrationStarted(one.name, "app", "b", 2, 2),
-            RunFinished(one.name, "app", ("a", "b")),
-            DatabaseFinished(one.name, "app", ("a", "b")),
+            RunStarted(one.name, "app", run, ("a", "b")),
+            MigrationStarted(one.name, "app", run, "a", 1, 2),
+            MigrationStarted(one.name, "app", run, "b", 2, 2),
+            RunFinished(one.name, "app", run, ("a", "b")),
+            DatabaseFinished(one.name, "app", run, ("a", "b")),
         ]
 
 
@@ -296,7 +298,7 @@ async def test_bad_databases(dbs: list[Any], commands: Commands, position: int) 
     for wrong in (db, db.client, None, 7):
         with pytest.raises(InvalidOptionError) as not_a_list:
             await ab_async().run_many(wrong, "app")
-        assert str(not_a_list.value) == f"databases must be a list of them, not {type(wrong).__name__}."
+        assert str(not_a_list.value) == f"databases must be a list of databases, not {type(wrong).__name__}."
     assert commands.sent == []
 
 

@@ -66,6 +66,18 @@ async def test_record(db: Any) -> None:
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 
 
+async def test_default_prefix(db: Any) -> None:
+    """Without a prefix the records are in `app_migrations`, in every call."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing_async)
+
+    assert await migrations.run(db) == ["a"]
+
+    assert [record["name"] async for record in db.app_migrations.find()] == ["a"]
+    assert await AsyncRunner(migrations, db).run() == []
+    assert [result.applied for result in await migrations.run_many([db])] == [[]]
+
+
 async def test_prefixes_are_independent(db: Any) -> None:
     """Each prefix has its own records."""
     migrations = MigrationRegistry()

@@ -202,7 +202,7 @@ async def test_backfill_of_the_other_kind(
     own_things = db.things
 
     def a(db: Any, context: MigrationContext) -> None:
-        with pytest.raises(InvalidOptionError, match="collection must be a synchronous driver's"):
+        with pytest.raises(InvalidOptionError, match="collection must belong to a sync driver"):
             context.batches(own_things)
 
         def body(batch: list[dict[str, Any]]) -> None:
@@ -215,7 +215,7 @@ async def test_backfill_of_the_other_kind(
         calls.extend([[entry["of"][0] for entry in batch] for batch in context.batches(db.log)])
 
     async def a_too(db: Any, context: AsyncMigrationContext) -> None:  # stays async
-        with pytest.raises(InvalidOptionError, match="collection must be an asynchronous driver's"):
+        with pytest.raises(InvalidOptionError, match="collection must belong to an async driver"):
             context.batches(own_things)
 
         async def body(batch: list[dict[str, Any]]) -> None:

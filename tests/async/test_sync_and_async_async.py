@@ -241,7 +241,7 @@ async def test_warning_of_a_forgotten_await(
         (lambda: NOWHERE, "db must be a database, not str: pass client['name']"),
         (dict, "db must be a database, not dict"),
         (lambda: AsyncMongoClient(NOWHERE), "db is a client (AsyncMongoClient), not a database: pass client["),
-        (lambda: MongoClient(NOWHERE, connect=False)["app"], "db is a synchronous database (Database): call `registry"),
+        (lambda: MongoClient(NOWHERE, connect=False)["app"], "db is a sync database (Database): call `registry"),
         (lambda: AsyncMongoClient(NOWHERE)["app"]["users"], "db must be a database, not AsyncCollection"),
     ],
 )
@@ -259,7 +259,7 @@ async def test_not_a_database(make: Any, words: str) -> None:
     [
         (lambda: NOWHERE, "sync_db must be a database, not str"),
         (lambda: MongoClient(NOWHERE, connect=False), "sync_db is a client (MongoClient), not a database"),
-        (lambda: AsyncMongoClient(NOWHERE)["app"], "sync_db must be a synchronous database, not AsyncDatabase"),
+        (lambda: AsyncMongoClient(NOWHERE)["app"], "sync_db must be a sync database, not AsyncDatabase"),
         (lambda: MongoClient(NOWHERE, connect=False)["other"], "the same database, but they are 'app' and 'other'"),
     ],
 )
@@ -274,7 +274,7 @@ async def test_not_the_other_database(make: Any, words: str) -> None:
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 async def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
     """A sync database, and what gives no database of a name, are refused."""
-    with pytest.raises(InvalidDatabaseError, match="db is a synchronous database"):
+    with pytest.raises(InvalidDatabaseError, match="db is a sync database"):
         await MigrationRegistry().run_many([*dbs, MongoClient(NOWHERE, connect=False)["app"]], "app")
-    with pytest.raises(InvalidOptionError, match="sync_db must be a function that returns the database of a name"):
+    with pytest.raises(InvalidOptionError, match="sync_db must be a function that returns a database by its name"):
         await MigrationRegistry().run_many(dbs, "app", sync_db=7)  # type: ignore[arg-type]

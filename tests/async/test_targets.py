@@ -49,8 +49,8 @@ async def test_targets_by_the_registry(db: Any) -> None:
 
     assert await migrations.run(db, "app", targets=iter(["b"]), on_event=events.append) == ["a", "b"]
 
-    assert events[0] == RunStarted(db.name, "app", ("a", "b"))
-    assert events[-1] == RunFinished(db.name, "app", ("a", "b"))
+    assert events[0] == RunStarted(db.name, "app", events[0].run, ("a", "b"))
+    assert events[-1] == RunFinished(db.name, "app", events[0].run, ("a", "b"))
 
 
 async def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,7 +65,7 @@ async def test_unknown_records(db: Any, caplog: pytest.LogCaptureFixture) -> Non
     assert await registry({"a": []}, "async", []).run(db, "app", on_event=on_event) == ["a"]
 
     assert [event for event in events if isinstance(event, RecordsUnknown)] == [
-        RecordsUnknown(db.name, "app", ("from tomorrow", "z"))
+        RecordsUnknown(db.name, "app", events[0].run, ("from tomorrow", "z"))
     ]
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.endswith(": from tomorrow, z")
@@ -85,7 +85,8 @@ async def test_pending_dependencies(db: Any, caplog: pytest.LogCaptureFixture) -
     assert await migrations.run(db, "app") == ["a"]
 
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.endswith("pending dependencies, which now come too late: 'b' needs 'a'")
+    assert "pending dependencies" in warning
+    assert warning.endswith(": 'b' needs 'a'")
     assert await migrations.run(db, "app", strict=True) == []
 
 

@@ -164,10 +164,10 @@ async def test_caught_error(db: Any, registry: MigrationRegistry, way: str) -> N
     else:
         registry.register("a", transaction=True)(go_on)
 
-    with pytest.raises(TransactionFailedError, match="caught the error and went on") as caught:
+    with pytest.raises(TransactionFailedError, match="caught the error and continued") as caught:
         await registry.run(db, "app")
     assert caught.value.attempts == len(attempts) == 5
-    assert caught.value.error == ("DuplicateKeyError (11000)" if way == "handler" else "NoSuchTransaction (251)")
+    assert ("DuplicateKeyError" if way == "handler" else "NoSuchTransaction") in caught.value.error
     assert isinstance(caught.value.__cause__, OperationFailure)
     assert await db.users.count_documents({}) == 1
     assert await db.app_migrations.count_documents({}) == 0
@@ -185,7 +185,7 @@ async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) ->
         await registry.run(db, "app")
     assert caught.value.code == 263
     assert "MongoDB does not allow this in a transaction" in caught.value.__notes__[0]
-    assert str(RunFailed("shop", "app", caught.value)) == "Run failed in migration 'a', 1 of 1"
+    assert str(RunFailed("shop", "app", "r1", caught.value)) == "Run failed in migration 'a', 1 of 1"
     assert await db.app_migrations.count_documents({}) == 0
 
 

@@ -76,12 +76,9 @@ def _main(descriptor: int) -> None:
                     hook(order)
         except KeyboardInterrupt as error:  # as a run does
             if running is not None:
-                hook(
-                    MigrationFailed(
-                        running.database, running.prefix, running.name, running.position, running.count, error
-                    )
-                )
-            hook(RunFailed("shop", "app", error))
+                place = (running.name, running.position, running.count)
+                hook(MigrationFailed(running.database, running.prefix, running.run, *place, error))
+            hook(RunFailed("shop", "app", "r1", error))
             sys.exit(130)
 
 

@@ -34,6 +34,7 @@ from quaestor.events import (
     MigrationRetried,
     MigrationRolledBack,
     MigrationStarted,
+    OtherPrefixesFound,
     PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
@@ -47,11 +48,12 @@ from quaestor.events import (
     RunStarted,
     ServerAwaited,
     SessionsNotEnded,
+    SimilarDatabaseFound,
 )
 from quaestor.status import Lease
 from tests.cli.terminal import Display
 
-PLACE = ("shop", "app")
+PLACE = ("shop", "app", "r1")
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 HOLDER = Lease("run-1", 7, "web-1", 4242, NOON, 3, 30.0, NOON, ("b",), (b"\x00\xff",))
 ERROR = ValueError("no login\nas ada:hunter2")
@@ -60,6 +62,8 @@ EVENTS: list[Event] = [
     RecordsIgnored(*PLACE, (1, None, b"\xff", float("nan"), {"k": [NOON]}, ERROR)),
     RecordsUnknown(*PLACE, ("newer",)),
     RegistryEmpty(*PLACE),
+    OtherPrefixesFound(*PLACE, ("blog",)),
+    SimilarDatabaseFound(*PLACE, "shops"),
     DependenciesPending(*PLACE, {"b": ["a"], "d": ["a", "c"]}),
     LeaseAwaited(*PLACE, HOLDER, 30.0),
     ServerAwaited(*PLACE, "to check the lease", 5.0, ERROR),
@@ -290,7 +294,7 @@ from quaestor.cli.display import show_events
 from quaestor.cli.progress import RunProgress
 from quaestor.events import MigrationStarted
 with show_events(RunProgress(str)) as hook:
-    hook(MigrationStarted("shop", "app", "a", 1, 1))
+    hook(MigrationStarted("shop", "app", "r1", "a", 1, 1))
     input()
 """
     process = subprocess.Popen(
@@ -468,7 +472,7 @@ def test_failure(columns: int, lines: int) -> None:
         terminal.tell(3.0, MigrationFailed(*place, ERROR), LeaseNotReleased(*PLACE, 30.0, ERROR))
         terminal.tell(RunFailed(*PLACE, ERROR))
         text = " ".join(terminal.end())
-        assert "! The database has 1 applied migration not in the code" in text
+        assert "! 1 applied migration not found in the code" in text
         assert "newer" in text
         assert "✗ b     3.0 s" in text
         assert "Failed to apply 'b' (2 of 3): ValueError ! Couldn't release" in text

@@ -19,7 +19,7 @@ from tests.cli.test_on_a_terminal import terminal
 from tests.leases import HELD
 from tools.terminal import Terminal
 
-PLACE = ("shop", "app")
+PLACE = ("shop", "app", "r1")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_unusual(uri: str, name: str, driver: str, case: str) -> None:
     assert lines.count("LeaseNotReleased") == is_held
     if case.startswith("fork"):
         assert lines.count(f"child {7 if case == 'fork exit' else 1}") == 1
-        assert ("must end by os._exit() or sys.exit()" in ended.stderr) is (case != "fork exit")
+        assert ("must end with os._exit() or sys.exit()" in ended.stderr) is (case != "fork exit")
         assert lines.count("MigrationFailed") == lines.count("RunFailed") == 0
     with MongoClient[Any](uri) as client:
         assert sorted(record["name"] for record in client[name].app_migrations.find()) == records

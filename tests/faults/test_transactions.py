@@ -214,6 +214,6 @@ def test_given_up(app: Application, db: Any, uri: str, monkeypatch: pytest.Monke
     assert not caught.value.expired
     assert isinstance(caught.value.__cause__, OperationFailure)
     assert caught.value.__cause__.code == 112
-    assert str(caught.value).endswith("The error: WriteConflict (112).")
+    assert "OperationFailure 112 (WriteConflict)" in str(caught.value)
     assert state(db) == State([], [])
     assert app.run() == ["a"]

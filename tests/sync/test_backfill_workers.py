@@ -99,9 +99,7 @@ def test_bad_workers(db: Any, registry: MigrationRegistry) -> None:
             refused.append(str(caught.value))
 
     registry.run_sync(db, "app")
-    assert refused[0] == (
-        "workers can't share a transaction: pass transaction=False as well, with a body that is idempotent."
-    )
+    assert "transaction=False" in refused[0]
     assert refused[1] == "workers must be a whole number, from 1 to 100, not 0."
     assert len(refused) == 3
 

@@ -70,7 +70,7 @@ def test_lease_timeout(db: Any, registry: MigrationRegistry) -> None:
     assert caught.value.holder.since == datetime(2026, 1, 1, tzinfo=UTC)
     *waited, failed = events  # a server that takes longer than the timeout to answer leaves no time to wait
     assert all(isinstance(event, LeaseAwaited) and event.holder == caught.value.holder for event in waited)
-    assert failed == RunFailed(db.name, "app", caught.value)
+    assert failed == RunFailed(db.name, "app", failed.run, caught.value)
     assert calls == []
     assert lock(db) == HELD
 

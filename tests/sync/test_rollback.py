@@ -112,8 +112,8 @@ def test_failure(db: Any) -> None:
 
     assert caught.value.__notes__ == ["quaestor: while rolling back migration 'b', 3 of 4"]
     assert events[-2:] == [
-        MigrationFailed(db.name, "app", "b", 3, 4, caught.value, undo=True),
-        RunFailed(db.name, "app", caught.value, work="rollback"),
+        MigrationFailed(db.name, "app", events[0].run, "b", 3, 4, caught.value, undo=True),
+        RunFailed(db.name, "app", events[0].run, caught.value, work="rollback"),
     ]
     assert recorded(db) == ["a", "b"]
     assert effects(db) == ["a"]  # what the function did before it failed is done

@@ -65,6 +65,18 @@ def test_record(db: Any) -> None:
     assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
 
 
+def test_default_prefix(db: Any) -> None:
+    """Without a prefix the records are in `app_migrations`, in every call."""
+    migrations = MigrationRegistry()
+    migrations.register("a")(nothing)
+
+    assert migrations.run_sync(db) == ["a"]
+
+    assert [record["name"] for record in db.app_migrations.find()] == ["a"]
+    assert SyncRunner(migrations, db).run() == []
+    assert [result.applied for result in migrations.run_many_sync([db])] == [[]]
+
+
 def test_prefixes_are_independent(db: Any) -> None:
     """Each prefix has its own records."""
     migrations = MigrationRegistry()

@@ -200,7 +200,7 @@ def test_backfill_of_the_other_kind(db: Any, registry: MigrationRegistry, async_
     own_things = db.things
 
     def a(db: Any, context: MigrationContext) -> None:
-        with pytest.raises(InvalidOptionError, match="collection must be a synchronous driver's"):
+        with pytest.raises(InvalidOptionError, match="collection must belong to a sync driver"):
             context.batches(own_things)
 
         def body(batch: list[dict[str, Any]]) -> None:
@@ -213,7 +213,7 @@ def test_backfill_of_the_other_kind(db: Any, registry: MigrationRegistry, async_
         calls.extend([[entry["of"][0] for entry in batch] for batch in context.batches(db.log)])
 
     async def a_too(db: Any, context: AsyncMigrationContext) -> None:
-        with pytest.raises(InvalidOptionError, match="collection must be an asynchronous driver's"):
+        with pytest.raises(InvalidOptionError, match="collection must belong to an async driver"):
             context.batches(own_things)
 
         async def body(batch: list[dict[str, Any]]) -> None:

@@ -147,7 +147,7 @@ def test_no_event_loop(db: Any, registry: MigrationRegistry, async_db: Any, monk
         (lambda: NOWHERE, "db must be a database, not str: pass client['name']"),
         (dict, "db must be a database, not dict"),
         (lambda: MongoClient(NOWHERE, connect=False), "db is a client (MongoClient), not a database: pass client["),
-        (lambda: AsyncMongoClient(NOWHERE)["app"], "db is an asynchronous database (AsyncDatabase): call `await reg"),
+        (lambda: AsyncMongoClient(NOWHERE)["app"], "db is an async database (AsyncDatabase): call `await reg"),
         (lambda: MongoClient(NOWHERE, connect=False)["app"]["users"], "db must be a database, not Collection"),
     ],
 )
@@ -165,7 +165,7 @@ def test_not_a_database(make: Any, words: str) -> None:
     [
         (lambda: NOWHERE, "async_db must be a database, not str"),
         (lambda: AsyncMongoClient(NOWHERE), "async_db is a client (AsyncMongoClient), not a database"),
-        (lambda: MongoClient(NOWHERE, connect=False)["app"], "async_db must be an asynchronous database, not Database"),
+        (lambda: MongoClient(NOWHERE, connect=False)["app"], "async_db must be an async database, not Database"),
         (lambda: AsyncMongoClient(NOWHERE)["other"], "the same database, but they are 'app' and 'other'"),
     ],
 )
@@ -179,9 +179,9 @@ def test_not_the_other_database(make: Any, words: str) -> None:
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_many_with_a_wrong_database(dbs: list[Any]) -> None:
     """An async database, and what gives no database of a name, are refused."""
-    with pytest.raises(InvalidDatabaseError, match="db is an asynchronous database"):
+    with pytest.raises(InvalidDatabaseError, match="db is an async database"):
         MigrationRegistry().run_many_sync([*dbs, AsyncMongoClient(NOWHERE)["app"]], "app")
-    with pytest.raises(InvalidOptionError, match="async_db must be a function that returns the database of a name"):
+    with pytest.raises(InvalidOptionError, match="async_db must be a function that returns a database by its name"):
         MigrationRegistry().run_many_sync(dbs, "app", async_db=7)  # type: ignore[arg-type]
 
 

@@ -159,10 +159,10 @@ def test_caught_error(db: Any, registry: MigrationRegistry, way: str) -> None:
     else:
         registry.register("a", transaction=True)(go_on)
 
-    with pytest.raises(TransactionFailedError, match="caught the error and went on") as caught:
+    with pytest.raises(TransactionFailedError, match="caught the error and continued") as caught:
         registry.run_sync(db, "app")
     assert caught.value.attempts == len(attempts) == 5
-    assert caught.value.error == ("DuplicateKeyError (11000)" if way == "handler" else "NoSuchTransaction (251)")
+    assert ("DuplicateKeyError" if way == "handler" else "NoSuchTransaction") in caught.value.error
     assert isinstance(caught.value.__cause__, OperationFailure)
     assert db.users.count_documents({}) == 1
     assert db.app_migrations.count_documents({}) == 0
@@ -180,7 +180,7 @@ def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
         registry.run_sync(db, "app")
     assert caught.value.code == 263
     assert "MongoDB does not allow this in a transaction" in caught.value.__notes__[0]
-    assert str(RunFailed("shop", "app", caught.value)) == "Run failed in migration 'a', 1 of 1"
+    assert str(RunFailed("shop", "app", "r1", caught.value)) == "Run failed in migration 'a', 1 of 1"
     assert db.app_migrations.count_documents({}) == 0
 
 

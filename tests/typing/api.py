@@ -9,6 +9,7 @@ from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+import quaestor
 from quaestor import (
     AsyncRunner,
     BackfillChangedError,
@@ -37,6 +38,7 @@ from quaestor import (
     MigrationRolledBack,
     MigrationStatus,
     MissingDatabaseError,
+    OtherPrefixesFound,
     PlannedMigration,
     PrimaryChanged,
     RecordsIgnored,
@@ -51,6 +53,7 @@ from quaestor import (
     RunFinished,
     RunStarted,
     SessionsNotEnded,
+    SimilarDatabaseFound,
     Status,
     SyncRunner,
     TransactionFailedError,
@@ -61,6 +64,7 @@ from quaestor import (
 )
 
 Document = dict[str, Any]
+assert_type(quaestor.__version__, str)
 registry = MigrationRegistry()
 
 assert_type(registry.migrations, Mapping[str, MigrationDefinition])
@@ -71,7 +75,7 @@ assert_type(registry.sort(), list[MigrationDefinition])
 
 
 def hook(event: Event) -> None:
-    assert_type((event.database, event.prefix), tuple[str, str])
+    assert_type((event.database, event.prefix, event.run), tuple[str, str, str])
     if isinstance(event, MigrationEvent):
         assert_type((event.name, event.position, event.count, event.undo), tuple[str, int, int, bool])
     elif isinstance(event, RunEvent):
@@ -99,6 +103,10 @@ def hook(event: Event) -> None:
             assert_type((backfill, collection), tuple[str, str])
             assert_type(done, int)
             assert_type(total, int | None)
+        case OtherPrefixesFound(prefixes=names):
+            assert_type(names, tuple[str, ...])
+        case SimilarDatabaseFound(similar=similar):
+            assert_type(similar, str)
         case BackfillRestarted(collection=collection):
             assert_type(collection, str)
         case ReplicasAwaited(lag=lag, seconds=seconds):
@@ -128,6 +136,8 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await registry.run(db, prefix="app", sync_db=old, on_event=hook), list[str])
     assert_type(await registry.run(motor, "app"), list[str])
     assert_type(await registry.run(db, "app", lease_ttl=10, lease_timeout=0.5), list[str])
+    assert_type(await registry.run(db), list[str])
+    assert_type(await AsyncRunner(registry, db).run(), list[str])
     runner = AsyncRunner(registry, db, "app", sync_db=old, on_event=hook, lease_ttl=10, lease_timeout=None)
     assert_type(await registry.run(db, "app", targets=["a"], strict=True), list[str])
     assert_type(await runner.run(), list[str])
@@ -145,7 +155,7 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await registry.run_many([db, db], "app"), list[DatabaseResult])
     assert_type(await registry.run_many((motor for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     await registry.run_many([db], "app", sync_db=old.client.get_database, on_event=hook, targets={"a"}, concurrency=2)
-    await registry.run_many([db], "app", sync_db=None, lease_ttl=10, lease_timeout=0.5)
+    await registry.run_many([db], sync_db=None, lease_ttl=10, lease_timeout=0.5)
 
 
 def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: MockDatabase[Any]) -> None:
@@ -153,6 +163,8 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(registry.run_sync(db, prefix="app", async_db=new, on_event=hook), list[str])
     assert_type(registry.run_sync(mock, "app"), list[str])
     assert_type(registry.run_sync(db, "app", lease_ttl=10, lease_timeout=0.5), list[str])
+    assert_type(registry.run_sync(db), list[str])
+    assert_type(SyncRunner(registry, db).run(), list[str])
     runner = SyncRunner(registry, db, "app", async_db=new, on_event=hook, lease_ttl=10, lease_timeout=None)
     assert_type(registry.run_sync(db, "app", targets=["a"], strict=True), list[str])
     assert_type(runner.run(), list[str])
@@ -170,7 +182,7 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(registry.run_many_sync([db, db], "app"), list[DatabaseResult])
     assert_type(registry.run_many_sync((mock for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     registry.run_many_sync([db], "app", async_db=lambda name: new.client[name], on_event=hook, targets=["a"])
-    registry.run_many_sync([db], "app", async_db=None, lease_ttl=10, lease_timeout=None, concurrency=2)
+    registry.run_many_sync([db], async_db=None, lease_ttl=10, lease_timeout=None, concurrency=2)
     for result in registry.run_many_sync([db], "app"):
         results(result)
 

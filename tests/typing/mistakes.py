@@ -159,7 +159,7 @@ async def run(
     registry.run_sync("mongodb://localhost", "app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a database
     registry.run_sync(db.client, "app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a client
     registry.run_sync(db, "app", on_event=awaited)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a hook isn't awaited
-    registry.run_sync(db)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no prefix
+    registry.run_sync(prefix="app")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no database
     await registry.run(new, "app", concurrency="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
     await registry.run(new, "app", sync_db=new)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a sync database
     registry.run_sync(db, "app", async_db=db)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not an async database

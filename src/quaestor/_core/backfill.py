@@ -1,4 +1,4 @@
-"""Going over a collection in batches: the order of steps, the same for loops and functions, sync and async.
+"""Backfills: going through a collection in batches. The steps are the same for loops and functions, sync and async.
 
 After a batch, whatever happens, either its checkpoint is saved, or the checkpoint before it is left and the batch is
 repeated. With a transaction, its work and its checkpoint are committed together or not at all.
@@ -14,7 +14,8 @@ from typing import TypeAlias, TypeVar
 
 from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle, is_same_collection
 from quaestor._core.lease import HeldLease, Reminder, check_lease, check_stale_lease, retry_until_known
-from quaestor._core.store import BackfillStore, Ending, Host, Surroundings, Workers
+from quaestor._core.scheduler import supervise
+from quaestor._core.store import BackfillStore, Ending, Host, Step, Surroundings, Workers
 from quaestor._core.transaction import retry_transaction
 from quaestor._text import add_note
 from quaestor.errors import (
@@ -42,13 +43,13 @@ MOST_TYPES = 40
 """More types than `_id`s can have."""
 
 LAST_SAVE_LIMIT = 5.0
-"""How long a failed or interrupted backfill waits for its last checkpoint, in seconds."""
+"""The longest wait of a failed or interrupted backfill for its last checkpoint, in seconds."""
 
 LAG_POLL = (0.5, 1.0)
 """The poll interval while waiting for replicas, in seconds: at least and at most."""
 
 AHEAD = 2
-"""How many batches for each worker may lack a checkpoint, so a slow one doesn't hold up the others."""
+"""The number of batches per worker that may lack a checkpoint, so a slow one doesn't hold up the others."""
 
 
 @dataclass
@@ -70,14 +71,14 @@ class Backfills:
         return backfill
 
     def explain(self, error: BaseException) -> None:
-        """Note in an error of the function which batches its loops were at."""
+        """Note in an error of the function which batches were in progress."""
         for backfill in self.started.values():
             backfill.explain(error)
 
 
 @dataclass
 class _Handed:
-    """A batch in the hands of a worker; its documents are dropped when it is done."""
+    """A batch that a worker has; its documents are dropped when it is done."""
 
     batch: Batch | None
     after: Checkpoint
@@ -85,7 +86,7 @@ class _Handed:
 
 @dataclass
 class _Sharing:
-    """Batches that are shared between workers."""
+    """The state of workers that share batches."""
 
     body: Body
     workers: int
@@ -95,6 +96,10 @@ class _Sharing:
     failures: list[BaseException] = field(default_factory=list)
     is_reading: bool = False
     is_stopped: bool = False
+
+    def stop(self) -> None:
+        """Start no more workers."""
+        self.is_stopped = True
 
     def can_read(self) -> bool:
         """Say whether to read another batch."""
@@ -133,7 +138,7 @@ class Backfill:
         self._reminder = Reminder(0.0)
 
     async def next(self) -> list[Document] | None:
-        """Save that the last batch is done, and read the next one. None: there is none."""
+        """Save the checkpoint of the last batch, and read the next one. None: there is none."""
         self._store.check_not_in_transaction()
         self._batch = None
         try:
@@ -158,7 +163,7 @@ class Backfill:
         return None
 
     async def give_all(self, body: Body) -> None:
-        """Give each batch to a function."""
+        """Pass each batch to a function."""
         while (batch := await self.next()) is not None:
             try:
                 await body(batch)
@@ -168,7 +173,7 @@ class Backfill:
                 raise
 
     async def share_all(self, body: Body, workers: int) -> None:
-        """Give each batch to one of several workers, in threads or tasks. Saved is what is done without a gap.
+        """Pass each batch to one of several workers, in threads or tasks. The checkpoint has no gaps.
 
         Raises what the first body raised, or what interrupted them, when all in progress have ended.
         """
@@ -176,7 +181,7 @@ class Backfill:
             sharing = _Sharing(body, workers, await self._start())
 
             def stop() -> None:
-                sharing.is_stopped = True
+                sharing.stop()
                 self._held.patience.cut(self._surroundings.now())
 
             try:
@@ -195,7 +200,7 @@ class Backfill:
             raise
 
     async def transact_all(self, body: Body) -> None:
-        """Give each batch to a function, in a transaction that also saves the checkpoint."""
+        """Pass each batch to a function, in a transaction that also saves the checkpoint."""
         try:
             await self._open_session()
             checkpoint = await self._start(is_exact=True)
@@ -215,7 +220,7 @@ class Backfill:
             raise
 
     def explain(self, error: BaseException, batch: Batch | None = None) -> None:
-        """Note in an error which documents it is about, if there is a batch in progress."""
+        """Note in an error which documents it is about, if a batch is in progress."""
         if (batch := batch or self._batch) is not None:
             with contextlib.suppress(Exception):  # the error matters more
                 add_note(error, f"at the {self._store.describe(batch, error)} of the backfill {self._store.name!r}")
@@ -228,26 +233,20 @@ class Backfill:
 
     async def _supervise(self, sharing: _Sharing, workers: Workers) -> None:
         """Start workers for the batches, and for reading the next one, until all have ended; none after a failure."""
-        running = 0
-        while True:
-            starts = [partial(self._work, sharing, *work) for work in sharing.unstarted if not sharing.is_stopped]
+
+        async def find_starts() -> list[Step[None]]:
+            while sharing.ahead and sharing.ahead[0].batch is None:
+                self._checkpoint = sharing.ahead.popleft().after
+                self._report(self._checkpoint)
+            starts: list[Step[None]] = [partial(self._work, sharing, *work) for work in sharing.unstarted]
+            starts = [] if sharing.is_stopped else starts
             sharing.unstarted.clear()
             if sharing.can_read():
                 sharing.is_reading = True
                 starts.append(partial(self._read_ahead, sharing))
-            for start in starts:
-                workers.start(start)
-            running += len(starts)
-            if not running:
-                return
-            error = await workers.next_finished()
-            running -= 1
-            if error is not None:
-                sharing.failures.append(error)
-                sharing.is_stopped = True
-            while sharing.ahead and sharing.ahead[0].batch is None:
-                self._checkpoint = sharing.ahead.popleft().after
-                self._report(self._checkpoint)
+            return starts
+
+        await supervise(find_starts, sharing.stop, sharing.failures, workers)
 
     async def _read_ahead(self, sharing: _Sharing) -> None:
         """Read the next batch. At the same time save what is done."""
@@ -278,7 +277,7 @@ class Backfill:
         await check_lease(self._surroundings, self._held)
 
     async def _retry(self, command: Callable[[], Awaitable[T]], *, is_slow: bool = False) -> T:
-        what = f"to go on with the backfill {self._store.name!r}"
+        what = f"to continue the backfill {self._store.name!r}"
         return await retry_until_known(self._surroundings, what, command, self._held.patience, is_slow=is_slow)
 
     async def _open_session(self) -> None:
@@ -289,7 +288,7 @@ class Backfill:
         await check_lease(self._surroundings, self._held, sessions=sessions)
 
     async def _start(self, *, is_exact: bool = False) -> Checkpoint:
-        """Resume from the checkpoint of an earlier attempt, or begin. A changed one begins again, or is refused."""
+        """Resume from the checkpoint of an earlier attempt, or start. A changed backfill restarts, or is refused."""
         store = self._store
         if self._throttle.max_lag is not None:  # a missing right raises before the first batch
             await self._retry(store.read_lag)
@@ -314,7 +313,7 @@ class Backfill:
         return checkpoint
 
     def _find_change(self, origin: Origin, collection_id: bytes | None) -> str | None:
-        """Find what has changed since the checkpoint was made."""
+        """Find the change since the checkpoint was made: "collection", "filter" or None."""
         is_same = origin.finished or is_same_collection(origin.collection_id, collection_id)
         if origin.collection != self._store.collection or not is_same:
             return "collection"

@@ -17,10 +17,10 @@ Document: TypeAlias = dict[str, Any]
 """A document of MongoDB."""
 
 DEFAULT_SIZE = 1_000
-"""How many documents are in a batch."""
+"""The maximum number of documents in a batch."""
 
 DEFAULT_BYTES = 48_000_000
-"""How large a batch is, in bytes of BSON."""
+"""The maximum size of a batch, in bytes of BSON."""
 
 _LARGEST = 2**31 - 2  # one more is the largest limit of the server
 
@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a checkpoint is about: if it differs, the checkpoint says nothing about the backfill.
+    """The backfill that a checkpoint belongs to: if it differs, the checkpoint isn't valid.
 
     `fingerprint` is a digest of the collection's name and the filter. The other fields are those of `Checkpoint`.
     """
@@ -73,7 +73,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a backfill is.
+    """The progress of a backfill.
 
     `bounds` has the highest `_id` of every type that is left, in order, from the current type on. The next batch starts
     at the `_id` that is the only item of `start` (None is an `_id`); if there is none, at the first of its type.
@@ -96,7 +96,7 @@ class Checkpoint:
 
     @property
     def estimate(self) -> int | None:
-        """How many documents there are in all, as far as is known by now."""
+        """The number of documents in all, as far as known."""
         return estimate(self.done, self.total, is_end=not self.bounds)
 
 

@@ -73,7 +73,7 @@ def check_name(name: object, decorator: str = "register") -> str:
 
 
 def check_text(subject: str, name: object, error: type[QuaestorError], hint: str = "") -> str:
-    """Check a name that is stored. Returns a plain `str`. The hint is for anything else."""
+    """Check a name that is stored. Returns a plain `str`. The hint is for values of other types."""
     if not isinstance(name, str):
         raise error(f"{subject} must be a str, not {_kind(name)}.{hint}")
     if not name:

@@ -1,4 +1,4 @@
-"""Run, roll back, mark, plan, status, unlock: the order of steps, written once for sync and async applications.
+"""Run, rollback, mark, plan, status, unlock: the order of steps, written once for sync and async applications.
 
 Rule 1: the engine only decides. The protocols in `store.py` do everything else.
 Rule 2: bad input raises before the first command.
@@ -29,7 +29,7 @@ from quaestor._core.lease import (
     retry_until_known,
 )
 from quaestor._core.plan import Change, RecordChange, Records, Restart
-from quaestor._core.scheduler import Schedule, Start, combine, supervise
+from quaestor._core.scheduler import Schedule, Start, combine, follow
 from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
 from quaestor._core.transaction import retry_transaction
 from quaestor._text import add_note
@@ -72,8 +72,8 @@ _RELEASE_TIMEOUT = 7.5  # seconds for all its steps; 10 with the abort of a tran
 _RELEASE_LIMIT = 8.0  # seconds, if the driver takes longer
 _LAST_TRY = 1.0  # seconds, likewise, if the last command found no server
 
-PlanEvent: TypeAlias = Callable[[str, str, tuple[str, ...]], Event]
-"""Makes an event about a plan, of database, prefix and names."""
+PlanEvent: TypeAlias = Callable[[str, str, str, tuple[str, ...]], Event]
+"""Makes an event about a plan, of database, prefix, run and names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What to do under the lease. The functions that make one check their arguments."""
+    """An operation under the lease. The functions that make one check their arguments."""
 
     work: Work
     make_plan: Callable[[Records], plan.Plan]
@@ -115,7 +115,8 @@ def run(
         sorter = sorters.pop() if sorters else plan.check_graph(scope.definitions)
         return plan.plan_run(scope.definitions, sorter, records, wanted)
 
-    return Operation("run", make_plan, RunFinished, RunStarted, concurrency, wanted)
+    finished = partial(RunFinished, is_registry_empty=not scope.definitions)
+    return Operation("run", make_plan, finished, RunStarted, concurrency, wanted)
 
 
 def roll_back(scope: Scope, targets: Collection[str]) -> Operation:
@@ -162,15 +163,15 @@ class Engine:
         self._may_hold = True  # unless the server has refused
         self._is_away = False  # whether the run gave up waiting for the server
         self._release_by: float | None = None
-        # Until the release has succeeded: a second signal may come before it starts.
+        # Until the release succeeds: a second signal may come before it starts.
         self._release_failure: Exception | None = TimeoutError("It took too long, or a second signal ended it.")
-        self._others: tuple[bytes, ...] = ()  # sessions of earlier holders that don't matter any more
+        self._others: tuple[bytes, ...] = ()  # sessions of earlier holders, which no longer matter
 
     async def perform(self, operation: Operation) -> list[str]:
-        """Perform an operation, as the only instance that does. Returns the names in its plan, in order."""
+        """Perform an operation under the lease. Returns the names in its plan, in order."""
         try:
             records = await self._read_records()
-            self._warn(operation.work, records)
+            await self._warn(operation.work, records)
             todo = operation.make_plan(records)
             names: tuple[str, ...] = ()
             if todo:
@@ -185,7 +186,7 @@ class Engine:
         return list(names)
 
     async def explain(self, operation: Operation) -> list[PlannedMigration]:
-        """Say what `perform` would do, in order, and why: the same plan. One read; nothing is written or emitted."""
+        """Return what `perform` would do, in order, and why: the same plan. One read; nothing is written or emitted."""
         records = await self._read("the records", self._store.read_records)
         todo = operation.make_plan(records)
         self._check(todo, records)
@@ -193,17 +194,17 @@ class Engine:
         return plan.explain(self.scope.definitions, names, operation.targets, undo=undo)
 
     async def read_status(self) -> Status:
-        """Read what is applied, what is not, and who is at work."""
+        """Read what is applied, what is pending, and who holds the lease."""
         definitions = plan.sort(self.scope.definitions)
         # The lease first: if a migration of its expired holder is recorded by now, another instance has applied it.
         lease = await self._read("the lease", self._store.read_lease)
-        # One read can't tell whether the holder is alive: a status goes by the server's clock, which is only a guess.
+        # One read doesn't show whether the holder is alive: a status goes by the server's clock, which is only a guess.
         if (holder := lease.holder) is not None:
             now = await self._read("the lease", self._store.read_clock)
             lease = LeaseState(expired=holder) if now > holder.expires_at else lease
         records = await self._read_records()
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
-        return overview.make_status(self._where, definitions, records, lease, checkpoints)
+        return overview.make_status(self._where[:2], definitions, records, lease, checkpoints)
 
     async def restart_backfill(self, name: str, backfill: str | None) -> list[str]:
         """Remove the checkpoint of a backfill, so it starts over. Returns its name; empty if there is no checkpoint."""
@@ -256,16 +257,16 @@ class Engine:
                 await self._store.check_primary()
 
         try:
-            return await self._retry(f"to read {what}", read, has_begun=False)
+            return await self._retry(f"to read {what}", read, has_started=False)
         except Exception as error:
-            database, prefix = self._where
+            database, prefix, _ = self._where
             add_note(error, f"while reading {what} of {prefix!r} in the database {database!r}; nothing has run")
             raise
 
-    async def _retry(self, what: str, command: Callable[[], Awaitable[T]], *, has_begun: bool = True) -> T:
-        return await retry_until_known(self._store, what, command, self._patience, has_begun=has_begun)
+    async def _retry(self, what: str, command: Callable[[], Awaitable[T]], *, has_started: bool = True) -> T:
+        return await retry_until_known(self._store, what, command, self._patience, has_started=has_started)
 
-    def _warn(self, work: Work, records: Records) -> None:
+    async def _warn(self, work: Work, records: Records) -> None:
         definitions = self.scope.definitions
         if not definitions:
             self._store.emit(RegistryEmpty(*self._where))
@@ -273,6 +274,10 @@ class Engine:
             self._store.emit(RecordsUnknown(*self._where, tuple(unknown)))
         if work == "run" and (conflicts := plan.find_conflicts(definitions, records)):
             self._store.emit(DependenciesPending(*self._where, conflicts))
+        if work == "run" and definitions and not (records.applied or records.unreadable):
+            found = await self._read("other records", self._store.find_records_elsewhere)
+            if found is not None:
+                self._store.emit(found)
 
     def _check(self, todo: plan.Plan, records: Records) -> frozenset[bool]:
         """Check that the plan can be carried out. Returns the kinds of function that are transactions."""
@@ -310,7 +315,7 @@ class Engine:
             # Before the read: a transaction that commits after it would be missing in the plan.
             await self._kill_sessions_of_others(held, sessions)
             again = await self._retry("to read the records", store.read_records)
-            if again != records:  # another instance has been at work
+            if again != records:  # another instance has changed them
                 todo = operation.make_plan(again)
                 schedule = self._make_schedule(operation, todo)
                 opened = await self._prepare(operation, todo, again)
@@ -361,7 +366,7 @@ class Engine:
             self._patience.cut(self._store.now())
 
         try:
-            supervisor = partial(supervise, schedule, applier.apply, lock, failures)
+            supervisor = partial(follow, schedule, applier.apply, lock, failures)
             await self._host.supervise(supervisor, stop)
         except BaseException as interruption:
             # Changes that it ended have raised a copy of it.

@@ -28,10 +28,10 @@ LONGEST_TTL = 86_400.0
 """In seconds: a day."""
 
 REPORT_INTERVAL = 30.0
-"""How often a run that waits, or a long backfill, reports, in seconds."""
+"""The interval between reports of a wait or a long backfill, in seconds."""
 
 PAUSE = (0.05, 0.2)
-"""How long to wait before a retry, in seconds: at least and at most."""
+"""The shortest and the longest pause before a retry, in seconds."""
 
 _SHORTEST_TTL = 1.0  # seconds: a slow network alone would lose a shorter lease
 _LONGEST_WAIT = 1e9  # seconds: thirty years
@@ -46,7 +46,7 @@ _LONG_DEAD = 60.0  # seconds; the clocks of two servers may differ as much
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a run acquires and holds the lease, in seconds. Making it checks the options of the run."""
+    """The options of a run for acquiring and holding the lease, in seconds. Making one checks them."""
 
     ttl: float
     timeout: float | None  # of the wait for another holder
@@ -80,7 +80,7 @@ class LeaseState:
 
 @dataclass(slots=True)
 class Patience:
-    """How long a run in progress waits for an unreachable server or a missing majority."""
+    """The limits of a run in progress on waiting for an unreachable server or a missing majority."""
 
     seconds: float  # of each wait
     ends_at: float = float("inf")  # of all waits, on the run's clock: soon after an interruption
@@ -304,22 +304,22 @@ async def retry_until_known(
     command: Callable[[], Awaitable[T]],
     patience: Patience,
     *,
-    has_begun: bool = True,
+    has_started: bool = True,
     is_slow: bool = False,
 ) -> T:
     """Send an idempotent command until its outcome is known. `what` is for a message: "to read the records".
 
-    If nothing has begun, it isn't retried when the driver finds no server. A slow command, as a query of the
-    application's documents, has no time limit.
+    Unless the run has started, it isn't retried when the driver finds no server. A slow command, such as a query of
+    the application's documents, has no time limit.
     """
     wait = Wait(surroundings, what, patience)
     while True:
         try:
             # A limit is one for finding a server too, in place of the application's own.
-            with surroundings.limit(wait.limit if has_begun and not is_slow else None):
+            with surroundings.limit(wait.limit if has_started and not is_slow else None):
                 return await command()
         except OutcomeUnknown as unknown:
-            if unknown.no_server and not has_begun:
+            if unknown.no_server and not has_started:
                 raise unknown.error from unknown.error.__cause__
             lost = unknown
         await wait.pause(lost)

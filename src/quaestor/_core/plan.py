@@ -248,13 +248,13 @@ def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]
     """
     ordered: list[str] = []
     ready: list[str] = []  # a heap
-    while (freed := sorter.get_ready()) or ready:
-        for name in freed:
+    while (new := sorter.get_ready()) or ready:
+        for name in new:
             if name in met:
                 sorter.done(name)
             else:
                 heappush(ready, name)
-        if not freed:  # all of `met` are done that can be
+        if not new:  # everything in `met` that can be done is done
             name = heappop(ready)
             ordered.append(name)
             sorter.done(name)

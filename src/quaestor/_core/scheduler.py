@@ -1,6 +1,6 @@
-"""Several migrations, or databases, at once: which can start, and when all are done."""
+"""Concurrency: which migrations, databases or batches can start, and when all are done."""
 
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from quaestor._core.lease import Location
-from quaestor._core.store import Workers
+from quaestor._core.store import Step, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Schedule:
         return Start(name, position, slot)
 
     def finish(self, name: str) -> None:
-        """Free the item's slot, and let items that need it start."""
+        """Release the item's slot, and let items that need it start."""
         heappush(self._free, self._running.pop(name))
         self._finished.add(name)
 
@@ -65,30 +65,48 @@ class Schedule:
         return islice((name for name in self._waiting if self._needs[name] - {ending} <= self._finished), slots)
 
 
-async def supervise(
+async def follow(
     schedule: Schedule,
     work: Callable[[Start], Coroutine[Any, Any, None]],
     lock: AbstractAsyncContextManager[object],
     failures: list[BaseException],
     workers: Workers,
 ) -> None:
-    """Start workers as the schedule allows, until all are done; none after a failure.
+    """Start a worker for each item as the schedule allows. It finishes its item.
 
-    A worker finishes its item. What it raises is appended to `failures`. The lock is held while the schedule changes.
+    The lock is held while the schedule changes.
+    """
+
+    async def find_starts() -> list[Step[None]]:
+        async with lock:
+            return [partial(work, start) for start in iter(schedule.start, None)]
+
+    await supervise(find_starts, schedule.stop, failures, workers)
+
+
+async def supervise(
+    find_starts: Callable[[], Awaitable[list[Step[None]]]],
+    stop: Callable[[], None],
+    failures: list[BaseException],
+    workers: Workers,
+) -> None:
+    """Start workers until all are done.
+
+    `find_starts` is called at the start and whenever a worker has ended. What a worker raises is appended to
+    `failures`, and `stop` lets no more start.
     """
     running = 0
     while True:
-        async with lock:
-            starts = list(iter(schedule.start, None))
+        starts = await find_starts()
         for start in starts:
-            workers.start(partial(work, start))
+            workers.start(start)
         running += len(starts)
         if not running:
             return
         error = await workers.next_finished()
         running -= 1
         if error is not None:
-            schedule.stop()
+            stop()
             failures.append(error)
 
 

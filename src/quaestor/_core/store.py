@@ -1,7 +1,7 @@
 """The protocols between the engine and the world: stores, functions, hosts and workers.
 
 The `async` methods of a sync store never suspend, so a sync runner drives the engine to its end without an event loop.
-A store for an event loop really awaits. The engine can't tell the difference.
+A store for an event loop really awaits. The engine doesn't notice the difference.
 
 A command whose outcome is unknown raises `OutcomeUnknown`. Every command is idempotent, so `retry_until_known` (in
 `lease.py`) retries it.
@@ -46,7 +46,7 @@ class OutcomeUnknown(Exception):  # noqa: N818 - it is no error: the engine catc
 
 
 class Ending(Enum):
-    """How an attempt at a transaction ended."""
+    """The ending of an attempt at a transaction."""
 
     COMMITTED = auto()  # the function's work and its record
     RECORDED = auto()  # the record was written or removed before, so the attempt was aborted
@@ -68,11 +68,11 @@ class Attempt(Generic[R]):
 
 
 class Surroundings(Protocol):
-    """The part that the engine and a backfill share: a clock, the event hook, and the lease."""
+    """The part that the engine and backfills share: a clock, the event hook, and the lease."""
 
     @property
-    def where(self) -> tuple[str, str]:
-        """The names of the database and the prefix, for events."""
+    def where(self) -> tuple[str, str, str]:
+        """The database, the prefix and the id of the run, for events."""
 
     def limit(self, seconds: float | None) -> AbstractContextManager[object]:
         """Limit the time of a command, and raise `OutcomeUnknown` if its outcome is unknown. None: the driver's own."""
@@ -108,6 +108,9 @@ class Store(Surroundings, Protocol):
 
     async def read_records(self) -> Records:
         """Read all records, with majority concern."""
+
+    async def find_records_elsewhere(self) -> Event | None:
+        """Find a sign that the prefix or the name of the database is wrong, when it has no records. Two commands."""
 
     async def has_record(self, name: str) -> bool:
         """Read whether the migration is recorded, with majority concern."""
@@ -151,7 +154,7 @@ class Store(Surroundings, Protocol):
         """
 
     async def expire_lease(self) -> Lease | None:
-        """Take the lease from its holder, as if that were dead. Returns the holder."""
+        """Make the lease expire, as if its holder were dead. Returns the holder."""
 
     async def release_lease(self, sessions: tuple[bytes, ...]) -> None:
         """Release the lease if this run holds it, and forget these sessions."""
@@ -196,7 +199,7 @@ class BackfillStore(Protocol):
         """Read the collection's UUID. b"": there is no such collection; None: the server doesn't say."""
 
     async def read_origin(self) -> Origin | None:
-        """Read what the stored checkpoint is about. None: there is none."""
+        """Read which backfill the stored checkpoint belongs to. None: there is none."""
 
     async def read_checkpoint(self, token: int) -> Checkpoint | None:
         """Read the checkpoint if the run with this token has claimed it, with majority concern."""
@@ -221,7 +224,7 @@ class BackfillStore(Protocol):
         """Read the next batch of the current type of `_id`, as large as the throttle allows."""
 
     async def find_ids(self, front: Checkpoint, throttle: Throttle) -> Batch:
-        """Find the documents of the next batch: as documents that have an `_id` alone, as it is stored."""
+        """Find the documents of the next batch. They have only their `_id`, as stored."""
 
     async def read_found(self, found: Batch, throttle: Throttle) -> Batch:
         """Read those of the found documents that still match, or as many as the throttle allows."""
@@ -275,7 +278,10 @@ class Host(Protocol):
         """Run two steps at the same time. Returns when both have ended. An interruption calls `stop`, then waits."""
 
     async def shield(self, step: Step[None], seconds: float, repeats: float = ...) -> None:
-        """Run a step to its end, or for so long. What interrupts it continues after it; so many don't end it."""
+        """Run a step, shielded from interruptions, within a time limit. An interruption is raised after it.
+
+        More than `repeats` interruptions end it.
+        """
 
     def is_from_outside(self, error: BaseException) -> bool:
         """Say whether it came from outside (a signal, a cancellation), even if it is an Exception."""

@@ -1,4 +1,4 @@
-"""Transactions that the server aborted are attempted again, and commits whose answer was lost are repeated.
+"""Retries of transactions that the server aborted, and of commits whose outcome is unknown.
 
 A transaction writes, or removes, the migration's record (or saves the backfill's checkpoint) together with the work of
 the function. Of two transactions of one migration only one can commit, because they write the same document, so it is
@@ -17,13 +17,13 @@ from quaestor.events import MigrationRetried, Place
 R = TypeVar("R")
 
 LONGEST_TRANSACTION = 120.0
-"""How long a transaction is retried, in seconds, without outages; as in the drivers' with_transaction."""
+"""The longest time that a transaction is retried, in seconds, without outages; as in drivers' with_transaction."""
 
 MOST_ATTEMPTS = 200
-"""How often a transaction is attempted, at most."""
+"""The maximum number of attempts at a transaction."""
 
 MOST_EXPIRED = 5
-"""How often in a row the server may have ended the transaction before its function did: then no retry helps."""
+"""The number of attempts in a row that the server ended before the function did, after which no retry helps."""
 
 SHORTEST_LIFETIME = 1.0
 """The lowest `transactionLifetimeLimitSeconds` of a server: before that, it ends only those with a failed operation."""

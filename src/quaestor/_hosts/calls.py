@@ -1,4 +1,4 @@
-"""Calling a user's function: what it must not leave undone, what ends it early, and its outcome as a value."""
+"""Calling a user's function: its unfinished work, its cancellation, and its outcome as a value."""
 
 import asyncio
 import contextlib
@@ -24,15 +24,15 @@ import anyio
 from quaestor._core.definition import is_async
 from quaestor._text import format_traceback, is_of_signal
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
-from quaestor.events import Event, Hook, level_of
+from quaestor.events import Event, Hook, MigrationEvent, Place, level_of
 
 T = TypeVar("T")
 
 Outcome: TypeAlias = tuple[T, None] | tuple[None, BaseException]
-"""What a call returned, or what it raised. A SystemExit that is raised in a task would end the loop."""
+"""The result of a call, or its exception: raising a SystemExit in a task would end the loop."""
 
 LONGEST_CLEANUP = 2.0
-"""How long an interruption waits for a command that doesn't matter any more, in seconds."""
+"""The longest wait of an interruption for a command that no longer matters, in seconds."""
 
 _KINDS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
@@ -46,7 +46,7 @@ class Cancellation:
         self._ends: set[Callable[[], object]] = set()
 
     def cancel(self, error: BaseException) -> None:
-        """Ask them. They raise an exception of the same kind."""
+        """Ask the functions to end. They raise an exception of the same kind."""
         self.error = error
         self._event.set()
         for end in list(self._ends):
@@ -146,7 +146,7 @@ def _find_lazy(value: object) -> str | None:
 class _Watch:
     """Notices the coroutines, tasks and threads that a function starts and doesn't await.
 
-    Its context tells them from those of the application's other tasks. Those that are still running when the function
+    They are recognised by their context. Those that are still running when the function
     ends are ended, because they would write after the lease is released.
     """
 
@@ -298,7 +298,7 @@ def _uninstall_hooks(owner: Any) -> None:
             return
         del _watches[owner]
         for name, (hook, replaced) in _hooks.pop(owner).items():
-            if vars(owner).get(name) is hook:  # otherwise somebody else has replaced it meanwhile
+            if vars(owner).get(name) is hook:  # otherwise someone else has replaced it meanwhile
                 delattr(owner, name) if replaced is None else setattr(owner, name, replaced)
         if not _hooks:
             gc.callbacks.remove(_note_collection)
@@ -325,7 +325,7 @@ def _exit_child(name: str, error: BaseException | None) -> NoReturn:
     """End a process that was forked by a migration's function and has left it: the run is its parent's."""
     code: object = error.code if isinstance(error, SystemExit) else 1
     if not isinstance(error, SystemExit):
-        sys.stderr.write(f"quaestor: A process forked in migration {name!r} must end by os._exit() or sys.exit().\n")
+        sys.stderr.write(f"quaestor: A process forked in migration {name!r} must end with os._exit() or sys.exit().\n")
         traceback.print_exception(error)
     elif not isinstance(code, int | None):  # as Python does
         sys.stderr.write(f"{code}\n")
@@ -403,7 +403,7 @@ def start_thread(future: "Future[T]", work: Callable[[], T], *, daemon: bool = F
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            except BaseException as error:  # noqa: BLE001 - the waiting thread gets it
                 future.set_exception(error)
 
     threading.Thread(target=run, name="quaestor", daemon=daemon).start()
@@ -470,12 +470,20 @@ async def wait_for_end(future: asyncio.Future[Any]) -> asyncio.CancelledError | 
 def log_event(event: Event) -> None:
     """Log the message of an event, in one line, to the logger `quaestor`, after its `[database/prefix]`.
 
-    It is the default of `on_event`. To keep the log, call it from your own hook.
+    This is the default of `on_event`. To keep the log, call it from your own hook. The log record has `database`,
+    `prefix`, `run` and `migration` (None in events of a whole run) as attributes, for JSON formatters.
     """
     # Not made when this module is imported: a later dictConfig disables the loggers that exist, by default.
     logger, level = logging.getLogger("quaestor"), logging.getLevelNamesMapping()[level_of(event)]
     if logger.isEnabledFor(level):  # otherwise nobody reads the message
-        logger.log(level, "[%s/%s] %s", event.database, event.prefix, " ".join(str(event).split()))
+        message = " ".join(str(event).split())
+        logger.log(level, "[%s/%s] %s", event.database, event.prefix, message, extra=make_log_attributes(event))
+
+
+def make_log_attributes(source: Event | Place) -> dict[str, object]:
+    """Make the attributes of a log record about an event, or of a line that a migration logs itself."""
+    migration = source.name if isinstance(source, MigrationEvent | Place) else None
+    return {"database": source.database, "prefix": source.prefix, "run": source.run, "migration": migration}
 
 
 def guard(hook: Hook | None) -> Callable[[Event], None]:

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for calling `async def` functions from synchronous code."""
+"""An event loop in a thread of its own, for calling `async def` functions from sync code."""
 
 import asyncio
 import contextlib

@@ -40,7 +40,7 @@ def run_to_completion(coroutine: Coroutine[Any, Any, R]) -> R:
             raise
     else:
         coroutine.close()
-        raise RuntimeError("A synchronous store must not suspend.")
+        raise RuntimeError("A sync store must not suspend.")
     raise stop  # out here, so the RuntimeError doesn't become its context
 
 

@@ -1,31 +1,29 @@
-"""One backfill on MongoDB: the collection that it goes over, and its checkpoint."""
+"""One backfill on MongoDB: its collection and its checkpoint."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import bson
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import DuplicateKeyError, EncryptionError, InvalidOperation, OperationFailure
+from pymongo.errors import DuplicateKeyError, InvalidOperation, OperationFailure
 
 from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle, check_projection
 from quaestor._core.definition import check_text
 from quaestor._core.store import Attempt
 from quaestor._mongo import backfill_documents as documents
 from quaestor._mongo import drivers, transactions
-from quaestor._mongo.mongo_store import MongoStore, get_checkpoint_collection
-from quaestor._mongo.outcomes import check_id_is_taken, find_id, find_unknown_outcome
+from quaestor._mongo.mongo_store import MongoStore, allow_refusal, get_checkpoint_collection
+from quaestor._mongo.outcomes import check_id_is_taken, find_id
 from quaestor._mongo.transactions import Session
 from quaestor._text import add_note
 from quaestor.errors import BatchesInTransactionError, InvalidOptionError
 
-T = TypeVar("T")
-
 COUNTED = 100_000
-"""The largest collection that is counted, in documents. A larger one is sampled, because counting takes long."""
+"""The largest collection that is counted, in documents. A larger one is sampled, because counting takes too long."""
 
 SAMPLE = 1_000
 """The size of the sample, in documents."""
@@ -92,9 +90,7 @@ class MongoBackfillStore:
         if self._is_mock:
             return None
         database, name = self._source.database, self._source.name
-        reply = await _allow_refusal(
-            self._store.driver.call(database.command, "listCollections", filter={"name": name})
-        )
+        reply = await allow_refusal(self._store.driver.call(database.command, "listCollections", filter={"name": name}))
         return None if reply is None else documents.read_collection_id(reply)
 
     async def read_origin(self) -> Origin | None:
@@ -135,7 +131,7 @@ class MongoBackfillStore:
         return (await self._read(documents.match_other_types(others), {"_id": 1}, 1, order=-1)).ends[:1]
 
     async def estimate_count(self) -> int | None:
-        return await _allow_refusal(self._estimate())
+        return await allow_refusal(self._estimate())
 
     async def read_batch(self, front: Checkpoint, throttle: Throttle) -> Batch:
         matching = documents.match_rest(self._filter, front)
@@ -174,7 +170,7 @@ class MongoBackfillStore:
         return documents.read_lag(reply, [f"{host}:{port}" for host, port in servers])
 
     async def open_session(self) -> tuple[bytes, ...]:
-        """Use a free session of the function's kind, or open one."""
+        """Take an unused session of the function's kind, or open one."""
         ours = (session for session in self._sessions if session.is_async == self._is_async)
         self._session = next((session for session in ours if session.in_use.acquire(blocking=False)), None)
         if self._session is None:
@@ -193,7 +189,7 @@ class MongoBackfillStore:
         return await transactions.commit(self._get_session(), seconds)
 
     def close(self) -> None:
-        """Free the session for other backfills."""
+        """Release the session for other backfills."""
         if self._session is not None:
             self._session.in_use.release()
             self._session = None
@@ -234,7 +230,7 @@ class MongoBackfillStore:
         following = tuple(map(documents.read_id, cut(range(count, len(places) - 1)[:1])))
         if following and documents.is_same_id(ids[-1], following[0]):
             raise InvalidOptionError(
-                f"Two documents have the `_id` {documents.show_id(ids[-1])}, and a backfill can't tell them apart: the "
+                f"Two documents have the `_id` {documents.show_id(ids[-1])}, which a backfill can't distinguish: the "
                 "document is stored on two shards. Remove one of the two."
             )
         try:
@@ -265,13 +261,3 @@ class MongoBackfillStore:
         sample: list[Document] = [{"$sample": {"size": SAMPLE}}, {"$match": self._filter}, {"$count": "matching"}]
         counted = await self._store.driver.aggregate(self._source, sample)
         return size * int(counted[0]["matching"]) // SAMPLE if counted else None  # there may be some all the same
-
-
-async def _allow_refusal(command: Awaitable[T]) -> T | None:
-    """Await a command for something that isn't indispensable. None: the server, or automatic encryption, refuses it."""
-    try:
-        return await command
-    except (OperationFailure, EncryptionError) as error:
-        if find_unknown_outcome(error) is not None:
-            raise
-        return None

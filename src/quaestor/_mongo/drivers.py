@@ -27,7 +27,7 @@ from quaestor._mongo.outcomes import time_left
 from quaestor.errors import InvalidDatabaseError, InvalidOptionError, PrimaryRequiredError
 
 is_in_transaction = contextvars.ContextVar("is_in_transaction", default=False)
-"""Whether this is called from a function that runs in a transaction of quaestor's."""
+"""True in a function that runs in a transaction of quaestor's."""
 
 _CLOSE_TIMEOUT = 1.0  # seconds to end a client's sessions on the server, which isn't needed
 
@@ -181,9 +181,9 @@ _IS_ASYNC = {
     ("mongomock", ""): False,
     ("mongomock_motor", "AsyncMongoMock"): True,
 }
-"""Whether a driver is async, by its package and the prefix in the names of its classes `Database` and `Collection`."""
+"""By package and prefix in the names of the classes `Database` and `Collection`: is the driver async?"""
 
-_KINDS = {False: "a synchronous", True: "an asynchronous"}
+_KINDS = {False: "a sync", True: "an async"}
 _CALLS = {
     False: "`registry.run_sync(db, prefix)` or SyncRunner",
     True: "`await registry.run(db, prefix)` or AsyncRunner",
@@ -211,7 +211,7 @@ def check_databases(db: Any, other_db: Any, *, is_async: bool) -> Databases:
 
 
 async def close_client(db: Any) -> None:
-    """Close an async database's client if it is PyMongo's and of the running loop: nobody can once that has ended."""
+    """Close an async database's client if it is PyMongo's and belongs to the running loop, which is about to end."""
     if _find_driver(db, "db")[0] == "pymongo":
         # pymongo.timeout wouldn't limit how long a connection takes to open.
         with contextlib.suppress(Exception):
@@ -321,7 +321,7 @@ def check_collection(collection: object, *, is_async: bool) -> None:
     driver = _match_class(collection, "Collection")
     if driver is None or _IS_ASYNC[driver] != is_async:
         raise InvalidOptionError(
-            f"collection must be {_KINDS[is_async]} driver's, such as db.users, not {_type(collection)}."
+            f"collection must belong to {_KINDS[is_async]} driver (db.users, say), not {_type(collection)}."
         )
 
 
@@ -347,8 +347,8 @@ def _find_driver(db: object, argument: str) -> tuple[str, str]:
         raise InvalidDatabaseError(f"{argument} is a client ({_type(db)}), not a database: pass client['name'].")
     if any(cls.__name__.endswith("Database") for cls in _list_classes(db)):
         raise InvalidDatabaseError(
-            f"{argument} is a database of {type(db).__module__.partition('.')[0]}, which isn't supported. Databases of "
-            "pymongo, motor, mongomock and mongomock_motor are."
+            f"{argument} is a database of {type(db).__module__.partition('.')[0]}, which isn't supported. Use pymongo, "
+            "motor, mongomock or mongomock_motor."
         )
     raise InvalidDatabaseError(f"{argument} must be a database, not {_type(db)}: pass client['name'].")
 

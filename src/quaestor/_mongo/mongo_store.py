@@ -5,14 +5,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, EncryptionError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor._core.definition import find_look_alike
@@ -30,9 +30,12 @@ from quaestor._mongo.drivers import (
     make_driver,
 )
 from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_unknown_outcome, is_deadline_over
+from quaestor._text import find_misspelled
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
-from quaestor.events import Event
+from quaestor.events import Event, OtherPrefixesFound, SimilarDatabaseFound
 from quaestor.status import BackfillStatus, Lease, Work
+
+T = TypeVar("T")
 
 _LONGEST_SUFFIX = "_migrations_progress"
 _NAMESPACE_EXISTS = 48
@@ -48,7 +51,7 @@ class MongoStore:
         self.driver = make_driver(db)
         self.host = host
         self.emit = emit
-        self.where = (db.name, prefix)
+        self.where = (db.name, prefix, terms.owner)
         self._terms = terms
         self._records = get_records_collection(db, prefix)
         self._lease = get_lease_collection(db, prefix)
@@ -75,6 +78,21 @@ class MongoStore:
 
     async def read_records(self) -> Records:
         return documents.read_records(await self.driver.read_all(self._records.find(**documents.READING)))
+
+    async def find_records_elsewhere(self) -> Event | None:
+        call, client = self.driver.call, self.db.client
+        names = await allow_refusal(call(client.list_database_names))
+        if names is not None and self.db.name not in names:
+            if (similar := find_misspelled(self.db.name, names)) is None:
+                return None
+            records = get_records_collection(client[similar], self.prefix)
+            has_records = await allow_refusal(call(records.find_one, {}, {"_id": 1})) is not None
+            return SimilarDatabaseFound(*self.where, similar) if has_records else None
+        matching = {"name": {"$regex": "_migrations(_lock)?$"}}
+        found = await allow_refusal(call(self.db.list_collection_names, filter=matching)) or []
+        # Other libraries have collections of such names too, but none with a lock of this name.
+        prefixes = {name.removesuffix("_migrations") for name in found if f"{name}_lock" in found} - {self.prefix}
+        return OtherPrefixesFound(*self.where, tuple(sorted(prefixes))) if prefixes else None
 
     async def has_record(self, name: str) -> bool:
         return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
@@ -176,6 +194,16 @@ async def insert_record(driver: Driver, records: Any, name: str, terms: Terms, s
         check_id_is_taken(error, records)
         return False
     return True
+
+
+async def allow_refusal(command: Awaitable[T]) -> T | None:
+    """Await a command for something that isn't indispensable. None: the server, or automatic encryption, refuses it."""
+    try:
+        return await command
+    except (OperationFailure, EncryptionError) as error:
+        if find_unknown_outcome(error) is not None:
+            raise
+        return None
 
 
 @contextlib.contextmanager

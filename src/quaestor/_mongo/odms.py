@@ -1,4 +1,4 @@
-"""Beanie and MongoEngine: their errors in a migration, and what works. They are recognised, never imported. Pure."""
+"""Beanie and MongoEngine: advice for their errors in a migration. They are recognised, never imported. Pure."""
 
 import traceback
 from typing import Final
@@ -8,13 +8,13 @@ from quaestor._text import add_note, message_of
 _ADVICE: Final = {
     "beanie": (
         "Beanie's documents use the client that `init_beanie` was given. Call it before the run, with a database of "
-        "the run's client (on the command line in the async function that --client names), or in the migration itself, "
-        "with its `db` and without transaction=True."
+        "the run's client (with the CLI: in the async function that --client names), or in the migration itself, with "
+        "its `db` and without transaction=True."
     ),
     "mongoengine": (
-        "MongoEngine's documents use the client of `connect()`. Call it once, before the run, and give the run its "
-        "database, `mongoengine.get_db()` (on the command line: --client mongoengine:get_connection). In a transaction "
-        "no index is created on a collection with documents: call `ensure_indexes()` before the run."
+        "MongoEngine's documents use the client of `connect()`. Call it once, before the run, and pass its database, "
+        "`mongoengine.get_db()`, to the run (with the CLI: --client mongoengine:get_connection). A transaction can't "
+        "create an index on a collection with documents: call `ensure_indexes()` before the run."
     ),
 }
 _NOT_CONNECTED: Final = {
@@ -26,7 +26,7 @@ _MISPLACED: Final = ("in transactions", "multi-document transaction", "bound ses
 
 
 def find_advice(error: BaseException) -> str | None:
-    """Say what works, if the error is one of an ODM without a client, or with another one than the run's."""
+    """Find advice for the error of an ODM that has no client, or another one than the run."""
     modules = []
     if (type(error).__module__, type(error).__name__) in _NOT_CONNECTED:
         modules = [type(error).__module__]
@@ -39,6 +39,6 @@ def find_advice(error: BaseException) -> str | None:
 
 
 def add_advice(error: BaseException) -> None:
-    """Add a note with what works to the error of an ODM."""
+    """Add a note with advice to the error of an ODM."""
     if (advice := find_advice(error)) is not None:
         add_note(error, advice)

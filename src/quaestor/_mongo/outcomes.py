@@ -1,4 +1,4 @@
-"""What a driver's error says about the command that it ended. Pure: no I/O here."""
+"""The outcome of a command, read from the driver's error. Pure: no I/O here."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from pymongo.errors import (
 
 from quaestor._core.store import Ending, OutcomeUnknown
 from quaestor._mongo.odms import find_advice
-from quaestor._text import add_note
+from quaestor._text import add_note, read_error
 from quaestor.errors import OutageError
 
 # Of the server's error codes, those that drivers retry: https://github.com/mongodb/specifications, "retryable writes".
@@ -64,16 +64,16 @@ def find_unknown_outcome(error: PyMongoError) -> OutcomeUnknown | None:
 
 
 def explain_refusal(error: PyMongoError) -> None:
-    """Add a note to the refusal of something that Amazon DocumentDB doesn't have."""
+    """Add a note to the refusal of a feature that Amazon DocumentDB lacks."""
     if isinstance(error, OperationFailure) and error.code in _UNSUPPORTED and "not supported" in str(error):
         remedy = "add retryWrites=false to the URI" if "Retryable" in str(error) else "see docs/servers.md"
         add_note(error, f"the server doesn't have this: {remedy}.")
 
 
 def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
-    """Raise the error again, with a note, if somebody else's unique index is in the way, and not an `_id`.
+    """Raise the error again, with a note, if it comes from another unique index than that of `_id`.
 
-    A server that names neither the key nor its index is believed to mean the `_id`.
+    If the server names neither the key nor the index, it is taken for the `_id`.
     """
     details = error.details or {}
     pattern, found = details.get("keyPattern"), re.search(r" index: (.+?) (?:collation|dup key)", str(error))
@@ -95,14 +95,14 @@ def find_id(error: BaseException) -> tuple[object, ...]:
 
 
 def is_server_away(error: BaseException | None) -> bool:
-    """Say whether a run ended because there was no server."""
+    """Say whether a run ended because no server was found."""
     if isinstance(error, OutageError):
         return not error.no_majority
     return isinstance(error, ServerSelectionTimeoutError)
 
 
 def find_ending(error: PyMongoError) -> Ending:
-    """Say how an attempt at a transaction ended that raised this error. Raises it again if no retry helps."""
+    """Find how a failed attempt at a transaction ended. Raises the error again if no retry helps."""
     if isinstance(error, OperationFailure) and error.code in _EXPIRED:
         return Ending.EXPIRED
     if (note := _explain(error)) is not None:
@@ -151,20 +151,18 @@ def _explain(error: PyMongoError) -> str | None:
 
 
 def name_error(error: BaseException) -> str:
-    """Name a driver's error, without values of documents; for one in an `except` block, the error caught there."""
+    """Return the class and code of a driver's error; for one in an `except` block, of the error caught there."""
     while isinstance(error.__context__, PyMongoError):
         error = error.__context__
-    if not isinstance(error, OperationFailure):
-        return type(error).__name__
-    return f"{(error.details or {}).get('codeName') or type(error).__name__} ({error.code})"
+    return str(read_error(error))
 
 
 def time_left() -> float | None:
-    """Return how much is left of the deadline (`pymongo.timeout`), in seconds. None: there is none."""
+    """Return the time left until the caller's deadline (`pymongo.timeout`), in seconds. None: there is none."""
     return _csot.remaining()
 
 
 def is_deadline_over() -> bool:
-    """Say whether the caller's deadline is over: then nothing is retried."""
+    """Say whether the caller's deadline has passed: then nothing is retried."""
     left = time_left()
     return left is not None and left <= 0
