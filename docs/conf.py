@@ -11,6 +11,9 @@ from pathlib import Path
 _TYPER = [sys.executable, "-m", "typer", "quaestor.cli.app", "utils", "docs", "--name", "quaestor"]
 _page = subprocess.run(_TYPER, check=True, capture_output=True, encoding="utf-8").stdout
 _page = re.sub(r"^# .*\n|\*\*Commands\*\*:\n\n(\* .*\n)+", "", _page)
+_page = re.sub(
+    r"(?m)^quaestor .*\n(?:\nquaestor .*\n)*", lambda one: "```console\n" + re.sub("\n+", "\n", one[0]) + "```\n", _page
+)
 (Path(__file__).parent / "_commands.md").write_text(_page, encoding="utf-8")
 
 project = "quaestor"

@@ -99,7 +99,7 @@ class MongoFunctions:
         """Make the step that calls the function, with a context if it takes one. Its backfills run on the host."""
         is_async, undo = change.is_async, not change.applies
         db = make_database_for_function(self._databases[is_async], transaction=change.transaction)
-        step = partial(call, change.name, change.function, db, is_async=is_async)
+        step = partial(call, change.name, change.function, db, is_async=is_async, place=place)
         if not change.wants_context:
             return step, None
         store = MongoStore(self._databases[is_async], self._prefix, self._terms, host, self._emit)

@@ -5,6 +5,7 @@ among others, follow stamina's instrumentation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -34,6 +35,10 @@ class Place(NamedTuple):
     position: int
     # Hides tuple.count, which has no use here:
     count: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+current_migration: ContextVar[Place | None] = ContextVar("current_migration", default=None)
+"""The migration whose function is running in this thread or task, so a log can name it; None outside of one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
-"""A project with migrations of both colours, and the commands as processes in it."""
+"""A project with sync and async migrations, and the commands in it: in this process, or as processes of their own."""
 
 import contextlib
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +15,9 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
+
+from quaestor.cli import app
+from tests.cli.imports import fresh
 
 PYPROJECT = """
 [tool.quaestor]
@@ -98,12 +104,23 @@ class Project:
         return process
 
     def quaestor(self, *arguments: str, code: int = 0, **environ: str) -> tuple[str, str]:
-        """Run the command without a terminal; its end must be as told. Returns what it said, on stdout and stderr."""
+        """Run the command without a terminal, in this process, and check its exit code.
+
+        Returns its stdout and stderr. A process of its own would show the same, in ten times the time.
+        """
+        output, errors, exit_code = io.StringIO(), io.StringIO(), None
+        with _as_process(self.folder, self.environ | environ, ["quaestor", *arguments], output, errors):
+            try:
+                app.run()
+            except SystemExit as error:
+                exit_code = error.code or 0
+        return _check(arguments, output.getvalue(), errors.getvalue(), exit_code, code)
+
+    def process(self, *arguments: str, code: int = 0, **environ: str) -> tuple[str, str]:
+        """Run the command likewise, as a process."""
         process = self.start(*arguments, environ=environ)
         output, errors = process.communicate(timeout=60)
-        assert process.returncode == code, (arguments, output, errors)
-        assert "Traceback" not in errors or "--traceback" in arguments
-        return output, errors
+        return _check(arguments, output, errors, process.returncode, code)
 
     def recorded(self) -> set[str]:
         """The names in the records."""
@@ -112,6 +129,45 @@ class Project:
     def effects(self) -> set[str]:
         """The work that is there."""
         return {effect["_id"] for effect in self.db.effects.find()}
+
+
+def _check(arguments: tuple[str, ...], output: str, errors: str, code: object, expected: int) -> tuple[str, str]:
+    assert code == expected, (arguments, output, errors)
+    assert "Traceback" not in errors or "--traceback" in arguments
+    return output, errors
+
+
+@contextlib.contextmanager
+def _as_process(
+    folder: Path, environ: Mapping[str, str], arguments: list[str], output: io.StringIO, errors: io.StringIO
+) -> Iterator[None]:
+    """Give a command what a process of its own would have, and forget afterwards what it has changed."""
+    root, quaestor = logging.getLogger(), logging.getLogger("quaestor")
+    before = os.environ.copy(), root.handlers[:], quaestor.level
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    with (
+        contextlib.chdir(folder),
+        fresh(folder),
+        pytest.MonkeyPatch.context() as patch,
+        Path(os.devnull).open(encoding="utf-8") as nothing,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        warnings.catch_warnings(),
+    ):
+        patch.setattr(sys, "argv", arguments)
+        patch.setattr(sys, "stdin", nothing)
+        try:
+            os.environ.clear()
+            os.environ.update(environ)
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before[0])
+            root.handlers[:] = before[1]
+            quaestor.setLevel(before[2])
+            logging.captureWarnings(capture=False)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

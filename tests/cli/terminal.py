@@ -1,4 +1,4 @@
-"""A terminal in which the events are shown that a test tells.
+"""A terminal that shows the events a test sends.
 
 As a program this file is what runs in it: it shows the events that it is sent, as the command line would.
 """
@@ -22,7 +22,7 @@ from tools.terminal import Terminal
 
 
 class Display(Terminal):
-    """A terminal in which events are shown that it is told of by a pipe."""
+    """A terminal that shows the events it reads from a pipe."""
 
     def __init__(self, columns: int, lines: int, **environ: str) -> None:
         orders, self._orders = os.pipe()

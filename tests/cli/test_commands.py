@@ -1,4 +1,4 @@
-"""Every command as a process on the real server, without a terminal: what it does, says and returns."""
+"""Every command on the real server, without a terminal: what it does, says and returns."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.main import get_command
@@ -53,7 +54,7 @@ def test_status_as_json(project: Project) -> None:
 
 
 def test_progress_in_status(project: Project) -> None:
-    """How far a pass is that was stopped, in the table and for programs; when it is applied nothing is left of it."""
+    """The status shows how far an interrupted backfill is, until its migration is applied."""
     project.write("shop/migrations/aside.py", PASSING)
     project.db.things.insert_many([{"_id": number} for number in range(250)])
 
@@ -92,8 +93,8 @@ def aside(db, context):
 """
 
 
-def test_pass_that_begins_anew(project: Project) -> None:
-    """That the filter was changed in the code since is a warning."""
+def test_backfill_that_starts_over(project: Project) -> None:
+    """If its filter has changed in the code, a backfill starts over with a warning."""
     project.write("shop/migrations/aside.py", PASSING)
     project.db.things.insert_many([{"_id": number} for number in range(250)])
     project.quaestor("run", "aside", FAILS="boom", code=1)
@@ -106,7 +107,7 @@ def test_pass_that_begins_anew(project: Project) -> None:
 
 
 def test_check(project: Project) -> None:
-    """0: all is well; 1: something is pending, or unknown; 2: it could not be found out."""
+    """0: up to date; 1: something is pending or unknown; 2: a misuse; 75: the server can't be reached."""
     assert "3 pending: aside, first, second." in project.quaestor("check", code=1)[0]
     project.quaestor("run")
     assert "3 applied" in project.quaestor("check", code=0)[0]
@@ -114,7 +115,7 @@ def test_check(project: Project) -> None:
     assert "1 unknown: from tomorrow." in project.quaestor("check", code=1)[0]
     project.quaestor("check", "--allow-unknown")
     assert "'shp'" in project.quaestor("check", "--registry", "shp", code=2)[1]
-    project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=2)
+    project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=75)
 
 
 @pytest.mark.parametrize("db", [None, "*"])
@@ -129,6 +130,7 @@ def test_empty_registry(project: Project, db: str | None) -> None:
     assert said in "".join(project.quaestor("run", "--dry-run", *options))
     output, _ = project.quaestor("run", *options)
     assert f"WARNING {project.db.name}/app No migration is registered, so nothing was" in output
+    assert "up to date" not in output.lower()
     if db is None:
         assert project.quaestor("plan")[0].startswith(said)
         for mark in ("applied", "pending"):
@@ -181,7 +183,7 @@ def test_plan(project: Project) -> None:
 
 
 def test_run(project: Project) -> None:
-    """Migrations of both colours are applied by one command; each is told in a line; then there is nothing to do."""
+    """One command applies sync and async migrations, a line for each; a second run has nothing to do."""
     output, _ = project.quaestor("run")
     assert project.recorded() == project.effects() == {"aside", "first", "second"}
     for name in ("aside", "first", "second"):
@@ -222,11 +224,31 @@ def aside(db, context):
 """
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_encodings(project: Project, encoding: str) -> None:
-    """Where stdout cannot take the signs they are written as Python would."""
-    for arguments in (["status"], ["graph"], ["graph", "-f", "svg"], ["run", "first"]):
-        project.quaestor(*arguments, PYTHONIOENCODING=encoding)
+def test_signs_in_ascii(project: Project) -> None:
+    """Where stdout has no Unicode, signs are ASCII characters of the same width, and other characters are escaped."""
+    project.write("shop/migrations/extra.py", EXTRA)
+    project.quaestor("run", "first")
+    table = project.process("status", PYTHONIOENCODING="ascii")[0]
+    assert {row[1]: row[0] for row in lines(table)[1:5]} == {
+        "aside": "-",
+        "first": "+",
+        "second": "-",
+        "zw\\xf6lf": "-",
+    }
+    graph = project.process("graph", PYTHONIOENCODING="ascii")[0]
+    assert graph.isascii()
+    assert {tuple(line.split()[:2]) for line in graph.splitlines()[2:]} >= {("*", "+"), ("+-*", "-"), ("-", "aside")}
+    assert "\\u" not in table + graph
+    project.process("graph", "-f", "svg", PYTHONIOENCODING="ascii")
+
+
+EXTRA = """
+from shop.migrations import registry
+
+@registry.register("zw\\u00f6lf", depends_on=["first"])
+def extra(db):
+    pass
+"""
 
 
 def test_database_of_the_address(project: Project) -> None:
@@ -241,20 +263,160 @@ def test_targets(project: Project) -> None:
     """A run of some applies these and what they need; a name that there is not is refused with the one meant."""
     project.quaestor("run", "second")
     assert project.recorded() == {"first", "second"}
-    assert "Did you mean 'aside'?" in project.quaestor("run", "asid", code=1)[1]
+    assert "Did you mean 'aside'?" in project.quaestor("run", "asid", code=2)[1]
 
 
 def test_failure(project: Project) -> None:
-    """A migration that raises: a sentence with its place and no traceback; --traceback brings that."""
+    """A migration that raises: what, where, and the user's own frames; --traceback shows those of quaestor, too."""
     output, errors = project.quaestor("run", FAILS="boom", code=1)
     assert "quaestor: ValueError: boom" in errors
-    assert "first.py, line 10" in errors
     assert "in migration 'first', 2 of 3" in errors
+    assert 'first.py", line 10, in first\n    raise ValueError(os.environ["FAILS"])\n' in errors
+    assert "_functions.py" not in errors
     assert "Failed to apply 'first'" in output
     assert project.recorded() == {"aside"}
     _, errors = project.quaestor("run", "--traceback", FAILS="boom", code=1)
     assert "Traceback" in errors
+    assert "_functions.py" in errors
     assert 'raise ValueError(os.environ["FAILS"])' in errors
+
+
+def test_failures_at_once(project: Project) -> None:
+    """Of migrations that fail at the same time, the frames of each are shown."""
+    project.write("shop/migrations/first.py", TOGETHER)
+    _, errors = project.quaestor("run", "--concurrency", "2", "left", "right", code=1)
+    for name in ("left", "right"):
+        assert f"in {name}\n    meet({name!r})" in errors
+
+
+TOGETHER = """
+import threading
+from shop.migrations import registry
+
+barrier = threading.Barrier(2)
+
+def meet(name):
+    barrier.wait()
+    raise ValueError(name)
+
+@registry.register("left")
+def left(db):
+    meet('left')
+
+@registry.register("right")
+def right(db):
+    meet('right')
+
+registry.register("first")(print)
+"""
+
+
+def test_unreachable(project: Project) -> None:
+    """The exit code says that it may work later, and the error where the address was set."""
+    unreachable = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100"
+    for command in ("status", "run", "check"):
+        _, errors = project.quaestor(command, code=75, QUAESTOR_URI=unreachable)
+        assert "Can't reach MongoDB at 127.0.0.1:1" in errors
+        assert "QUAESTOR_URI" in errors
+
+
+def test_unknown_host(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name that DNS doesn't know is a misuse; a name server that doesn't answer may work later."""
+    import dns.resolver
+
+    faults: list[tuple[Exception, int]] = [
+        (dns.resolver.NXDOMAIN(), 2),
+        (dns.resolver.LifetimeTimeout(timeout=1, errors=[]), 75),
+    ]
+    for fault, code in faults:
+        monkeypatch.setattr(dns.resolver, "resolve", Mock(side_effect=fault))
+        _, errors = project.quaestor("status", "--uri", "mongodb+srv://ada:geheim@cluster.example.org/shop", code=code)
+        assert "DNS" in errors
+        assert "--uri" in errors
+        assert "geheim" not in errors
+
+
+@pytest.mark.parametrize("meant", [("up", "run"), ("migrate", "run"), ("upgrade", "run"), ("stamp", "mark")])
+def test_commands_of_other_tools(bare: Project, meant: tuple[str, str]) -> None:
+    """They get a hint to ours."""
+    _, errors = bare.quaestor(meant[0], code=2)
+    assert f"`quaestor {meant[1]}`" in errors
+
+
+def test_options_before_the_command(bare: Project) -> None:
+    """They get a hint where to put them; unknown options don't."""
+    assert "quaestor run --uri" in bare.quaestor("--uri", "mongodb://h", "run", code=2)[1]
+    assert "quaestor COMMAND --db" in bare.quaestor("--db=shop", code=2)[1]
+    assert "No such option" in bare.quaestor("--nope", "run", code=2)[1]
+
+
+def test_misuse(project: Project) -> None:
+    """An error in the arguments is one line that names the help."""
+    _, errors = project.quaestor("run", "--concurrenzy", "2", code=2)
+    assert errors.startswith("quaestor: No such option")
+    assert errors.endswith("`quaestor run --help`.\n")
+    assert "'NAME'" in project.quaestor("rollback", code=2)[1]
+
+
+def test_hook(project: Project) -> None:
+    """--on-event calls a function with every event, beside the display. An error in it is logged; the run goes on."""
+    project.write("shop/hooks.py", HOOKS)
+    output, errors = project.quaestor("run", "aside", "--on-event", "shop.hooks:note")
+    assert "Applied 'aside'" in output
+    assert "RunStarted MigrationStarted MigrationApplied RunFinished" in errors
+    _, errors = project.process("run", "first", QUAESTOR_ON_EVENT="shop.hooks:fails")
+    assert "fails" in errors
+    assert "RuntimeError: broken hook" in errors
+    assert project.recorded() == {"aside", "first"}
+    for name in ("later", "nothing", "missing"):
+        _, errors = project.quaestor("run", "--on-event", f"shop.hooks:{name}", code=2)
+        assert name in errors
+    assert project.recorded() == {"aside", "first"}
+
+
+HOOKS = """
+import sys
+
+names = []
+nothing = None
+
+def note(event):
+    names.append(type(event).__name__)
+    if names[-1] == "RunFinished":
+        print(*names, file=sys.stderr)
+
+def fails(event):
+    raise RuntimeError("broken hook")
+
+async def later(event):
+    pass
+"""
+
+
+def test_interrupted_backfill(project: Project) -> None:
+    """After a signal the command says what is kept and how to resume; then it resumes there."""
+    project.write("shop/migrations/aside.py", PASSING.replace('raise ValueError(os.environ["FAILS"])', "wait()") + WAIT)
+    project.db.things.insert_many([{"_id": number} for number in range(250)])
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = project.start("run", "aside", environ={"FAILS": "yes"})
+        assert process.stdout is not None
+        assert any("begun" in line for line in process.stdout)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code
+        assert "checkpoint" in errors
+        assert "aside, 100 of 250 documents" in errors
+        assert "Run the same command again" in errors
+    assert "resumes after 100 of 250" in project.quaestor("run", "aside")[0]
+
+
+WAIT = """
+def wait():
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler) if False else None
+    print("begun", flush=True)
+    signal.pause()
+"""
 
 
 def test_strict(project: Project) -> None:
@@ -268,10 +430,10 @@ def test_strict(project: Project) -> None:
 
 
 def test_rollback(project: Project) -> None:
-    """The target and what needs it are undone, by functions of both colours; not without --yes or a terminal."""
+    """Roll back a migration after its dependents, sync and async; without a terminal only with --yes."""
     project.quaestor("run")
-    assert project.quaestor("rollback", "first", "--json", code=1)[0] == ""
-    output, errors = project.quaestor("rollback", "first", code=1)
+    assert project.quaestor("rollback", "first", "--json", code=2)[0] == ""
+    output, errors = project.quaestor("rollback", "first", code=2)
     assert [row[1] for row in lines(output)[1:]] == ["second", "first"]
     assert "--yes" in errors
     assert project.recorded() == {"aside", "first", "second"}
@@ -302,16 +464,16 @@ def test_restart_backfill(project: Project) -> None:
     for name in ("things", "others"):
         key = {"migration": "first", "undo": False, "backfill": name}
         project.db.app_migrations_progress.insert_one(checkpoint | {"_id": key})
-    assert "pass --yes" in project.quaestor("restart-backfill", "first", code=1)[1]
-    assert "pass --yes" in project.quaestor("restart-backfill", "first", "--json", code=1)[1]
-    assert "'things', 'others'" in project.quaestor("restart-backfill", "first", "--yes", code=1)[1]
+    assert "pass --yes" in project.quaestor("restart-backfill", "first", code=2)[1]
+    assert "pass --yes" in project.quaestor("restart-backfill", "first", "--json", code=2)[1]
+    assert "'things', 'others'" in project.quaestor("restart-backfill", "first", "--yes", code=2)[1]
     output, _ = project.quaestor("restart-backfill", "first", "--backfill", "things", "--yes")
     assert "The backfill 'things' of 'first' starts over in the next run" in output
     (left,) = project.db.app_migrations_progress.find()
     assert left["_id"]["backfill"] == "others"
     events = project.quaestor("restart-backfill", "first", "--yes", "--json")[0].splitlines()
     assert json.loads(events[-1])["event"] == "BackfillReset"
-    assert "There is no migration 'frist'" in project.quaestor("restart-backfill", "frist", "--yes", code=1)[1]
+    assert "There is no migration 'frist'" in project.quaestor("restart-backfill", "frist", "--yes", code=2)[1]
 
 
 def test_irreversible(project: Project) -> None:
@@ -336,19 +498,19 @@ def test_mark(project: Project) -> None:
     assert project.recorded() == {"aside", "first"}
     assert project.effects() == set()
     project.db.app_migrations_lock.replace_one({}, HELD, upsert=True)
-    assert "elsewhere" in project.quaestor("mark", "applied", "second", "--lease-timeout", "0", code=1)[1]
-    project.quaestor("mark", "applied", code=1)
-    project.quaestor("mark", "applied", "first", "--all", code=1)
+    assert "elsewhere" in project.quaestor("mark", "applied", "second", "--lease-timeout", "0", code=75)[1]
+    project.quaestor("mark", "applied", code=2)
+    project.quaestor("mark", "applied", "first", "--all", code=2)
 
 
 def test_mark_all_as_pending(project: Project) -> None:
     """It deletes every record, so it names them and asks; without a terminal it takes --yes."""
     assert "Nothing to mark" in project.quaestor("mark", "pending", "--all")[0]
     project.quaestor("mark", "applied", "first", "aside")
-    output, errors = project.quaestor("mark", "pending", "--all", code=1)
+    output, errors = project.quaestor("mark", "pending", "--all", code=2)
     assert output == "To mark as pending, which deletes the record of each: aside, first.\n"
     assert errors == "quaestor: Not a terminal: pass --yes to confirm.\n"
-    output, errors = project.quaestor("mark", "pending", "--all", "--json", code=1)
+    output, errors = project.quaestor("mark", "pending", "--all", "--json", code=2)
     assert (output, errors) == ("", "quaestor: --json can't ask for confirmation: pass --yes.\n")
     assert project.recorded() == {"aside", "first"}
     project.quaestor("mark", "pending", "--all", "--yes")
@@ -356,14 +518,14 @@ def test_mark_all_as_pending(project: Project) -> None:
 
 
 def test_unlock(project: Project) -> None:
-    """The lease of another is freed with --yes, and shown before; where nobody holds it there is nothing to ask."""
+    """The holder of the lease is shown, and --yes releases it; if nobody holds it, there is no question."""
     assert "Nobody" in project.quaestor("unlock")[0]
     assert "Nobody" in project.quaestor("unlock", "--yes")[0]
     project.db.app_migrations_lock.insert_one(HELD)
-    output, errors = project.quaestor("unlock", code=1)
+    output, errors = project.quaestor("unlock", code=2)
     assert "elsewhere (process 4711)" in output
     assert "--yes" in errors
-    assert "quaestor unlock" in project.quaestor("run", "--lease-timeout", "0", code=1)[1]
+    assert "quaestor unlock" in project.quaestor("run", "--lease-timeout", "0", code=75)[1]
     assert "elsewhere (process 4711)" in project.quaestor("unlock", "--yes")[0]
     project.quaestor("run", "--lease-timeout", "0")
 
@@ -401,7 +563,7 @@ def test_graph(project: Project, form: str, file: str, words: str) -> None:
         (["-o", "g.txt", "-f", "mermaid"], "--format mermaid doesn't fit g.txt, which would be terminal."),
     ],
 )
-def test_graph_file_of_no_format(project: Path, arguments: list[str], said: str) -> None:
+def test_graph_file_of_no_format(project: Project, arguments: list[str], said: str) -> None:
     """The suffix decides, so what it doesn't decide, or what contradicts it, is refused before anything is asked."""
     assert said in project.quaestor("graph", *arguments, "--uri", "mongodb://127.0.0.1:1", code=2)[1]
     assert not list(project.folder.glob("g*"))
@@ -409,16 +571,15 @@ def test_graph_file_of_no_format(project: Path, arguments: list[str], said: str)
     assert "rankdir" in (project.folder / "graph.gv").read_text()
 
 
-def test_graph_without_the_extra(project: Path) -> None:
+def test_graph_without_the_extra(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures need a library, and say so; a terminal, Mermaid and DOT don't."""
-    project.write("blocked/sitecustomize.py", "import sys; sys.modules['fast_sugiyama'] = None")
-    blocked = str(project.folder / "blocked")
+    monkeypatch.setitem(sys.modules, "fast_sugiyama", None)
     for form in ("svg", "html"):
-        _, errors = project.quaestor("graph", "-o", f"g.{form}", code=2, PYTHONPATH=blocked)
+        _, errors = project.quaestor("graph", "-o", f"g.{form}", code=2)
         needs = f'{form.upper()} needs fast-sugiyama: pip install "mongo-quaestor[graph]"'
         assert errors == f"quaestor: {needs}\n"
     for form in ("terminal", "mermaid", "dot"):
-        assert "second" in project.quaestor("graph", "-f", form, PYTHONPATH=blocked)[0]
+        assert "second" in project.quaestor("graph", "-f", form)[0]
 
 
 def test_new(project: Project) -> None:
@@ -456,11 +617,11 @@ def test_init(bare: Project, uri: str, name: str) -> None:
     file.write_text(file.read_text().replace("raise NotImplementedError", "print", 1))
     bare.quaestor("run", "--db", name)
     bare.quaestor("check", "--db", name)
-    assert "isn't empty" in bare.quaestor("init", "shop.migrations", code=1)[1]
+    assert "isn't empty" in bare.quaestor("init", "shop.migrations", code=2)[1]
 
 
 def test_in_memory(project: Project) -> None:
-    """mongomock:// runs migrations of both colours in memory."""
+    """mongomock:// runs sync and async migrations in memory."""
     project.write("shop/migrations/second.py", SECOND_WITHOUT_TRANSACTION)
     project.environ["QUAESTOR_URI"] = "mongomock://"
     assert "Applied 3 migrations" in project.quaestor("run")[0]
@@ -489,7 +650,8 @@ def test_password(project: Project, password: str) -> None:
         ("run", "--uri", unreachable, "--traceback", "--json"),
         ("check", "--uri", f"mongodb://user:{password}@h:x/", "--traceback"),
     ):
-        output, errors = project.quaestor(*arguments, code=2 if arguments[0] == "check" else 1)
+        is_away = unreachable in arguments and ":" not in password  # otherwise the URI is refused
+        output, errors = project.quaestor(*arguments, code=75 if is_away else 2)
         assert errors
         assert password not in output + errors
         assert plain not in output + errors
@@ -511,15 +673,15 @@ def test_no_document(project: Project) -> None:
     output, errors = project.quaestor("run", "aside", code=1)
     assert "Failed to apply 'aside' (1 of 1): BulkWriteError 11000 (DuplicateKey)\n" in output
     assert errors.startswith("quaestor: BulkWriteError 11000 (DuplicateKey): 299 write errors, the first: E11000 dup")
-    assert errors.endswith("\n  in migration 'aside', 1 of 1\n")
-    assert "ssn-" not in output + errors
+    assert "\n  in migration 'aside', 1 of 1\n" in errors
+    assert not re.search(r"ssn-\d", output + errors)
     output, errors = project.quaestor("run", "aside", "--json", code=1)
     failed = [json.loads(line) for line in output.splitlines() if '"MigrationFailed"' in line]
     assert [(one["error"]["code"], one["error"]["write_errors"]) for one in failed] == [(11000, 300)]
-    assert "ssn-" not in output + errors
+    assert not re.search(r"ssn-\d", output + errors)
     output, errors = project.quaestor("run", "aside", "--traceback", code=1)
-    assert "ssn-" not in output
-    assert "ssn-" in errors
+    assert not re.search(r"ssn-\d", output)
+    assert re.search(r"ssn-\d", errors)
 
 
 def test_password_in_an_error_of_a_migration(project: Project) -> None:
@@ -547,7 +709,7 @@ def test_signals(project: Project, number: signal.Signals) -> None:
 
 
 def test_two_signals(project: Project) -> None:
-    """A second SIGTERM does not end the process before the function in hand has ended, and the lease is given back."""
+    """A second SIGTERM doesn't end the process before the function in progress has ended; the lease is released."""
     project.write("shop/migrations/aside.py", CLEANING)
     process = project.start("run", "aside")
     assert process.stdout is not None
@@ -610,7 +772,7 @@ def test_address_in_a_wrong_place(project: Project, arguments: list[str]) -> Non
 
 def test_address_as_a_setting(project: Project) -> None:
     """An environment variable that holds an address in the wrong place is refused likewise."""
-    _, errors = project.quaestor("status", QUAESTOR_PREFIX="mongodb://bob:geheim@127.0.0.1:1/db", code=1)
+    _, errors = project.quaestor("status", QUAESTOR_PREFIX="mongodb://bob:geheim@127.0.0.1:1/db", code=2)
     assert "looks like an address" in errors
     assert "geheim" not in errors
 
@@ -623,6 +785,7 @@ def test_address_as_a_setting(project: Project) -> None:
         ("quit()", "SystemExit"),
         ("raise typer.Exit", "Exit"),
         ("raise typer.Abort", "Abort"),
+        ("raise typer.BadParameter('it is geheim')", "BadParameter: it is ***"),
         ("raise BaseException('it is geheim')", "BaseException: it is ***"),
         ("raise ExceptionGroup('both', [ValueError('geheim'), KeyError('b')])", "both: ValueError: ***"),
         ("raise Mute", "Mute"),
@@ -656,7 +819,7 @@ def aside(db):
 
 
 def test_broken_pipe(project: Project) -> None:
-    """Who reads no further stops nothing: the migrations are applied, and there is no traceback."""
+    """A closed stdout stops nothing: the migrations are applied, and there is no traceback."""
     for arguments in (["run"], ["status", "--json"]):
         process = project.start(*arguments)
         assert process.stdout is not None
@@ -687,7 +850,7 @@ def aside(db):
 def test_without_the_extra(bare: Project) -> None:
     """Without Typer the command says what to install."""
     bare.write("typer.py", "raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
-    _, errors = bare.quaestor("status", code=2, PYTHONPATH=str(bare.folder))
+    _, errors = bare.process("status", code=2, PYTHONPATH=str(bare.folder))
     assert errors == "quaestor: The command line needs typer: pip install 'mongo-quaestor[cli]'\n"
 
 
@@ -707,7 +870,7 @@ COMMANDS = (
 
 
 def test_list_of_commands(bare: Project) -> None:
-    """Without a command there is the list of them; --version tells the version."""
+    """Without a command there is the list of them; --version shows the version."""
     listed = bare.quaestor(code=2)[0]
     assert all(command in listed for command in COMMANDS)
     assert bare.quaestor("--version")[0].startswith("quaestor 0.")
@@ -715,16 +878,18 @@ def test_list_of_commands(bare: Project) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(bare: Project, command: str) -> None:
-    """It says all that an option does, and its default: brackets aren't taken for markup."""
+    """It says what the command, its arguments and its options do, gives an example, and shows no types of Python's."""
     output, _ = bare.quaestor(command, "--help", COLUMNS="200")
     assert f"quaestor {command} " in output
     words = " ".join(re.sub("[│╭╮╰╯─]", " ", output).split())
     for parameter in get_command(app).commands[command].params:
         assert parameter.name == "help" or " ".join((getattr(parameter, "help", "") or "").split()) in words
-        if isinstance(default := getattr(parameter, "show_default", None), str):
-            assert f"[default: ({default})]" in words
-    if command == "run":
-        assert "[default: (1; with a pattern, 8)]" in words
+        if parameter.param_type_name == "argument":
+            assert parameter.help
+    assert f"Examples: quaestor {command}" in words
+    assert not re.search(r"<\w+", output)
+    assert ("with a pattern" in words) is (command == "run")
+    assert ("QUAESTOR_URI, MONGODB_URI" in words) is (command != "init")
     if command == "check":
         assert "not readiness or liveness" in words
 
@@ -740,7 +905,7 @@ def test_installed_command(bare: Project) -> None:
 def test_completion(project: Project, shell: str) -> None:
     """Shells complete commands, and the names of migrations."""
     undetected = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    assert "_QUAESTOR_COMPLETE" in project.quaestor("--show-completion", shell, **undetected)[0].upper()
+    assert "_QUAESTOR_COMPLETE" in project.process("--show-completion", shell, **undetected)[0].upper()
     words = {"bash": ("quaestor run fi", "2"), "zsh": ("quaestor run fi", ""), "fish": ("quaestor run fi", "fi")}[shell]
     environ = {
         "_QUAESTOR_COMPLETE": f"complete_{shell}",

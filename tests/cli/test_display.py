@@ -97,7 +97,7 @@ def clean(text: str) -> str:
 
 
 def applied(names: list[str], first: int = 1, total: int | None = None) -> list[Any]:
-    """What a run tells of these migrations, each of which takes a second of the terminal's clock."""
+    """The events of these migrations, each of which takes a second of the terminal's clock."""
     orders: list[Any] = []
     for position, name in enumerate(names, start=first):
         place = (*PLACE, name, position, len(names) if total is None else total)
@@ -176,7 +176,7 @@ def test_plain_progress_is_rare() -> None:
     ]
 
 
-def test_plain_words_of_a_pass() -> None:
+def test_plain_words_of_a_backfill() -> None:
     """The lines say over what a migration goes, from where on, how fast, and what it waits for."""
     file = io.StringIO()
     hook = write_plain_lines(file, clean, lambda: NOON)
@@ -205,8 +205,8 @@ def test_plain_words_of_a_pass() -> None:
     ]
 
 
-def test_json_of_a_pass() -> None:
-    """The numbers of a pass are there as numbers; what nobody knows is null."""
+def test_json_of_a_backfill() -> None:
+    """The numbers of a backfill are JSON numbers; unknown ones are null."""
     file = io.StringIO()
     hook = write_json_lines(file, clean, lambda: NOON)
     place = (*PLACE, "a", 1, 1)
@@ -388,7 +388,7 @@ def test_progress(columns: int, lines: int) -> None:
 
 @pytest.mark.parametrize(("columns", "lines"), SIZES)
 def test_pass(columns: int, lines: int) -> None:
-    """A pass has a bar from its beginning on, measured from where it goes on; the next pass has one of its own."""
+    """A backfill has a bar at once, whose rate counts from where it resumes; the next backfill has its own."""
     place = (*PLACE, "a", 1, 1)
     with Display(columns, lines) as terminal:
         terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place))
@@ -437,8 +437,8 @@ def test_waiting_for_the_servers() -> None:
         terminal.shows("! Waiting for a majority of the replica set to record 'a' (35.0 s so far)", "0 of 1")
 
 
-def test_pass_that_begins_anew() -> None:
-    """That the code has changed under a pass is a warning, which stays on the screen."""
+def test_backfill_that_starts_over() -> None:
+    """The warning that a backfill starts over stays on the screen."""
     place = (*PLACE, "a", 1, 1)
     with Display(100, 24) as terminal:
         terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*place), BackfillRestarted(*place, "users", "users"))
@@ -452,7 +452,7 @@ def test_pass_that_begins_anew() -> None:
 
 
 def test_waiting_for_another_instance() -> None:
-    """Who is waited for, and for how long; the time goes on between two events, and stays when the wait is given up."""
+    """The holder of the lease is shown, and how long the run has waited for it, also when it gives up."""
     with Display(40, 10) as terminal:
         terminal.tell(LeaseAwaited(*PLACE, HOLDER, 30.0), 4.0)
         terminal.shows("Waiting for web-1 (process 4242)", "34.0 s")
@@ -463,7 +463,7 @@ def test_waiting_for_another_instance() -> None:
 
 @pytest.mark.parametrize(("columns", "lines"), SIZES)
 def test_failure(columns: int, lines: int) -> None:
-    """Retries and warnings are told, without the password; a failure stays, with its class alone."""
+    """Retries and warnings are shown without the password; a failure stays, with its class alone."""
     place = (*PLACE, "b", 2, 3)
     with Display(columns, lines) as terminal:
         terminal.tell(RecordsUnknown(*PLACE, ("newer",)), RunStarted(*PLACE, ("a", "b", "c")), *applied(["a"], total=3))
@@ -498,7 +498,7 @@ def test_interrupt(columns: int, lines: int) -> None:
 
 @pytest.mark.parametrize(("columns", "lines"), SIZES)
 def test_many_migrations(columns: int, lines: int) -> None:
-    """Of 200, the screen shows those around the one that runs; each that is done stands once in the scrollback."""
+    """Of 200, the screen shows those around the one in progress; each finished one is once in the scrollback."""
     names = [f"m{number:03}" for number in range(1, 201)]
     with Display(columns, lines) as terminal:
         terminal.tell(RunStarted(*PLACE, tuple(names)), *applied(names[:100], total=200))
@@ -531,7 +531,7 @@ def test_names(columns: int, lines: int) -> None:
 
 
 def test_output_of_migrations() -> None:
-    """What a migration prints stands above the display, also a line that it does not end."""
+    """What a migration prints is above the display, also a line without an end."""
     with Display(80, 24) as terminal:
         terminal.tell(RunStarted(*PLACE, ("a",)), MigrationStarted(*PLACE, "a", 1, 1), "one\ntwo [/b]")
         terminal.shows("one", "a    0.00 s")
@@ -541,7 +541,7 @@ def test_output_of_migrations() -> None:
 
 
 def test_no_color() -> None:
-    """With NO_COLOR nothing is coloured, and the signs tell the states."""
+    """With NO_COLOR nothing is coloured, and the signs show the states."""
     colour = re.compile(rb"\x1b\[[0-9;]*?\b(3[0-7]|38;[0-9;]+|9[0-7])m")
     written = []
     for environ in ({}, {"NO_COLOR": "1"}):

@@ -1,4 +1,4 @@
-"""Importing a registry by its name or file, and what is said where that cannot be done."""
+"""Importing a registry by its name or file, and the errors if that fails."""
 
 import json
 import sys
@@ -79,7 +79,7 @@ def test_same_registry(tmp_path: Path) -> None:
 
 
 def test_locate(tmp_path: Path) -> None:
-    """Where a registry is, told without importing anything."""
+    """Find where a registry is without importing anything."""
     file = write(tmp_path / "shop" / "db" / "migrations.py", "raise AssertionError")
     write(tmp_path / "shop" / "db" / "__init__.py", "raise AssertionError")
     assert locate("shop/db/migrations.py", tmp_path) == Location("db.migrations", "registry", tmp_path / "shop", file)
@@ -99,7 +99,7 @@ def test_dotted_attribute_and_function(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["", "a b", "shop:", "shop:a b", "shop/migrations", ":registry", "shop..db"])
 def test_no_reference(tmp_path: Path, reference: str) -> None:
-    """What is no reference at all is told how one looks."""
+    """Something that is no reference is refused, and the error shows one."""
     assert fault(reference, tmp_path).endswith("must be package.module:attribute or path/to/file.py:attribute.")
 
 
@@ -111,13 +111,13 @@ def test_file_that_is_no_module(tmp_path: Path, name: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A file that is not there is told in full."""
+    """The error has the full path of a missing file."""
     assert str(tmp_path / "shop.py") in fault("shop.py:registry", tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["shop", "shop.db", "shop.db.migrations"])
 def test_no_module(tmp_path: Path, missing: str) -> None:
-    """The part of the name that is not there is told, and where it was looked for."""
+    """The error names the missing part of a module's name, and where it was looked for."""
     parents = missing.split(".")[:-1]
     for depth in range(len(parents)):
         write(tmp_path.joinpath(*parents[: depth + 1], "__init__.py"), "")
@@ -138,7 +138,7 @@ def test_no_module(tmp_path: Path, missing: str) -> None:
     ],
 )
 def test_module_that_fails(tmp_path: Path, text: str, kind: type[BaseException], line: int) -> None:
-    """What the user's module raised is told with the line of the user's own file, and kept as the cause."""
+    """The error of the user's module is shown with the line in the user's own file, and kept as the cause."""
     file = write(tmp_path / "shop.py", text)
     with pytest.raises(CommandError) as caught:
         load_registry("shop:registry", tmp_path)
@@ -157,7 +157,7 @@ def test_factory_that_exits(tmp_path: Path) -> None:
 
 
 def test_discovered_module_that_fails(tmp_path: Path) -> None:
-    """Of a package that imports its modules the place is told that is at fault, not the call that led there."""
+    """In a package that imports its modules, the error shows the line at fault, not the call of discover."""
     write(tmp_path / "shop" / "__init__.py", f"{REGISTRY}registry.discover(__name__)")
     file = write(tmp_path / "shop" / "second.py", "from shop import registry\nregistry.register('')(print)")
     assert f"InvalidMigrationError: A migration's name must not be empty ({file}, line 2)." in fault("shop", tmp_path)
@@ -185,7 +185,7 @@ def test_file_that_another_module_hides(tmp_path: Path) -> None:
     ],
 )
 def test_no_registry(tmp_path: Path, attribute: str, said: str) -> None:
-    """What is not there, or no registry, is told with the registries that are."""
+    """If the name is missing or is no registry, the error lists the registries."""
     functions = "needy = lambda x: registry\nasync def later(): ...\ndef empty(): ...\ndef broken(): return {}['x']\n"
     write(tmp_path / "shop.py", f"{REGISTRY}\nnumber = 1\nother = MigrationRegistry()\n{functions}")
     assert said in fault(f"shop:{attribute}", tmp_path)

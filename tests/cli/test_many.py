@@ -1,4 +1,4 @@
-"""The command line for many databases at once, without a terminal: on the real server, as processes."""
+"""The command line for many databases at once, without a terminal, on the real server."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ from rich.console import Console, Group
 
 from quaestor import DatabaseResult
 from quaestor.cli.reports import report_results, summarize_results
-from quaestor.cli.settings import CommandError, Settings
+from quaestor.cli.settings import CommandError, Setting, Settings
 from tests.cli.conftest import Project
 from tests.cli.tenants import HELD_BY, Tenants, tenants
 from tests.leases import HELD
@@ -114,6 +114,7 @@ def test_dry_run(three: Tenants) -> None:
     """What would be done in which of them; nothing is."""
     three.project.quaestor("run", "--db", three.names[1])
     output, _ = three.project.quaestor("run", "--dry-run", "second")
+    assert three.project.quaestor("plan", "second")[0] == output
     assert [line.split() for line in output.splitlines()] == [
         ["database", "to", "apply"],
         [three.names[0], "2", "first,", "second"],
@@ -155,7 +156,7 @@ def test_status(three: Tenants) -> None:
 
 
 def test_check(three: Tenants) -> None:
-    """0: all is well everywhere; 1: it is not somewhere, and where is told; 2: somewhere it could not be found out."""
+    """0: all are up to date; 1: some aren't, and are named; 2: an error in one of them; 75: no server."""
     three.project.quaestor("run", "--db", three.names[0])
     output, _ = three.project.quaestor("check", code=1)
     assert output.splitlines() == [f"{name}: 3 pending: first, second, third." for name in three.names[1:]]
@@ -170,18 +171,18 @@ def test_check(three: Tenants) -> None:
     output, errors = three.project.quaestor("check", "--prefix", prefix, code=2)
     assert len(output.splitlines()) == 3
     assert "20 bytes too long" in errors
-    told = json.loads(three.project.quaestor("status", "--prefix", prefix, "--json", code=1)[0])
+    told = json.loads(three.project.quaestor("status", "--prefix", prefix, "--json", code=2)[0])
     assert told[3].keys() == {"database", "error"}
-    three.project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=2)
+    three.project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=75)
 
 
 def test_no_match(three: Tenants) -> None:
-    """A pattern that nothing matches is told; the databases of MongoDB itself are matched by none."""
-    for command, code in (("run", 1), ("check", 2)):
-        _, errors = three.project.quaestor(command, "--db", "nobody_*", code=code)
+    """A pattern without a match is an error; none matches the databases of MongoDB itself."""
+    for command in ("run", "check"):
+        _, errors = three.project.quaestor(command, "--db", "nobody_*", code=2)
         assert "No database matches 'nobody_*'. Correct the pattern (--db)" in errors
-    assert "No database matches" in three.project.quaestor("status", "--db", "adm*", code=1)[1]
-    assert "No database matches" in three.project.quaestor("run", "--uri", "mongomock://", "--db", "t*", code=1)[1]
+    assert "No database matches" in three.project.quaestor("status", "--db", "adm*", code=2)[1]
+    assert "No database matches" in three.project.quaestor("run", "--uri", "mongomock://", "--db", "t*", code=2)[1]
 
 
 def test_patterns() -> None:
@@ -189,7 +190,7 @@ def test_patterns() -> None:
     names = ["tenant_2", "tenant_10", "Tenant_3", "tenant_1", "admin", "config", "local", "tenant_[1]"]
 
     def matched(pattern: str) -> list[str]:
-        settings = Settings({"db": (pattern, Path())})
+        settings = Settings({"db": Setting(pattern, Path())})
         assert settings.is_pattern
         return settings.match_names(names)
 
@@ -220,7 +221,6 @@ def test_sources_of_the_pattern(three: Tenants) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["plan"],
         ["rollback", "first", "--yes"],
         ["mark", "applied", "--all"],
         ["unlock"],
@@ -230,7 +230,7 @@ def test_sources_of_the_pattern(three: Tenants) -> None:
 )
 def test_commands_for_one_database(three: Tenants, arguments: list[str]) -> None:
     """Others refuse a pattern, and say their name."""
-    output, errors = three.project.quaestor(*arguments, code=1)
+    output, errors = three.project.quaestor(*arguments, code=2)
     assert errors.endswith(f"`{arguments[0]}` works on one database. Name it (--db).\n")
     assert output == ""
 
@@ -247,24 +247,24 @@ def test_commands_for_one_database(three: Tenants, arguments: list[str]) -> None
 )
 def test_bad_numbers(three: Tenants, db: str, option: str, value: str) -> None:
     """They are refused in a sentence before anything is done."""
-    output, errors = three.project.quaestor("run", "--db", f"{three.project.db.name}{db}", option, value, code=1)
+    output, errors = three.project.quaestor("run", "--db", f"{three.project.db.name}{db}", option, value, code=2)
     assert f"{option[2:].replace('-', '_')} must be a" in errors
     assert output == ""
     assert three.client[three.names[0]].list_collection_names() == ["things"]
 
 
 def test_wrong_everywhere(three: Tenants) -> None:
-    """What would be wrong in each of them is told once."""
+    """An error that every database would have is shown once."""
     for command in (["run"], ["run", "--dry-run"]):
-        output, errors = three.project.quaestor(*command, "secon", code=1)
+        output, errors = three.project.quaestor(*command, "secon", code=2)
         assert errors.count("Did you mean 'second'?") == 1
         assert output == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(project: Project, number: signal.Signals) -> None:
-    """After a signal nothing new begins; what is under way is named, comes to its end and is recorded; every lease is
-    free, and how far it came is told.
+    """After a signal nothing new starts; the migrations in progress are named, finish and are recorded; all leases are
+    released, and the command says how far it came.
     """
     with tenants(project, 5) as made:
         process = project.start("run", "--concurrency", "2")
@@ -287,7 +287,7 @@ def test_signals(project: Project, number: signal.Signals) -> None:
 
 
 def test_side_by_side_in_one_database(three: Tenants) -> None:
-    """With --concurrency migrations of one database that do not need each other are under way at once, and named when
+    """With --concurrency, migrations of one database that don't depend on each other run at once, and are named when
     the command is interrupted.
     """
     (three.project.folder / "gate").unlink()

@@ -90,7 +90,7 @@ def test_unlock_asks(project: Project) -> None:
 
 
 def test_interrupted(project: Project) -> None:
-    """Ctrl-C ends the migration and gives back the lease; the terminal is left as it was."""
+    """Ctrl-C ends the migration and releases the lease; the terminal is left as it was."""
     project.write("shop/migrations/aside.py", WAITING)
     with terminal(project, "run") as screen:
         screen.shows("begun")
@@ -115,7 +115,7 @@ def aside(db):
 
 
 def test_waiting(project: Project) -> None:
-    """Who waits for another instance sees for whom, and goes on when the lease is free."""
+    """A waiting run shows the holder of the lease, and continues when the lease is released."""
     project.db.app_migrations_lock.insert_one(HELD)
     with terminal(project, "run") as screen:
         screen.shows("elsewhere (process 4711)")
@@ -125,13 +125,13 @@ def test_waiting(project: Project) -> None:
 
 
 def test_help(project: Project) -> None:
-    """The defaults are there on a terminal, too: brackets aren't taken for markup."""
+    """It fits a terminal, with the defaults."""
     with terminal(project, "run", "--help", columns=120, lines=50) as screen:
         assert screen.ended() == 0
         shown = "\n".join(screen.lines())
-    for default in ("1; with a pattern, 8", "no limit", "300; with a pattern, 30"):
-        assert f"[default: ({default})]" in shown
-    assert "[default: 30]" in shown
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    for default in ("1; with a pattern, 8.", "no limit.", "300; with a pattern, 30.", "30."):
+        assert f"Defaults to {default}" in words
 
 
 def test_graph(project: Project) -> None:

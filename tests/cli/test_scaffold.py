@@ -197,15 +197,15 @@ def test_new_in_any_order_of_import(project: Path) -> None:
     assert python(project, "from migrations import registry; print(*registry.migrations)") == "a b"
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_new_raises_until_it_is_written(project: Path, colour: str) -> None:
-    """An unwritten function that did nothing would be recorded. A written one takes the database of its colour."""
-    file = new(project, "add_things", is_async=colour == "async")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_new_raises_until_it_is_written(project: Path, kind: str) -> None:
+    """An unwritten function that did nothing would be recorded. A written one takes the database of its kind."""
+    file = new(project, "add_things", is_async=kind == "async")
     with pytest.raises(AssertionError, match=r"NotImplementedError: This migration isn't written yet\."):
         python(project, RUN)
     text = file.read_text(encoding="utf-8")
     assert "# Make it idempotent" in text
-    insert = "await db.things.insert_one({})" if colour == "async" else "db.things.insert_one({})"
+    insert = "await db.things.insert_one({})" if kind == "async" else "db.things.insert_one({})"
     file.write_text(text.replace("raise NotImplementedError", f"{insert}  #", 1), encoding="utf-8")
     assert python(project, RUN) == "['add_things']"
 
@@ -237,7 +237,7 @@ def test_new_has_a_rollback(project: Path) -> None:
     assert python(project, program) == "undo_add_things"
 
 
-def test_new_takes_the_colour_of_the_registry(project: Path) -> None:
+def test_new_is_async_like_the_others(project: Path) -> None:
     """Where migrations are asynchronous the next one is, unless it is to be another."""
     new(project, "a", is_async=True)
     new(project, "b")

@@ -24,7 +24,7 @@ import anyio
 from quaestor._core.definition import is_async
 from quaestor._text import format_traceback, is_of_signal
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
-from quaestor.events import Event, Hook, MigrationEvent, Place, level_of
+from quaestor.events import Event, Hook, MigrationEvent, Place, current_migration, level_of
 
 T = TypeVar("T")
 
@@ -90,13 +90,14 @@ async def call(
     is_async: bool,
     source: str = "",
     check: Callable[[], object] = lambda: None,
+    place: Place | None = None,
 ) -> None:
     """Call a function of the named migration. If it isn't async, this never suspends.
 
     It must leave nothing undone; `source` names the body of a backfill in the error. `check` is called when the
-    function has returned.
+    function has returned. `place` is what `current_migration` is meanwhile.
     """
-    process = os.getpid()
+    process, token = os.getpid(), current_migration.set(place or current_migration.get())
     async with _Watch(asyncio.get_running_loop() if is_async else None) as watch:
         try:
             try:
@@ -106,6 +107,7 @@ async def call(
             if is_async and inspect.isawaitable(result):  # a decorator may have returned something else
                 result = await result
         finally:
+            current_migration.reset(token)
             if os.getpid() != process:
                 _exit_child(name, sys.exception())
         if (returned := _find_unfinished(result)) is not None:

@@ -8,11 +8,9 @@ _EXTRA = {"rich", "typer"}
 
 def main() -> None:
     """The command `quaestor`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what its encoding lacks is written as Python would, not an error
-            stream.reconfigure(errors="backslashreplace")
     try:
         from quaestor.cli.app import run  # here, so that the lack of the extra is a sentence
+        from quaestor.cli.redaction import FALLBACK
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
@@ -20,4 +18,7 @@ def main() -> None:
         sys.exit(2)  # not 1, which is an answer of `check`
     except KeyboardInterrupt:
         sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a character that its encoding lacks must not be an error
+            stream.reconfigure(errors=FALLBACK)
     run()

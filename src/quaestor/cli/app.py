@@ -1,15 +1,17 @@
 """The commands. Each asks a runner for one thing and shows the answer."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,25 +22,46 @@ from rich.text import Text
 
 from quaestor import PlannedMigration, SyncRunner
 from quaestor._text import find_similar, format_count
-from quaestor.cli import reports, scaffold
+from quaestor.cli import endings, reports, scaffold
 from quaestor.cli.display import show_events
-from quaestor.cli.endings import describe_as_json, describe_error, err, explain_interruption, print_error, report_errors
-from quaestor.cli.event_lines import format_json_line, show_logs, to_json
+from quaestor.cli.endings import FAILED, MISUSED, TRY_LATER, err, print_error
+from quaestor.cli.event_lines import format_json_line, to_json
 from quaestor.cli.loader import locate
+from quaestor.cli.logs import JsonStderr, put_message, show_logs
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import escape
-from quaestor.cli.settings import CommandError, UsageError, refuse_addresses
-from quaestor.cli.target import Target, command
+from quaestor.cli.settings import CommandError, find, refuse_addresses
+from quaestor.cli.target import Command, Commands, Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
 from quaestor.status import MigrationStatus, State, Status
 
 T = TypeVar("T")
 
+_LOG_FORMAT = "--log-format"
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys(("up", "upgrade", "migrate", "apply"), "run"),
+    **dict.fromkeys(("down", "downgrade", "undo"), "rollback"),
+    **dict.fromkeys(("create", "generate", "makemigrations", "revision"), "new"),
+    **dict.fromkeys(("history", "list", "showmigrations"), "status"),
+    **dict.fromkeys(("fake", "stamp"), "mark"),
+}
+"""The commands of other tools, and ours that do the same."""
+
+
+_EPILOG = (
+    "Options come after the command: `quaestor COMMAND --help` explains them.\n\n"
+    f"Exit codes: 0 done; {FAILED} failed, or for `check` not up to date; {MISUSED} a mistake in usage or "
+    f"configuration; {TRY_LATER} try again later, because another instance holds the lease or the server can't be "
+    "reached. After a signal: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP)."
+)
+
+
 app: typer.Typer = typer.Typer(
     name="quaestor",
-    help="Migrations for MongoDB: show them, apply them, roll them back.",
-    no_args_is_help=True,
+    cls=Commands,
+    help="Migrations for MongoDB: see them, apply them, roll them back.",
+    epilog=_EPILOG,
     pretty_exceptions_enable=False,  # they show local variables, and a URI may be one
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,7 +80,14 @@ def _names(incomplete: str) -> list[str]:
     return []
 
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)]
+def _argument(text: str, metavar: str = "NAME") -> Any:
+    complete = _names if metavar == "NAME" else None
+    return typer.Argument(metavar=metavar, help=text, autocompletion=complete, show_default=False)
+
+
+Names = Annotated[
+    list[str] | None, _argument("The migrations to apply; their dependencies come first. Defaults to all.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
 
@@ -69,14 +99,14 @@ _SUFFIXES: Mapping[str, Format] = dict(zip((".txt", ".mmd", ".dot", ".svg", ".ht
 
 @app.callback(invoke_without_command=True)
 def _main(
-    *, show_version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False
+    *, show_version: Annotated[bool, typer.Option("--version", "-V", help="Show the version.", is_eager=True)] = False
 ) -> None:
     if show_version:
         out.print(f"quaestor {version('mongo-quaestor')}")
         raise typer.Exit
 
 
-@command(app, "status")
+@command(app, "status", "quaestor status", "quaestor status --db 'tenant_*' --json", takes_pattern=True)
 def _status(target: Target) -> None:
     """Show what is applied, what is pending, and who holds the lease."""
     if target.is_many:
@@ -86,7 +116,7 @@ def _status(target: Target) -> None:
         _show(seen, reports.report_status(seen, out.width), target)
 
 
-@command(app, "check", error_code=2)
+@command(app, "check", "quaestor check --allow-unknown", takes_pattern=True, failed=MISUSED)
 def _check(
     target: Target,
     *,
@@ -94,7 +124,11 @@ def _check(
         bool, typer.Option("--allow-unknown", help="Accept unknown migrations: a newer release may have applied them.")
     ] = False,
 ) -> None:
-    """For CI and startup probes, not readiness or liveness: exit with 1 if any are pending or unknown, 2 on errors."""
+    """Check that a database is up to date: no migration is pending or unknown.
+
+    For CI and startup probes, not readiness or liveness. The exit code is 0 if it is up to date and 1 if it isn't;
+    after an error it is 2, or 75 if the server can't be reached.
+    """
     states: list[State] = ["pending"] if allow_unknown else ["pending", "unknown"]
 
     def report(statuses: Mapping[str, Status]) -> list[str]:
@@ -106,7 +140,7 @@ def _check(
     if not target.registry.migrations:
         raise CommandError(reports.NO_MIGRATIONS)
     if target.is_many:
-        statuses = list(_show_each(target, _read_status, report, error_code=2).values())
+        statuses = list(_show_each(target, _read_status, report, code=MISUSED).values())
     else:
         statuses = [target.ask(_read_status)]
         found: list[RenderableType] = [*reports.find_faults(statuses[0], states)]
@@ -115,13 +149,22 @@ def _check(
     raise typer.Exit(1 if any(reports.find_faults(seen, states) for seen in statuses) else 0)
 
 
-@command(app, "plan")
+@command(app, "plan", "quaestor plan", "quaestor plan split_names --db 'tenant_*'", takes_pattern=True)
 def _plan(target: Target, *, targets: Names = None) -> None:
-    """Show what `run` would apply, in order, and why: everything, or only NAME and their dependencies."""
-    _show_plan(target, lambda runner: runner.plan(targets or None), _UP_TO_DATE)
+    """Show what `run` would apply, in order, and why. Nothing is changed."""
+    _show_plans(target, targets)
 
 
-@command(app, "run", has_lease=True)
+@command(
+    app,
+    "run",
+    "quaestor run",
+    "quaestor run split_names --dry-run",
+    "quaestor run --db 'tenant_*' --concurrency 16",
+    "quaestor run --lease-timeout 120 --log-format json",
+    has_lease=True,
+    takes_pattern=True,
+)
 def _run(
     target: Target,
     *,
@@ -132,40 +175,43 @@ def _run(
         int | None,
         typer.Option(
             metavar="NUMBER",
-            help="How many migrations at once; with a pattern, how many databases.",
-            show_default="1; with a pattern, 8",
+            help="How many migrations to run at once; with a pattern, in how many databases. Defaults to 1; with a "
+            "pattern, 8.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Apply what is pending: everything, or only NAME and their dependencies."""
+    """Apply the pending migrations, dependencies first.
+
+    If another instance is migrating, this one waits for it. An interrupted run is safe to repeat.
+    """
+    if dry_run:
+        _show_plans(target, targets, strict=strict)
+        return
     options: dict[str, Any] = {"targets": targets or None, "strict": strict}
-    if dry_run and not target.is_many:
-        _show_plan(target, lambda runner: runner.plan(**options), _UP_TO_DATE)
-    elif dry_run:
-        known = target.registry.migrations
-        if unknown := {name: find_similar(name, known) for name in targets or () if name not in known}:
-            raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
-        if not known:
-            print_error(reports.NO_MIGRATIONS)
-        report = partial(reports.report_plans, width=out.width)
-        _show_each(target, lambda runner: runner.plan(**options), report, is_plan=True)
+    options |= {} if concurrency is None else {"concurrency": concurrency}
+    if target.is_many:
+        _run_many(target, options)
     else:
-        options |= {} if concurrency is None else {"concurrency": concurrency}
-        if target.is_many:
-            _run_many(target, options)
-        else:
-            _work(target, lambda runner: runner.run(**options))
+        _work(target, lambda runner: runner.run(**options))
 
 
-@command(app, "rollback", has_lease=True)
+@command(
+    app, "rollback", "quaestor rollback split_names --dry-run", "quaestor rollback split_names --yes", has_lease=True
+)
 def _rollback(
     target: Target,
     *,
-    targets: Annotated[list[str], typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)],
+    targets: Annotated[
+        list[str], _argument("The migrations to roll back. Applied migrations that depend on them go first.")
+    ],
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Roll back these migrations, and before them the applied ones that depend on them."""
+    """Roll back migrations, and before them the applied ones that depend on them.
+
+    It shows the plan and asks. If one of them has no rollback, nothing runs.
+    """
     if not (yes or dry_run):
         _check_can_ask(target)
     if dry_run or not yes:
@@ -176,16 +222,19 @@ def _rollback(
     _work(target, lambda runner: runner.rollback(targets))
 
 
-@command(app, "mark", has_lease=True)
+@command(app, "mark", "quaestor mark applied --all", "quaestor mark pending split_names", has_lease=True)
 def _mark(
     target: Target,
     *,
-    state: Annotated[Marked, typer.Argument(metavar="STATE", show_default=False)],
-    names: Names = None,
-    every: Annotated[bool, typer.Option("--all", help="All registered migrations.")] = False,
+    state: Annotated[
+        Marked,
+        _argument("`applied`, to adopt a database that is migrated already; or `pending`, to run again.", "STATE"),
+    ],
+    names: Annotated[list[str] | None, _argument("The migrations to mark.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Mark all registered migrations.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Mark as applied (to adopt a migrated database) or pending (to run again), without running anything."""
+    """Mark migrations as applied or pending, without running anything."""
     if every == bool(names):
         raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
     if every and state is Marked.PENDING and not yes:
@@ -199,17 +248,20 @@ def _mark(
     _work(target, lambda runner: runner.mark_applied(marked) if is_applied else runner.mark_pending(marked))
 
 
-@command(app, "restart-backfill", has_lease=True)
+@command(app, "restart-backfill", "quaestor restart-backfill order_cents --yes", has_lease=True)
 def _restart_backfill(
     target: Target,
     *,
-    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names, show_default=False)],
+    name: Annotated[str, _argument("The migration.")],
     backfill: Annotated[
-        str | None, typer.Option("--backfill", metavar="NAME", help="The backfill, if there are several.")
+        str | None, typer.Option("--backfill", metavar="NAME", help="The backfill, if the migration has several.")
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Remove the checkpoint of a migration's backfill, so the next run starts it over."""
+    """Remove the checkpoint of a migration's backfill, so the next run starts it over.
+
+    It processes all documents again, from the first.
+    """
     if not yes:
         _check_can_ask(target)
         _confirm(target, f"Process the documents of {name} again, from the first, in its next run")
@@ -218,9 +270,12 @@ def _restart_backfill(
         _print([f"Nothing to restart: no backfill of {escape(name)} has a checkpoint."])
 
 
-@command(app, "unlock", has_json=False)
+@command(app, "unlock", "quaestor unlock", "quaestor unlock --yes", has_json=False)
 def _unlock(target: Target, *, yes: Yes = False) -> None:
-    """Release the lease of an instance that hangs. The lease of a dead one expires."""
+    """Release the lease of an instance that hangs.
+
+    The lease of a dead instance expires by itself. An instance that loses its lease stops at its next step.
+    """
     if not yes:
         lease = target.ask(_read_status).lease
         if lease is None:
@@ -233,26 +288,38 @@ def _unlock(target: Target, *, yes: Yes = False) -> None:
     _print(["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."])
 
 
-@command(app, "graph", has_json=False)
+@command(app, "graph", "quaestor graph", "quaestor graph -o graph.svg", has_json=False)
 def _graph(
     target: Target,
     *,
     form: Annotated[
-        Format | None, typer.Option("--format", "-f", help="The format.", show_default="of the file; or terminal")
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=f"{', '.join(Format)}. Defaults to the one of the file's suffix, or terminal.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help=f"The file to write: {', '.join(_SUFFIXES)}.", dir_okay=False, show_default=False
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=f"The file to write. Its suffix chooses the format: {', '.join(_SUFFIXES)}.",
+            dir_okay=False,
+            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Draw the dependency graph; without a URI or client, without the states of the migrations."""
+    """Draw the dependency graph, with the state of each migration if a database is configured."""
     from quaestor.cli import pictures  # here: only this command needs it
 
     form = _choose_format(form, output)
     if form in {Format.SVG, Format.HTML} and find_spec("fast_sugiyama") is None:
-        raise UsageError(f'{form.name} needs fast-sugiyama: pip install "mongo-quaestor[graph]"')
+        raise CommandError(f'{form.name} needs fast-sugiyama: pip install "mongo-quaestor[graph]"')
     seen = target.ask(_read_status) if target.has_server else _build_status(target)
     file = StringIO()
     console = out if output is None else _make_console(file=file, width=_WIDE)
@@ -266,11 +333,11 @@ def _graph(
         err.print(f"Written: {output}")
 
 
-@command(app, "new", has_json=False, error_code=2)
+@command(app, "new", "quaestor new split_names", "quaestor new order_cents -d split_names", has_json=False)
 def _new(
     target: Target,
     *,
-    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    name: Annotated[str, _argument("The name of the migration, such as split_names.")],
     depends_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -278,19 +345,25 @@ def _new(
             "-d",
             metavar="NAME",
             autocompletion=_names,
-            help="A migration it depends on.",
-            show_default="all that no other depends on",
+            help="A migration that it depends on; repeat the option for several. Defaults to all migrations that no "
+            "other depends on.",
+            show_default=False,
         ),
     ] = None,
-    independent: Annotated[bool, typer.Option("--independent", help="It depends on no other migration.")] = False,
+    independent: Annotated[bool, typer.Option("--independent", help="Let it depend on no other migration.")] = False,
     transaction: Annotated[bool, typer.Option("--transaction", help="Run it in a transaction.")] = False,
     is_async: Annotated[
-        bool | None, typer.Option("--async/--sync", help="`async def` or `def`.", show_default="like the others")
+        bool | None,
+        typer.Option(
+            "--async/--sync",
+            help="Write `async def` or `def` functions. Defaults to those of the other migrations.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Write a module for a new migration and its rollback."""
+    """Write a module for a new migration and its rollback, to fill in."""
     if independent and depends_on:
-        raise UsageError("Pass --depends-on or --independent, not both.")
+        raise CommandError("Pass --depends-on or --independent, not both.")
     settings = target.settings
     file = scaffold.new(
         settings.folder("migrations") / settings.value("migrations"),
@@ -306,15 +379,17 @@ def _new(
         out.print(f"It is recorded as {name!r}; its function is {file.stem}.", soft_wrap=True)
 
 
-@app.command("init")
+@app.command("init", cls=Command, epilog="Examples:\n\nquaestor init\n\nquaestor init shop.migrations --prefix shop")
 def _init(
-    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="The package to create.")] = "migrations",
+    package: Annotated[
+        str, typer.Argument(metavar="PACKAGE", help="The package to create, such as shop.migrations.")
+    ] = "migrations",
     prefix: Annotated[
         str, typer.Option("--prefix", metavar="NAME", help="The prefix of quaestor's collections.")
     ] = "app",
 ) -> None:
     """Create a package for migrations, and add the settings to pyproject.toml."""
-    with report_errors(str, code=1, trace=False):
+    with endings.report_errors(str):
         for file in scaffold.init(Path.cwd(), package, prefix):
             out.print(f"Written: {file}", soft_wrap=True)
     out.print("Next: quaestor new NAME, and quaestor status --uri mongodb://127.0.0.1:27017/NAME")
@@ -322,22 +397,52 @@ def _init(
 
 def run() -> None:
     """Run the command line."""
-    with report_errors(str, code=2, trace=False):
-        refuse_addresses(sys.argv[1:])
-    app(prog_name="quaestor")  # also as python -m quaestor
+    arguments = sys.argv[1:]
+    with redirect_stderr(JsonStderr(sys.stderr) if _logs_json(arguments) else sys.stderr), endings.report_errors(str):
+        if isinstance(sys.stderr, JsonStderr):
+            show_logs()  # of the application's modules, too
+        refuse_addresses(arguments)
+        _suggest(arguments)
+        code = app(arguments or ["--help"], prog_name="quaestor", standalone_mode=False)
+        raise SystemExit(code if arguments else MISUSED)
+
+
+def _logs_json(arguments: Sequence[str]) -> bool:
+    """Say whether the log is JSON, before the arguments are parsed: the errors in them are in it."""
+    passed = [after for before, after in pairwise(arguments) if before == _LOG_FORMAT]
+    passed += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{_LOG_FORMAT}=")]
+    with suppress(CommandError):  # the command reports it
+        return find({"log_format": next(iter(passed), None)}, os.environ, Path.cwd()).value("log_format") == "json"
+    return False
+
+
+def _suggest(arguments: Sequence[str]) -> None:
+    """Refuse the commands of other tools, and options before the command, and name the right ones."""
+    first = arguments[0] if arguments else ""
+    if first in _MEANT:
+        raise CommandError(f"There is no command {first!r}. Did you mean `quaestor {_MEANT[first]}`?")
+    group: Any = typer.main.get_command(app)
+    commands: Mapping[str, Any] = group.commands
+    option = first.partition("=")[0]
+    if any(option in parameter.opts for one in commands.values() for parameter in one.params):
+        name = next((argument for argument in arguments if argument in commands), "COMMAND")
+        raise CommandError(f"Options come after the command: quaestor {name} {option} ...")
 
 
 @contextmanager
 def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProgress, Hook]]:
     """Show the events of a run, the logs, and what an interruption waits for."""
-    progress, loop = RunProgress(target.clean, names), target.server.loop
+    progress, loop, on_event = RunProgress(target.clean, names), target.server.loop, target.on_event
     try:
-        with show_events(progress, as_json=target.as_json) as hook, explain_interruption(progress, loop):
-            show_logs(target.clean)
+        with (
+            show_events(progress, as_json=target.as_json, on_event=on_event) as hook,
+            endings.explain_interruption(progress, loop),
+        ):
+            show_logs(target.clean, progress.find_place)
             yield progress, hook
     except (KeyboardInterrupt, SystemExit):
-        if names:
-            print_error(progress.summarize_interruption())
+        if summary := progress.summarize_interruption():
+            print_error(summary)
         raise
 
 
@@ -353,17 +458,45 @@ def _run_many(target: Target, options: Mapping[str, Any]) -> None:
     names = target.names
     with _follow(target, names) as (progress, hook):
         results = target.run_many(names, hook, **options)
-    errors = {one.database: describe_as_json(one.error) for one in results if one.error is not None}
+    errors = {one.database: one.error for one in results if one.error is not None}
+    source = target.settings.source
     if target.as_json:
+        found = {database: endings.describe_as_json(error, source) for database, error in errors.items()}
         values = [
-            {"database": one.database, "applied": one.applied, "error": errors.get(one.database)} for one in results
+            {"database": one.database, "applied": one.applied, "error": found.get(one.database)} for one in results
         ]
         typer.echo(format_json_line("RunManyFinished", {"results": to_json(values, target.clean)}, datetime.now(UTC)))
-    else:
-        took = progress.format_time_since(progress.started)
-        _print(reports.report_results(results, took, lambda error: target.clean(describe_error(error)), out.width))
+    took = progress.format_time_since(progress.started)
+    summary = reports.NO_MIGRATIONS if progress.is_empty else reports.summarize_results(results, took)
+    if isinstance(sys.stderr, JsonStderr):
+        for database, error in errors.items():
+            print_error(target.clean(endings.describe_error(error, source)), database=database)
+        put_message(summary, "ERROR" if errors else "INFO")
+    elif not target.as_json:
+        _print(
+            reports.report_results(
+                results, summary, lambda error: target.clean(endings.describe_error(error, source)), out.width
+            )
+        )
     if errors:
-        raise typer.Exit(1)
+        raise typer.Exit(endings.choose_code(list(errors.values())))
+
+
+def _show_plans(target: Target, targets: list[str] | None, *, strict: bool = False) -> None:
+    """Show the plan of a run, on one database or many."""
+
+    def ask(runner: SyncRunner) -> list[PlannedMigration]:
+        return runner.plan(targets or None, strict=strict)
+
+    if not target.is_many:
+        _show_plan(target, ask, _UP_TO_DATE)
+        return
+    known = target.registry.migrations
+    if unknown := {name: find_similar(name, known) for name in targets or () if name not in known}:
+        raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
+    if not known:
+        print_error(reports.NO_MIGRATIONS)
+    _show_each(target, ask, partial(reports.report_plans, width=out.width), is_plan=True)
 
 
 def _show_plan(
@@ -383,24 +516,28 @@ def _show_each(
     report: Callable[[Mapping[str, T]], Iterable[RenderableType]],
     *,
     is_plan: bool = False,
-    error_code: int = 1,
+    code: int = FAILED,
 ) -> Mapping[str, T]:
-    """Show the status or the plan of each database; exit if there are errors."""
-    answers = target.ask_each(ask)
+    """Show the status or the plan of each database; exit if there are errors, by default with this code."""
+    answers, source = target.ask_each(ask), target.settings.source
     found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
     failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
 
     def to_value(name: str) -> object:
         if is_plan:
-            error = describe_as_json(failed[name]) if name in failed else None
+            error = endings.describe_as_json(failed[name], source) if name in failed else None
             return {"database": name, "planned": found.get(name), "error": error}
-        return found[name] if name in found else {"database": name, "error": describe_as_json(failed[name])}
+        return (
+            found[name]
+            if name in found
+            else {"database": name, "error": endings.describe_as_json(failed[name], source)}
+        )
 
     _show([to_value(name) for name in answers], report(found) if found else [], target)
     for name, error in failed.items():
-        print_error(target.clean(f"{name}: {describe_error(error)}"))
+        print_error(target.clean(f"{name}: {endings.describe_error(error, source)}"), database=name)
     if failed:
-        raise typer.Exit(error_code)
+        raise typer.Exit(endings.choose_code(list(failed.values()), code))
     return found
 
 
@@ -423,12 +560,12 @@ def _choose_format(form: Format | None, output: Path | None) -> Format:
         return form or Format.TERMINAL
     suffix = output.suffix.lower()
     if form is None and suffix not in _SUFFIXES:
-        raise UsageError(
+        raise CommandError(
             f"The suffix of {output} names no format. Use one of {', '.join(_SUFFIXES)}, or pass --format as well."
         )
     found = _SUFFIXES.get(suffix, form)
     if form not in {None, found}:
-        raise UsageError(f"--format {form} doesn't fit {output}, which would be {found}. Leave out --format.")
+        raise CommandError(f"--format {form} doesn't fit {output}, which would be {found}. Leave out --format.")
     return found or Format.TERMINAL
 
 
@@ -461,4 +598,5 @@ def _print(report: Iterable[RenderableType]) -> None:
     """Print tables and sentences, without the blanks that fill the last column."""
     with out.capture() as captured:
         out.print(Group(*report))
-    typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), nl=False)
+    # To the file, because without one Click takes ASCII for a mistake, and writes UTF-8.
+    typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), file=sys.stdout, nl=False)

@@ -1,6 +1,7 @@
 """The events of a run on stdout: live on a terminal, otherwise as lines."""
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from quaestor._text import format_count, format_duration, is_interruption, read_error
 from quaestor.cli.event_lines import write_json_lines, write_plain_lines
+from quaestor.cli.logs import JsonStderr
 from quaestor.cli.marks import FAILED, MARKS
 from quaestor.cli.progress import DatabaseProgress, RunningMigration, RunProgress
 from quaestor.cli.redaction import escape, format_message
@@ -49,30 +51,36 @@ _UPCOMING: Final = 8  # lines
 
 
 @contextlib.contextmanager
-def show_events(progress: RunProgress, *, as_json: bool = False) -> Iterator[Hook]:
-    """Show the events of a run or rollback on stdout; yield the hook to pass them to, which updates the progress too.
+def show_events(progress: RunProgress, *, as_json: bool = False, on_event: Hook | None = None) -> Iterator[Hook]:
+    """Show the events of a run or rollback; yield the hook to pass them to, which updates the progress too.
 
     A terminal that can move its cursor gets a live display, anything else a line for each event. With JSON, stdout has
-    only the events: what migrations print goes to stderr.
+    only the events: what migrations print goes to stderr. With a log in JSON, the events are there instead.
     """
     stdout, console = sys.stdout, _LiveConsole()
+    stream: Hook | None = write_json_lines(stdout, progress.clean) if as_json else None
+    show: Hook | None = sys.stderr.put_event if isinstance(sys.stderr, JsonStderr) else None
     with contextlib.ExitStack() as stack:
+        if stream is not None or show is not None:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         # isatty, because with FORCE_COLOR, which many CI systems set, Rich takes any file for a terminal
-        if not as_json and stdout.isatty() and console.is_interactive and console.encoding.startswith("utf"):
+        elif stdout.isatty() and console.is_interactive and console.encoding.startswith("utf"):
             display = (_ManyDisplay if progress.names else _OneDisplay)(console, progress)
             stack.enter_context(_draw_frames(console, display))
-            show: Hook = display.update
-        elif as_json:
-            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-            show = write_json_lines(stdout, progress.clean)
+            show = display.update
         else:
             show = write_plain_lines(stdout, progress.clean)
 
         def hook(event: Event) -> None:
-            show(event)
+            if stream is not None:
+                stream(event)
+            if show is not None:
+                show(event)
             progress.update(event)
+            if on_event is not None:
+                on_event(event)
 
-        yield hook
+        yield hook if on_event is None else functools.wraps(on_event)(hook)  # the log names it if it fails
 
 
 class _LiveConsole(Console):

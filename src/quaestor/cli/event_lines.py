@@ -1,19 +1,16 @@
-"""Events and log records as lines: plain ones for people who read a log, JSON for programs."""
+"""Events as lines: plain ones for people who read a log, JSON for programs."""
 
 import contextlib
 import json
-import logging
 import math
-import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TextIO
 
-from quaestor._text import format_traceback, read_error
-from quaestor.cli.redaction import Clean, escape, format_message
+from quaestor._text import read_error
+from quaestor.cli.redaction import FALLBACK, Clean, escape, format_message
 from quaestor.events import Event, Hook, MigrationProgressed, RunFailed, level_of
 
 _JSON_PROGRESS_INTERVAL: Final = timedelta(seconds=1)
@@ -69,7 +66,7 @@ def _write_lines(file: TextIO, format_line: Callable[[Event], str | None]) -> Ho
     def hook(event: Event) -> None:
         with lock, contextlib.suppress(BrokenPipeError):  # the reader has enough, and the migrations go on
             if (line := format_line(event)) is not None:
-                file.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+                file.write(line.encode(encoding, FALLBACK).decode(encoding) + "\n")
                 file.flush()
 
     return hook
@@ -97,25 +94,3 @@ def to_json(value: Any, clean: Clean) -> Any:  # noqa: PLR0911 - it is one table
             return {name: to_json(getattr(value, name), clean) for name in names}
         case _:
             return clean(repr(value))
-
-
-class _LogFormatter(logging.Formatter):
-    def __init__(self, clean: Clean) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        self.converter = time.gmtime
-        self._clean = clean
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        return format_traceback(ei[1])  # the driver's messages show documents
-
-    def format(self, record: logging.LogRecord) -> str:
-        lines = self._clean(super().format(record)).split("\n")  # a traceback has several
-        return "\n".join(map(escape, lines))
-
-
-def show_logs(clean: Clean) -> None:
-    """Show the warnings of all loggers, and records of `context.logger` from INFO on, on stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LogFormatter(clean))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger("quaestor").setLevel(logging.INFO)

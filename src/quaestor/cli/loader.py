@@ -1,4 +1,4 @@
-"""Load the registry, or the client, that `package.module:attribute` or `path/to/file.py:attribute` names."""
+"""Load what `package.module:attribute` or `path/to/file.py:attribute` names: a registry, a client or an event hook."""
 
 import inspect
 import sys
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeGuard
 
 from quaestor._text import find_similar, format_error
 from quaestor.cli.settings import CommandError
+from quaestor.events import Hook
 from quaestor.registry import MigrationRegistry
 
 
@@ -59,6 +60,18 @@ def load_client(reference: str, folder: Path, await_result: Callable[[Callable[[
         return found
     function = partial(await_result, found) if inspect.iscoroutinefunction(found) else found
     return _call(f"{location.module}:{location.attribute}", function)
+
+
+def load_hook(reference: str, folder: Path) -> Hook:
+    """Import the event hook that a reference names; the attribute defaults to `on_event`."""
+    location = locate(reference, folder, "on_event")
+    found = _find(_import(location), location)
+    if not callable(found) or inspect.iscoroutinefunction(found):
+        raise CommandError(
+            f"{location.module}:{location.attribute} must be a `def` function that takes an event, not "
+            f"{'an `async def` function' if callable(found) else describe_kind(found)}."
+        )
+    return found
 
 
 def describe_kind(value: object) -> str:
@@ -142,9 +155,14 @@ def locate_error(error: BaseException) -> str:
     sentence = format_error(error).rstrip(".: ")
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})."
-    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]), "<")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
+    frames = list_frames(error)
     return f"{sentence} ({frames[-1].filename}, line {frames[-1].lineno})." if frames else f"{sentence}."
+
+
+def list_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of an error in the user's own code: not in Python, an installed package or quaestor."""
+    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]), "<")
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
 
 
 def _is_factory(value: object) -> TypeGuard[Callable[[], object]]:

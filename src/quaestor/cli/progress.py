@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from quaestor._text import format_amount, format_count, format_duration, format_rate, is_interruption
+from quaestor._text import format_amount, format_count, format_duration, format_list, format_rate, is_interruption
 from quaestor.cli.redaction import Clean, escape
 from quaestor.events import (
     BackfillStarted,
@@ -17,8 +17,10 @@ from quaestor.events import (
     MigrationProgressed,
     MigrationRolledBack,
     MigrationStarted,
+    RegistryEmpty,
     RollbackStarted,
     RunStarted,
+    current_migration,
 )
 
 
@@ -52,6 +54,7 @@ class RunningMigration:
     name: str
     since: float
     progress: Progress | None = None
+    has_checkpoint: bool = False  # of a backfill
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class DatabaseProgress:
                 last = None if isinstance(event, BackfillStarted) else self.running[name].progress
                 progress = Progress(done, total, now) if last is None else last.update(done, total, now)
                 self.running[name].progress = progress
+                self.running[name].has_checkpoint |= isinstance(event, BackfillStarted)
 
 
 class RunProgress:
@@ -99,11 +103,22 @@ class RunProgress:
         self.in_progress: dict[str, DatabaseProgress] = {}
         self.ended: Counter[str] = Counter()  # databases, by their end: migrated, up to date, failed
         self.applied: int = 0  # migrations
+        self.kept: list[str] = []  # the checkpoints of interrupted backfills
+        self.is_empty: bool = False  # no migration is registered
+        self._started: dict[tuple[str, str], MigrationStarted] = {}  # by database and migration: those in progress
         self._clock = clock
 
     def format_time_since(self, time: float) -> str:
         """Return the time since then, in words."""
         return format_duration(self._clock() - time)
+
+    def find_place(self) -> dict[str, str]:
+        """Find the migration that the calling function belongs to: its database, prefix, run and name."""
+        started = list(self._started.values())
+        found = current_migration.get() or (started[0] if len(started) == 1 else None)  # in a thread of its own
+        if found is None:
+            return {}
+        return {"database": found.database, "prefix": found.prefix, "run": found.run, "migration": found.name}
 
     def list_running(self) -> list[str]:
         """Return the migrations in progress, with their databases if there are many."""
@@ -114,10 +129,17 @@ class RunProgress:
         ]
 
     def summarize_interruption(self) -> str:
-        """Return how far the run had come when it was interrupted, in a sentence."""
-        ended = f"{self.ended.total():,} of {format_count(len(self.names), 'database')}"
-        failed = f", {self.ended['failed']:,} failed" if self.ended["failed"] else ""
-        return f"Stopped after {ended}: {format_count(self.applied)} applied{failed}."
+        """Return how far the run had come when it was interrupted, what is kept, and how to resume; or nothing."""
+        sentences = []
+        if self.names:
+            ended = f"{self.ended.total():,} of {format_count(len(self.names), 'database')}"
+            failed = f", {self.ended['failed']:,} failed" if self.ended["failed"] else ""
+            sentences.append(f"Stopped after {ended}: {format_count(self.applied)} applied{failed}.")
+        if self.kept:
+            sentences.append(
+                f"The checkpoint is kept{format_list(self.kept)}. Run the same command again to resume there."
+            )
+        return " ".join(sentences)
 
     def update(self, event: Event) -> None:
         """Take up an event."""
@@ -129,7 +151,18 @@ class RunProgress:
                 self.ended["failed"] += 1
             return
         self.applied += isinstance(event, MigrationApplied)
+        self.is_empty |= isinstance(event, RegistryEmpty)
+        if isinstance(event, MigrationStarted):
+            self._started[event.database, event.name] = event
+        elif isinstance(event, MigrationApplied | MigrationRolledBack | MigrationFailed):
+            self._started.pop((event.database, event.name), None)
         now = self._clock()
         if (database := self.in_progress.get(event.database)) is None:
             database = self.in_progress[event.database] = DatabaseProgress(escape(event.database), now)
+        if isinstance(event, MigrationFailed) and is_interruption(event.error):
+            stopped = database.running.get(event.name)
+            if stopped is not None and stopped.has_checkpoint and stopped.progress is not None:
+                where = f" in {database.name}" if self.names else ""
+                amount = format_amount(stopped.progress.done, stopped.progress.total)
+                self.kept.append(f"{stopped.name}{where}, {amount} documents")
         database.update(event, now, self.clean)

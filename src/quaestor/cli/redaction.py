@@ -1,5 +1,6 @@
-"""What is safe to show: texts without passwords, and without characters that steer a terminal."""
+"""What is safe to show: texts without passwords, without characters that steer a terminal, in any encoding."""
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
@@ -12,6 +13,23 @@ Clean: TypeAlias = Callable[[str], str]
 """Removes secrets from a text: the password of a URI."""
 
 _LONGEST: Final = 2000
+
+FALLBACK: Final = "quaestor.fallback"
+"""The error handler of encodings: signs that an encoding lacks become ASCII, other characters Python's escapes."""
+
+_ASCII: Final = dict(zip("✓○▸✗●…│─├┤┼╰╯┴", "+->x*~|-+++`'+", strict=True))
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that an encoding lacks. A sign of ours stays one cell wide, so tables stay straight."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    escaped = (letter.encode("ascii", "backslashreplace").decode("ascii") for letter in lacking)
+    return "".join(map(_ASCII.get, lacking, escaped)), error.end
+
+
+codecs.register_error(FALLBACK, _replace)
 
 
 def redact(text: str, uri: str) -> str:

@@ -98,9 +98,9 @@ def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) ->
 
 
 def report_results(
-    results: Sequence[DatabaseResult], took: str, describe: Callable[[BaseException], str], width: int
+    results: Sequence[DatabaseResult], summary: str, describe: Callable[[BaseException], str], width: int
 ) -> Iterator[RenderableType]:
-    """Report a run over many databases: every failure in full, and a sentence that sums up."""
+    """Report a run over many databases: every failure in full, and the summary."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(_LEAST_NAME, width // 3))
@@ -111,7 +111,7 @@ def report_results(
             table.add_row(FAILED.text, Text(escape(result.database), "bold"), Text(why))
     if table.row_count:
         yield table
-    yield Text(summarize_results(results, took), FAILED.style if table.row_count else "bold green")
+    yield Text(summary, FAILED.style if table.row_count else "bold green")
 
 
 def summarize_results(results: Sequence[DatabaseResult], took: str) -> str:

@@ -6,11 +6,11 @@ An option on the command line comes first, then the environment, then `[tool.qua
 import contextlib
 import tomllib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from quaestor._text import cut_values, find_similar
 from quaestor.cli.redaction import is_doubtful
@@ -28,8 +28,13 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "db": ("QUAESTOR_DB",),
     "prefix": ("QUAESTOR_PREFIX",),
     "migrations": ("QUAESTOR_MIGRATIONS",),
+    "on_event": ("QUAESTOR_ON_EVENT",),
+    "log_format": ("QUAESTOR_LOG_FORMAT",),
 }
 """Every setting with its environment variables; the first that is set counts."""
+
+LOG_FORMATS: Final = ("text", "json")
+_DEFAULTS: Final[Mapping[str, str]] = {"prefix": "app", "log_format": "text"}
 
 _MISSING: Final[Mapping[str, tuple[str, str]]] = {
     "registry": ("registry", "for example shop.migrations:registry; in a new project, `quaestor init` writes it"),
@@ -38,14 +43,13 @@ _MISSING: Final[Mapping[str, tuple[str, str]]] = {
         "for example mongodb://127.0.0.1:27017, mongomock:// for memory, or --client for your application's client",
     ),
     "db": ("database", "or name it in the URI: mongodb://host/db; /admin, /config and /local are for authentication"),
-    "prefix": ("prefix", "the one that your application passes"),
     "migrations": ("folder of migrations", "for example shop/migrations"),
 }
 """What is missing without each setting, and an example or another way to give it."""
 
 
 _UNREADABLE: Final = (
-    "Can't read the MongoDB URI{}. It should look like mongodb://user:password@host:27017/db or "
+    "Can't read the MongoDB URI from {}{}. It should look like mongodb://user:password@host:27017/db or "
     "mongodb+srv://user:password@host/db. Percent-encode the characters : / ? # [ ] @ % in the user name and the "
     "password, as Python's urllib.parse.quote_plus does, and @ everywhere else (%40)."
 )
@@ -53,37 +57,49 @@ _UNREADABLE: Final = (
 
 
 class CommandError(Exception):
-    """A mistake that the user of the command line can fix; `str()` says how. All parts of the command line raise it."""
+    """A mistake in usage or configuration; `str()` says how to fix it. The exit code is 2, and nothing was done."""
 
 
-class UsageError(CommandError):
-    """Options that don't fit each other, or need more installed. Nothing was asked or done; the exit code is 2."""
+class Setting(NamedTuple):
+    """The value of a setting, the folder that a path in it is relative to, and where it was set."""
+
+    value: str
+    folder: Path
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings that were given, each with the folder that a path in it is relative to."""
+    """The settings that were given."""
 
-    values: Mapping[str, tuple[str, Path]] = field(repr=False)  # the URI may hold a password
+    values: Mapping[str, Setting] = field(repr=False)  # the URI may hold a password
 
     def value(self, setting: str) -> str:
         """Return the value of a setting (a key of VARIABLES). Without `db`, the URI may name it: `mongodb://host/db`."""
-        if setting not in self.values:
-            missing, hint = _MISSING[setting]
-            raise CommandError(f"No {missing} configured. Set {_ways(setting)} ({hint}).")
-        return self.values[setting][0]
+        if setting in self.values:
+            return self.values[setting].value
+        if setting in _DEFAULTS:
+            return _DEFAULTS[setting]
+        missing, hint = _MISSING[setting]
+        raise CommandError(f"No {missing} configured. Set {_ways(setting)} ({hint}).")
 
     def folder(self, setting: str) -> Path:
         """Return the folder that a path in the value of this setting is relative to."""
         self.value(setting)
-        return self.values[setting][1]
+        return self.values[setting].folder
+
+    @property
+    def source(self) -> str:
+        """Where the URI, or the client in its place, was set or can be set (str)."""
+        setting = "client" if self.has_client else "uri"
+        return self.values[setting].source if setting in self.values else "--uri"
 
     def check(self) -> None:
         """Check that the settings of a command on a database were given."""
-        for setting in ("registry", "client" if self.has_client else "uri", "prefix"):
+        for setting in ("registry", "client" if self.has_client else "uri"):
             self.value(setting)
         if not self.has_client:
-            _database(self.value("uri"))  # finds a broken URI before the driver shows a part of it
+            _database(self.value("uri"), self.source)  # finds a broken URI before the driver shows a part of it
         name = self.value("db")
         if name != name.strip():
             raise CommandError(f"The database {name!r} starts or ends with white space. Correct its name (--db).")
@@ -111,39 +127,56 @@ class Settings:
 
 def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: Path) -> Settings:
     """Collect the settings: options before environment variables before the table of the nearest pyproject.toml."""
-    project = next((place for place in (folder, *folder.parents) if (place / FILE).is_file()), folder)
-    for setting, option in options.items():
-        if option is not None and not option.strip():
-            # Most likely an unset variable of the shell: nothing may replace it.
-            raise CommandError(f"--{setting} is empty. Pass a value, or leave it out.")
-    environment = {setting: next(filter(None, map(environ.get, names)), None) for setting, names in VARIABLES.items()}
-    values: dict[str, tuple[str, Path]] = {}
-    for source, base in ((_table(project / FILE), project), (environment, folder), (options, folder)):
-        given = {setting: value for setting, value in source.items() if value is not None}
-        if source is not options and given.get("db") in SYSTEM_DATABASES:
-            raise CommandError(f"{given['db']!r} is MongoDB's own database. To use it all the same, pass it as --db.")
-        values |= {setting: (value, base) for setting, value in _read_uri(given).items()}
-    if "uri" in values and is_doubtful(values["uri"][0]):  # even if it isn't used: a module may use it, and show it
-        raise CommandError(_UNREADABLE.format(""))
+    values: dict[str, Setting] = {}
+    for given in _read_sources(options, environ, folder):
+        for setting, (value, _, source) in given.items():
+            if setting != "uri" and "://" in value:
+                raise CommandError(f"{source} looks like an address. For the address of MongoDB, set {_ways('uri')}.")
+        if "db" in given and given["db"].value in SYSTEM_DATABASES and given["db"].source != "--db":
+            name = given["db"].value
+            raise CommandError(f"{name!r} is MongoDB's own database. To use it all the same, pass it as --db.")
+        values |= _read_uri(given)
+    if "uri" in values and is_doubtful(values["uri"].value):  # even if it isn't used: a module may use it, and show it
+        raise CommandError(_UNREADABLE.format(values["uri"].source, ""))
+    if "log_format" in values and values["log_format"].value not in LOG_FORMATS:
+        wrong = values["log_format"]
+        raise CommandError(f"The log format must be {' or '.join(LOG_FORMATS)}, not {wrong.value!r} ({wrong.source}).")
     if options.get("uri") is not None:  # in the environment, the URI may be the application's
         if options.get("client") is not None:
-            raise UsageError("Pass --uri or --client, not both.")
+            raise CommandError("Pass --uri or --client, not both.")
         values.pop("client", None)
     return Settings(values)
 
 
-def _read_uri(given: dict[str, str]) -> dict[str, str]:
-    """Add the database in the URI, which counts more than one from a weaker source, and refuse URIs elsewhere."""
-    for setting, value in given.items():
-        if setting != "uri" and "://" in value:
-            raise CommandError(f"{setting!r} looks like an address. For the address of MongoDB, set {_ways('uri')}.")
+def _read_sources(
+    options: Mapping[str, str | None], environ: Mapping[str, str], folder: Path
+) -> Iterator[dict[str, Setting]]:
+    """Read what each source gives, from the weakest to the strongest."""
+    for setting, option in options.items():
+        if option is not None and not option.strip():
+            # Most likely an unset variable of the shell: nothing may replace it.
+            raise CommandError(f"{_option(setting)} is empty. Pass a value, or leave it out.")
+    project = next((place for place in (folder, *folder.parents) if (place / FILE).is_file()), folder)
+    in_file = f"in {TABLE} of {project / FILE}"
+    table = _table(project / FILE)
+    yield {setting: Setting(value, project, f"`{setting}` {in_file}") for setting, value in table.items()}
+    given = {
+        setting: next((name for name in names if environ.get(name, "").strip()), None)
+        for setting, names in VARIABLES.items()
+    }
+    yield {setting: Setting(environ[name], folder, name) for setting, name in given.items() if name is not None}
+    yield {setting: Setting(value, folder, _option(setting)) for setting, value in options.items() if value is not None}
+
+
+def _read_uri(given: dict[str, Setting]) -> dict[str, Setting]:
+    """Add the database in the URI, which counts more than one from a weaker source."""
     if "uri" not in given:
         return given
-    given = given | {"uri": given["uri"].strip()}  # a file or a variable may end with a newline
+    uri = given["uri"]._replace(value=given["uri"].value.strip())  # a file or a variable may end with a newline
     with contextlib.suppress(CommandError):  # reported when the address is needed
-        if (named := _database(given["uri"])) is not None:
-            return {"db": named} | given
-    return given
+        if (named := _database(uri.value, uri.source)) is not None:
+            return {"db": uri._replace(value=named)} | given | {"uri": uri}
+    return given | {"uri": uri}
 
 
 def refuse_addresses(arguments: Sequence[str]) -> None:
@@ -154,8 +187,12 @@ def refuse_addresses(arguments: Sequence[str]) -> None:
             raise CommandError(f"An argument looks like an address. For the address of MongoDB, set {_ways('uri')}.")
 
 
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
+
+
 def _ways(setting: str) -> str:
-    option = [] if setting == "migrations" else [f"--{setting}"]
+    option = [] if setting == "migrations" else [_option(setting)]
     return f"{', '.join([*option, *VARIABLES[setting]])} or `{setting}` in {TABLE} of {FILE}"
 
 
@@ -170,7 +207,7 @@ def _table(path: Path) -> dict[str, str]:
             close = find_similar(key, VARIABLES)
             hint = f"Did you mean {close!r}?" if close else f"The keys are {', '.join(VARIABLES)}."
             raise CommandError(f"{TABLE} in {path} has an unknown key {key!r}. {hint}")
-        if not isinstance(value, str) or not value:  # the value is not shown: it may hold a password
+        if not isinstance(value, str) or not value.strip():  # the value is not shown: it may hold a password
             raise CommandError(f"{key!r} in {TABLE} of {path} must be a string, and not empty.")
     return table
 
@@ -184,7 +221,7 @@ def read_project(path: Path) -> tuple[str, Any]:
         raise CommandError(f"Can't read {path}: {error}.") from error
 
 
-def _database(uri: str) -> str | None:
+def _database(uri: str, source: str) -> str | None:
     """Return the database in the path of the URI, looking nothing up: `mongodb+srv://` is read like `mongodb://`.
 
     MongoDB's own databases are there for authentication.
@@ -192,7 +229,7 @@ def _database(uri: str) -> str | None:
     from pymongo.uri_parser import parse_uri  # here: only commands with a database need the driver
 
     if is_doubtful(uri):
-        raise CommandError(_UNREADABLE.format(""))
+        raise CommandError(_UNREADABLE.format(source, ""))
     if uri.startswith(MOCK):
         return uri.removeprefix(MOCK).partition("?")[0] or "quaestor"
     plain = uri.replace("mongodb+srv://", "mongodb://", 1).partition("?")[0]
@@ -204,4 +241,4 @@ def _database(uri: str) -> str | None:
         reason = f" ({cut_values(str(error)).rstrip('.')})" if "@" not in uri else ""
     else:
         return None if database in SYSTEM_DATABASES else database
-    raise CommandError(_UNREADABLE.format(reason))
+    raise CommandError(_UNREADABLE.format(source, reason))

@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout, suppress
 from functools import cached_property, partial
@@ -19,12 +19,14 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from pymongo import AsyncMongoClient, MongoClient
+from typer.core import TyperCommand, TyperGroup
 
 from quaestor import AsyncRunner, DatabaseResult, MigrationDefinition, SyncRunner
-from quaestor.cli.endings import Loop, report_errors
-from quaestor.cli.loader import describe_kind, load_client, load_registry
+from quaestor.cli.endings import FAILED, Loop, report_errors
+from quaestor.cli.loader import describe_kind, load_client, load_hook, load_registry
+from quaestor.cli.logs import JsonStderr
 from quaestor.cli.redaction import redact
-from quaestor.cli.settings import MOCK, CommandError, Settings, find
+from quaestor.cli.settings import LOG_FORMATS, MOCK, VARIABLES, CommandError, Settings, find
 from quaestor.errors import InvalidDatabaseError
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
@@ -42,45 +44,55 @@ def _ignore(_event: Event) -> None:
     """The hook of a command that shows the outcome itself."""
 
 
-_option = partial(typer.Option, show_default=False, rich_help_panel="Project and database")
+_PLACE, _WAITING, _OUTPUT = "Project and database", "Waiting", "Output and errors"  # panels of the help
 
 
-def _options(
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
-    lease_ttl: Annotated[float, typer.Option(metavar="SECONDS", help="When the lease of a killed run expires.")] = 30,
-    lease_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="How long to wait for the lease.", show_default="no limit"),
-    ] = None,
-    patience: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="How long to wait for an unreachable server or a missing majority.",
-            show_default=f"{DEFAULT_PATIENCE:.0f}; with a pattern, {DEFAULT_PATIENCE_OF_MANY:.0f}",
+def _option(
+    name: str, kind: Any, panel: str, text: str, *names: str, default: object = None, metavar: str | None = None
+) -> inspect.Parameter:
+    option = typer.Option(*names, help=text, metavar=metavar, show_default=False, rich_help_panel=panel)
+    annotation: Any = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _setting(name: str, metavar: str, text: str, panel: str = _PLACE) -> inspect.Parameter:
+    """Make an option for a setting that the environment can give, too."""
+    text = f"{text} Environment: {', '.join(VARIABLES[name])}."
+    return _option(name, str | None, panel, text, metavar=metavar)
+
+
+def _seconds(name: str, text: str, default: float | None = None) -> inspect.Parameter:
+    return _option(name, float | None, _WAITING, text, default=default, metavar="SECONDS")
+
+
+def _make_options(*, takes_pattern: bool) -> list[inspect.Parameter]:
+    """Make the options that commands share. With a pattern, some say something else."""
+    pattern = ", or a pattern such as 'tenant_*'" if takes_pattern else ""
+    patience = f"{DEFAULT_PATIENCE:.0f}" + (
+        f"; with a pattern, {DEFAULT_PATIENCE_OF_MANY:.0f}" if takes_pattern else ""
+    )
+    formats = f"{' or '.join(LOG_FORMATS)}: with json, every line on stderr is an object, and events are there, too."
+    everything = "Show the whole traceback of an error, not only your own code. It may show documents."
+    return [
+        _setting("registry", "MODULE:NAME", "Your registry, such as shop.migrations:registry, or FILE:NAME."),
+        _setting("uri", "URI", "The MongoDB URI, or mongomock:// for an empty database in memory."),
+        _setting("client", "MODULE:NAME", "Your application's own client, or a function for it, in place of a URI."),
+        _setting("db", "NAME", f"The database{pattern}. Defaults to the one in the URI."),
+        _setting("prefix", "NAME", "The prefix of quaestor's collections, as in app_migrations. Defaults to app."),
+        _seconds("lease_ttl", "How long the lease of a killed run blocks other instances. Defaults to 30.", 30),
+        _seconds("lease_timeout", "How long to wait while another instance holds the lease. Defaults to no limit."),
+        _seconds(
+            "patience",
+            "How long to wait for an unreachable server or a missing majority, once the command has started. Defaults "
+            f"to {patience}.",
         ),
-    ] = None,
-    registry: Annotated[str | None, _option(metavar="MODULE:NAME", help="The registry, or FILE:NAME.")] = None,
-    uri: Annotated[str | None, _option(metavar="URI", help="The MongoDB URI, or mongomock:// for memory.")] = None,
-    client: Annotated[
-        str | None,
-        _option(metavar="MODULE:NAME", help="Your application's own client, or a function for it, in place of a URI."),
-    ] = None,
-    db: Annotated[
-        str | None,
-        _option(
-            metavar="NAME",
-            help="The database; by default the one in the URI. For run, status and check also a pattern, 'a_*'.",
-        ),
-    ] = None,
-    prefix: Annotated[str | None, _option(metavar="NAME", help="The prefix of quaestor's collections.")] = None,
-    traceback: Annotated[bool, _option("--traceback", help="Show the traceback of an error.")] = False,
-) -> None:
-    """The options that commands share."""
+        _option("as_json", bool, _OUTPUT, "Write the answer to stdout as JSON.", "--json", default=False),
+        _setting("log_format", "FORMAT", formats, _OUTPUT),
+        _setting("on_event", "MODULE:NAME", "A function of yours to call with every event.", _OUTPUT),
+        _option("traceback", bool, _OUTPUT, everything, "--traceback", default=False),
+    ]
 
 
-SHARED: Mapping[str, inspect.Parameter] = inspect.signature(_options).parameters
 _JSON, _LEASE = ("as_json",), ("lease_ttl", "lease_timeout", "patience")  # not of every command
 
 
@@ -130,6 +142,9 @@ def _is_async(client: Any, reference: str) -> bool:
     )
 
 
+_KEYS = {"database": "db", "prefix": "prefix"}  # of the log
+
+
 class Target:
     """The target of a command: from its options, the environment and the project of the current folder."""
 
@@ -139,6 +154,10 @@ class Target:
         self.settings: Settings = find(options, os.environ, Path.cwd())
         self.stack = ExitStack()  # closed when the command ends
         self._command = command
+        if isinstance(sys.stderr, JsonStderr):
+            sys.stderr.clean = self.clean
+            if "db" in self.settings.values and not self.settings.is_pattern:
+                sys.stderr.place = {setting: self.settings.value(name) for setting, name in _KEYS.items()}
 
     @property
     def has_server(self) -> bool:
@@ -170,6 +189,14 @@ class Target:
         """The registry of the settings; loaded once, because a factory makes a new one each time."""
         with redirect_stdout(sys.stderr):  # a module may print when imported, and stdout is for the answer
             return load_registry(self.settings.value("registry"), self.settings.folder("registry"))
+
+    @property
+    def on_event(self) -> Hook | None:
+        """The event hook of the settings, if there is one."""
+        if "on_event" not in self.settings.values:
+            return None
+        with redirect_stdout(sys.stderr):
+            return load_hook(self.settings.value("on_event"), self.settings.folder("on_event"))
 
     @cached_property
     def server(self) -> Server:
@@ -282,15 +309,43 @@ class Target:
         return AsyncRunner(*arguments, sync_db=other_db, on_event=on_event, **self.lease)
 
 
+class _Help:
+    """Of a command: its help shows the words for a value, where Typer would show types, such as `<list[str]>`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, each with its metavar alone."""
+        parent: Any = super()
+        parameters = parent.get_params(ctx)
+        for parameter in parameters:
+            shown = parameter.metavar or "" if parameter.param_type_name == "option" else ""
+            vars(parameter)["display_type_rich"] = lambda ctx, shown=shown: shown  # noqa: ARG005 - Typer passes it
+        return parameters
+
+
+class Command(_Help, TyperCommand):
+    """A command of the command line."""
+
+
+class Commands(_Help, TyperGroup):
+    """The command line."""
+
+
 def command(
-    app: typer.Typer, name: str, *, has_json: bool = True, has_lease: bool = False, error_code: int = 1
+    app: typer.Typer,
+    name: str,
+    *examples: str,
+    has_json: bool = True,
+    has_lease: bool = False,
+    takes_pattern: bool = False,
+    failed: int = FAILED,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function that takes a `Target` as a command that takes the options of the target instead.
 
-    Typer reads the options of a command from its signature, so this adds them there.
+    Typer reads the options of a command from its signature, so this adds them there. `failed` is its exit code for
+    errors that have no other.
     """
-    others = (() if has_json else _JSON) + (() if has_lease else _LEASE)
-    shared = {option: parameter for option, parameter in SHARED.items() if option not in others}
+    others = (() if has_json else _JSON) + (() if has_lease else (*_LEASE, "on_event"))
+    shared = [option for option in _make_options(takes_pattern=takes_pattern) if option.name not in others]
 
     def decorator(function: Callable[..., None]) -> Callable[..., None]:
         own = [
@@ -300,18 +355,18 @@ def command(
         ]
 
         def run(*, traceback: bool, **arguments: Any) -> None:
-            report = partial(report_errors, code=error_code, trace=traceback)
+            report = partial(report_errors, failed=failed, trace=traceback)
             with report(partial(redact, uri=arguments["uri"] or "")):
-                options = {option: arguments.pop(option) for option in shared if option != "traceback"}
+                options = {one.name: arguments.pop(one.name) for one in shared if one.name != "traceback"}
                 target = Target(name, **options)
-            with report(target.clean), target.stack:
+            with report(target.clean, source=target.settings.source), target.stack:
                 function(target, **arguments)
 
-        parameters = [*own, *shared.values()]
+        parameters = [*own, *shared]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
-        app.command(name)(run)
+        app.command(name, cls=Command, epilog="\n\n".join(["Examples:", *examples]))(run)
         return function
 
     return decorator

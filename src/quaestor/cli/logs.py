@@ -1,0 +1,121 @@
+"""The log on stderr: lines for people, or with `--log-format json` a JSON object for everything, one per line."""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from quaestor._text import format_traceback
+from quaestor.cli.redaction import Clean, escape, format_message
+from quaestor.events import Event, MigrationEvent, MigrationFailed, level_of
+
+KEYS = ("time", "level", "logger", "event", "message", "database", "prefix", "migration", "run")
+"""The keys of every object, null where there is nothing to say."""
+
+
+class JsonStderr(io.TextIOBase):
+    """A stderr on which every line is a JSON object with the same keys.
+
+    Each event, log record, warning and error is one object; other output is one per line, of the logger `output`.
+
+    Attributes:
+        clean: Removes secrets; set as soon as the settings are known.
+        find_place: Returns the database, prefix, run and migration that the calling function belongs to, if any.
+        place: The database, prefix and run that the command works on, and the migration that failed; empty if they
+            aren't known, or if there are many databases.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lock = threading.RLock()
+        self._rest = ""  # a line without its end
+        self.find_place: Callable[[], Mapping[str, str]] = dict
+        self.clean: Clean = str
+        self.place: dict[str, str | None] = {}
+
+    def write(self, text: str) -> int:
+        """Write each line as an object."""
+        with self._lock:
+            *lines, self._rest = f"{self._rest}{text}".split("\n")
+            for line in filter(str.strip, lines):
+                self.put("INFO", "output", line)
+        return len(text)
+
+    def put(self, level: str, logger: str, message: str, event: str | None = None, **place: str | None) -> None:
+        """Write an object. `place` may have its database, prefix, migration and run."""
+        now = datetime.now(UTC).isoformat()
+        values: dict[str, str | None] = {"time": now, "level": level, "logger": logger, "event": event}
+        values |= {"message": self.clean(message), **self.place, **self.find_place(), **place}
+        with self._lock, contextlib.suppress(BrokenPipeError):  # the reader has enough, and the migrations go on
+            self._file.write(json.dumps(dict.fromkeys(KEYS) | values) + "\n")
+            self._file.flush()
+
+    def put_event(self, event: Event) -> None:
+        """Write an event, if it is one for the log."""
+        migration = event.name if isinstance(event, MigrationEvent) else None
+        place = {"database": event.database, "prefix": event.prefix, "run": event.run, "migration": migration}
+        if self.place:  # what comes last is the error of the command
+            failed = event.name if isinstance(event, MigrationFailed) else self.place.get("migration")
+            self.place = place | {"migration": failed}
+        if (level := level_of(event)) != "DEBUG":
+            self.put(level, "quaestor", format_message(event, self.clean), type(event).__name__, **place)
+
+
+def put_message(text: str, level: str = "ERROR", **place: str) -> bool:
+    """Write what the command itself says as JSON. Returns False if stderr is for people."""
+    if isinstance(sys.stderr, JsonStderr):
+        sys.stderr.put(level, "quaestor", text, **place)
+        return True
+    return False
+
+
+def show_logs(clean: Clean = str, find_place: Callable[[], Mapping[str, str]] = dict) -> None:
+    """Show the warnings of all loggers, and records of `context.logger` from INFO on, on stderr.
+
+    `find_place` is as in `JsonStderr`.
+    """
+    handler = _Handler(clean, find_place)
+    if isinstance(sys.stderr, JsonStderr):
+        sys.stderr.find_place = find_place
+        # Ours is the only handler: those that the application configured would write other lines.
+        logging.basicConfig(handlers=[handler], force=True)
+        logging.captureWarnings(capture=True)
+    else:
+        logging.getLogger().addHandler(handler)
+    logging.getLogger("quaestor").setLevel(logging.INFO)
+
+
+class _Handler(logging.Handler):
+    """Writes a record, with the migration that it comes from."""
+
+    def __init__(self, clean: Clean, find_place: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter())
+        self._clean = clean
+        self._find_place = find_place
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = self.format(record).strip()
+        except Exception:  # noqa: BLE001 - as all handlers do: its arguments may not fit
+            self.handleError(record)
+            return
+        if isinstance(sys.stderr, JsonStderr):
+            sys.stderr.put(record.levelname, record.name, message)
+            return
+        place = {} if hasattr(record, "migration") else self._find_place()  # context.logger names it
+        where = "[{database}/{prefix}] In {migration!r}: ".format_map(place) if place else ""
+        head = f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ} {record.levelname:7} "
+        lines = self._clean(f"{head}{where}{message}").split("\n")  # a traceback has several
+        sys.stderr.write("".join(f"{escape(line)}\n" for line in lines))
+        sys.stderr.flush()
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return format_traceback(ei[1])  # the driver's messages show documents
