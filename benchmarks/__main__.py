@@ -1,7 +1,7 @@
 """The benchmarks (`nox -s benchmarks`): ratios measured in one run, and quaestor beside its peers.
 
-All of them, which writes docs/benchmarks.md, or those that are named: `python -m benchmarks importing peers`. What
-falls short is marked.
+All of them, which writes docs/benchmarks.md and the limits in CONTRIBUTING.md, or those that are named:
+`python -m benchmarks importing peers`. A figure that misses its limit is marked.
 """
 
 import sys
@@ -30,7 +30,9 @@ MEASURED: dict[str, Callable[[str], Iterator[Row]]] = {
     "side_by_side": side_by_side.rows,
 }
 PEERS = "peers"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 
 def main(names: Sequence[str]) -> None:
@@ -40,30 +42,33 @@ def main(names: Sequence[str]) -> None:
         sys.exit(f"There is no {', '.join(sorted(unknown))} to measure, but {', '.join(known)}.")
     console = Console()
     with server() as uri:
-        rows = own([name for name in names or MEASURED if name in MEASURED], uri, console)
+        groups = own([name for name in names or MEASURED if name in MEASURED], uri, console)
         if names and PEERS not in names:
             return
         report = measuring.measure(uri, console)
         console.print(Markdown(page.peers(report)))
         if not names:
-            PAGE.write_text(page.page(facts(uri), rows, report), encoding="utf-8")
-            console.print(f"[bold]{PAGE.name}[/] is written.")
+            measured_on = facts(uri)
+            PAGE.write_text(page.page(measured_on, groups, report), encoding="utf-8")
+            limits = page.limits(measured_on, groups)
+            CONTRIBUTING.write_text(page.replace_limits(CONTRIBUTING.read_text("utf-8"), limits), encoding="utf-8")
+            console.print(f"[bold]{PAGE.name}[/] and the limits in [bold]{CONTRIBUTING.name}[/] are written.")
 
 
-def own(names: Sequence[str], uri: str, console: Console) -> list[Row]:
+def own(names: Sequence[str], uri: str, console: Console) -> dict[str, list[Row]]:
     """Measure these parts of quaestor's own figures, and print them, row by row as they come in."""
-    rows = []
+    groups: dict[str, list[Row]] = {}
     for name in names:
         for row in MEASURED[name](uri):
             console.print(f"{row.what}: {row.measured}", style="dim", highlight=False)
-            rows.append(row)
-    if rows:
-        table = Table("what", "measured", "to reach", "", title=f"quaestor on Python {sys.version.split()[0]}")
-        for row in rows:
+            groups.setdefault(name, []).append(row)
+    if groups:
+        table = Table("what", "measured", "limit", "", title=f"quaestor on Python {sys.version.split()[0]}")
+        for row in (row for rows in groups.values() for row in rows):
             mark = "[green]reached[/]" if row.reached else "[red]missed[/]"
             table.add_row(row.what, row.measured, row.reach, mark)
         console.print(table)
-    return rows
+    return groups
 
 
 def facts(uri: str) -> page.Facts:

@@ -168,7 +168,7 @@ def _beside_by_hand(driver: str, ours: list[float], by_hand: list[float]) -> Row
         f"{USERS / statistics.median(ours):,.0f} a second; rounds {rounds[0]:.2f} to {rounds[-1]:.2f}, "
         f"sums {sum(by_hand) / sum(ours):.3f}"
     )
-    return at_least(f"{driver}: rate over {USERS:,} documents, against a loop by hand", ratio, 0.95, detail)
+    return at_least(f"{driver}: rate of a backfill of {USERS:,} documents, against a loop by hand", ratio, 0.95, detail)
 
 
 def _beside_one_by_one(client: Client, driver: str, uri: str, ours: float) -> Row:
@@ -176,7 +176,7 @@ def _beside_one_by_one(client: Client, driver: str, uri: str, ours: float) -> Ro
     others = _of(driver, uri, ONE_AT_A_TIME)()
     ratio = (USERS / ours) / (ONE_BY_ONE / others)
     detail = f"{USERS / ours:,.0f} against {ONE_BY_ONE / others:,.0f} a second"
-    return at_least(f"{driver}: rate, against find and update_one over {ONE_BY_ONE:,}", ratio, 20, detail)
+    return at_least(f"{driver}: the same, against find and update_one of {ONE_BY_ONE:,} documents", ratio, 20, detail)
 
 
 def _beside_beanie(client: Client, uri: str) -> Row:
@@ -190,7 +190,7 @@ def _beside_beanie(client: Client, uri: str) -> Row:
     rounds = sorted(theirs / our for our, theirs in zip(ours, beanie, strict=True))
     rates = [f"{ITERATED / statistics.median(taken):,.0f}" for taken in (ours, beanie)]
     detail = f"{rates[0]} against {rates[1]} a second; rounds {rounds[0]:.2f} to {rounds[-1]:.2f}"
-    what = f"PyMongo async: rate over {ITERATED:,} documents, against Beanie's iterative migration"
+    what = f"PyMongo async: rate of a backfill of {ITERATED:,} documents, against Beanie's iterative migration"
     return at_least(what, ratio, 3, detail)
 
 
@@ -225,7 +225,7 @@ def _killed(client: Client, driver: str, uri: str, seconds: float, *, transactio
     how = "each batch a transaction" if transaction else "no transactions"
     reach = f"all changed, at most {limit:,} once more"
     reached = kills == KILLS and not missed and again <= limit
-    return Row(f"{driver}: killed {KILLS} times over {USERS:,} documents, {how}", measured, reach, reached)
+    return Row(f"{driver}: killed {KILLS} times in a backfill of {USERS:,} documents, {how}", measured, reach, reached)
 
 
 def _memory(driver: str, uri: str) -> Row:
@@ -235,7 +235,7 @@ def _memory(driver: str, uri: str) -> Row:
         ended = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - it is this file
         peaks[collection] = int(ended.stdout)
     detail = f"{peaks['many'] / 2**20:.1f} against {peaks['few'] / 2**20:.1f} MiB"
-    what = f"{driver}: peak memory over {MANY:,} documents, against {FEW:,}"
+    what = f"{driver}: peak memory of a backfill of {MANY:,} documents, against {FEW:,}"
     return at_most(what, peaks["many"] / peaks["few"], 1.1, detail)
 
 

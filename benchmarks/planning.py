@@ -28,15 +28,20 @@ def rows() -> Iterator[Row]:
             bare[size] = fastest(partial(bare_order, needs))
             detail = f"{ours[size] / size * 1e6:.2f} µs a migration"
             yield at_most(
-                f"plan: {size:,}, {shape.__name__}, against bare graphlib", ours[size] / bare[size], 2, detail
+                f"time to plan {size:,} migrations ({shape.__name__}), against graphlib alone",
+                ours[size] / bare[size],
+                2,
+                detail,
             )
             if size == SIZES[-1]:
                 partly = fastest(partial(planned, definitions, frozenset(list(needs)[: size // 2])))
                 yield at_most(
-                    f"plan: {size:,}, {shape.__name__}, half of them applied, likewise", partly / bare[size], 2
+                    f"time to plan {size:,} migrations ({shape.__name__}), half applied, against graphlib alone",
+                    partly / bare[size],
+                    2,
                 )
-        what = f"plan: time a migration at {SIZES[-1]:,} against {SIZES[0]:,}, {shape.__name__}"
-        yield at_most(what, growth(ours), 2, f"bare graphlib {growth(bare):.3f} x")
+        what = f"planning time per migration ({shape.__name__}): {SIZES[-1]:,} migrations against {SIZES[0]:,}"
+        yield at_most(what, growth(ours), 2, f"graphlib alone {growth(bare):.3f} x")
 
 
 def growth(seconds: dict[int, float]) -> float:

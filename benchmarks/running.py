@@ -102,21 +102,21 @@ async def _asynchronous(
 
 
 def _idle(driver: str, count: int, sent: list[str], seconds: float) -> Row:
-    what = f"{driver}: nothing to do, {count:,} records"
+    what = f"{driver}: commands of a run with nothing to do, {count:,} records"
     return Row(what, f"{', '.join(sent)}  ({seconds * 1e3:.0f} ms)", "find alone", sent == ["find"])
 
 
 def _counted(driver: str, commands: Commands, *, transaction: bool) -> Row:
     count = sum("things" not in command.values() for command in commands.sent)
     limit = (3 if transaction else 2) * COUNTED + 6  # two look for records elsewhere
-    what = f"{driver}: commands for {COUNTED} to do" + (", in transactions" if transaction else "")
+    what = f"{driver}: commands of a run of {COUNTED} migrations" + (", in transactions" if transaction else "")
     return Row(what, str(count), f"at most {limit}", count <= limit)
 
 
 def _busy(driver: str, ours: list[float], bare: list[float]) -> Row:
     ratio = statistics.median(ours) / statistics.median(bare)
     detail = f"{statistics.median(ours) / APPLIED * 1e3:.2f} ms a migration"
-    return at_most(f"{driver}: applying {APPLIED}, against a loop by hand", ratio, 1.4, detail)
+    return at_most(f"{driver}: time to apply {APPLIED} migrations, against a loop by hand", ratio, 1.4, detail)
 
 
 def _registry(count: int, function: Callable[..., object], *, transaction: bool = False) -> MigrationRegistry:

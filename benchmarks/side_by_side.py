@@ -106,7 +106,7 @@ async def _asynchronous(
 
 def _side_by_side(driver: str, seconds: dict[int, list[float]]) -> Row:
     one, several = statistics.median(seconds[1]), statistics.median(seconds[LANES])
-    what = f"{driver}: {INDEPENDENT} independent migrations of {WAITED} s, concurrency={LANES} against 1"
+    what = f"{driver}: time of {INDEPENDENT} independent migrations of {WAITED} s, concurrency={LANES} against 1"
     return at_most(what, several / one, 0.35, f"{several:.2f} s against {one:.2f} s")
 
 
@@ -115,7 +115,7 @@ def _many(driver: str, loop: list[float], many: list[float], sent: list[int]) ->
     yield Row(f"{what}: commands", str(max(sent)), str(DATABASES), set(sent) == {DATABASES})
     ratio = statistics.median(loop) / statistics.median(many)
     detail = f"{statistics.median(many):.2f} s against {statistics.median(loop):.2f} s"
-    yield at_least(f"{what}: run_many(concurrency={AT_ONCE}), times the rate of a plain loop", ratio, 6, detail)
+    yield at_least(f"{what}: run_many(concurrency={AT_ONCE}), rate against a plain loop", ratio, 6, detail)
 
 
 def _registry(count: int, function: Callable[[Any], object]) -> MigrationRegistry:

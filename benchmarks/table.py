@@ -10,8 +10,8 @@ class Row:
     Attributes:
         what: What was measured.
         measured: What was seen, in words and numbers.
-        reach: What was to be reached, in words and numbers.
-        reached: Whether it was.
+        reach: The limit, in words and numbers.
+        reached: Whether the limit is kept.
     """
 
     what: str

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 
 from quaestor import MigrationRegistry
+from quaestor.contrib.fastapi import migrate, ready
 
 logging.basicConfig(level=logging.INFO)
 registry = MigrationRegistry()
@@ -31,19 +32,22 @@ async def prices_in_cents(db: AsyncDatabase[dict[str, Any]]) -> None:
     await db.products.update_many({"price": {"$type": "double"}}, [{"$set": {"price": cents}}])
 
 
+client = AsyncMongoClient[dict[str, Any]](os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop"))
+db = client.get_default_database("shop")
+
+
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Migrate before the first request is taken."""
-    async with AsyncMongoClient[dict[str, Any]](os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop")) as client:
-        app.state.db = client.get_default_database("shop")
-        await registry.run(app.state.db, "products")
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Close the client in the end."""
+    async with client:
         yield
 
 
-app = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=migrate(registry, client, db.name, prefix="products", lifespan=lifespan))
+app.get("/ready")(ready(registry, client, db.name, prefix="products"))
 
 
 @app.get("/products")
-async def products(request: Request) -> dict[str, int]:
+async def products() -> dict[str, int]:
     """Each product with its price in cents."""
-    return {product["_id"]: product["price"] async for product in request.app.state.db.products.find().sort("_id")}
+    return {product["_id"]: product["price"] async for product in db.products.find().sort("_id")}

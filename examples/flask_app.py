@@ -1,9 +1,8 @@
-"""Migrations at the start of a Flask application: `MONGODB_URI=... flask --app flask_app run`.
+"""Migrations of a Flask application: `flask --app flask_app quaestor run`, and then `flask --app flask_app run`.
 
-Several workers, or pods, may start at once: one migrates, the others wait for it.
+Both take the database from MONGODB_URI. Several pods may run the first at once: one migrates, the others wait for it.
 """
 
-import logging
 import os
 from typing import Any
 
@@ -12,8 +11,8 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from quaestor import MigrationRegistry
+from quaestor.contrib.flask import Quaestor
 
-logging.basicConfig(level=logging.INFO)
 registry = MigrationRegistry()
 
 
@@ -30,11 +29,11 @@ def prices_in_cents(db: Database[dict[str, Any]]) -> None:
 
 
 def create_app() -> Flask:
-    """Migrate before the first request is taken."""
+    """Create the application, with its commands."""
     app = Flask(__name__)
     client = MongoClient[dict[str, Any]](os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop"))
     db = client.get_default_database("shop")
-    registry.run_sync(db, "products")
+    Quaestor(app, registry, db, prefix="products")
 
     @app.get("/products")
     def products() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def main() -> None:
     assert metadata["License-File"] == "LICENSE"
     needed = [one for one in importlib.metadata.requires("mongo-quaestor") or [] if "extra ==" not in one]
     assert sorted(needed) == ["anyio>=4.4", "pymongo<5,>=4.17"]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    description = str(metadata.get_payload())
+    assert "](https://" in description
+    assert not re.search(r"""\]\((?!https://)|(src|srcset)="(?!https://)""", description)  # a link that is relative
+    assert all(", https://" in url for url in metadata.get_all("Project-URL"))
+    assert quaestor.__version__ == metadata["Version"]
     said = subprocess.run(["quaestor", "status"], capture_output=True, text=True, check=False)  # noqa: S607 - as users do
     assert (said.returncode, said.stdout) == (2, "")
     assert "pip install 'mongo-quaestor[cli]'" in said.stderr, said.stderr

@@ -897,8 +897,8 @@ def test_resumed_progress() -> None:
     assert find(process, BackfillStarted) == [BackfillStarted(*PLACE, "orders", "orders", 2, 5)]
     # A read and a check each; then a read, a save beside it and a check.
     assert find(process, MigrationProgressed) == [
-        MigrationProgressed(*PLACE, 4, 5, 2 / 1.0),
-        MigrationProgressed(*PLACE, 5, 5, 3 / 2.5),
+        MigrationProgressed(*PLACE, 4, 5, 2 / 1.0, backfill="orders"),
+        MigrationProgressed(*PLACE, 5, 5, 3 / 2.5, backfill="orders"),
     ]
 
 

@@ -10,9 +10,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_every_public_name_once() -> None:
     """Each name of `__all__` has its place in the reference, and nothing else has."""
-    found = re.findall(
-        r"^\.\. (?:auto\w+|data):: (\w+)$", (DOCS / "reference.rst").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    text = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.rst"))
+    found = re.findall(r"^\.\. (?:auto\w+|data):: (\w+)(?:\(\))?$", text, re.MULTILINE)
     assert sorted(found) == quaestor.__all__
 
 
@@ -20,9 +19,12 @@ def test_every_setting() -> None:
     """Each setting of the command line is in the table, with its option and its environment variables."""
     # Here, for `nox -s matrix` collects this file without the extra `cli`.
     from quaestor.cli.settings import VARIABLES
-    from quaestor.cli.target import SHARED
+    from quaestor.cli.target import _make_options
 
     text = (DOCS / "commands.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| .*? \| +(.*?) *\| (.*?) \| `(\w+)` \|$", text, re.MULTILINE)
     assert {key: tuple(re.findall(r"`(\w+)`", variables)) for _, variables, key in rows} == VARIABLES
-    assert [option.strip("`-") for option, _, _ in rows] == [key if key in SHARED else "" for _, _, key in rows]
+    options = {option.name for option in _make_options(takes_pattern=True)}
+    assert [option.strip("`-").replace("-", "_") for option, _, _ in rows] == [
+        key if key in options else "" for _, _, key in rows
+    ]

@@ -215,7 +215,7 @@ def test_traceback_of_causes_in_a_circle() -> None:
 
 def test_failure_beside_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
     """A failure of a migration that came to its end after Ctrl-C is reported too."""
-    with pytest.raises(SystemExit), report_errors(str, code=1, trace=False):
+    with pytest.raises(SystemExit), report_errors(str):
         raise KeyboardInterrupt from ValueError("boom")
     assert capsys.readouterr().err == "quaestor: ValueError: boom.\nquaestor: Interrupted.\n"
 

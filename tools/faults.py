@@ -100,6 +100,17 @@ def reply_lost(uri: str, *, times: int | Literal["alwaysOn"] = 1) -> Iterator[Fa
 
 
 @contextlib.contextmanager
+def index_build_held(uri: str) -> Iterator[Fault]:
+    """The primary starts index builds, and holds each until the context ends.
+
+    Args:
+        uri: Of the server, or of its replica set. The fault stays with the member that is the primary now.
+    """
+    with _fail_point(uri, "hangAfterStartingIndexBuild", "alwaysOn", {}) as fault:
+        yield fault
+
+
+@contextlib.contextmanager
 def _fail_point(uri: str, name: str, mode: str | Mapping[str, int], data: Mapping[str, Any]) -> Iterator[Fault]:
     with client_to(uri) as client:
         address = client.address

@@ -17,7 +17,7 @@ ASYNC, SYNC = ROOT / "tests/async", ROOT / "tests/sync"
 
 ONE_SIDE = {
     "conftest.py": "drivers and databases",
-    "test_interruption_async.py": "cancellation, time-outs, the end of an event loop",
+    "test_interruption_async.py": "cancellation, timeouts, the end of an event loop",
     "test_interruption_sync.py": "Ctrl-C",
     "test_sync_and_async_async.py": "what is said and done about `def` functions",
     "test_sync_and_async_sync.py": "what is said and done about `async def` functions",

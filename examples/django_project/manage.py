@@ -1,4 +1,4 @@
-"""A Django project with MongoDB: `MONGODB_URI=... python manage.py migrate_mongodb`, then `runserver`."""
+"""A Django project with MongoDB: `MONGODB_URI=... python manage.py quaestor run`, then `runserver`."""
 
 import os
 import sys

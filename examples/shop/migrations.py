@@ -60,7 +60,7 @@ async def backfill_order_state(db: AsyncDatabase[Document]) -> None:
 
 @registry.register("order_cents", depends_on=["backfill_order_state"])
 async def order_cents(db: AsyncDatabase[Document], context: AsyncMigrationContext) -> None:
-    """One side of the diamond; in batches: it says how far it is, and after a crash it goes on there."""
+    """One side of the diamond; in batches: it shows its progress, and resumes there after a crash."""
     old = {"amount": {"$type": "double"}}
     async for orders in context.batches(db.orders, old, size=STEP, projection=["_id"]):
         some = {"_id": {"$in": [order["_id"] for order in orders]}} | old
@@ -106,7 +106,7 @@ async def drop_orders_by_customer(db: AsyncDatabase[Document]) -> None:
 
 @registry.register("validate_orders", depends_on=["order_cents", "order_dates"])
 async def validate_orders(db: AsyncDatabase[Document]) -> None:
-    """A validator: what was mended stays mended."""
+    """A validator: what was fixed stays fixed."""
     schema = {
         "required": ["customer", "product", "amount", "placed", "state"],
         "properties": {"amount": {"bsonType": "int"}, "placed": {"bsonType": "date"}, "state": {"bsonType": "string"}},

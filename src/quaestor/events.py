@@ -322,12 +322,14 @@ class MigrationProgressed(MigrationEvent):
         total: How much there is in all (in a backfill, an estimate); None if unknown.
         rate: How many documents per second this attempt at the backfill has processed; None outside one.
         due: Whether 30 s have passed since the last one with `due`: the log shows these as INFO.
+        backfill: The name of the backfill whose batch is done; None for `context.progress`.
     """
 
     done: int
     total: int | None
     rate: float | None = None
     due: bool = field(default=False, kw_only=True)
+    backfill: str | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         rate = "" if self.rate is None else f", {format_rate(self.done, self.total, self.rate)}"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from quaestor.cli import app
+from quaestor.cli import main
 from tests.cli.imports import fresh
 
 PYPROJECT = """
@@ -111,7 +111,7 @@ class Project:
         output, errors, exit_code = io.StringIO(), io.StringIO(), None
         with _as_process(self.folder, self.environ | environ, ["quaestor", *arguments], output, errors):
             try:
-                app.run()
+                main(arguments)
             except SystemExit as error:
                 exit_code = error.code or 0
         return _check(arguments, output.getvalue(), errors.getvalue(), exit_code, code)
@@ -142,9 +142,8 @@ def _as_process(
     folder: Path, environ: Mapping[str, str], arguments: list[str], output: io.StringIO, errors: io.StringIO
 ) -> Iterator[None]:
     """Give a command what a process of its own would have, and forget afterwards what it has changed."""
-    root, quaestor = logging.getLogger(), logging.getLogger("quaestor")
-    before = os.environ.copy(), root.handlers[:], quaestor.level
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    root = logging.getLogger()
+    before = os.environ.copy(), root.handlers[:]
     with (
         contextlib.chdir(folder),
         fresh(folder),
@@ -164,10 +163,7 @@ def _as_process(
             os.environ.clear()
             os.environ.update(before[0])
             root.handlers[:] = before[1]
-            quaestor.setLevel(before[2])
             logging.captureWarnings(capture=False)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

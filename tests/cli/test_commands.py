@@ -162,7 +162,8 @@ def test_order_conflicts(project: Project, db: str | None) -> None:
         project.quaestor("run", "--strict", code=1)
         output, _ = project.quaestor("run")
         assert "WARNING" in output
-        assert "too late: 'second' needs 'first'" in output
+        assert "pending" in output
+        assert "'second' needs 'first'" in output
     project.quaestor("mark", "pending", "a", "b", "c")
     assert "Warning: a new" not in project.quaestor("check", *options, code=1)[0]
 
@@ -617,7 +618,7 @@ def test_init(bare: Project, uri: str, name: str) -> None:
     file.write_text(file.read_text().replace("raise NotImplementedError", "print", 1))
     bare.quaestor("run", "--db", name)
     bare.quaestor("check", "--db", name)
-    assert "isn't empty" in bare.quaestor("init", "shop.migrations", code=2)[1]
+    assert "set up" in bare.quaestor("init", "shop.migrations", code=2)[1]
 
 
 def test_in_memory(project: Project) -> None:
@@ -706,6 +707,22 @@ def test_signals(project: Project, number: signal.Signals) -> None:
     assert project.recorded() == set()
     assert project.effects() == {"cleaned up"}
     assert "owner" not in project.db.app_migrations_lock.find_one()
+
+
+def test_nohup(project: Project) -> None:
+    """A signal that the process ignores from its start, as after `nohup`, stays ignored."""
+    project.write("shop/migrations/aside.py", WAITING)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = project.start("run", "aside")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.stdout is not None
+    assert any("begun" in line for line in process.stdout)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
 
 
 def test_two_signals(project: Project) -> None:

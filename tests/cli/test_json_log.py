@@ -20,6 +20,9 @@ import warnings
 from shop.migrations import registry
 
 logging.basicConfig(format="a handler of the application: %(message)s", stream=sys.stderr)
+own = logging.getLogger("own")
+own.addHandler(logging.StreamHandler())
+own.propagate = False
 warnings.warn("at import", stacklevel=1)
 print("imported")
 
@@ -28,6 +31,7 @@ def aside(db, context):
     print("printed")
     context.logger.info("by %s", context.name)
     logging.getLogger("shop").warning("by the application")
+    own.warning("by its own handler")
     warnings.warn("outdated", DeprecationWarning, stacklevel=1)
     thread = threading.Thread(target=logging.getLogger("shop.thread").error, args=["in a thread"])
     thread.start()
@@ -75,6 +79,7 @@ def test_everything(project: Project, source: str) -> None:
         ("printed", "output", "INFO"),
         ("by aside", "quaestor.migration", "INFO"),
         ("by the application", "shop", "WARNING"),
+        ("by its own handler", "own", "WARNING"),
         ("outdated", "py.warnings", "WARNING"),
         ("in a thread", "shop.thread", "ERROR"),
         ("caught", "shop", "ERROR"),
@@ -155,6 +160,50 @@ async def right(db):
 
 registry.register("aside")(print)
 """
+
+
+def test_lines_without_an_end(project: Project) -> None:
+    """What is printed without a newline isn't lost, and two migrations at the same time don't share a line."""
+    project.write("shop/migrations/aside.py", WITHOUT_END)
+    _, errors = project.process("run", "left", "right", "--concurrency", "2", "--log-format", "json")
+    found = objects(errors)
+    assert [find(found, f"of {name}")["message"] for name in ("left", "right")] == ["dots of left", "dots of right"]
+    assert [find(found, f"of {name}")["migration"] for name in ("left", "right")] == ["left", "right"]
+    assert find(found, "at import")["message"] == "at import"
+
+
+WITHOUT_END = """
+import threading
+from shop.migrations import registry
+
+print("at import", end="")
+both = threading.Barrier(2, timeout=30)
+
+def dot(name):
+    print("dots", end="")
+    both.wait()
+    print(f" of {name}", end="")
+    both.wait()
+
+@registry.register("left")
+def left(db):
+    dot("left")
+
+@registry.register("right")
+def right(db):
+    dot("right")
+
+registry.register("aside")(print)
+"""
+
+
+def test_traceback(project: Project) -> None:
+    """With --traceback, the traceback is one object."""
+    project.write("shop/migrations/aside.py", LOGGING)
+    _, errors = project.process("run", "aside", "--traceback", "--log-format", "json", code=1, FAILS="boom")
+    traceback = find(objects(errors), "Traceback (most recent call last)")
+    assert (traceback["level"], traceback["migration"]) == ("ERROR", "aside")
+    assert "ValueError: boom" in traceback["message"]
 
 
 def test_interrupted(project: Project) -> None:

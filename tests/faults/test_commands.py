@@ -197,7 +197,7 @@ def test_patience_of_a_command(uri: str, name: str, db: Any, tmp_path: Path, pat
             [sys.executable, "-m", "quaestor", "run", *given], capture_output=True, text=True, timeout=60, check=False
         )
 
-    assert ended.returncode == 1
+    assert ended.returncode == 75
     said = ended.stdout + ended.stderr
     assert re.search(r"Waited \d+ s to acquire the lease: the server can't be reached", said), said
     assert "longer `patience`" in said

@@ -95,9 +95,9 @@ def test_writable(group: ReplicaSet, secondary: Mongod, driver: str, uri: str, n
     assert app.run() == ["a"]
 
 
-@pytest.mark.parametrize(("command", "code"), [("run", 1), ("check", 2), ("unlock", 1)])
-def test_command_line(secondary: Mongod, name: str, tmp_path: Path, command: str, code: int) -> None:
-    """One sentence, and the exit code of an error."""
+@pytest.mark.parametrize("command", ["run", "check", "unlock"])
+def test_command_line(secondary: Mongod, name: str, tmp_path: Path, command: str) -> None:
+    """One sentence, and the exit code of a wrong configuration."""
     (tmp_path / "app.py").write_text(
         "from quaestor import MigrationRegistry\nregistry = MigrationRegistry()\nregistry.register('a')(print)\n"
     )
@@ -111,7 +111,7 @@ def test_command_line(secondary: Mongod, name: str, tmp_path: Path, command: str
         check=False,
         timeout=60,
     )
-    assert ended.returncode == code, ended
+    assert ended.returncode == 2, ended
     assert f"connected directly to {secondary.host}, a secondary" in ended.stderr
     assert "not released" not in ended.stderr
 

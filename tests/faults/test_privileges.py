@@ -1,8 +1,10 @@
 """The rights that a run needs, and what happens where one is missing."""
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -11,6 +13,8 @@ from pymongo.errors import OperationFailure
 
 from quaestor import LeaseAwaited, MigrationRetried, SessionsNotEnded
 from tests.faults.applications import Application, State, application, hold, lsid, state, transactions_live
+
+PAGE = Path(__file__).parents[2] / "docs" / "deploy" / "privileges.md"
 
 RIGHTS: dict[str, list[str]] = {
     "app_migrations": ["find", "insert"],
@@ -90,6 +94,28 @@ def test_each_right_is_required(
     assert caught.value.code == NOT_AUTHORIZED
     assert state(db).records == []
     assert state(db).holder is None
+
+
+def test_role_of_the_page(driver: str, name: str, uri: str, db: Any) -> None:
+    """The role on the page about privileges is enough for runs, backfills, rollbacks, marks and a status."""
+    (text,) = re.findall(r"createRole\(({.+?})\)", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    role = json.loads(text.replace('"shop"', f'"{name}"'))
+    of_functions = [
+        {"resource": {"db": name, "collection": collection}, "actions": EFFECTS["effects"]}
+        for collection in ("effects", "things", "log")
+    ]
+    db.command("createRole", role["role"], privileges=role["privileges"] + of_functions, roles=role["roles"])
+    db.command("createUser", "migrate", pwd="1234", roles=[role["role"]])  # noqa: S106 - a user of one test
+    app = application(driver, re.sub("root:.*@", "migrate:1234@", uri) + f"&authSource={name}", name)
+    app.leaves_effects("a")
+    app.goes_over("transaction", name="b")
+    db.things.insert_many([{"_id": number} for number in range(3)])
+
+    assert app.run() == ["a", "b"]
+    assert app.call("rollback", ["a"]) == ["a"]
+    assert app.call("mark_applied", ["a"]) == ["a"]
+    assert app.call("mark_pending", ["b"]) == ["b"]
+    assert app.call("status").names("pending") == ["b"]
 
 
 def test_nothing_to_do(app: Application, driver: str, name: str, new_user: NewUser) -> None:

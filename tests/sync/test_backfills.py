@@ -442,7 +442,7 @@ def test_bad_arguments(db: Any, registry: MigrationRegistry) -> None:
         ({"filter": [("a", 1)]}, "filter must be a dict, not [('a', 1)]."),
         ({"name": ""}, "The name of a backfill"),
         ({"collection": "things"}, "collection must be"),
-        ({"collection": None}, "driver's, such as db.users, not None."),
+        ({"collection": None}, "(db.users, say), not None."),
         ({"collection": db}, f"not {type(db).__name__}."),
     ]
     only_with_body: list[tuple[dict[str, Any], str]] = [
@@ -579,7 +579,7 @@ def test_never_started(db: Any, registry: MigrationRegistry) -> None:
     def a(db: Any, context: MigrationContext) -> None:
         context.batches(db.things)
 
-    with pytest.raises(UnfinishedMigrationError, match="without starting a backfill that it asked for"):
+    with pytest.raises(UnfinishedMigrationError, match="without starting a backfill"):
         registry.run_sync(db, "app")
     assert db.app_migrations.count_documents({}) == 0
 
@@ -659,7 +659,9 @@ def test_events(db: Any, registry: MigrationRegistry, *, transaction: bool) -> N
     ]  # fmt: skip
     assert events[2] == BackfillStarted(db.name, "app", events[0].run, "a", 1, 1, "things", "things", 0, 5)
     assert isinstance(events[3], MigrationProgressed)
-    assert events[3] == MigrationProgressed(db.name, "app", events[0].run, "a", 1, 1, 2, 5, events[3].rate)
+    assert events[3] == MigrationProgressed(
+        db.name, "app", events[0].run, "a", 1, 1, 2, 5, events[3].rate, backfill="things"
+    )
 
 
 @either_way

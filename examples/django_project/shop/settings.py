@@ -1,17 +1,12 @@
-"""The least that Django needs here; the logger of quaestor writes to the terminal."""
+"""The least that Django needs here."""
 
 import os
 
-MONGODB_URI = os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop")
+QUAESTOR = {"URI": os.environ.get("MONGODB_URI", "mongodb://127.0.0.1/shop")}
+TEST_RUNNER = "quaestor.contrib.django.testing.MigratingRunner"
 
-INSTALLED_APPS = ["shop"]
+INSTALLED_APPS = ["quaestor.contrib.django", "shop"]
 SECRET_KEY = "for this example only"
 ROOT_URLCONF = "shop.urls"
 ALLOWED_HOSTS = ["127.0.0.1"]
 USE_TZ = True
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "handlers": {"console": {"class": "logging.StreamHandler"}},
-    "loggers": {"quaestor": {"handlers": ["console"], "level": "INFO"}},
-}

@@ -421,8 +421,8 @@ class Backfill:
         seconds = now - self._began + throttle.pause  # as if it had paused after this batch as well
         rate = (checkpoint.done - self._first) / seconds if seconds > 0 else None
         progress = (checkpoint.done, checkpoint.estimate, rate)
-        due = self._reminder.is_due(now)
-        surroundings.emit(MigrationProgressed(*self._place, *progress, due=due, undo=self._undo))
+        due, name, undo = self._reminder.is_due(now), self._store.name, self._undo
+        surroundings.emit(MigrationProgressed(*self._place, *progress, due=due, backfill=name, undo=undo))
 
     async def _rest(self) -> None:
         """Throttle, when the checkpoint is saved."""

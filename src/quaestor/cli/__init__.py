@@ -1,13 +1,27 @@
 """The command line. Its dependencies are the extra `cli`; nothing else in the package imports it."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 
 _EXTRA = {"rich", "typer"}
 
 
-def main() -> None:
-    """The command `quaestor`."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    prog_name: str = "quaestor",
+    settings: Mapping[str, str] | None = None,
+    mistake: str = "",
+) -> None:
+    """The command `quaestor`, or, under another name, a command of a framework with settings of its own.
+
+    Args:
+        arguments: Those of the command line; None: those of the process.
+        prog_name: The name of the command, for its help.
+        settings: The defaults of `--registry`, `--client`, `--db` and `--prefix`, without dashes.
+        mistake: What is wrong with the settings of the framework; the command reports it, and does nothing.
+    """
     try:
         from quaestor.cli.app import run  # here, so that the lack of the extra is a sentence
         from quaestor.cli.redaction import FALLBACK
@@ -21,4 +35,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a character that its encoding lacks must not be an error
             stream.reconfigure(errors=FALLBACK)
-    run()
+    run(sys.argv[1:] if arguments is None else arguments, prog_name, settings or {}, mistake)

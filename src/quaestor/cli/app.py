@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -395,15 +395,23 @@ def _init(
     out.print("Next: quaestor new NAME, and quaestor status --uri mongodb://127.0.0.1:27017/NAME")
 
 
-def run() -> None:
-    """Run the command line."""
-    arguments = sys.argv[1:]
-    with redirect_stderr(JsonStderr(sys.stderr) if _logs_json(arguments) else sys.stderr), endings.report_errors(str):
-        if isinstance(sys.stderr, JsonStderr):
-            show_logs()  # of the application's modules, too
+def run(arguments: Sequence[str], prog_name: str, settings: Mapping[str, str], mistake: str = "") -> None:
+    """Run the command line under the name that its user called, with these defaults of options."""
+    stderr = JsonStderr(sys.stderr) if _logs_json(arguments) else sys.stderr
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(stderr))
+        if isinstance(stderr, JsonStderr):
+            stack.enter_context(show_logs())  # of the application's modules, too
+            stack.callback(stderr.end_lines)
+        stack.enter_context(endings.report_errors(str))
+        if mistake:
+            raise CommandError(mistake)
         refuse_addresses(arguments)
-        _suggest(arguments)
-        code = app(arguments or ["--help"], prog_name="quaestor", standalone_mode=False)
+        _suggest(arguments, prog_name)
+        # `init` and `new` write code, which needs the registry's real place: [tool.quaestor] in pyproject.toml has it.
+        names = {command.name for command in app.registered_commands} - {"init", "new"}
+        defaults = dict.fromkeys(names, settings)
+        code = app(arguments or ["--help"], prog_name=prog_name, default_map=defaults, standalone_mode=False)
         raise SystemExit(code if arguments else MISUSED)
 
 
@@ -416,17 +424,17 @@ def _logs_json(arguments: Sequence[str]) -> bool:
     return False
 
 
-def _suggest(arguments: Sequence[str]) -> None:
+def _suggest(arguments: Sequence[str], prog_name: str) -> None:
     """Refuse the commands of other tools, and options before the command, and name the right ones."""
     first = arguments[0] if arguments else ""
     if first in _MEANT:
-        raise CommandError(f"There is no command {first!r}. Did you mean `quaestor {_MEANT[first]}`?")
+        raise CommandError(f"There is no command {first!r}. Did you mean `{prog_name} {_MEANT[first]}`?")
     group: Any = typer.main.get_command(app)
     commands: Mapping[str, Any] = group.commands
     option = first.partition("=")[0]
     if any(option in parameter.opts for one in commands.values() for parameter in one.params):
         name = next((argument for argument in arguments if argument in commands), "COMMAND")
-        raise CommandError(f"Options come after the command: quaestor {name} {option} ...")
+        raise CommandError(f"Options come after the command: {prog_name} {name} {option} ...")
 
 
 @contextmanager
@@ -437,8 +445,8 @@ def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProg
         with (
             show_events(progress, as_json=target.as_json, on_event=on_event) as hook,
             endings.explain_interruption(progress, loop),
+            show_logs(target.clean, progress.find_place),
         ):
-            show_logs(target.clean, progress.find_place)
             yield progress, hook
     except (KeyboardInterrupt, SystemExit):
         if summary := progress.summarize_interruption():
@@ -524,14 +532,10 @@ def _show_each(
     failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
 
     def to_value(name: str) -> object:
+        error = endings.describe_as_json(failed[name], source) if name in failed else None
         if is_plan:
-            error = endings.describe_as_json(failed[name], source) if name in failed else None
             return {"database": name, "planned": found.get(name), "error": error}
-        return (
-            found[name]
-            if name in found
-            else {"database": name, "error": endings.describe_as_json(failed[name], source)}
-        )
+        return found[name] if error is None else {"database": name, "error": error}
 
     _show([to_value(name) for name in answers], report(found) if found else [], target)
     for name, error in failed.items():

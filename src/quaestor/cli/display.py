@@ -268,7 +268,7 @@ class _ManyDisplay:
         yield Text(", ".join(parts), no_wrap=True, overflow="ellipsis")
 
     def _table(self, databases: Sequence[DatabaseProgress], width: int) -> Table:
-        """Make a line for each database: its name, how far it is, and the time."""
+        """Make a line for each database: its name, its progress, and the time."""
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
         grid.add_column(no_wrap=True, overflow="ellipsis", width=2 + min(self._widest, max(8, width // 3)))
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)

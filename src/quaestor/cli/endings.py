@@ -101,8 +101,8 @@ def report_errors(clean: Clean, *, failed: int = FAILED, trace: bool = False, so
         if is_own or (isinstance(error, SystemExit) and is_interruption(error)):
             _print_cause(error, clean)
             raise
-        if trace:
-            err.print(clean("".join(traceback.format_exception(error))).rstrip())
+        if trace and not put_message(clean(text := "".join(traceback.format_exception(error)).rstrip())):
+            err.print(clean(text))
         print_error(clean(describe_error(error, source) + ("" if trace else _format_frames(error))))
         raise SystemExit(choose_code([error], failed)) from None
 
@@ -260,20 +260,33 @@ def explain_interruption(progress: RunProgress, loop: Loop | None) -> Iterator[N
 
     thread = threading.Thread(target=explain, daemon=True)
     thread.start()
-    handler = skip_echoes(end)
     try:
-        for number in _TERMINATED:
-            signal.signal(number, handler)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored
-            signal.signal(signal.SIGINT, handler)
-        yield
+        with _handle_signals(skip_echoes(end), signals):
+            yield
     except asyncio.CancelledError:
         _end_by(signals)
         raise
     finally:
-        _exit_soon(signals)
         ended.set()
         thread.join()
+
+
+@contextmanager
+def _handle_signals(handler: Callable[[int, FrameType | None], None], received: Sequence[int]) -> Iterator[None]:
+    """Set the handler of signals. Once one is received, the process ends; otherwise restore the earlier handlers."""
+    before: dict[signal.Signals, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():  # no other thread can set handlers
+            for number in (signal.SIGINT, *_TERMINATED):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # after `nohup`, say
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        if received:
+            _exit_soon(received)
+        else:
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
 
 
 def _warn(text: str) -> None:
@@ -303,9 +316,7 @@ def _end_by(signals: Sequence[int]) -> None:
 
 
 def _exit_soon(signals: Sequence[int]) -> None:
-    """End the process, if a signal ended the command and threads of the driver don't let it end."""
-    if not signals:
-        return
+    """End the process after a signal, even if threads of the driver don't let it end."""
     for number in (signal.SIGINT, *_TERMINATED):  # another signal would only leave a traceback
         signal.signal(number, signal.SIG_IGN)
     code = _TERMINATED.get(signal.Signals(signals[-1]), _INTERRUPTED)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -33,18 +33,31 @@ class JsonStderr(io.TextIOBase):
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._lock = threading.RLock()
-        self._rest = ""  # a line without its end
+        self._rests: dict[tuple[int, tuple[tuple[str, str], ...]], str] = {}  # begun lines, by thread and place
         self.find_place: Callable[[], Mapping[str, str]] = dict
         self.clean: Clean = str
         self.place: dict[str, str | None] = {}
 
     def write(self, text: str) -> int:
         """Write each line as an object."""
+        key = threading.get_ident(), tuple(self.find_place().items())  # several migrations may print at once
         with self._lock:
-            *lines, self._rest = f"{self._rest}{text}".split("\n")
+            *lines, rest = f"{self._rests.pop(key, '')}{text}".split("\n")
+            if rest:
+                self._rests[key] = rest
             for line in filter(str.strip, lines):
                 self.put("INFO", "output", line)
         return len(text)
+
+    def end_lines(self, migration: Mapping[str, str | None] | None = None) -> None:
+        """Write the lines that were begun but not ended, in this migration (its place) or everywhere."""
+        with self._lock:
+            for key in list(self._rests):
+                place = dict(key[1])
+                if migration is None or place == migration:
+                    line = self._rests.pop(key)
+                    if line.strip():
+                        self.put("INFO", "output", line, **place)
 
     def put(self, level: str, logger: str, message: str, event: str | None = None, **place: str | None) -> None:
         """Write an object. `place` may have its database, prefix, migration and run."""
@@ -59,6 +72,8 @@ class JsonStderr(io.TextIOBase):
         """Write an event, if it is one for the log."""
         migration = event.name if isinstance(event, MigrationEvent) else None
         place = {"database": event.database, "prefix": event.prefix, "run": event.run, "migration": migration}
+        if migration is not None:
+            self.end_lines(place)
         if self.place:  # what comes last is the error of the command
             failed = event.name if isinstance(event, MigrationFailed) else self.place.get("migration")
             self.place = place | {"migration": failed}
@@ -74,20 +89,50 @@ def put_message(text: str, level: str = "ERROR", **place: str) -> bool:
     return False
 
 
-def show_logs(clean: Clean = str, find_place: Callable[[], Mapping[str, str]] = dict) -> None:
-    """Show the warnings of all loggers, and records of `context.logger` from INFO on, on stderr.
+@contextlib.contextmanager
+def show_logs(clean: Clean = str, find_place: Callable[[], Mapping[str, str]] = dict) -> Iterator[None]:
+    """Show the warnings of all loggers, and records of `context.logger` from INFO on, on stderr, during the context.
 
     `find_place` is as in `JsonStderr`.
     """
+    root, logger = logging.getLogger(), logging.getLogger("quaestor")
+    handlers, level, replaced = root.handlers, logger.level, dict[logging.Logger, tuple[list[logging.Handler], bool]]()
     handler = _Handler(clean, find_place)
+    root.handlers = [*handlers, handler]
+    logger.setLevel(logging.INFO)
     if isinstance(sys.stderr, JsonStderr):
+        root.handlers = [handler]  # those that the application configured would write other lines
         sys.stderr.find_place = find_place
-        # Ours is the only handler: those that the application configured would write other lines.
-        logging.basicConfig(handlers=[handler], force=True)
+        replaced = _replace_handlers()
         logging.captureWarnings(capture=True)
-    else:
-        logging.getLogger().addHandler(handler)
-    logging.getLogger("quaestor").setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        logger.setLevel(level)
+        for other, (others, propagate) in replaced.items():
+            other.handlers, other.propagate = others, propagate
+
+
+def _replace_handlers() -> dict[logging.Logger, tuple[list[logging.Handler], bool]]:
+    """Let the root logger write the records that other loggers write to stdout or stderr themselves, as Django's do.
+
+    Returns what these loggers had.
+    """
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    replaced = {}
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if isinstance(logger, logging.PlaceHolder):
+            continue
+        kept = [
+            handler
+            for handler in logger.handlers
+            if not (isinstance(handler, logging.StreamHandler) and handler.stream in streams)
+        ]
+        if kept != logger.handlers:
+            replaced[logger] = logger.handlers, logger.propagate
+            logger.handlers, logger.propagate = kept, True
+    return replaced
 
 
 class _Handler(logging.Handler):

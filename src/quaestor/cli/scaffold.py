@@ -71,6 +71,12 @@ def init(root: Path, package: str = "migrations", prefix: str = "app") -> list[P
         )
     folder = Path("src" if (root / "src" / names[0]).is_dir() else "", *names)
     module, project = root / folder / "__init__.py", root / FILE
+    text, tool = read_project(project)
+    if isinstance(tool, dict) and "quaestor" in tool:
+        raise CommandError(
+            f"{project} has a table {TABLE} already, so this project is set up. "
+            "Add a migration with `quaestor new NAME`."
+        )
     entries = sorted(entry.name for entry in module.parent.iterdir()) if module.parent.is_dir() else []
     if taken := [name for name in entries if name != "__pycache__" and not name.startswith(".")]:
         more = ", ..." if len(taken) > _SHOWN else ""
@@ -80,7 +86,7 @@ def init(root: Path, package: str = "migrations", prefix: str = "app") -> list[P
         )
     if (file := module.parent.with_suffix(".py")).exists():
         raise CommandError(f"The package {package!r} would hide {file}. Choose another name.")
-    configured = _add_table(project, registry=f"{package}:registry", migrations=folder.as_posix(), prefix=prefix)
+    configured = _add_table(project, text, registry=f"{package}:registry", migrations=folder.as_posix(), prefix=prefix)
     write(module, PACKAGE)
     write(project, configured)
     return [module, project]
@@ -173,14 +179,11 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _add_table(project: Path, **settings: str) -> str:
+def _add_table(project: Path, text: str, **settings: str) -> str:
     """Return the text of the pyproject.toml with our table added at its end."""
     table = CONFIGURATION.format_map({key: _literal(value) for key, value in settings.items()})
-    text, tool = read_project(project)
     if not text:
         return table
-    if isinstance(tool, dict) and "quaestor" in tool:
-        raise CommandError(f"{project} has a table {TABLE} already, so this project is set up.")
     newline = "\r\n" if "\r\n" in text else "\n"
     configured = text + newline * (1 if text.endswith("\n") else 2) + table.replace("\n", newline)
     try:

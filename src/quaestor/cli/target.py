@@ -128,7 +128,7 @@ def _connect_mock(*, is_async: bool) -> Server:
 
 
 def _is_async(client: Any, reference: str) -> bool:
-    """Say whether a client is async; the runners know. Refuses what is no client."""
+    """Ask the runners whether a client is async. Refuses anything that isn't a client."""
     with suppress(Exception):  # anything may have been given
         db = client["quaestor"]
         with suppress(InvalidDatabaseError):
@@ -310,7 +310,7 @@ class Target:
 
 
 class _Help:
-    """Of a command: its help shows the words for a value, where Typer would show types, such as `<list[str]>`."""
+    """Makes help show the metavar of a value, where Typer would show a type, such as `<list[str]>`."""
 
     def get_params(self, ctx: Any) -> Any:
         """Return the parameters, each with its metavar alone."""

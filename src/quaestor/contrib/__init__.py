@@ -1,0 +1,1 @@
+"""Small packages for frameworks, on quaestor's public API."""
