@@ -88,9 +88,11 @@ class Project:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
-    def start(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start the command without a terminal."""
-        with _default_sigint():
+    def start(
+        self, *arguments: str, environ: Mapping[str, str] | None = None, hangup: signal.Handlers = signal.SIG_DFL
+    ) -> subprocess.Popen[str]:
+        """Start the command without a terminal. `hangup` is what SIGHUP does in it at first."""
+        with _signals_of_a_shell(hangup):
             process = subprocess.Popen(
                 [sys.executable, "-m", "quaestor", *arguments],
                 cwd=self.folder,
@@ -167,16 +169,18 @@ def _as_process(
 
 
 @contextlib.contextmanager
-def _default_sigint() -> Iterator[None]:
-    """Start a process that doesn't ignore SIGINT, even if a shell's `&` makes the tests themselves ignore it.
+def _signals_of_a_shell(hangup: signal.Handlers) -> Iterator[None]:
+    """Start a process that ignores no signal, even if a shell's `&` or `nohup` makes the tests themselves ignore one.
 
     Not by preexec_fn: the tests have threads of their drivers, and Python 3.12 and later warn about forking then.
     """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: hangup}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _OF_A_TERMINAL = {"COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"}

@@ -712,11 +712,7 @@ def test_signals(project: Project, number: signal.Signals) -> None:
 def test_nohup(project: Project) -> None:
     """A signal that the process ignores from its start, as after `nohup`, stays ignored."""
     project.write("shop/migrations/aside.py", WAITING)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = project.start("run", "aside")
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    process = project.start("run", "aside", hangup=signal.SIG_IGN)
     assert process.stdout is not None
     assert any("begun" in line for line in process.stdout)
     process.send_signal(signal.SIGHUP)

@@ -467,6 +467,12 @@ def migrated(orders: Orders) -> None:
     caller(replace(orders, calls=[("run",)]), lambda _: None)()
 
 
+def _lift_limits() -> None:
+    """Lift limits that are too low to say anything, or to end: the end of a daemon thread needs memory."""
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_NOFILE):
+        resource.setrlimit(limit, (resource.getrlimit(limit)[1],) * 2)
+
+
 def _main(orders: Orders) -> int:
     call = caller(orders, _tell)
     # As the command line does it; and who starts this process may ignore Ctrl-C, and that is inherited.
@@ -479,13 +485,13 @@ def _main(orders: Orders) -> int:
     try:
         names = call()
     except BaseException as error:  # noqa: BLE001 - the process that started this one gets it
-        for limit in (resource.RLIMIT_AS, resource.RLIMIT_NOFILE):  # a test may have set it too low to say anything
-            resource.setrlimit(limit, (resource.getrlimit(limit)[1],) * 2)
+        _lift_limits()
         in_batches = getattr(error, "in_batches", False)
         each = error.exceptions if isinstance(error, BaseExceptionGroup) else [error]
         kinds = [type(one).__name__ for one in each]
         _say("raised", type=type(error).__name__, each=kinds, in_batches=in_batches, traceback=traceback.format_exc())
         return 1
+    _lift_limits()
     _say("returned", names=names)
     return 0
 

@@ -23,7 +23,8 @@ def restrict(instance: Instance, limit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "message"), [("NOFILE", "Too many open files"), ("AS", "new thread|MemoryError|SyntaxError")]
+    ("limit", "message"),
+    [("NOFILE", "Too many open files"), ("AS", "new thread|MemoryError|SyntaxError|Cannot allocate memory")],
 )
 def test_limits(orders: Orders, work_db: Any, start: Start, limit: str, message: str) -> None:
     """A worker that gets no more descriptors, or no more memory, can't connect."""
