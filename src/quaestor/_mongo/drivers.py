@@ -143,10 +143,16 @@ class _MotorDriver(_PyMongoAsyncDriver):
     def _start(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         try:
             return super()._start(method, *arguments, **options)
-        except RuntimeError:  # Motor's executor starts no thread when the main thread of the process has ended
+        except (
+            RuntimeError
+        ):  # Motor's executor starts no thread: the main thread of the process has ended, or no memory
             bound: Any = method
             plain, in_thread = getattr(bound.__self__.delegate, bound.__name__), Future[Any]()
-            start_thread(in_thread, partial(contextvars.copy_context().run, partial(plain, *arguments, **options)))
+            work = partial(contextvars.copy_context().run, partial(plain, *arguments, **options))
+            try:
+                start_thread(in_thread, work)
+            except RuntimeError:  # there is none for us either, and the release of the lease needs none
+                in_thread.set_result(work())
             return asyncio.wrap_future(in_thread)
 
     async def aggregate(self, collection: Any, pipeline: list[Document]) -> list[Document]:
