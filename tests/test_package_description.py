@@ -12,7 +12,7 @@ from tests.pages.test_pages import read_blocks
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-OTHER_HOSTS = {"img.shields.io", "pypi.org"}
+OTHER_HOSTS = {"img.shields.io"}
 MAX_WORDS = 900
 MAX_EXAMPLE_LINES = 12
 

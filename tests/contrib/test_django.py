@@ -167,7 +167,7 @@ def test_commands(connected: Project) -> None:
 
 
 def test_call_command(connected: Project) -> None:
-    """`call_command` returns, writes where it is told to, and leaves the connection open."""
+    """`call_command` returns, writes to the given streams, and leaves the connection open."""
     done = connected.call(
         "import io\n"
         "out = io.StringIO()\n"

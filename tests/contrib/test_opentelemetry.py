@@ -233,7 +233,7 @@ def test_batches(way: str, client: MongoClient[dict[str, Any]], name: str, telem
 
 
 def test_backfills_side_by_side(client: MongoClient[dict[str, Any]], name: str, telemetry: Telemetry) -> None:
-    """The batches of two backfills in one migration are told apart."""
+    """The batches of two backfills in one migration are distinguished."""
     registry = MigrationRegistry()
     for collection in ("orders", "users"):
         client[name][collection].insert_many([{"_id": number} for number in range(2)])
