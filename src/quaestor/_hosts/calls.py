@@ -43,11 +43,14 @@ class Cancellation:
     def __init__(self) -> None:
         self._event = threading.Event()
         self.error: BaseException = asyncio.CancelledError()
+        self.times = 0
+        """How often the run has been interrupted."""
         self._ends: set[Callable[[], object]] = set()
 
     def cancel(self, error: BaseException) -> None:
         """Ask the functions to end. They raise an exception of the same kind."""
         self.error = error
+        self.times += 1
         self._event.set()
         for end in list(self._ends):
             end()

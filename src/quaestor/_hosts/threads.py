@@ -109,6 +109,7 @@ class ThreadHost:
         future: Future[None] | None = None
         ends_at, interruption = time.monotonic() + seconds, None
         cancellation, changed = current_cancellation.get(), threading.Event()
+        times = cancellation.times
         while True:
             try:
                 if future is None or future.cancelled():
@@ -116,11 +117,13 @@ class ThreadHost:
                     future.add_done_callback(lambda _: changed.set())
                     start_thread(future, run, daemon=True)
                 with cancellation.notify(changed.set):  # one of `run_many`: no signal meets its thread
-                    changed.wait(max(ends_at - time.monotonic(), 0))
-                if changed.is_set() and not future.done():
-                    changed.clear()
+                    is_late = cancellation.times == times and not changed.wait(max(ends_at - time.monotonic(), 0))
+                changed.clear()
+                if is_late or future.done():
+                    break
+                if cancellation.times > times:  # otherwise it is the interruption that led here, still on its way
+                    times = cancellation.times
                     cancellation.check()
-                break
             except BaseException as error:  # noqa: BLE001 - whatever the handler of a signal raises
                 if future is not None and future.cancel() and not is_from_outside(error):  # there are no more threads
                     shield(run, repeats)
