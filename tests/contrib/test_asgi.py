@@ -218,10 +218,10 @@ def test_arguments_are_checked_at_once(uri: str) -> None:
 
 
 APP = """
-import asyncio, logging, os, time
+import asyncio, contextlib, logging, os, signal, time
 from pymongo import AsyncMongoClient, MongoClient
 from starlette.applications import Starlette
-from quaestor import MigrationRegistry
+from quaestor import MigrationRegistry, log_event
 from quaestor.contrib.starlette import migrate
 
 logging.basicConfig(level=logging.INFO)
@@ -235,11 +235,25 @@ def wait(db):
     print("in the migration", flush=True)
     time.sleep(3_600)
 
-is_async = os.environ["KIND"] == "async"
-registry.register("endless")(wait_async if is_async else wait)
-client = (AsyncMongoClient if is_async else MongoClient)(os.environ["URI"])
-app = Starlette(lifespan=migrate(registry, client, os.environ["DB"]))
+def end(event):
+    log_event(event)
+    if kind == "finished" and type(event).__name__ == "RunFinished":
+        signal.raise_signal(signal.SIGTERM)
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    print("in the application", flush=True)
+    yield
+
+kind = os.environ["KIND"]
+if kind == "imported":
+    signal.raise_signal(signal.SIGTERM)
+if kind != "finished":
+    registry.register("endless")(wait if kind == "sync" else wait_async)
+client = (MongoClient if kind == "sync" else AsyncMongoClient)(os.environ["URI"])
+app = Starlette(lifespan=migrate(registry, client, os.environ["DB"], lifespan=lifespan, on_event=end))
 """
+SERVE = "import uvicorn; uvicorn.Server(uvicorn.Config('endless:app', port=0)).run()"  # as a worker of uvicorn does
 
 
 @contextmanager
@@ -248,7 +262,7 @@ def starting(folder: Path, uri: str, name: str, kind: str, line: str) -> Iterato
     (folder / "endless.py").write_text(APP)
     environment = os.environ | {"URI": uri, "DB": name, "KIND": kind}
     with subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "endless:app", "--port", "0"],
+        [sys.executable, "-c", SERVE],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -288,6 +302,19 @@ def test_signal_ends_a_migration(uri: str, name: str, tmp_path: Path, kind: str)
             said, _ = process.communicate()
         assert process.returncode in {-signal.SIGTERM, 3}
         assert "Application startup complete" not in said
+        assert "in the application" not in said
+        assert "engine.py" not in said  # in the traceback that Starlette writes
         status = SyncRunner(MigrationRegistry(), client[name], "app").status()
         assert status.lease is None
         assert status.migrations == ()
+
+
+@pytest.mark.parametrize("kind", ["imported", "finished"])
+def test_signal_before_or_after_the_run(uri: str, name: str, tmp_path: Path, kind: str) -> None:
+    """After SIGTERM while a worker imports the application, or as the run ends, the application doesn't start."""
+    with starting(tmp_path, uri, name, kind, "Waiting for application startup") as process:
+        said, _ = process.communicate()
+    assert process.returncode in {-signal.SIGTERM, 3}
+    assert "SIGTERM came" in said or "A signal came" in said
+    assert "in the migration" not in said
+    assert "in the application" not in said

@@ -49,14 +49,23 @@ def migrate(
 
     @asynccontextmanager
     async def migrate_first(app: Any) -> AsyncIterator[Any]:
-        if is_async:
-            task: Any = asyncio.current_task()
-            cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
-            with _interrupt_by_signals(cancel):
-                await registry.run(client[db], prefix, **run_options)
-        else:  # not in a thread, which couldn't be interrupted
-            with _interrupt_by_signals(_raise):
-                registry.run_sync(client[db], prefix, **run_options)
+        received: list[str] = []
+        try:
+            if is_async:
+                task: Any = asyncio.current_task()
+                cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+                with _interrupt_by_signals(received, cancel):
+                    await registry.run(client[db], prefix, **run_options)
+                if received:
+                    await asyncio.sleep(0)  # here, and not in the application, a signal at the very end cancels
+            else:  # not in a thread, which couldn't be interrupted
+                with _interrupt_by_signals(received, _raise):
+                    registry.run_sync(client[db], prefix, **run_options)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            if not received:
+                raise
+        if received:  # raised anew, because Starlette writes the whole traceback to the server's log
+            raise asyncio.CancelledError(f"{received[0]} came before the application had started")
         async with nullcontext() if lifespan is None else lifespan(app) as state:
             yield state
 
@@ -114,19 +123,27 @@ def _make_runner(registry: MigrationRegistry, client: Any, db: str, prefix: str)
 
 
 @contextmanager
-def _interrupt_by_signals(interrupt: Callable[[str], object]) -> Iterator[None]:
-    """Call `interrupt` with the name of a signal that ends the server, after the server's own handler."""
+def _interrupt_by_signals(received: list[str], interrupt: Callable[[str], object]) -> Iterator[None]:
+    """Call `interrupt` with the name of a signal that ends the server, after the server's own handler.
+
+    The names are added to `received`.
+    """
     is_main = threading.current_thread() is threading.main_thread()  # no other thread can have handlers
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     handlers = {number: handler for number, handler in found.items() if callable(handler)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         handlers[signal.Signals(number)](number, frame)
-        interrupt(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
+        interrupt(received[-1])
 
     try:
         for number in handlers:
             signal.signal(number, handle)
+        # A worker of uvicorn imports the application under its handler: a signal may have come in the meantime.
+        if any(getattr(getattr(handler, "__self__", None), "should_exit", False) for handler in handlers.values()):
+            received.append("A signal")
+            raise KeyboardInterrupt
         yield
     finally:
         for number, handler in handlers.items():
