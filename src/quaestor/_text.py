@@ -141,7 +141,7 @@ def read_error(error: BaseException) -> ErrorFacts:
             facts = facts._replace(message=text, write_errors=number)
         return facts
     message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # the user hasn't configured these
-    message = message.partition(", full error: ")[0]
+    message = re.split(", full error: |, Topology Description: ", message)[0]
     if not _WITHOUT_VALUES.isdisjoint(classes) and name != "InvalidURI":
         return ErrorFacts(name, message)
     return _read_reply(name, message, getattr(error, "code", None), found.get("codeName"))
