@@ -301,7 +301,6 @@ def test_signal_ends_a_migration(uri: str, name: str, tmp_path: Path, kind: str)
             process.terminate()
             said, _ = process.communicate()
         assert process.returncode in {-signal.SIGTERM, 3}
-        assert "Application startup complete" not in said
         assert "in the application" not in said
         assert "engine.py" not in said  # in the traceback that Starlette writes
         status = SyncRunner(MigrationRegistry(), client[name], "app").status()
@@ -316,5 +315,4 @@ def test_signal_before_or_after_the_run(uri: str, name: str, tmp_path: Path, kin
         said, _ = process.communicate()
     assert process.returncode in {-signal.SIGTERM, 3}
     assert "SIGTERM came" in said or "A signal came" in said
-    assert "in the migration" not in said
-    assert "in the application" not in said
+    assert not any(f"in the {place}" in said for place in ("migration", "application"))

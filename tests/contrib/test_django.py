@@ -19,10 +19,6 @@ import os, sys
 from django.core.management import execute_from_command_line
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
-if "PATIENT" in os.environ:  # a loaded machine needs longer to connect
-    from quaestor.contrib.django import checks
-
-    checks.TIMEOUT = 20
 execute_from_command_line(sys.argv)
 """
 SETTINGS = """
@@ -233,7 +229,8 @@ def test_every_key(project: Project) -> None:
         ('QUAESTOR = {"URI": "mongodb://ada:geh@eim@h/db"}', "Percent-encode"),
         ('QUAESTOR = {"URI": "mongodb://ada:geheim@h/"}', '"DB"'),
         ("del QUAESTOR", '"URI"'),
-        ('QUAESTOR |= {"REGISTRY": "nowhere:registry"}', "'nowhere'"),
+        ('QUAESTOR |= {"REGISTRY": "nowhere:registry"}', "quaestor: QUAESTOR['REGISTRY']: There is no module"),
+        ('QUAESTOR |= {"DB": "test_*"}', "--db 'test_*'"),
         (BACKEND + 'DATABASES["default"]["HOST"] = "mongodb://ada:geh@eim@h/"', "Percent-encode"),
         (BACKEND + 'DATABASES["other"] = DATABASES["default"]', "default, other"),
     ],
@@ -288,6 +285,8 @@ def test_check_of_settings(project: Project) -> None:
     """A wrong setting is an error of the system check."""
     project.configure("QUAESTOR = {'DBB': 'shop'}")
     assert "quaestor.E001" in project.manage("check", fails=True).stderr
+    project.configure("")
+    assert "'soon'" in project.manage("check", fails=True, QUAESTOR_CHECK_TIMEOUT="soon").stderr
 
 
 def test_alias(project: Project) -> None:
@@ -308,16 +307,20 @@ def test_password(connected: Project) -> None:
 
 def test_check(connected: Project) -> None:
     """The system check warns of pending migrations, by name, and says nothing when all are applied."""
-    done = connected.manage("check", PATIENT="yes")
+    done = connected.manage("check", QUAESTOR_CHECK_TIMEOUT="20")
     assert "quaestor.W001" in done.stderr
     assert "first, second" in done.stderr
     connected.manage("quaestor", "run")
-    assert "no issues" in connected.manage("check", PATIENT="yes").stdout
+    assert "no issues" in connected.manage("check", QUAESTOR_CHECK_TIMEOUT="20").stdout
 
 
-def test_check_without_server(connected: Project) -> None:
-    """The system check says nothing if there is no server; it doesn't wait for as long as the driver would."""
-    assert "no issues" in connected.manage("check", SHOP_URI="mongodb://127.0.0.1:1/shop").stdout
+def test_without_server(connected: Project) -> None:
+    """The system check says nothing, before the driver gives up; a command names the setting of the address."""
+    nowhere = "mongodb://127.0.0.1:1/shop"
+    assert "no issues" in connected.manage("check", SHOP_URI=nowhere).stdout
+    said = connected.manage("quaestor", "status", fails=True, SHOP_URI=f"{nowhere}?serverSelectionTimeoutMS=1").stderr
+    assert "(QUAESTOR['URI'])" in said or "(DATABASES['default'])" in said
+    assert "(--uri)" in connected.manage("quaestor", "status", f"--uri={nowhere}", fails=True).stderr
 
 
 def test_check_cannot_read(project: Project) -> None:
@@ -325,7 +328,7 @@ def test_check_cannot_read(project: Project) -> None:
     db = project.client[project.name]
     db.numbers.insert_one({"zero": 0})
     db.create_collection("app_migrations", viewOn="numbers", pipeline=[{"$set": {"_id": {"$divide": [1, "$zero"]}}}])
-    assert "quaestor.W002" in project.manage("check", PATIENT="yes").stderr
+    assert "quaestor.W002" in project.manage("check", QUAESTOR_CHECK_TIMEOUT="20").stderr
 
 
 def test_check_of_a_graph(project: Project) -> None:
@@ -378,6 +381,7 @@ def test_refused_new(project: Project, arguments: list[str], said: str) -> None:
 def test_new_in_no_package(project: Project) -> None:
     """Where no app has a package of migrations, `new` asks for the app."""
     project.configure("INSTALLED_APPS = INSTALLED_APPS[:1]")
+    assert "quaestor new NAME --app" in project.manage("quaestor", "check", fails=True).stderr
     assert "--app" in project.manage("quaestor", "new", "third", fails=True).stderr
 
 
@@ -387,6 +391,7 @@ def test_help(project: Project) -> None:
         shown = project.manage(*arguments).stdout
         assert "manage.py quaestor" in shown
         assert "--app" in shown
+        assert "Create a package" not in shown  # of `init`
 
 
 def test_runner(connected: Project) -> None:

@@ -128,6 +128,7 @@ class Reader:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("QUAESTOR_", "MONGODB_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self.environment = inherited | {"PATH": path, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", "LC_ALL": "C"}
+        self.environment["QUAESTOR_CHECK_TIMEOUT"] = "60"  # the check of Django must not give up on a loaded machine
         self.servers = contextlib.ExitStack()
 
     def do(self, block: Block) -> None:

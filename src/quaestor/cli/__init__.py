@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 
+from quaestor.cli.settings import Setting
+
 _EXTRA = {"rich", "typer"}
 
 
@@ -11,7 +13,7 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     prog_name: str = "quaestor",
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Setting] | None = None,
     mistake: str = "",
 ) -> None:
     """The command `quaestor`, or, under another name, a command of a framework with settings of its own.
@@ -19,7 +21,7 @@ def main(
     Args:
         arguments: Those of the command line; None: those of the process.
         prog_name: The name of the command, for its help.
-        settings: The defaults of `--registry`, `--client`, `--db` and `--prefix`, without dashes.
+        settings: The framework's own; only options count more. `new` takes none: it needs the registry's real place.
         mistake: What is wrong with the settings of the framework; the command reports it, and does nothing.
     """
     try:

@@ -30,7 +30,7 @@ from quaestor.cli.loader import locate
 from quaestor.cli.logs import JsonStderr, put_message, show_logs
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import escape
-from quaestor.cli.settings import CommandError, find, refuse_addresses
+from quaestor.cli.settings import CommandError, Setting, find, refuse_addresses
 from quaestor.cli.target import Command, Commands, Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
@@ -395,8 +395,8 @@ def _init(
     out.print("Next: quaestor new NAME, and quaestor status --uri mongodb://127.0.0.1:27017/NAME")
 
 
-def run(arguments: Sequence[str], prog_name: str, settings: Mapping[str, str], mistake: str = "") -> None:
-    """Run the command line under the name that its user called, with these defaults of options."""
+def run(arguments: Sequence[str], prog_name: str, settings: Mapping[str, Setting], mistake: str = "") -> None:
+    """Run the command line under the name that its user called, with these settings of a framework."""
     stderr = JsonStderr(sys.stderr) if _logs_json(arguments) else sys.stderr
     with ExitStack() as stack:
         stack.enter_context(redirect_stderr(stderr))
@@ -408,10 +408,7 @@ def run(arguments: Sequence[str], prog_name: str, settings: Mapping[str, str], m
             raise CommandError(mistake)
         refuse_addresses(arguments)
         _suggest(arguments, prog_name)
-        # `init` and `new` write code, which needs the registry's real place: [tool.quaestor] in pyproject.toml has it.
-        names = {command.name for command in app.registered_commands} - {"init", "new"}
-        defaults = dict.fromkeys(names, settings)
-        code = app(arguments or ["--help"], prog_name=prog_name, default_map=defaults, standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name=prog_name, obj=settings, standalone_mode=False)
         raise SystemExit(code if arguments else MISUSED)
 
 

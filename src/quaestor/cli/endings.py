@@ -316,12 +316,12 @@ def _end_by(signals: Sequence[int]) -> None:
 
 
 def _exit_soon(signals: Sequence[int]) -> None:
-    """End the process after a signal, even if threads of the driver don't let it end."""
+    """End the process after a signal, even if the driver's threads, or a caller of the command, would go on."""
     for number in (signal.SIGINT, *_TERMINATED):  # another signal would only leave a traceback
         signal.signal(number, signal.SIG_IGN)
     code = _TERMINATED.get(signal.Signals(signals[-1]), _INTERRUPTED)
 
-    def exit_now() -> None:
+    def exit_now() -> None:  # also in a process that called the command in Python: the signal was for the process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

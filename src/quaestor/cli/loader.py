@@ -93,6 +93,8 @@ def _find(module: ModuleType, location: Location, known: str = "") -> object:
 def _call(name: str, function: Callable[[], object]) -> object:
     try:
         return function()
+    except CommandError:  # of a framework, which says itself what is wrong
+        raise
     except (Exception, SystemExit) as error:
         raise CommandError(f"{name} failed: {locate_error(error)}") from error
 

@@ -1,6 +1,6 @@
 """The settings of the command line.
 
-An option on the command line comes first, then the environment, then `[tool.quaestor]` in the nearest pyproject.toml.
+An option comes first, then a framework's own setting, the environment, `[tool.quaestor]` in the nearest pyproject.toml.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from quaestor._text import cut_values, find_similar
@@ -125,10 +126,15 @@ class Settings:
         return found
 
 
-def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: Path) -> Settings:
-    """Collect the settings: options before environment variables before the table of the nearest pyproject.toml."""
+def find(
+    options: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    folder: Path,
+    framework: Mapping[str, Setting] = MappingProxyType({}),
+) -> Settings:
+    """Collect the settings: options, then a framework's, environment variables, the table of a pyproject.toml."""
     values: dict[str, Setting] = {}
-    for given in _read_sources(options, environ, folder):
+    for given in _read_sources(options, environ, folder, framework):
         for setting, (value, _, source) in given.items():
             if setting != "uri" and "://" in value:
                 raise CommandError(f"{source} looks like an address. For the address of MongoDB, set {_ways('uri')}.")
@@ -141,15 +147,16 @@ def find(options: Mapping[str, str | None], environ: Mapping[str, str], folder: 
     if "log_format" in values and values["log_format"].value not in LOG_FORMATS:
         wrong = values["log_format"]
         raise CommandError(f"The log format must be {' or '.join(LOG_FORMATS)}, not {wrong.value!r} ({wrong.source}).")
-    if options.get("uri") is not None:  # in the environment, the URI may be the application's
-        if options.get("client") is not None:
-            raise CommandError("Pass --uri or --client, not both.")
+    passed = {setting for setting, value in options.items() if value is not None}
+    if passed >= {"uri", "client"}:
+        raise CommandError("Pass --uri or --client, not both.")
+    if "uri" in passed or ("uri" in framework and "client" not in passed):  # one in the environment may be for others
         values.pop("client", None)
     return Settings(values)
 
 
 def _read_sources(
-    options: Mapping[str, str | None], environ: Mapping[str, str], folder: Path
+    options: Mapping[str, str | None], environ: Mapping[str, str], folder: Path, framework: Mapping[str, Setting]
 ) -> Iterator[dict[str, Setting]]:
     """Read what each source gives, from the weakest to the strongest."""
     for setting, option in options.items():
@@ -165,6 +172,7 @@ def _read_sources(
         for setting, names in VARIABLES.items()
     }
     yield {setting: Setting(environ[name], folder, name) for setting, name in given.items() if name is not None}
+    yield dict(framework)
     yield {setting: Setting(value, folder, _option(setting)) for setting, value in options.items() if value is not None}
 
 

@@ -150,8 +150,9 @@ class Target:
 
     def __init__(self, command: str = "", *, as_json: bool = False, **options: Any) -> None:
         self.as_json = as_json
+        framework = options.pop("framework", {})
         self.lease: dict[str, Any] = {name: value for name in _LEASE if (value := options.pop(name, None)) is not None}
-        self.settings: Settings = find(options, os.environ, Path.cwd())
+        self.settings: Settings = find(options, os.environ, Path.cwd(), framework)
         self.stack = ExitStack()  # closed when the command ends
         self._command = command
         if isinstance(sys.stderr, JsonStderr):
@@ -354,15 +355,15 @@ def command(
             if parameter.name != "target"
         ]
 
-        def run(*, traceback: bool, **arguments: Any) -> None:
+        def run(*, ctx: typer.Context, traceback: bool, **arguments: Any) -> None:
             report = partial(report_errors, failed=failed, trace=traceback)
             with report(partial(redact, uri=arguments["uri"] or "")):
                 options = {one.name: arguments.pop(one.name) for one in shared if one.name != "traceback"}
-                target = Target(name, **options)
+                target = Target(name, framework=(name != "new" and ctx.obj) or {}, **options)
             with report(target.clean, source=target.settings.source), target.stack:
                 function(target, **arguments)
 
-        parameters = [*own, *shared]
+        parameters = [*own, *shared, inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__

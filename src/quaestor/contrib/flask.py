@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from inspect import isroutine
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from flask.cli import with_appcontext
 
 from quaestor import MigrationRegistry, SyncDatabase, SyncRunner
 from quaestor.cli import main
+from quaestor.cli.settings import Setting
 
 
 class Quaestor:
@@ -82,12 +84,13 @@ class _Client:
 @with_appcontext
 def _run(arguments: tuple[str, ...]) -> None:
     extension = _get_extension()
-    settings = {
+    values = {
         "registry": f"{__name__}:get_registry",
         "client": f"{__name__}:get_client",
         "db": extension.db.name,
         "prefix": extension.prefix,
     }
+    settings = {name: Setting(value, Path.cwd(), "the db of Quaestor(app, ...)") for name, value in values.items()}
     main(arguments, prog_name="flask quaestor", settings=settings)
 
 

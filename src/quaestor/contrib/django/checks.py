@@ -1,5 +1,6 @@
 """The system check for pending migrations."""
 
+import os
 from typing import Any
 
 import pymongo
@@ -13,16 +14,17 @@ from quaestor._text import format_count, format_error, format_list
 from quaestor.contrib.django.configuration import find_connection, get_database, get_registry, read_setting
 from quaestor.errors import QuaestorError
 
-TIMEOUT = 2
-"""Seconds. Nearly every command of Django's runs the checks, also where there is no server."""
+_VARIABLE = "QUAESTOR_CHECK_TIMEOUT"
+_TIMEOUT = "2"  # seconds: nearly every command of Django's runs the checks, also where there is no server
 
 
 def check_migrations(**_kwargs: Any) -> list[CheckMessage]:
-    """Warn of pending migrations. Says nothing if no server answers within 2 s."""
+    """Warn of pending migrations. Says nothing if no server answers within 2 s, or QUAESTOR_CHECK_TIMEOUT."""
     try:
+        timeout = _read_timeout()
         registry, prefix = get_registry(), read_setting("PREFIX")
         find_connection()  # first: it imports Django's backend, which takes time
-        with pymongo.timeout(TIMEOUT):
+        with pymongo.timeout(timeout):
             pending = SyncRunner(registry, get_database(), prefix).status().names("pending")
     except (ImproperlyConfigured, QuaestorError) as error:
         return [Error(str(error), id="quaestor.E001")]
@@ -34,3 +36,10 @@ def check_migrations(**_kwargs: Any) -> list[CheckMessage]:
         return []
     text = f"{format_count(len(pending), 'pending MongoDB migration')}{format_list(pending)}."
     return [Warning(text, hint="Apply what is pending: manage.py quaestor run.", id="quaestor.W001")]
+
+
+def _read_timeout() -> float:
+    given = os.environ.get(_VARIABLE, _TIMEOUT)
+    if given.isdecimal():
+        return float(given)
+    raise ImproperlyConfigured(f"{_VARIABLE} must be a whole number of seconds, not {given!r}.")

@@ -18,7 +18,7 @@ from pymongo.database import Database
 from quaestor import MigrationRegistry
 from quaestor._text import find_similar
 from quaestor.cli.loader import load_registry
-from quaestor.cli.settings import MOCK, CommandError, find
+from quaestor.cli.settings import MOCK, CommandError, Setting, find
 from quaestor.errors import NoMigrationsError
 
 MODULE = "mongo_migrations"
@@ -26,6 +26,7 @@ MODULE = "mongo_migrations"
 
 _DEFAULTS = {"REGISTRY": "quaestor.contrib.django:registry", "URI": "", "DB": "", "PREFIX": "app"}
 _BACKEND = "django_mongodb_backend"
+_URI = "QUAESTOR['URI']"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,14 @@ class Connection:
     name: str
     arguments: Mapping[str, Any] = field(repr=False)  # of a client; they may hold a password
     alias: str | None = None  # in DATABASES, of django-mongodb-backend
+
+    def __post_init__(self) -> None:
+        """Refuse a pattern, which would be one for the command line, and a name for `get_database`."""
+        if {*"*?"} & {*self.name}:
+            raise ImproperlyConfigured(
+                f"The settings name one database, not a pattern such as {self.name!r}. Pass a pattern to a command: "
+                f"manage.py quaestor run --db {self.name!r}."
+            )
 
     def open_async_database(self) -> Any:
         """Open the database for `async def` migrations, with a client that a run closes; None in memory."""
@@ -105,7 +114,7 @@ def get_registry() -> MigrationRegistry:
         NoMigrationsError: A module or package `mongo_migrations` registers nothing in it. An empty package may.
         Exception: What importing the migrations raises.
     """
-    with _report_settings():
+    with _report_settings("QUAESTOR['REGISTRY']"):
         registry = load_registry(read_setting("REGISTRY"), Path.cwd())
     for app in apps.get_app_configs():
         if app.module is not None and module_has_submodule(app.module, MODULE):
@@ -117,27 +126,38 @@ def get_registry() -> MigrationRegistry:
     return registry
 
 
+def load_for_cli() -> MigrationRegistry:
+    """Return the registry for the command line, which reports what is wrong with the settings."""
+    try:
+        return get_registry()
+    except (ImproperlyConfigured, NoMigrationsError) as error:
+        raise CommandError(str(error)) from None
+
+
 def open_clients() -> tuple[Any, Any]:
     """Open clients of the command line, as django-mongodb-backend would: it closes them when it ends."""
     arguments = find_connection().arguments
     return MongoClient[dict[str, Any]](**arguments), AsyncMongoClient[dict[str, Any]](**arguments)
 
 
-def configure_cli() -> dict[str, str]:
+def configure_cli() -> dict[str, Setting]:
     """Return the settings of the command line."""
     connection = find_connection()
-    place = (
-        {"uri": connection.arguments["host"]} if connection.alias is None else {"client": f"{__name__}:open_clients"}
-    )
-    return {"registry": f"{__name__}:get_registry", "prefix": read_setting("PREFIX"), "db": connection.name, **place}
+    values = {"registry": f"{__name__}:load_for_cli", "prefix": read_setting("PREFIX"), "db": connection.name}
+    if connection.alias is None:
+        values["uri"], source = connection.arguments["host"], _URI
+    else:
+        values["client"], source = f"{__name__}:open_clients", f"DATABASES[{connection.alias!r}]"
+    return {name: Setting(value, Path.cwd(), source) for name, value in values.items()}
 
 
 @cache
 def _check_uri(uri: str, name: str) -> str:
     """Check a URI before the driver shows a part of it; return the database, which the URI may name."""
-    options = {"registry": "unused", "prefix": "unused", "uri": uri, "db": name or None}
+    root = Path(Path.cwd().anchor)  # where no pyproject.toml is
+    given = {"registry": "unused", "uri": uri} | ({"db": name} if name else {})
     with _report_settings():
-        found = find(options, {}, Path(Path.cwd().anchor))  # where no pyproject.toml is
+        found = find({}, {}, root, {key: Setting(value, root, _URI) for key, value in given.items()})
         if "db" not in found.values:
             raise ImproperlyConfigured('QUAESTOR names no database. Add "DB", or name it in "URI": mongodb://host/db.')
         found.check()
@@ -145,14 +165,13 @@ def _check_uri(uri: str, name: str) -> str:
 
 
 @contextmanager
-def _report_settings() -> Iterator[None]:
+def _report_settings(place: str = "QUAESTOR") -> Iterator[None]:
     """Report what the command line says of a setting as an error of Django's settings."""
     try:
         yield
     except CommandError as error:
-        sentence = str(error).replace("from --uri", "from QUAESTOR['URI']")
-        place = "" if "QUAESTOR[" in sentence else "QUAESTOR: "
-        raise ImproperlyConfigured(f"{place}{sentence}") from None  # the cause may show a password
+        text = str(error) if _URI in str(error) else f"{place}: {error}"
+        raise ImproperlyConfigured(text) from None  # the cause may show a password
 
 
 @cache

@@ -13,14 +13,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.module_loading import module_has_submodule
 
-from quaestor.cli import main
+from quaestor.cli import main, reports
+from quaestor.cli.app import app
 from quaestor.cli.loader import locate_error
+from quaestor.cli.settings import Setting
 from quaestor.contrib.django.configuration import MODULE, configure_cli, get_registry, read_setting
 
 _NOTE = (
     "The settings come from QUAESTOR. `new` takes --app LABEL, the app that gets the migration; `init` isn't needed."
 )
 _NO_INIT = "Django needs no `init`: `manage.py quaestor new NAME --app LABEL` makes the package for migrations."
+_NO_MIGRATIONS = "No migration is registered. Write one: `manage.py quaestor new NAME --app LABEL`."
 _HELP = {"-h", "--help"}
 _NEW = '"""The migrations of this app in MongoDB. `manage.py quaestor new` adds a module."""\n'
 
@@ -58,6 +61,9 @@ class Command(BaseCommand):
 
 
 def _run(arguments: list[str], program: str = "quaestor") -> None:
+    reports.NO_MIGRATIONS = _NO_MIGRATIONS
+    for command in app.registered_commands:
+        command.hidden = command.name == "init"
     try:
         arguments, settings = _configure(arguments)
         mistake = ""
@@ -66,7 +72,7 @@ def _run(arguments: list[str], program: str = "quaestor") -> None:
     main(arguments, prog_name=program, settings=settings, mistake=mistake)
 
 
-def _configure(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def _configure(arguments: list[str]) -> tuple[list[str], dict[str, Setting]]:
     """Return the arguments and the settings of the command line."""
     command = "--help" if not arguments or _HELP & {*arguments} else arguments[0]
     if command == "--help":
