@@ -244,7 +244,6 @@ def end(event):
 async def lifespan(app):
     print("in the application", flush=True)
     yield
-
 kind = os.environ["KIND"]
 if kind == "imported":
     signal.raise_signal(signal.SIGTERM)

@@ -7,7 +7,7 @@ Add "quaestor.contrib.django" to INSTALLED_APPS, and name the database in the se
 Its keys, all optional:
 
 - URI: The MongoDB URI. By default the connection of django-mongodb-backend is used.
-- DB: The database, if the URI names none. Without a URI, the alias in DATABASES, if several have that backend.
+- DB: One database, if the URI names none. Without a URI, the alias in DATABASES, if several have that backend.
 - PREFIX: The prefix of quaestor's collections. Defaults to "app".
 - REGISTRY: Your own registry, as "package.module:attribute". Defaults to `registry` of this package.
 

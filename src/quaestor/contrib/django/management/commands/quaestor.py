@@ -19,9 +19,7 @@ from quaestor.cli.loader import locate_error
 from quaestor.cli.settings import Setting
 from quaestor.contrib.django.configuration import MODULE, configure_cli, get_registry, read_setting
 
-_NOTE = (
-    "The settings come from QUAESTOR. `new` takes --app LABEL, the app that gets the migration; `init` isn't needed."
-)
+_NOTE = "The settings come from QUAESTOR. `new` takes --app LABEL, the app that gets the migration."
 _NO_INIT = "Django needs no `init`: `manage.py quaestor new NAME --app LABEL` makes the package for migrations."
 _NO_MIGRATIONS = "No migration is registered. Write one: `manage.py quaestor new NAME --app LABEL`."
 _HELP = {"-h", "--help"}
@@ -61,7 +59,7 @@ class Command(BaseCommand):
 
 
 def _run(arguments: list[str], program: str = "quaestor") -> None:
-    reports.NO_MIGRATIONS = _NO_MIGRATIONS
+    reports.NO_MIGRATIONS = _NO_MIGRATIONS  # in this process, Django's is the only command line
     for command in app.registered_commands:
         command.hidden = command.name == "init"
     try:
