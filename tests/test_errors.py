@@ -47,7 +47,7 @@ EXAMPLES = [
     (
         errors.IrreversibleMigrationError(["b", "a"]),
         ValueError,
-        "No rollback is registered for b, a. Write one with @registry.register_rollback('b'), or",
+        "for b, a. Write one with @registry.register_rollback('b') and one with @registry.register_rollback('a'), or",
     ),
     (errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}), ValueError, "'b' needs 'a'; 'd' needs 'a', 'c'"),
     (

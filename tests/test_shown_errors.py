@@ -93,6 +93,7 @@ class Odd:
         ),
         (errors.WriteConcernError("Not enough nodes", 100, {"errInfo": "ada"}), "100: Not enough nodes"),
         (errors.NotPrimaryError("not primary", {"ada": 1}), "NotPrimaryError: not primary"),
+        (errors.ServerSelectionTimeoutError("h:1: refused, Timeout: 1s, Topology: ada"), "Error: h:1: refused"),
         (errors.AutoReconnect("127.0.0.1:1: refused (configured timeouts: x)"), "AutoReconnect: 127.0.0.1:1: refused"),
         (errors.ConfigurationError("Unknown option: x."), "ConfigurationError: Unknown option: x."),
         (errors.InvalidURI('Bad database name "ada"'), "InvalidURI: Bad database name…"),

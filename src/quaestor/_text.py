@@ -143,7 +143,7 @@ def read_error(error: BaseException) -> ErrorFacts:
     message = re.sub(r" \(configured timeouts: .*?\)", "", message)  # the user hasn't configured these
     message = re.split(", full error: |, Topology Description: ", message)[0]
     if not _WITHOUT_VALUES.isdisjoint(classes) and name != "InvalidURI":
-        return ErrorFacts(name, message)
+        return ErrorFacts(name, message.partition(", Timeout: ")[0])  # what follows describes the whole topology
     return _read_reply(name, message, getattr(error, "code", None), found.get("codeName"))
 
 

@@ -261,9 +261,10 @@ class IrreversibleMigrationError(QuaestorError, ValueError):
     names: list[str]
 
     def __str__(self) -> str:
+        decorators = " and one with ".join(f"@registry.register_rollback({name!r})" for name in self.names)
         return (
-            f"No rollback is registered for {', '.join(self.names)}. Write one with "
-            f"@registry.register_rollback({self.names[0]!r}), or fix the data with a new migration. Nothing has run."
+            f"No rollback is registered for {', '.join(self.names)}. Write one with {decorators}, or fix the data with "
+            "a new migration. Nothing has run."
         )
 
 

@@ -113,6 +113,7 @@ def test_beside_the_answer(project: Project) -> None:
         (["run", "--nope"], 2, "No such option"),
         (["up"], 2, "quaestor run"),
         (["run", "nobody"], 2, "'nobody'"),
+        (["run", "--log-format", "xml"], 2, "'xml' (--log-format)"),
         (["run", "--registry", "nothing"], 2, "'nothing'"),
         (["status", "--uri", "mongodb://ada:geheim@127.0.0.1:1/?serverSelectionTimeoutMS=100"], 75, "Can't reach"),
     ],
@@ -249,7 +250,8 @@ def test_many(three: Tenants) -> None:
     assert output == ""
     runs = {one["run"]: one["database"] for one in found if one["event"]}
     assert sorted(runs.values()) == three.names
-    failure = find(found, "boom as ada")
+    failure, event = find(found, "boom as ada"), find(found, "Failed to apply")
     assert (failure["database"], failure["level"]) == (three.names[1], "ERROR")
+    assert all(failure[key] == event[key] for key in ("database", "prefix", "migration", "run"))
     assert "Failed in 1 of 3 databases" in found[-1]["message"]
     assert found[-1]["database"] is None

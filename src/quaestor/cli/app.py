@@ -30,7 +30,7 @@ from quaestor.cli.loader import locate
 from quaestor.cli.logs import JsonStderr, put_message, show_logs
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.redaction import escape
-from quaestor.cli.settings import CommandError, Setting, find, refuse_addresses
+from quaestor.cli.settings import LOG_FORMATS, VARIABLES, CommandError, Setting, find, refuse_addresses
 from quaestor.cli.target import Command, Commands, Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
@@ -418,7 +418,8 @@ def _logs_json(arguments: Sequence[str]) -> bool:
     passed += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{_LOG_FORMAT}=")]
     with suppress(CommandError):  # the command reports it
         return find({"log_format": next(iter(passed), None)}, os.environ, Path.cwd()).value("log_format") == "json"
-    return False
+    given = [*passed[:1], *(os.environ.get(name) for name in VARIABLES["log_format"])]
+    return next((one for one in given if one in LOG_FORMATS), None) == "json"
 
 
 def _suggest(arguments: Sequence[str], prog_name: str) -> None:

@@ -181,7 +181,7 @@ def _describe(error: BaseException, source: str) -> str:  # noqa: PLR0911 - it i
     if isinstance(error, QuaestorError | CommandError):
         return re.sub("Pass a?sync_db=, the same database opened with", _BOTH, str(error))  # a URI gives both
     if isinstance(error, ServerSelectionTimeoutError):
-        reason = str(error).partition(" (configured timeouts:")[0].partition(", Timeout:")[0]
+        reason = read_error(error).message
         separator = " at " if re.match(r"\S+:\d+: ", reason) else ": "  # the driver's reason may have no address
         return f"Can't reach MongoDB{separator}{reason}. Start it, or correct the address ({source})."
     if _is_of_dns(error):

@@ -26,8 +26,7 @@ class JsonStderr(io.TextIOBase):
     Attributes:
         clean: Removes secrets; set as soon as the settings are known.
         find_place: Returns the database, prefix, run and migration that the calling function belongs to, if any.
-        place: The database, prefix and run that the command works on, and the migration that failed; empty if they
-            aren't known, or if there are many databases.
+        place: The prefix that the command works on, and the database if there is only one, as far as they are known.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -37,6 +36,9 @@ class JsonStderr(io.TextIOBase):
         self.find_place: Callable[[], Mapping[str, str]] = dict
         self.clean: Clean = str
         self.place: dict[str, str | None] = {}
+        self._places: dict[
+            str | None, dict[str, str | None]
+        ] = {}  # by database: its run, and the migration that failed
 
     def write(self, text: str) -> int:
         """Write each line as an object."""
@@ -63,7 +65,8 @@ class JsonStderr(io.TextIOBase):
         """Write an object. `place` may have its database, prefix, migration and run."""
         now = datetime.now(UTC).isoformat()
         values: dict[str, str | None] = {"time": now, "level": level, "logger": logger, "event": event}
-        values |= {"message": self.clean(message), **self.place, **self.find_place(), **place}
+        last = self._places.get(place.get("database", self.place.get("database")), {})
+        values |= {"message": self.clean(message), **self.place, **last, **self.find_place(), **place}
         with self._lock, contextlib.suppress(BrokenPipeError):  # the reader has enough, and the migrations go on
             self._file.write(json.dumps(dict.fromkeys(KEYS) | values) + "\n")
             self._file.flush()
@@ -74,9 +77,11 @@ class JsonStderr(io.TextIOBase):
         place = {"database": event.database, "prefix": event.prefix, "run": event.run, "migration": migration}
         if migration is not None:
             self.end_lines(place)
-        if self.place:  # what comes last is the error of the command
-            failed = event.name if isinstance(event, MigrationFailed) else self.place.get("migration")
-            self.place = place | {"migration": failed}
+        # What comes last is the error of the command.
+        failed = (
+            event.name if isinstance(event, MigrationFailed) else self._places.get(event.database, {}).get("migration")
+        )
+        self._places[event.database] = place | {"migration": failed}
         if (level := level_of(event)) != "DEBUG":
             self.put(level, "quaestor", format_message(event, self.clean), type(event).__name__, **place)
 

@@ -142,9 +142,6 @@ def _is_async(client: Any, reference: str) -> bool:
     )
 
 
-_KEYS = {"database": "db", "prefix": "prefix"}  # of the log
-
-
 class Target:
     """The target of a command: from its options, the environment and the project of the current folder."""
 
@@ -157,8 +154,9 @@ class Target:
         self._command = command
         if isinstance(sys.stderr, JsonStderr):
             sys.stderr.clean = self.clean
+            sys.stderr.place = {"prefix": self.settings.value("prefix")}
             if "db" in self.settings.values and not self.settings.is_pattern:
-                sys.stderr.place = {setting: self.settings.value(name) for setting, name in _KEYS.items()}
+                sys.stderr.place["database"] = self.settings.value("db")
 
     @property
     def has_server(self) -> bool:
