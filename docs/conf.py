@@ -78,6 +78,11 @@ html_theme_options = {
     },
     "top_of_page_buttons": [],
 }
+if ".dev" in release:
+    html_theme_options["announcement"] = (
+        f"These pages describe {release.partition('.dev')[0]}, which isn't released yet: until then, run "
+        '<code>pip install ".[cli]"</code> in a clone of the repository.'
+    )
 pygments_dark_style = "github-dark"
 html_title = f"quaestor {release}"
 html_baseurl = f"{_address}/"

@@ -1,4 +1,4 @@
-"""The pictures of the README (`nox -s pictures`): the demo's migrations on a real server, as a user sees them.
+"""The pictures of the README and the pages (`nox -s pictures`): the demo's migrations on a real server.
 
 What a terminal shows is kept by an emulator and written as SVG by Rich, without the web font that it would fetch.
 """
@@ -24,7 +24,7 @@ from tools.terminal import Terminal, quaestor
 
 NAME = "quaestor_demo"
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
-COLUMNS, LINES = 96, 16
+COLUMNS, LINES = 72, 24  # narrow, so it can be read on a phone
 _WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 _COLOURS = {"brown": "yellow", "default": None}  # as the emulator calls them
 
@@ -47,9 +47,6 @@ def main(folder: Path) -> None:
             _check(terminal)
         with Terminal(quaestor("rollback", "--yes", "daily_revenue", "unique_emails"), COLUMNS, LINES) as terminal:
             _check(terminal)
-        with Terminal(quaestor("status"), COLUMNS + 24, LINES) as terminal:
-            _check(terminal)
-            picture(terminal, folder / "status.svg", "quaestor status")
         subprocess.run(quaestor("graph", "--format", "svg", "--output", str(folder / "graph.svg")), check=True)
         client.drop_database(NAME)
 

@@ -83,6 +83,14 @@ def test_every_page_fits_every_width_and_loads_all_it_needs(browser: Chrome, sit
     assert browser.get_log("browser") == []
 
 
+def test_the_comparison_fits_a_phone(browser: Chrome, site: str) -> None:
+    with sized(browser, 380):
+        browser.get(f"{site}/compare.html")
+        tables = browser.find_elements(By.CSS_SELECTOR, ".table-wrapper")
+        assert tables
+        assert all(browser.execute_script("return arguments[0].scrollWidth <= innerWidth", each) for each in tables)
+
+
 def test_a_choice_of_tabs_holds_for_all_pages(browser: Chrome, site: str) -> None:
     browser.get(f"{site}/index.html")
     assert selected_tabs(browser) == {"Sync"}
@@ -118,6 +126,8 @@ def test_dark_mode_changes_the_page_and_is_kept(browser: Chrome, site: str) -> N
         browser.get(f"{site}/tutorial.html")
         assert browser.execute_script("return document.body.dataset.theme") == theme
         seen[theme] = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        if theme != "auto":  # pictures follow it
+            assert browser.execute_script("return getComputedStyle(document.querySelector('img')).colorScheme") == theme
     assert set(seen) == {"auto", "light", "dark"}
     assert seen["light"] != seen["dark"]
 
