@@ -221,9 +221,9 @@ def _killed(client: Client, driver: str, uri: str, seconds: float, *, transactio
     missed = seen.get(0, 0)
     again = sum(count * (times - 1) for times, count in seen.items() if times)
     limit = 0 if transaction else kills * SIZE
-    measured = f"{USERS - missed:,} changed, {again:,} of them once more  ({kills} kills)"
+    measured = f"{USERS - missed:,} changed, {again:,} of them twice  ({kills} kills)"
     how = "each batch a transaction" if transaction else "no transactions"
-    reach = f"all changed, at most {limit:,} once more"
+    reach = f"all changed, at most {limit:,} twice"
     reached = kills == KILLS and not missed and again <= limit
     return Row(f"{driver}: killed {KILLS} times in a backfill of {USERS:,} documents, {how}", measured, reach, reached)
 

@@ -40,7 +40,7 @@ def rows() -> Iterator[Row]:
         [sys.executable, "-c", "import sys, quaestor; print(*sys.modules)"], capture_output=True, text=True, check=True
     ).stdout.split()
     drivers = {"anyio", "bson", "motor", "pymongo"} & set(loaded)
-    yield Row("drivers loaded by import quaestor, and anyio", ", ".join(sorted(drivers)) or "none", "none", not drivers)
+    yield Row("drivers and anyio loaded by import quaestor", ", ".join(sorted(drivers)) or "none", "none", not drivers)
 
 
 def _seconds(program: str) -> float:

@@ -156,7 +156,7 @@ def test_ending(error: PyMongoError, ending: Ending) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OperationFailure("Cannot create indexes in a transaction", 263), "in a migration of its own"),
+        (OperationFailure("Cannot create indexes in a transaction", 263), "in a separate migration"),
         (OperationFailure("writeConcern is not allowed within a transaction", 72), "without `write_concern=`"),
         (ConfigurationError("Explicit sessions are incompatible with unacknowledged write concern"), "without `write_"),
         (EncryptionError(InvalidOperation("Only the client that created the bound session")), "automatic encryption"),

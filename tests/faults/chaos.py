@@ -68,7 +68,7 @@ class Figures:
 
     Attributes:
         undone: Migrations that a process saw undone.
-        again: Plain functions that were begun once more than they had to be. (Not counted with rollbacks.)
+        again: Calls of plain functions beyond the first of each. (Not counted with rollbacks.)
         take_overs: From the death, or the freezing, of a holder to the start of the next one, in seconds.
         wrong: All that should not have been, in words.
     """
@@ -104,9 +104,9 @@ class Figures:
             "records lost": f"{self.lost}",
             "records doubled": f"{self.doubled}",
             "leases stuck": f"{self.stuck}",
-            "errors in a process that was not killed or frozen itself": f"{self.errors}",
-            "effects in transactions that are not there exactly once": f"{self.not_once} of {self.transactions}",
-            "plain functions begun once more": f"{self.again} of {self.migrations - self.transactions}",
+            "errors in a process that wasn't killed or frozen itself": f"{self.errors}",
+            "transactions that didn't take effect exactly once": f"{self.not_once} of {self.transactions}",
+            "plain functions called again": f"{self.again} of {self.migrations - self.transactions}",
             "take-overs": f"{len(self.take_overs)}",
             "the longest take-over": f"{max(self.take_overs, default=0):.2f} s",
         }

@@ -147,7 +147,7 @@ class Backfill:
             elif (checkpoint := self._checkpoint).finished:
                 return None
             else:
-                await self._report_and_rest(checkpoint)
+                await self._report_and_wait(checkpoint)
             while checkpoint.bounds:
                 batch = await self._read_and_save(checkpoint)
                 await self._check()
@@ -155,7 +155,7 @@ class Backfill:
                 if batch.documents:
                     self._batch = batch
                     return batch.documents
-                await self._report_and_rest(checkpoint)
+                await self._report_and_wait(checkpoint)
             await self._finish(checkpoint)
         except BaseException as error:
             self._fail(error)
@@ -213,7 +213,7 @@ class Backfill:
                 else:
                     checkpoint = checkpoint.advance(found)
                 self._checkpoint = checkpoint
-                await self._report_and_rest(checkpoint)
+                await self._report_and_wait(checkpoint)
             await self._finish(checkpoint)
         except BaseException as error:
             self._fail(error)
@@ -252,7 +252,7 @@ class Backfill:
         """Read the next batch. At the same time save what is done."""
         try:
             if sharing.ahead or self._checkpoint is not self._saved:
-                await self._rest()
+                await self._wait()
             batch = await self._read_and_save(sharing.front)
             await self._check()
             sharing.front = sharing.front.advance(batch)
@@ -290,7 +290,7 @@ class Backfill:
     async def _start(self, *, is_exact: bool = False) -> Checkpoint:
         """Resume from the checkpoint of an earlier attempt, or start. A changed backfill restarts, or is refused."""
         store = self._store
-        if self._throttle.max_lag is not None:  # a missing right raises before the first batch
+        if self._throttle.max_lag is not None:  # a missing privilege raises before the first batch
             await self._retry(store.read_lag)
         collection_id = await self._retry(store.identify_collection)
         origin = await self._retry(store.read_origin)
@@ -371,7 +371,7 @@ class Backfill:
         await self._save(self._checkpoint)
 
     async def _transact(self, checkpoint: Checkpoint, found: Batch, body: Body) -> Checkpoint:
-        """Do a batch, of the documents found, and its checkpoint in one transaction, with retries."""
+        """Process the documents found and save the checkpoint in one transaction, with retries."""
         saved = checkpoint
 
         async def work() -> Checkpoint:
@@ -409,10 +409,10 @@ class Backfill:
         self._saved = saved
         return saved
 
-    async def _report_and_rest(self, checkpoint: Checkpoint) -> None:
+    async def _report_and_wait(self, checkpoint: Checkpoint) -> None:
         self._report(checkpoint)
         if checkpoint.bounds:
-            await self._rest()
+            await self._wait()
 
     def _report(self, checkpoint: Checkpoint) -> None:
         """Report the last batch."""
@@ -424,10 +424,10 @@ class Backfill:
         due, name, undo = self._reminder.is_due(now), self._store.name, self._undo
         surroundings.emit(MigrationProgressed(*self._place, *progress, due=due, backfill=name, undo=undo))
 
-    async def _rest(self) -> None:
+    async def _wait(self) -> None:
         """Throttle, when the checkpoint is saved."""
         surroundings, throttle = self._surroundings, self._throttle
-        if not throttle.rests:
+        if not throttle.waits:
             return
         if self._checkpoint is not None and self._checkpoint is not self._saved:
             await self._save(self._checkpoint)

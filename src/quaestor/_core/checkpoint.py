@@ -44,7 +44,7 @@ class Throttle:
             check_seconds("max_lag", self.max_lag, 0, LONGEST_TTL)
 
     @property
-    def rests(self) -> bool:
+    def waits(self) -> bool:
         """Whether the backfill waits between two batches."""
         return self.pause > 0 or self.max_lag is not None
 

@@ -380,7 +380,7 @@ class Engine:
     async def _kill_sessions_of_others(self, held: HeldLease, own: tuple[bytes, ...]) -> None:
         """Abort the transactions that a killed or frozen holder left open, because they block the documents in them.
 
-        If the user has no right to, the migrations wait until the server aborts them.
+        If the user lacks the privilege, the migrations wait until the server aborts them.
         """
         if others := tuple(session for session in held.lease.sessions if session not in own):
             kill = partial(self._store.kill_sessions, others)
@@ -401,7 +401,7 @@ class Engine:
             with self._store.limit(max(left, 0.1)):
                 if self._may_hold:
                     if left_open and not await self._kill(left_open):
-                        # The lease document goes on naming them, and a successor kills them.
+                        # The lease document still names them, so the next holder kills them.
                         own = tuple(session for session in own if session not in left_open)
                     await self._store.release_lease((*own, *self._others))
                 # The application may use the sessions again only now: others can kill those in the lease document.
@@ -469,7 +469,7 @@ class _Applier:
                 if change.transaction and (location := self.schedule.locate()).migrations:
                     await check_lease(store, held, lambda: location)  # otherwise the check before the record named it
         except BaseException as error:
-            self.schedule.stop()  # now, because the supervisor may first learn of another's end, and start the next
+            self.schedule.stop()  # now: the supervisor may hear of another worker's end first, and start the next
             if not is_recorded:
                 doing = "while rolling back" if undo else "in"
                 add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
@@ -514,7 +514,7 @@ class _Applier:
         is_first = True
         while True:
             try:
-                # Not later than anybody else can acquire the lease.
+                # Never after the moment when another run can acquire the lease.
                 with self.store.limit(min(wait.limit, self.held.time_left(self.store.now()))):
                     if await self.store.insert_record(name):
                         return

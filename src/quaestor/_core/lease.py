@@ -6,7 +6,7 @@ successor (fencing: Kleppmann, "How to do distributed locking", 2016). Its `beat
 
 No wall clock decides. Whoever waits watches the lease: if owner, token and beat stay the same for the lease's `ttl` on
 the waiter's own monotonic clock, the holder is dead, and the waiter replaces it by compare-and-set on these three. A
-holder that nobody has replaced goes on, however long it couldn't renew. It starts nothing unless a majority confirmed
+holder that nobody has replaced continues, however long it couldn't renew. It starts nothing unless a majority confirmed
 the lease within 0.4 of a `ttl`, and records nothing unless the server has just confirmed it as well. Nobody can have
 watched for half a `ttl` by then, even if the clocks of the two run at rates that differ by a fifth.
 """
@@ -266,7 +266,7 @@ async def check_lease(
 
     async def renew(location: Location | None, majority: bool) -> bool:  # noqa: FBT001 - for the loop below
         nonlocal asked_at
-        asked_at = surroundings.now()  # when the attempt was sent that is answered
+        asked_at = surroundings.now()  # when the answered attempt was sent
         return await surroundings.renew_lease(held.lease, location, sessions, majority=majority)
 
     while True:
@@ -292,7 +292,7 @@ async def check_lease(
 async def check_stale_lease(surroundings: Surroundings, held: HeldLease) -> None:
     """Check the lease if another run may have acquired it since the last confirmation.
 
-    Otherwise that also counts for the start of the next migration.
+    Otherwise that confirmation also counts for the start of the next migration.
     """
     if held.is_stale(surroundings.now()):
         await check_lease(surroundings, held)
@@ -315,7 +315,7 @@ async def retry_until_known(
     wait = Wait(surroundings, what, patience)
     while True:
         try:
-            # A limit is one for finding a server too, in place of the application's own.
+            # The limit also applies to finding a server, instead of the application's own.
             with surroundings.limit(wait.limit if has_started and not is_slow else None):
                 return await command()
         except OutcomeUnknown as unknown:
@@ -326,7 +326,7 @@ async def retry_until_known(
 
 
 class Wait:
-    """A wait for the server, or a majority, which began `waited` seconds ago: says that it goes on, and ends it."""
+    """A wait for the server, or a majority, which began `waited` seconds ago. It reports itself, and ends."""
 
     def __init__(self, surroundings: Surroundings, what: str, patience: Patience, waited: float = 0.0) -> None:
         self._surroundings = surroundings

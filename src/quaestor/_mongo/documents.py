@@ -113,7 +113,7 @@ def make_release(owner: str, sessions: Iterable[bytes]) -> dict[str, Any]:
 
 
 def make_expiry() -> dict[str, Any]:
-    """Make the arguments of the find_one_and_update that takes over the lease from its holder, and returns the holder.
+    """Make the arguments of the find_one_and_update that makes the lease expire, and returns its holder.
 
     The rest stays as a killed holder leaves it: the next one kills the transactions that are open.
     """
@@ -126,7 +126,7 @@ def read_lease_state(document: Mapping[str, Any] | None) -> LeaseState:
         return LeaseState()
     if "owner" in document:
         return LeaseState(holder=read_lease(document))
-    if "migrations" in document and "previous" in document:  # the lease was taken over
+    if "migrations" in document and "previous" in document:  # it was made to expire
         return LeaseState(expired=read_lease({**document, "owner": document["previous"]}))
     return LeaseState()
 

@@ -143,9 +143,7 @@ class _MotorDriver(_PyMongoAsyncDriver):
     def _start(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         try:
             return super()._start(method, *arguments, **options)
-        except (
-            RuntimeError
-        ):  # Motor's executor starts no thread: the main thread of the process has ended, or no memory
+        except RuntimeError:  # Motor's executor starts no thread: the main thread has ended, or there is no memory
             bound: Any = method
             plain, in_thread = getattr(bound.__self__.delegate, bound.__name__), Future[Any]()
             work = partial(contextvars.copy_context().run, partial(plain, *arguments, **options))

@@ -128,7 +128,7 @@ def _explain(error: PyMongoError) -> str | None:
     code = error.code if isinstance(error, OperationFailure) else None
     if code == _REFUSED_IN_TRANSACTION:
         return (
-            "MongoDB does not allow this in a transaction. Do it in a migration of its own, registered without "
+            "MongoDB does not allow this in a transaction. Do it in a separate migration, registered without "
             "transaction=True, and order the two with depends_on."
         )
     if (code == _INVALID_OPTIONS and "writeConcern" in message) or "unacknowledged write concern" in message:

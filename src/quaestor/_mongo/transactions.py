@@ -48,7 +48,7 @@ async def open_session(driver: Driver, client: Any, *, is_async: bool) -> Sessio
         status: Mapping[str, Any] = await driver.call(client.admin.command, "connectionStatus")
     except (OperationFailure, EncryptionError):
         # The client uses the stable API, say, or automatic encryption, which refuses the command. The cost: if this
-        # process is killed in a transaction, a successor that may not kill any session waits for the server's limit.
+        # process is killed in a transaction, a successor without killAnySession waits for the server's limit.
         status = documents.NOBODY
     session = await driver.start_session(client)
     opened = Session(driver, session, documents.make_session_id(session.session_id, status), is_async)

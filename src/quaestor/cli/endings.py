@@ -52,7 +52,7 @@ _EXIT_TIMEOUT: Final = 1.5
 _RELEASING: Final = "releasing the lease, for 10 s at most. A second signal ends that, and the lease expires"
 
 _REFUSED: Final = {
-    13: "docs/reliability.md lists the rights that are needed. The user is that of the URI",
+    13: "docs/deploy/privileges.md lists the privileges that are needed. The user is that of the URI",
     18: "Check the user, the password and the authSource in the URI",
 }
 """What to do about the server's error codes Unauthorized and AuthenticationFailed."""
