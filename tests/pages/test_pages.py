@@ -324,6 +324,7 @@ def test_first_pages(page: Path, kind: str, uri: str, name: str, monkeypatch: py
             stack.callback(lambda: loop.run(made.close()))
             return made
 
+        monkeypatch.setattr(asyncio, "run", loop.run)  # where the client is closed
         monkeypatch.setattr(pymongo, "MongoClient", client)
         monkeypatch.setattr(pymongo, "AsyncMongoClient", async_client)
         namespace |= {"client": client(), "async_client": async_client(), "AsyncMongoClient": async_client}
