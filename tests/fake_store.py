@@ -19,10 +19,10 @@ from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
 from quaestor._core.plan import Change, Records
-from quaestor._core.store import Attempt, Ending, OutcomeUnknown
+from quaestor._core.store import Attempt, Ending, HistoryFact, OutcomeUnknown, RecordEntry
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place
-from quaestor.status import BackfillStatus, Lease, Status, Work
+from quaestor.status import BackfillStatus, HistoryEntry, Lease, MigrationRecord, Status, Work
 from tests.world import LONG_AGO, TTL, lease
 
 PATIENCE = 60.0
@@ -76,6 +76,8 @@ class Server:
 
     now: float = 1_000.0  # in seconds
     recorded: dict[str, Any] = field(default_factory=dict)  # names and dates
+    details: dict[str, MigrationRecord] = field(default_factory=dict)  # what else the records say
+    history: list[HistoryEntry] = field(default_factory=list)
     work: list[str] = field(default_factory=list)  # migrations, as often as their work was done
     undone: list[str] = field(default_factory=list)
     holder: Lease | None = None  # the lease document, if it names an owner
@@ -217,6 +219,16 @@ class Server:
         for key, stored in list(self.checkpoints.items()):
             if key == (name, undo, backfill or key.backfill) and stored.token <= token:
                 del self.checkpoints[key]
+
+    # The history
+
+    def add_history(self, fact: HistoryFact, run: str) -> None:
+        entry = HistoryEntry(fact.what, fact.name, self.clock, fact.seconds, run, error=fact.error, record=fact.record)
+        self.history.append(replace(entry, undo=fact.undo, backfill=fact.backfill))
+
+    def read_last_failures(self) -> dict[str, HistoryEntry]:
+        last = {entry.name: entry for entry in self.history if entry.what not in {"restarted", "unlocked"}}
+        return {name: entry for name, entry in last.items() if name is not None and entry.what == "failed"}
 
     def read_statuses(self) -> dict[str, tuple[BackfillStatus, ...]]:
         found: dict[str, tuple[BackfillStatus, ...]] = {}
@@ -515,13 +527,18 @@ class Process:
             self.wrong.append(f"the record of {name} follows the check {at}")
         self.checked = None
 
-    def change_record(self, name: str, recorded_at: tuple[object, ...] | None = None) -> bool:
+    def change_record(
+        self, name: str, recorded_at: tuple[object, ...] | None = None, entry: RecordEntry | None = None
+    ) -> bool:
         """Write a record, or remove it as it was read. Returns whether it was possible."""
         server = self.server
         if (name in server.recorded) if recorded_at is None else (server.recorded.get(name) not in recorded_at):
             return False
         if recorded_at is None:
             server.recorded[name] = LONG_AGO + timedelta(seconds=server.now)
+            assert entry is not None
+            more = {"run": self.owner, "checksum": entry.checksum, "source": entry.source}
+            server.details[name] = MigrationRecord(server.recorded[name], entry.seconds, **more)
         else:
             del server.recorded[name]
         if not self.has_lease:  # the process was frozen, or the request slow
@@ -612,9 +629,11 @@ class FakeStore:
             self.process.checked = location
         return is_held
 
-    async def read_records(self) -> Any:
+    async def read_records(self, *, details: bool = False) -> Any:
         def read() -> Records:
-            return Records({name: (date,) for name, date in self.server.recorded.items()})
+            recorded = self.server.recorded
+            newest = {name: self.server.details.get(name, MigrationRecord(recorded[name])) for name in recorded}
+            return Records({name: (date,) for name, date in recorded.items()}, newest=newest if details else {})
 
         return await self._send("read_records", read)
 
@@ -624,10 +643,10 @@ class FakeStore:
     async def has_record(self, name: str) -> Any:
         return await self._send("has_record", lambda: name in self.server.recorded)
 
-    async def insert_record(self, name: str) -> Any:
+    async def insert_record(self, name: str, entry: RecordEntry) -> Any:
         self.process.check_recording(name)
-        key = ("record", name)
-        return await self._send("insert_record", self.process.change_record, name, key=key, details=name)
+        insert = partial(self.process.change_record, name, None, entry)
+        return await self._send("insert_record", insert, key=("record", name), details=name)
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> Any:
         self.process.check_recording(name)
@@ -643,6 +662,25 @@ class FakeStore:
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
         which = (name, token, undo, backfill)
         await self._send("delete_checkpoints", self.server.delete_checkpoints, *which, details=which)
+
+    async def add_history(self, fact: HistoryFact) -> None:
+        await self._send("add_history", self.server.add_history, fact, self.process.owner, details=fact)
+
+    async def read_history(self, names: Collection[str] | None, limit: int | None) -> Any:
+        def read() -> list[HistoryEntry]:
+            found = [entry for entry in reversed(self.server.history) if names is None or entry.name in names]
+            return found[:limit]
+
+        return await self._send("read_history", read)
+
+    async def read_last_failures(self) -> Any:
+        return await self._send("read_last_failures", self.server.read_last_failures)
+
+    async def read_lease_and_clock(self) -> Any:
+        def read() -> tuple[LeaseState, datetime]:
+            return LeaseState(self.server.holder, self.server.expelled), self.server.clock
+
+        return await self._send("read_lease_and_clock", read)
 
     async def read_lease(self) -> Any:
         return await self._send("read_lease", lambda: LeaseState(self.server.holder, self.server.expelled))
@@ -766,8 +804,11 @@ class FakeFunctions:
         await self._call(change, place, held, lambda: self.server.do(change))
         return self.server.now - began
 
-    async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
+    async def transact(
+        self, change: Change, place: Place, held: HeldLease, slot: int, checksum: str | None
+    ) -> Attempt[None]:
         process, server, name = self.process, self.server, change.name
+        began = server.now
 
         def write(_: object) -> Callable[[], object] | None:
             if change.applies is (name in server.recorded):
@@ -775,7 +816,8 @@ class FakeFunctions:
             return commit if change.applies or server.recorded[name] in change.recorded_at else None
 
         def commit() -> None:
-            process.change_record(name, None if change.applies else change.recorded_at)
+            entry = RecordEntry("run", checksum, server.now - began)
+            process.change_record(name, None if change.applies else change.recorded_at, entry)
             server.do(change)
 
         work = partial(self._call, change, place, held, lambda: None)
@@ -783,6 +825,9 @@ class FakeFunctions:
 
     async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
         return await commit_again(self.process, self._slots[change.is_async, slot], seconds)
+
+    def compute_checksum(self, function: Callable[..., object]) -> str:
+        return f"checksum of {function!r}"
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
         for slot in ((kind, slot) for kind in kinds for slot in range(slots)):

@@ -38,6 +38,7 @@ COUNTED_BY_SAMPLE = 100_001
 
 TARGETS = {
     "app_migrations": "`{prefix}_migrations`",
+    "app_migrations_history": "`{prefix}_migrations_history`",
     "app_migrations_lock": "`{prefix}_migrations_lock`",
     "app_migrations_progress": "`{prefix}_migrations_progress`",
     "things": "the collection of the backfill",
@@ -231,6 +232,11 @@ def status(world: World) -> None:
     world.runner().status()
 
 
+def read_history(world: World) -> None:
+    world.migrate()
+    world.runner().history(["a"])
+
+
 def _hold(world: World) -> None:
     with MongoClient[dict[str, Any]](world.uri) as client:
         client[NAME].app_migrations_lock.insert_one(dict(HELD))
@@ -302,6 +308,7 @@ OTHERS: dict[str, Callable[[World], None]] = {
     WITHOUT_RECORDS: look_elsewhere,
     "plan": plan,
     "status": status,
+    "history": read_history,
     "unlock": unlock,
 }
 

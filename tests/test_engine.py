@@ -36,6 +36,7 @@ from quaestor.errors import (
 )
 from quaestor.events import (
     DependenciesPending,
+    HistoryNotWritten,
     LeaseAwaited,
     LeaseNotReleased,
     MajorityAwaited,
@@ -167,7 +168,7 @@ def test_no_answers_any_more(kind: str, transactional: bool) -> None:
         server = make_server(kind)
         faults = dict.fromkeys(range(at, 10_000), "request lost")
         process = start(kind, server, transactional=transactional, faults=faults)
-        if not any(call.lose for call in whole.log[at:] if call.name != "release_lease"):
+        if not any(call.lose for call in whole.log[at:] if call.name not in {"release_lease", "add_history"}):
             process.finish()
             continue
         with pytest.raises(OutageError) as caught:
@@ -563,7 +564,8 @@ def test_status() -> None:
     process = Process(server, known)
     status = process.start(process.engine.read_status()).finish()
 
-    assert [call.name for call in process.log] == ["read_lease", "read_clock", "read_records", "read_checkpoints"]
+    reads = ["read_lease_and_clock", "read_records", "read_checkpoints", "read_last_failures"]
+    assert [call.name for call in process.log] == reads
     assert (status.database, status.prefix) == WHERE[:2]
     assert (status.lease.owner, status.lease.migrations) == ("other", ("left",))
     half = BackfillStatus("o", "orders", 5, 10, finished=False, updated_at=LONG_AGO)
@@ -943,7 +945,7 @@ def test_unlock(lost: str) -> None:
     other = Process(process.server, {}, "other", faults={0: "request lost", 3: lost})
     assert other.start(other.engine.unlock()).finish().owner == "me"
     names = [call.name for call in other.log if call.name != "sleep"]
-    assert names == ["read_lease"] * 2 + ["expire_lease"] * 2
+    assert names == ["read_lease"] * 2 + ["expire_lease"] * 2 + ["add_history"]
     with pytest.raises(LeaseLostError) as caught:
         process.finish()
     assert caught.value.migration == "a"
@@ -1059,7 +1061,9 @@ def test_second_signal_ends_the_release(where: str, error: type[BaseException]) 
         process.finish()
     assert call.name == "release_lease"
     assert process.server.holder is not None
-    assert [type(event) for event in process.events[-2:]] == [LeaseNotReleased, RunFailed]
+    unwritten = [HistoryNotWritten] if where == "function a" else []
+    expected = [LeaseNotReleased, *unwritten, RunFailed]
+    assert [type(event) for event in process.events[-len(expected) :]] == expected
 
 
 def test_lease_that_was_refused() -> None:

@@ -9,8 +9,8 @@ from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, DuplicateKeyError, InvalidOperation, OperationFailure
 
 from quaestor._core.checkpoint import Checkpoint, Throttle
-from quaestor._core.lease import Terms
-from quaestor._core.store import OutcomeUnknown
+from quaestor._core.lease import Author, Terms
+from quaestor._core.store import HistoryFact, OutcomeUnknown, RecordEntry
 from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.mongo_store import MongoStore, limit_command
@@ -25,15 +25,21 @@ CLOSED = InvalidOperation("client closed")
 @pytest.fixture
 def store() -> Iterator[MongoStore]:
     with MongoClient("mongodb://127.0.0.1:1", connect=False) as client:
-        yield MongoStore(client.shop, "app", Terms(30.0, None, 300.0, "me"), ThreadHost(), print)
+        yield MongoStore(
+            client.shop, "app", Terms(30.0, None, 300.0, "me"), Author("me"), host=ThreadHost(), emit=print
+        )
 
 
 COMMANDS = {
     "read_records": [],
     "has_record": ["a"],
-    "insert_record": ["a"],
+    "insert_record": ["a", RecordEntry("run")],
     "delete_records": ["a", ()],
     "read_checkpoints": [],
+    "add_history": [HistoryFact("failed", "a")],
+    "read_history": [None, None],
+    "read_last_failures": [],
+    "read_lease_and_clock": [],
     "read_lease": [],
     "read_clock": [],
     "acquire_lease": ["run", ("a",), (), None],
@@ -82,9 +88,11 @@ def test_outcome_unknown(store: MongoStore, name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_refused(store: MongoStore, name: str) -> None:
-    """A refusal goes to the caller, but not that of killing the sessions of others."""
+    """A refusal goes to the caller, but not that of killing the sessions of others, or of reading their failures."""
     if name == "kill_sessions":
         assert send(store, REFUSED, name, *COMMANDS[name]) is REFUSED
+    elif name == "read_last_failures":
+        assert send(store, REFUSED, name) == {}
     else:
         with pytest.raises(OperationFailure) as caught:
             send(store, REFUSED, name, *COMMANDS[name])
@@ -95,7 +103,7 @@ def test_refused(store: MongoStore, name: str) -> None:
 
 def test_duplicate(store: MongoStore) -> None:
     """An existing record is an answer, and so is a lease that somebody holds."""
-    assert send(store, THERE, "insert_record", "a") is False
+    assert send(store, THERE, "insert_record", "a", RecordEntry("run")) is False
     assert send(store, THERE, "acquire_lease", *COMMANDS["acquire_lease"]) is None
     assert send(open_backfill(store), THERE, "claim_checkpoint", None, 1, force=False) is None
 

@@ -6,18 +6,19 @@ from functools import partial
 from time import perf_counter
 
 from quaestor._core.backfill import Backfills
-from quaestor._core.lease import HeldLease, Terms
+from quaestor._core.lease import Author, HeldLease, Terms
 from quaestor._core.plan import Change
-from quaestor._core.store import Attempt, Host, Step
+from quaestor._core.store import Attempt, Host, RecordEntry, Step
 from quaestor._hosts.calls import call
 from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, make_database_for_function, make_driver
-from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record
+from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record, make_record
 from quaestor._mongo.odms import add_advice
 from quaestor._mongo.transactions import Session
+from quaestor._source import compute_checksum
 from quaestor.context import AsyncMigrationContext, MigrationContext
 from quaestor.events import Event, Place
 
@@ -26,11 +27,19 @@ class MongoFunctions:
     """`quaestor._core.store.Functions` for one run: the protocol says what each method does."""
 
     def __init__(
-        self, databases: Databases, prefix: str, terms: Terms, host: Host, emit: Callable[[Event], None]
+        self,
+        databases: Databases,
+        prefix: str,
+        terms: Terms,
+        author: Author,
+        *,
+        host: Host,
+        emit: Callable[[Event], None],
     ) -> None:
         self._databases = databases
         self._prefix = prefix
         self._terms = terms
+        self._author = author
         self._host = host
         self._emit = emit
         self._sessions: list[Session] = []  # of migrations and of backfills
@@ -49,17 +58,22 @@ class MongoFunctions:
                 raise
             return perf_counter() - started
 
-    async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
+    async def transact(
+        self, change: Change, place: Place, held: HeldLease, slot: int, checksum: str | None
+    ) -> Attempt[None]:
         db, session = self._databases[change.is_async], self._slots[change.is_async, slot]
         records = get_records_collection(db, self._prefix)
         with closing(LoopHost() if change.is_async else ThreadHost()) as host:
+            started = perf_counter()
 
             async def write_record(_: None) -> bool:
                 if not change.applies:
                     matching = documents.match_records(change.name, change.recorded_at)
                     removed = await session.driver.write(records.delete_many, matching, session=session.driver_session)
                     return bool(removed.deleted_count)
-                return await insert_record(session.driver, records, change.name, self._terms, session.driver_session)
+                entry = RecordEntry("run", checksum, perf_counter() - started)
+                record = make_record(change.name, self._author, entry, self._terms)
+                return await insert_record(session.driver, records, record, session.driver_session)
 
             execute, _ = self._prepare(change, place, held, host)
             step = partial(transactions.attempt, host, session, execute, write_record)
@@ -72,6 +86,9 @@ class MongoFunctions:
     async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
         step = partial(transactions.commit, self._slots[change.is_async, slot], seconds)
         return await self._host.call(step, is_async=change.is_async, interruptible=False)
+
+    def compute_checksum(self, function: Callable[..., object]) -> str | None:
+        return compute_checksum(function)
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
         for is_async in kinds:
@@ -102,7 +119,9 @@ class MongoFunctions:
         step = partial(call, change.name, change.function, db, is_async=is_async, place=place)
         if not change.wants_context:
             return step, None
-        store = MongoStore(self._databases[is_async], self._prefix, self._terms, host, self._emit)
+        store = MongoStore(
+            self._databases[is_async], self._prefix, self._terms, self._author, host=host, emit=self._emit
+        )
         open_store = partial(MongoBackfillStore, store, self._sessions, change.name, undo=undo, is_async=is_async)
         make_context = AsyncMigrationContext if is_async else MigrationContext
         backfills = Backfills(store, host, place, held, undo=undo)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from quaestor._author import find_release
 from quaestor._core import plan
 from quaestor._core.definition import check_concurrency, check_names
 from quaestor._core.lease import Terms
@@ -20,7 +21,7 @@ from quaestor._text import add_note
 from quaestor.databases import SYSTEM_DATABASES
 from quaestor.errors import DatabaseSkippedError, InvalidDatabaseError, InvalidOptionError
 from quaestor.events import DatabaseFinished, Event, Hook, MigrationApplied, RunFailed
-from quaestor.runners import AsyncRunner, SyncRunner, make_run_id
+from quaestor.runners import AsyncRunner, SyncRunner, join_run, make_run_id
 from quaestor.status import DatabaseResult
 
 _MOST_UNREACHABLE = 10  # a thousand databases behind a dead server would take hours
@@ -41,6 +42,7 @@ class Options:
     targets: Collection[str] | None
     strict: bool
     concurrency: int
+    release: str | None
 
 
 def run_many(
@@ -58,7 +60,8 @@ def run_many(
 
     names = [str(number) for number in range(len(listed))]
     schedule = Schedule(names, {}, options.concurrency)
-    results = _Results(listed, prefix, emit)
+    run_id = make_run_id()
+    results = _Results(listed, prefix, run_id, emit)
     host: Host = LoopHost() if is_async else ThreadHost()
     lock = host.lock()
     make_runner: Any = partial(
@@ -68,28 +71,31 @@ def run_many(
         lease_ttl=options.lease_ttl,
         lease_timeout=options.lease_timeout,
         patience=options.patience,
+        release=options.release,
     )
 
-    def run(db: Any, hook: Hook) -> Any:
+    def run(number: int, hook: Hook) -> Any:
+        db = listed[number]
         other = {} if other_db is None else {argument: other_db(db.name)}
-        return make_runner(db, on_event=hook, **other).run(targets, strict=options.strict)
+        runner = make_runner(db, on_event=hook, **other)
+        join_run(runner, run_id, number)
+        return runner.run(targets, strict=options.strict)
 
     async def run_one(start: Start) -> None:
-        db, run_id, applied, is_reported = listed[int(start.name)], make_run_id(), [], False
+        number, applied, is_reported = int(start.name), [], False
 
         def count(event: Event) -> None:
-            nonlocal run_id, is_reported
-            run_id = event.run  # the run makes its own; if it can't start, there are no events of it
+            nonlocal is_reported
             if isinstance(event, MigrationApplied):
                 applied.append(event.name)
             is_reported = is_reported or isinstance(event, RunFailed)
             emit(event)
 
-        work = partial(run, db, count)
+        work = partial(run, number, count)
         # Not raised: it may be a StopIteration, which no coroutine can raise.
         _, error = await catch_async(work) if is_async else catch(work)
         async with lock:
-            results.add(int(start.name), run_id, applied, error, is_reported=is_reported)
+            results.add(number, applied, error, is_reported=is_reported)
             schedule.finish(start.name)
             if len(results.unreachable) >= _MOST_UNREACHABLE:
                 schedule.stop()
@@ -108,22 +114,21 @@ def run_many(
 class _Results:
     """The results of the runs."""
 
-    def __init__(self, databases: Sequence[Any], prefix: str, emit: Hook) -> None:
+    def __init__(self, databases: Sequence[Any], prefix: str, run: str, emit: Hook) -> None:
         self._names = [db.name for db in databases]
         self._prefix = prefix
+        self._run = run
         self._emit = emit
         self._results: dict[int, DatabaseResult] = {}
         self.unreachable: list[str] = []  # the last databases in a row that found no server
 
-    def add(
-        self, number: int, run_id: str, applied: list[str], error: BaseException | None, *, is_reported: bool = False
-    ) -> None:
+    def add(self, number: int, applied: list[str], error: BaseException | None, *, is_reported: bool = False) -> None:
         """Add the result of a database. `is_reported`: its run has emitted the error."""
         name = self._names[number]
         if error is not None and not is_reported:
-            self._emit(RunFailed(name, self._prefix, run_id, error))
+            self._emit(RunFailed(name, self._prefix, self._run, error))
         self._results[number] = DatabaseResult(name, applied, error)
-        self._emit(DatabaseFinished(name, self._prefix, run_id, tuple(applied), error))
+        self._emit(DatabaseFinished(name, self._prefix, self._run, tuple(applied), error))
         self.unreachable = [*self.unreachable, name] if is_server_away(error) else []
 
     def complete(self) -> list[DatabaseResult]:
@@ -131,7 +136,7 @@ class _Results:
         skipped = DatabaseSkippedError(self.unreachable[:_MOST_UNREACHABLE])
         for number in range(len(self._names)):
             if number not in self._results:
-                self.add(number, make_run_id(), [], skipped)
+                self.add(number, [], skipped)
         return [self._results[number] for number in range(len(self._names))]
 
 
@@ -158,6 +163,7 @@ def _check(
             raise InvalidDatabaseError(f"databases[{number}] is {db.name!r}, MongoDB's own database. Leave it out.")
     check_prefix(options.prefix, "")  # it can still be too long for some of them
     Terms(options.lease_ttl, options.lease_timeout, options.patience)
+    find_release(options.release)
     plan.check_graph(registry.migrations)
     targets = None if options.targets is None else check_names("targets", options.targets)
     plan.check_known(targets or (), registry.migrations)

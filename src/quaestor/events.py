@@ -48,8 +48,8 @@ class Event:
     Attributes:
         database: The name of the database.
         prefix: The prefix of the run.
-        run: The id of the run, rollback or mark, also `Lease.owner` while it holds the lease. `run_many` has one for
-            each database.
+        run: The id of the run, rollback or mark, also in the records and the history that it writes. `run_many` has
+            one for all databases.
     """
 
     database: str
@@ -285,6 +285,26 @@ class LeaseNotReleased(RunEvent):
             "Couldn't release the lease: other instances wait until it expires, in "
             f"{format_duration(self.seconds)} at most. {format_error(self.error)}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryNotWritten(RunEvent):
+    """Something has happened that couldn't be written to the history, or isn't known to be. Nothing else changes.
+
+    Attributes:
+        what: What has happened: the `HistoryEntry.what` of the entry.
+        name: The migration; None if the lease was unlocked.
+        error: The driver's error.
+    """
+
+    what: str
+    name: str | None
+    error: Exception
+
+    def __str__(self) -> str:
+        subject = "The lease" if self.name is None else repr(self.name)
+        did = self.what.replace("_", " ")
+        return f"Couldn't write to the history: {subject}, {did}. {format_error(self.error)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,7 +636,7 @@ def level_of(event: Event) -> Level:  # noqa: PLR0911 - it is one table
             return "WARNING"
         case ServerAwaited() | MajorityAwaited() | PrimaryChanged() | RegistryEmpty() | DependenciesPending():
             return "WARNING"
-        case CollectionMissing() | OtherPrefixesFound() | SimilarDatabaseFound():
+        case CollectionMissing() | OtherPrefixesFound() | SimilarDatabaseFound() | HistoryNotWritten():
             return "WARNING"
         case LeaseAwaited(seconds=seconds):
             return "WARNING" if seconds >= LONG_WAIT else "INFO"

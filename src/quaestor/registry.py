@@ -214,6 +214,7 @@ class MigrationRegistry:
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 1,
+        release: str | None = None,
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply all pending migrations, dependencies first, otherwise in alphabetical order.
 
@@ -223,8 +224,8 @@ class MigrationRegistry:
         Args:
             db: The database (PyMongo's `AsyncDatabase`, Motor's `AsyncIOMotorDatabase`, or mongomock-motor's).
             prefix: Names the application's own collections: `{prefix}_migrations` (the records),
-                `{prefix}_migrations_lock` and `{prefix}_migrations_progress`. Applications that share a database need
-                different prefixes.
+                `{prefix}_migrations_history`, `{prefix}_migrations_lock` and `{prefix}_migrations_progress`.
+                Applications that share a database need different prefixes.
             sync_db: The same database for `def` migrations (PyMongo's `Database`), which run in a worker thread. Motor
                 doesn't need it.
             on_event: Called with every event. Defaults to `log_event`, which logs them to the logger `quaestor`.
@@ -241,6 +242,8 @@ class MigrationRegistry:
                 task. After a failure, an interruption or a cancellation nothing more starts; running migrations finish,
                 and are recorded if they succeed. (Ctrl-C and cancellation cancel `async def` functions, and end
                 backfills after their batch.)
+            release: The release of the application, such as "1.4.2", for the records and the history. Defaults to the
+                environment variable QUAESTOR_RELEASE; if that isn't set, none is recorded.
 
         Returns:
             The names applied by this call, in the order of the plan.
@@ -273,6 +276,7 @@ class MigrationRegistry:
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
             patience=patience,
+            release=release,
         )
         return runner.run(targets, strict=strict, concurrency=concurrency)
 
@@ -289,6 +293,7 @@ class MigrationRegistry:
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 1,
+        release: str | None = None,
     ) -> list[str]:
         """Do what `run` does, without an event loop, for PyMongo's `Database` and mongomock's.
 
@@ -310,6 +315,7 @@ class MigrationRegistry:
             lease_ttl=lease_ttl,
             lease_timeout=lease_timeout,
             patience=patience,
+            release=release,
         )
         return runner.run(targets, strict=strict, concurrency=concurrency)
 
@@ -326,6 +332,7 @@ class MigrationRegistry:
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 8,
+        release: str | None = None,
     ) -> Coroutine[Any, Any, list[DatabaseResult]]:
         """Apply all pending migrations in many databases (one for each tenant, say). Each has its own lease and
         records, and if one fails, the others continue.
@@ -348,7 +355,7 @@ class MigrationRegistry:
         """
         from quaestor._many import Options, run_many
 
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release)
         return run_many(self, databases, sync_db, options, is_async=True)
 
     def run_many_sync(
@@ -364,6 +371,7 @@ class MigrationRegistry:
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 8,
+        release: str | None = None,
     ) -> list[DatabaseResult]:
         """Do what `run_many` does, without an event loop, for PyMongo's `Database` and mongomock's, in threads.
 
@@ -374,7 +382,7 @@ class MigrationRegistry:
         from quaestor._hosts.threads import run_to_completion
         from quaestor._many import Options, run_many
 
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release)
         return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from quaestor._author import find_release, make_author
 from quaestor._core import engine as operations
 from quaestor._core.definition import check_concurrency
 from quaestor._core.engine import Engine, Operation, Scope
@@ -21,7 +22,7 @@ from quaestor._mongo.drivers import check_databases, close_client
 from quaestor._mongo.mongo_store import MongoStore, check_prefix
 from quaestor.databases import AsyncDatabase, SyncDatabase
 from quaestor.events import Hook
-from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, Lease, PlannedMigration, Status
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, HistoryEntry, Lease, PlannedMigration, Status
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
@@ -45,24 +46,35 @@ class _Runner:
         prefix: str,
         on_event: Hook | None,
         *,
+        release: str | None,
         terms: Terms,
     ) -> None:
         self._databases = check_databases(db, other_db, is_async=self._is_async)
         self._db = db
         self._prefix = check_prefix(prefix, db.name)
         self._emit = guard(on_event)
+        self._release = find_release(release)
         self._terms = terms
         self._registry = registry
+        self._ids: tuple[str, str] | None = None  # of a part of a run over many databases
 
     def _open(self, concurrency: int = 1) -> Engine:
         """Make the engine of one operation, which acquires the lease as an owner of its own."""
-        terms = replace(self._terms, owner=make_run_id(), is_concurrent=concurrency > 1)
+        run, owner = self._ids or [make_run_id()] * 2
+        terms = replace(self._terms, owner=owner, is_concurrent=concurrency > 1)
+        author = make_author(run, self._release)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
         definitions = dict(self._registry.migrations)  # migrations registered meanwhile belong to the next operation
         scope = Scope(definitions, self._databases.keys(), terms)
-        store = MongoStore(self._db, self._prefix, terms, host, self._emit)
-        functions = MongoFunctions(self._databases, self._prefix, terms, host, self._emit)
+        store = MongoStore(self._db, self._prefix, terms, author, host=host, emit=self._emit)
+        functions = MongoFunctions(self._databases, self._prefix, terms, author, host=host, emit=self._emit)
         return Engine(scope, store, host, functions)
+
+
+def join_run(runner: _Runner, run: str, number: int) -> None:
+    """Make the runner a part of a run over many databases, in which its own has this number."""
+    # The same database may be there twice, so the id of the run alone is no owner of a lease.
+    runner._ids = (run, f"{run}-{number}")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
 
 
 class AsyncRunner(_Runner):
@@ -75,11 +87,12 @@ class AsyncRunner(_Runner):
         sync_db: The same database for `def` migrations, or None. See `MigrationRegistry.run`.
         on_event: Called with every event. Defaults to `log_event`, which logs them to the logger `quaestor`.
         lease_ttl, lease_timeout, patience: Times in seconds. See `MigrationRegistry.run`.
+        release: The release of the application, for the records. See `MigrationRegistry.run`.
 
     Raises:
         InvalidDatabaseError: `db` or `sync_db` isn't such a database.
         InvalidPrefixError: The prefix can't name collections.
-        InvalidOptionError: `on_event` isn't a plain function, or a number of seconds isn't valid.
+        InvalidOptionError: `on_event` isn't a plain function, or a number of seconds or the release isn't valid.
     """
 
     _is_async = True
@@ -95,8 +108,10 @@ class AsyncRunner(_Runner):
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
         patience: float = DEFAULT_PATIENCE,
+        release: str | None = None,
     ) -> None:
-        super().__init__(registry, db, sync_db, prefix, on_event, terms=Terms(lease_ttl, lease_timeout, patience))
+        terms = Terms(lease_ttl, lease_timeout, patience)
+        super().__init__(registry, db, sync_db, prefix, on_event, release=release, terms=terms)
 
     def run(
         self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
@@ -129,6 +144,23 @@ class AsyncRunner(_Runner):
         """
         with closing(self._open()) as engine:
             return await engine.read_status()
+
+    async def history(self, names: Collection[str] | None = None, *, limit: int | None = None) -> list[HistoryEntry]:
+        """Read who did what and when, newest first: the records ("applied"), and all that left none.
+
+        These are failures, rollbacks, marks, unlocks, imports and restarted backfills. Of each migration's failures, at
+        most 1,000 are kept.
+
+        Args:
+            names: Only these migrations, registered or not. Defaults to all.
+            limit: How many entries to return at most. Defaults to all.
+
+        Raises:
+            UnknownMigrationError: A name isn't registered, and nothing has ever happened to it.
+            InvalidOptionError: An argument isn't valid; nothing was sent to the server.
+        """
+        with closing(self._open()) as engine:
+            return await engine.read_history(names, limit)
 
     def rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Roll back migrations, and before them every applied one that depends on them.
@@ -264,8 +296,10 @@ class SyncRunner(_Runner):
         lease_ttl: float = DEFAULT_TTL,
         lease_timeout: float | None = None,
         patience: float = DEFAULT_PATIENCE,
+        release: str | None = None,
     ) -> None:
-        super().__init__(registry, db, async_db, prefix, on_event, terms=Terms(lease_ttl, lease_timeout, patience))
+        terms = Terms(lease_ttl, lease_timeout, patience)
+        super().__init__(registry, db, async_db, prefix, on_event, release=release, terms=terms)
 
     def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
         """Apply pending migrations. The arguments, result and errors are those of `MigrationRegistry.run_sync`."""
@@ -283,6 +317,11 @@ class SyncRunner(_Runner):
         """Read what is applied, what is pending, and who holds the lease. See `AsyncRunner.status`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.read_status())
+
+    def history(self, names: Collection[str] | None = None, *, limit: int | None = None) -> list[HistoryEntry]:
+        """Read who did what and when, newest first. See `AsyncRunner.history`."""
+        with closing(self._open()) as engine:
+            return run_to_completion(engine.read_history(names, limit))
 
     def rollback(self, targets: Collection[str]) -> list[str]:
         """Roll back migrations, and before them every one that depends on them. See `AsyncRunner.rollback`."""

@@ -7,6 +7,23 @@ from typing import Literal, TypeAlias
 Work: TypeAlias = Literal["run", "rollback", "mark"]
 """The operation that a lease is held for: apply migrations, roll them back, or mark them."""
 
+Source: TypeAlias = Literal["run", "mark", "import", "replaces"]
+"""What wrote a record: a run, a mark, an import from another tool, or a run that found one that this one replaces."""
+
+Happening: TypeAlias = Literal[
+    "applied",
+    "failed",
+    "rolled_back",
+    "marked_applied",
+    "marked_pending",
+    "accepted",
+    "unlocked",
+    "imported",
+    "restarted",
+]
+"""What an entry of the history is about. "applied" is a record; "restarted" is a backfill that was made to start over;
+"accepted" is a changed function."""
+
 DEFAULT_TTL = 30.0
 """How long a lease lasts unless it is renewed, in seconds."""
 
@@ -22,7 +39,7 @@ class Lease:
     """The lease of a database and prefix, as stored.
 
     Attributes:
-        owner: The id of the run that holds it.
+        owner: The id of the run that holds it; in `run_many`, followed by the number of its database.
         token: The fencing token: higher for each holder.
         host: The machine of the run.
         pid: Its process there.
@@ -97,6 +114,80 @@ class BackfillStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationRecord:
+    """The record of an applied migration. Earlier releases recorded less: what isn't there is None.
+
+    Attributes:
+        applied_at: When it was recorded (aware, UTC, by the clock of the process that recorded it).
+        duration: How long its function took, in seconds.
+        run: The id of the run.
+        host: The machine of the run.
+        user: The operating system's user of its process.
+        release: The release of the application.
+        quaestor: The version of quaestor.
+        checksum: The checksum of its function.
+        source: What recorded it: "run", "mark", "import" or "replaces".
+    """
+
+    applied_at: datetime | None = None
+    duration: float | None = None
+    run: str | None = None
+    host: str | None = None
+    user: str | None = None
+    release: str | None = None
+    quaestor: str | None = None
+    checksum: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedError:
+    """An error in the history: its class, and the first line of its message, without documents and passwords."""
+
+    type: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """Something that happened in the database, by whom and when. What isn't known is None.
+
+    Attributes:
+        what: "applied", "failed", "rolled_back", "marked_applied", "marked_pending", "accepted", "unlocked", "imported"
+            or "restarted" (a backfill).
+        name: The migration; None if the lease was unlocked.
+        at: When (aware, UTC, by the server's clock; of "applied", by the clock of the process that recorded it).
+        duration: How long the function took, in seconds; of a failure, how long the attempt did.
+        run: The id of the run, rollback or mark.
+        host: The machine of the run.
+        user: The operating system's user of its process.
+        release: The release of the application.
+        quaestor: The version of quaestor.
+        error: The error that it failed with.
+        record: The record that was removed by a rollback or a mark; of "applied", the record itself.
+        undo: Whether it was the rollback that failed.
+        backfill: The name of the backfill that was restarted.
+    """
+
+    what: Happening
+    name: str | None
+    at: datetime | None
+    duration: float | None = None
+    run: str | None = None
+    host: str | None = None
+    user: str | None = None
+    release: str | None = None
+    quaestor: str | None = None
+    error: RecordedError | None = None
+    record: MigrationRecord | None = None
+    undo: bool = False
+    backfill: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationStatus:
     """A migration and its state in the database.
 
@@ -115,6 +206,10 @@ class MigrationStatus:
             backfill, until it is rolled back.
         backfills: Its backfills (the last one updated last), from their first batch until the
             migration is recorded or rolled back. `Status.lease` says whether it is in progress now.
+        duration: How long its function took when it was applied, in seconds; None if unknown.
+        release: The release of the application that applied it; None if unknown.
+        last_failure: Its last failure, until it is applied; of an applied one, that of its rollback. None without one,
+            or without the right to read the history.
     """
 
     name: str
@@ -126,6 +221,9 @@ class MigrationStatus:
     description: str = ""
     interrupted: bool = False
     backfills: tuple[BackfillStatus, ...] = ()
+    duration: float | None = None
+    release: str | None = None
+    last_failure: HistoryEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,16 +66,16 @@ async def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> Non
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_commands(db: Any, commands: Commands) -> None:
-    """A mark is two reads, a lease, and for each migration a check and a record. The checkpoints of its rollback are
-    removed before, and its own after. Transactional migrations need no transaction.
+    """A mark is two reads, a lease, and for each migration a check, a record and an entry of the history. The
+    checkpoints of its rollback are removed before, and its own after. Transactional migrations need no transaction.
     """
     runner = AsyncRunner(registry(CHAIN, "async", [], transaction=True), db, "app")
     before = ["find", "findAndModify", "find"]
 
     await runner.mark_applied(["a", "b"])
-    assert commands.names == [*before, *["delete", "update", "insert", "delete"] * 2, "update"]
+    assert commands.names == [*before, *["delete", "update", "insert", "delete", "update"] * 2, "update"]
     commands.sent.clear()
     await runner.mark_pending(["a", "b"])
-    assert commands.names == [*before, *["delete", "update", "delete", "delete"] * 2, "update"]
+    assert commands.names == [*before, *["delete", "update", "delete", "delete", "update"] * 2, "update"]
 
     assert await recorded_async(db) == []

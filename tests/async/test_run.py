@@ -2,12 +2,15 @@
 
 import dataclasses
 import enum
+import getpass
+import socket
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from quaestor import AsyncRunner, MigrationRegistry
+import quaestor
+from quaestor import AsyncRunner, Event, MigrationRegistry
 from tests.functions import Broken, nothing_async
 from tests.scenarios import SCENARIOS, Scenario, registry
 
@@ -53,17 +56,49 @@ async def test_rerun(db: Any, scenario: Scenario) -> None:
     assert await fixed.run(db, "app") == []
 
 
-async def test_record(db: Any) -> None:
-    """A record is `_id` and `name`, both the name, and `appliedAt` in UTC; nothing else."""
-    migrations = MigrationRegistry()
+async def test_record(db: Any, driver: str) -> None:
+    """A record is `_id` and `name`, both the name, `appliedAt` in UTC, and who applied it, and how."""
+    migrations, events = MigrationRegistry(), list[Event]()
     migrations.register("first")(nothing_async)
+    migrations.register("second", transaction=driver != "mongomock")(nothing_async)
+    migrations.register("third")(nothing_async)
     before = datetime.now(UTC) - timedelta(milliseconds=1)
 
-    await migrations.run(db, prefix="app")
+    await migrations.run(db, prefix="app", targets=["first", "second"], release="1.4.2", on_event=events.append)
+    await AsyncRunner(migrations, db).mark_applied(["third"])
 
-    (record,) = [one async for one in db.app_migrations.find()]
-    assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "first", "name": "first"}
-    assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
+    records = [one async for one in db.app_migrations.find()]
+    assert [(one["_id"], one["name"], one["source"]) for one in records] == [
+        ("first", "first", "run"),
+        ("second", "second", "run"),
+        ("third", "third", "mark"),
+    ]
+    for record in records:
+        assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
+        assert (record["host"], record["quaestor"]) == (socket.gethostname(), quaestor.__version__)
+        assert record["user"] == getpass.getuser()
+    for record in records[:2]:
+        assert (record["run"], record["release"]) == (events[0].run, "1.4.2")
+        assert record["durationMs"] >= 0
+    assert records[2]["run"] != events[0].run
+    assert {"release", "durationMs"}.isdisjoint(records[2])
+
+
+async def test_run_id_of_many(db: Any) -> None:
+    """All databases of a run over many have one run id in their records; each has a lease owner of its own."""
+    migrations, events, owners = MigrationRegistry(), list[Event](), list[str]()
+
+    @migrations.register("a")
+    async def a(db: Any) -> None:
+        owners.append((await db.app_migrations_lock.find_one())["owner"])
+
+    await migrations.run_many([db, db], on_event=events.append)
+    await db.app_migrations.delete_many({})
+    await migrations.run_many([db, db])
+
+    (run,) = {event.run for event in events}
+    assert len({owner.partition("-")[0] for owner in owners}) == 2
+    assert owners[0] in {f"{run}-0", f"{run}-1"}
 
 
 async def test_default_prefix(db: Any) -> None:

@@ -204,6 +204,19 @@ def test_run_as_json(project: Project) -> None:
     assert "printed by first" in errors
 
 
+def test_release(project: Project) -> None:
+    """The release is an option of commands that write, or comes from the environment; a wrong one is a mistake."""
+    project.quaestor("run", "aside", "--release", "1.4.2", QUAESTOR_RELEASE="1.4.1")
+    project.quaestor("mark", "applied", "first", QUAESTOR_RELEASE="1.4.1")
+
+    assert {one["name"]: one["release"] for one in project.db.app_migrations.find()} == {
+        "aside": "1.4.2",
+        "first": "1.4.1",
+    }
+    assert "release" in project.quaestor("run", "--release", "1\n4", code=2)[1]
+    assert "--release" in project.quaestor("plan", "--release", "1.4.2", code=2)[1]
+
+
 def test_log(project: Project) -> None:
     """What a migration logs is on stderr; what a module prints when it is imported is not in the answer."""
     project.write("shop/migrations/aside.py", LOGGING)

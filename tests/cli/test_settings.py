@@ -145,7 +145,7 @@ def test_empty_option(tmp_path: Path) -> None:
         ('[tool.quaestor]\nregsitry = "a"', "'regsitry'. Did you mean 'registry'?"),
         (
             "[tool.quaestor]\nzzz = 1",
-            "The keys are registry, uri, client, db, prefix, migrations, on_event, log_format.",
+            "The keys are registry, uri, client, db, prefix, release, migrations, on_event, log_format.",
         ),
         ("[tool.quaestor]\nprefix = 1", "'prefix' in [tool.quaestor]"),
         ('[tool.quaestor]\nprefix = ""', "'prefix' in [tool.quaestor]"),

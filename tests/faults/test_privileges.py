@@ -11,7 +11,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from quaestor import LeaseAwaited, MigrationRetried, SessionsNotEnded
+from quaestor import HistoryNotWritten, LeaseAwaited, MigrationRetried, SessionsNotEnded
 from tests.faults.applications import Application, State, application, hold, lsid, state, transactions_live
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy" / "privileges.md"
@@ -21,6 +21,9 @@ RIGHTS: dict[str, list[str]] = {
     "app_migrations_lock": ["find", "insert", "update"],
 }
 """All that a run needs by itself, by collection; what its migrations do comes to that."""
+
+HISTORY = {"app_migrations_history": ["find", "insert", "update", "remove"]}
+"""What keeping the history needs, without which everything works."""
 
 TO_CORRECT = {"app_migrations": [*RIGHTS["app_migrations"], "remove"], "app_migrations_progress": ["remove"]}
 """What a rollback, or the removal of a record, needs beside that."""
@@ -116,6 +119,39 @@ def test_role_of_the_page(driver: str, name: str, uri: str, db: Any) -> None:
     assert app.call("mark_applied", ["a"]) == ["a"]
     assert app.call("mark_pending", ["b"]) == ["b"]
     assert app.call("status").names("pending") == ["b"]
+    assert [entry.what for entry in app.call("history")] == [
+        *("marked_pending", "marked_applied", "rolled_back"),
+    ]
+    assert app.list_events(HistoryNotWritten) == []
+
+
+@pytest.mark.parametrize("right", ["find", "insert", "update", "remove", None])
+def test_history_is_no_condition(driver: str, name: str, db: Any, new_user: NewUser, right: str | None) -> None:
+    """Without a right to the history a run, a rollback and a status end as they would; an event says what is missing.
+    Without the right to remove only the oldest failures stay.
+    """
+    rights = [one for one in HISTORY["app_migrations_history"] if right is not None and one != right]
+    more = RIGHTS | EFFECTS | TO_CORRECT | ({"app_migrations_history": rights} if rights else {})
+    more |= {"app_migrations_progress": ["find", "remove"]}
+    app = application(driver, new_user(more), name)
+    app.leaves_effects("a")
+
+    @app.migration("b")
+    def b(db: Any) -> Generator[Any, Any, None]:
+        yield db.effects.find_one()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        app.run()
+    assert app.call("rollback", ["a"]) == ["a"]
+    status = app.call("status")
+
+    is_written = right in {"find", "remove"}
+    assert db.app_migrations_history.count_documents({}) == (2 if is_written else 0)
+    assert len(app.list_events(HistoryNotWritten)) == (0 if is_written else 2)
+    assert status.names("pending") == ["a", "b"]
+    assert [one.last_failure is not None for one in status.migrations] == [False, right == "remove"]
+    assert state(db).holder is None
 
 
 def test_nothing_to_do(app: Application, driver: str, name: str, new_user: NewUser) -> None:
@@ -174,6 +210,8 @@ def test_reader(driver: str, name: str, db: Any, app: Application, new_user: New
         one.leaves_effects("a", "b")
 
     assert reader.call("status").names("pending") == ["b"]
+    with pytest.raises(OperationFailure, match="app_migrations_history"):  # a list with gaps would be no history
+        reader.call("history")
     for one in (reader, of_records):
         assert [planned.name for planned in one.call("plan")] == ["b"]
         assert [planned.name for planned in one.call("plan_rollback", ["a"])] == ["a"]

@@ -65,16 +65,16 @@ def test_records_of_all_kinds(db: Any, found: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_commands(db: Any, commands: Commands) -> None:
-    """A mark is two reads, a lease, and for each migration a check and a record. The checkpoints of its rollback are
-    removed before, and its own after. Transactional migrations need no transaction.
+    """A mark is two reads, a lease, and for each migration a check, a record and an entry of the history. The
+    checkpoints of its rollback are removed before, and its own after. Transactional migrations need no transaction.
     """
     runner = SyncRunner(registry(CHAIN, "sync", [], transaction=True), db, "app")
     before = ["find", "findAndModify", "find"]
 
     runner.mark_applied(["a", "b"])
-    assert commands.names == [*before, *["delete", "update", "insert", "delete"] * 2, "update"]
+    assert commands.names == [*before, *["delete", "update", "insert", "delete", "update"] * 2, "update"]
     commands.sent.clear()
     runner.mark_pending(["a", "b"])
-    assert commands.names == [*before, *["delete", "update", "delete", "delete"] * 2, "update"]
+    assert commands.names == [*before, *["delete", "update", "delete", "delete", "update"] * 2, "update"]
 
     assert recorded(db) == []

@@ -3,12 +3,15 @@
 
 import dataclasses
 import enum
+import getpass
+import socket
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from quaestor import MigrationRegistry, SyncRunner
+import quaestor
+from quaestor import Event, MigrationRegistry, SyncRunner
 from tests.functions import Broken, nothing
 from tests.scenarios import SCENARIOS, Scenario, registry
 
@@ -52,17 +55,49 @@ def test_rerun(db: Any, scenario: Scenario) -> None:
     assert fixed.run_sync(db, "app") == []
 
 
-def test_record(db: Any) -> None:
-    """A record is `_id` and `name`, both the name, and `appliedAt` in UTC; nothing else."""
-    migrations = MigrationRegistry()
+def test_record(db: Any, driver: str) -> None:
+    """A record is `_id` and `name`, both the name, `appliedAt` in UTC, and who applied it, and how."""
+    migrations, events = MigrationRegistry(), list[Event]()
     migrations.register("first")(nothing)
+    migrations.register("second", transaction=driver != "mongomock")(nothing)
+    migrations.register("third")(nothing)
     before = datetime.now(UTC) - timedelta(milliseconds=1)
 
-    migrations.run_sync(db, prefix="app")
+    migrations.run_sync(db, prefix="app", targets=["first", "second"], release="1.4.2", on_event=events.append)
+    SyncRunner(migrations, db).mark_applied(["third"])
 
-    (record,) = list(db.app_migrations.find())
-    assert {key: record[key] for key in record if key != "appliedAt"} == {"_id": "first", "name": "first"}
-    assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
+    records = list(db.app_migrations.find())
+    assert [(one["_id"], one["name"], one["source"]) for one in records] == [
+        ("first", "first", "run"),
+        ("second", "second", "run"),
+        ("third", "third", "mark"),
+    ]
+    for record in records:
+        assert before <= record["appliedAt"].replace(tzinfo=UTC) <= datetime.now(UTC)
+        assert (record["host"], record["quaestor"]) == (socket.gethostname(), quaestor.__version__)
+        assert record["user"] == getpass.getuser()
+    for record in records[:2]:
+        assert (record["run"], record["release"]) == (events[0].run, "1.4.2")
+        assert record["durationMs"] >= 0
+    assert records[2]["run"] != events[0].run
+    assert {"release", "durationMs"}.isdisjoint(records[2])
+
+
+def test_run_id_of_many(db: Any) -> None:
+    """All databases of a run over many have one run id in their records; each has a lease owner of its own."""
+    migrations, events, owners = MigrationRegistry(), list[Event](), list[str]()
+
+    @migrations.register("a")
+    def a(db: Any) -> None:
+        owners.append(db.app_migrations_lock.find_one()["owner"])
+
+    migrations.run_many_sync([db, db], on_event=events.append)
+    db.app_migrations.delete_many({})
+    migrations.run_many_sync([db, db])
+
+    (run,) = {event.run for event in events}
+    assert len({owner.partition("-")[0] for owner in owners}) == 2
+    assert owners[0] in {f"{run}-0", f"{run}-1"}
 
 
 def test_default_prefix(db: Any) -> None:

@@ -23,6 +23,8 @@ from quaestor import (
     DependenciesPending,
     DependencyConflictError,
     Event,
+    HistoryEntry,
+    HistoryNotWritten,
     IrreversibleMigrationError,
     Lease,
     LeaseAwaited,
@@ -119,6 +121,9 @@ def hook(event: Event) -> None:
             assert_type(failure, BaseException | None)
         case DependenciesPending(conflicts=conflicts):
             assert_type(conflicts, Mapping[str, Sequence[str]])
+        case HistoryNotWritten(what=what, name=subject, error=reason):
+            assert_type((what, subject), tuple[str, str | None])
+            assert_type(reason, Exception)
         case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | RegistryEmpty() | PrimaryChanged():
             log_event(event)
         case MigrationEvent(name=name, position=position, count=count):
@@ -145,6 +150,8 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await runner.plan(), list[PlannedMigration])
     assert_type(await runner.plan(("a",)), list[PlannedMigration])
     assert_type(await runner.status(), Status)
+    assert_type(await runner.history(), list[HistoryEntry])
+    assert_type(await runner.history({"a"}, limit=10), list[HistoryEntry])
     assert_type(await runner.rollback(registry.migrations), list[str])
     assert_type(await runner.plan_rollback(["a"]), list[PlannedMigration])
     assert_type(await runner.mark_applied(["a"]), list[str])
@@ -155,7 +162,7 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await registry.run_many([db, db], "app"), list[DatabaseResult])
     assert_type(await registry.run_many((motor for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     await registry.run_many([db], "app", sync_db=old.client.get_database, on_event=hook, targets={"a"}, concurrency=2)
-    await registry.run_many([db], sync_db=None, lease_ttl=10, lease_timeout=0.5)
+    await registry.run_many([db], sync_db=None, lease_ttl=10, lease_timeout=0.5, release="1.4.2")
 
 
 def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: MockDatabase[Any]) -> None:
@@ -172,6 +179,8 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(runner.plan(), list[PlannedMigration])
     assert_type(runner.plan(("a",)), list[PlannedMigration])
     assert_type(runner.status(), Status)
+    assert_type(runner.history(), list[HistoryEntry])
+    assert_type(runner.history(["a"], limit=10), list[HistoryEntry])
     assert_type(runner.rollback(registry.migrations), list[str])
     assert_type(runner.plan_rollback(["a"]), list[PlannedMigration])
     assert_type(runner.mark_applied(["a"]), list[str])
@@ -182,7 +191,7 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(registry.run_many_sync([db, db], "app"), list[DatabaseResult])
     assert_type(registry.run_many_sync((mock for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     registry.run_many_sync([db], "app", async_db=lambda name: new.client[name], on_event=hook, targets=["a"])
-    registry.run_many_sync([db], async_db=None, lease_ttl=10, lease_timeout=None, concurrency=2)
+    registry.run_many_sync([db], async_db=None, lease_ttl=10, lease_timeout=None, concurrency=2, release="1.4.2")
     for result in registry.run_many_sync([db], "app"):
         results(result)
 
@@ -198,6 +207,17 @@ def lease(held: Lease) -> None:
     assert_type(held.migrations, tuple[str, ...])
     assert_type(held.upcoming, tuple[str, ...])
     assert_type(held.recording, str | None)
+
+
+def history(entry: HistoryEntry) -> None:
+    assert_type((entry.name, entry.host, entry.user), tuple[str | None, str | None, str | None])
+    assert_type(entry.at, datetime | None)
+    assert_type(entry.duration, float | None)
+    assert_type(entry.undo, bool)
+    if entry.error is not None:
+        assert_type((entry.error.type, entry.error.message), tuple[str, str])
+    if entry.record is not None:
+        assert_type((entry.record.checksum, entry.record.source), tuple[str | None, str | None])
 
 
 def errors(runner: SyncRunner) -> None:

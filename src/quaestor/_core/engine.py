@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from quaestor._core import overview, plan
 from quaestor._core.definition import check_names
+from quaestor._core.history import TIMEOUT, History, check_limit, describe_error, merge
 from quaestor._core.lease import (
     HeldLease,
     LeaseState,
@@ -30,7 +31,7 @@ from quaestor._core.lease import (
 )
 from quaestor._core.plan import Change, RecordChange, Records, Restart
 from quaestor._core.scheduler import Schedule, Start, combine, follow
-from quaestor._core.store import Functions, Host, OutcomeUnknown, Store
+from quaestor._core.store import Functions, HistoryFact, Host, OutcomeUnknown, RecordEntry, Store
 from quaestor._core.transaction import retry_transaction
 from quaestor._text import add_note
 from quaestor.errors import (
@@ -64,7 +65,7 @@ from quaestor.events import (
     RunStarted,
     SessionsNotEnded,
 )
-from quaestor.status import Lease, PlannedMigration, Status, Work
+from quaestor.status import Happening, HistoryEntry, Lease, PlannedMigration, Status, Work
 
 T = TypeVar("T")
 
@@ -159,6 +160,7 @@ class Engine:
         self._functions = functions
         self._where = store.where
         self._patience = Patience(scope.terms.patience)
+        self._history = History(store, host.is_from_outside)
         self._held: HeldLease | None = None
         self._may_hold = True  # unless the server has refused
         self._is_away = False  # whether the run gave up waiting for the server
@@ -170,7 +172,7 @@ class Engine:
     async def perform(self, operation: Operation) -> list[str]:
         """Perform an operation under the lease. Returns the names in its plan, in order."""
         try:
-            records = await self._read_records()
+            records = await self._read_records(details=operation.work != "run")
             await self._warn(operation.work, records)
             todo = operation.make_plan(records)
             names: tuple[str, ...] = ()
@@ -194,17 +196,28 @@ class Engine:
         return plan.explain(self.scope.definitions, names, operation.targets, undo=undo)
 
     async def read_status(self) -> Status:
-        """Read what is applied, what is pending, and who holds the lease."""
+        """Read what is applied, what is pending, what failed, and who holds the lease. Four reads."""
         definitions = plan.sort(self.scope.definitions)
         # The lease first: if a migration of its expired holder is recorded by now, another instance has applied it.
-        lease = await self._read("the lease", self._store.read_lease)
+        lease, now = await self._read("the lease", self._store.read_lease_and_clock)
         # One read doesn't show whether the holder is alive: a status goes by the server's clock, which is only a guess.
-        if (holder := lease.holder) is not None:
-            now = await self._read("the lease", self._store.read_clock)
-            lease = LeaseState(expired=holder) if now > holder.expires_at else lease
-        records = await self._read_records()
+        # It comes with the lease, because a fifth command would be too many.
+        if (holder := lease.holder) is not None and now is not None and now > holder.expires_at:
+            lease = LeaseState(expired=holder)
+        records = await self._read_records(details=True)
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
-        return overview.make_status(self._where[:2], definitions, records, lease, checkpoints)
+        failures = await self._read("the history", self._store.read_last_failures)
+        return overview.make_status(self._where[:2], definitions, records, lease, checkpoints, failures=failures)
+
+    async def read_history(self, names: Collection[str] | None, limit: int | None) -> list[HistoryEntry]:
+        """Read the records and the history of these migrations, or of all, newest first."""
+        wanted = None if names is None else check_names("names", names)
+        check_limit(limit)
+        entries = await self._read("the history", partial(self._store.read_history, wanted, limit))
+        records = await self._read_records(details=True)
+        known = {entry.name for entry in entries if entry.name is not None}
+        plan.check_known(wanted or (), known | self.scope.definitions.keys() | records.applied.keys())
+        return merge(records, entries, wanted, limit)
 
     async def restart_backfill(self, name: str, backfill: str | None) -> list[str]:
         """Remove the checkpoint of a backfill, so it starts over. Returns its name; empty if there is no checkpoint."""
@@ -235,14 +248,19 @@ class Engine:
                 raise
 
         removed = await self._retry("to release the lease", expire)
-        return holder if removed is None and is_answer_lost else removed
+        if removed is None and is_answer_lost:
+            removed = holder
+        if removed is not None:
+            self._history.note(HistoryFact("unlocked"))
+            await self._history.write_now()
+        return removed
 
     def close(self) -> None:
         """Close the host, after the operation."""
         self._host.close()
 
-    async def _read_records(self) -> Records:
-        records = await self._read("the records", self._store.read_records)
+    async def _read_records(self, *, details: bool) -> Records:
+        records = await self._read("the records", partial(self._store.read_records, details=details))
         if records.unreadable:
             self._store.emit(RecordsIgnored(*self._where, records.unreadable))
         return records
@@ -314,7 +332,8 @@ class Engine:
                 await prove(store, held, claim)
             # Before the read: a transaction that commits after it would be missing in the plan.
             await self._kill_sessions_of_others(held, sessions)
-            again = await self._retry("to read the records", store.read_records)
+            read = partial(store.read_records, details=operation.work != "run")
+            again = await self._retry("to read the records", read)
             if again != records:  # another instance has changed them
                 todo = operation.make_plan(again)
                 schedule = self._make_schedule(operation, todo)
@@ -327,7 +346,9 @@ class Engine:
             at_once = operation.concurrency > 1
             lock = self._host.lock() if at_once else nullcontext()
             changes = {change.name: change for change in todo}
-            applier = _Applier(store, self._functions, held, schedule, changes, lock)
+            applier = _Applier(
+                store, self._functions, held, schedule, changes, self.scope.definitions, lock, self._history
+            )
             if at_once:
                 await self._apply_concurrently(applier, schedule, lock)
             else:
@@ -346,6 +367,7 @@ class Engine:
             finally:
                 if self._held is not None and self._release_failure is not None:
                     store.emit(LeaseNotReleased(*self._where, terms.ttl, self._release_failure))
+                self._history.report(self._release_failure)
         return names
 
     def _make_schedule(self, operation: Operation, todo: plan.Plan) -> Schedule:
@@ -389,7 +411,10 @@ class Engine:
         self._others = others
 
     async def _release(self) -> None:
-        """Stop the heartbeat, abort what this run left open, and release the lease. Keeps what failed."""
+        """Stop the heartbeat, abort what this run left open, release the lease, and write the history.
+
+        Keeps what failed.
+        """
         # An interruption may repeat this, within the same time.
         deadline = self._release_by = self._release_by or self._store.now() + _RELEASE_TIMEOUT
         await self._host.stop_heartbeat()
@@ -413,6 +438,8 @@ class Engine:
             if self._host.is_from_outside(error):
                 raise
             self._release_failure = error  # what the run raised, or returns, matters more
+        if self._release_failure is None:  # otherwise the server is away
+            await self._history.write(max(min(TIMEOUT, deadline - self._store.now()), 0.1))
 
     async def _kill(self, sessions: tuple[bytes, ...]) -> bool:
         """Abort the transactions of sessions. Returns whether they are known to be aborted."""
@@ -432,7 +459,9 @@ class _Applier:
     held: HeldLease
     schedule: Schedule
     changes: Mapping[str, RecordChange]
+    definitions: plan.Definitions
     lock: AbstractAsyncContextManager[object]  # of a change that checks the lease, writes its record or the schedule
+    history: History
 
     async def apply(self, start: Start) -> None:
         """Call the function of a change, if it has one, and write or remove its record."""
@@ -443,14 +472,15 @@ class _Applier:
         store, held, undo = self.store, self.held, not change.applies
         place = Place(*store.where, change.name, start.position, len(self.changes))
         locate = partial(self.schedule.locate, change.name)
-        is_recorded = False
+        is_recorded, began = False, store.now()
+        checksum = None if undo else self.functions.compute_checksum(change.function)
         store.emit(MigrationStarted(*place, undo=undo))
         try:
             async with self.lock:
                 await self._prepare(change)
             primary: object = None
             if change.transaction:
-                seconds = await self._transact(change, place, start.slot)
+                seconds = await self._transact(change, place, start.slot, checksum)
             else:
                 await check_stale_lease(store, held)
                 primary = store.identify_primary()
@@ -458,21 +488,21 @@ class _Applier:
             async with self.lock:
                 if not change.transaction:
                     await check_lease(store, held, locate)
-                    await self._write_record(change, locate)
+                    await self._write_record(change, RecordEntry("run", checksum, seconds), locate)
                 is_recorded = True
+                if undo:
+                    self.history.note(HistoryFact("rolled_back", change.name, seconds, record=change.record))
                 if not change.transaction and store.identify_primary() != primary:
                     store.emit(PrimaryChanged(*place, undo=undo))
                 store.emit((MigrationRolledBack if undo else MigrationApplied)(*place, seconds, undo=undo))
-                if change.can_backfill:
-                    await self._delete_checkpoints(change.name, undo=undo)
-                self.schedule.finish(change.name)
-                if change.transaction and (location := self.schedule.locate()).migrations:
-                    await check_lease(store, held, lambda: location)  # otherwise the check before the record named it
+                await self._finish(change)
         except BaseException as error:
             self.schedule.stop()  # now: the supervisor may hear of another worker's end first, and start the next
             if not is_recorded:
                 doing = "while rolling back" if undo else "in"
                 add_note(error, f"{doing} migration {change.name!r}, {place.position} of {place.count}")
+                failed = describe_error(error)
+                self.history.note(HistoryFact("failed", change.name, store.now() - began, error=failed, undo=undo))
                 store.emit(MigrationFailed(*place, error, undo=undo))
             raise
 
@@ -482,6 +512,17 @@ class _Applier:
         if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
             await self._delete_checkpoints(change.name, undo=change.applies)
 
+    async def _finish(self, change: Change) -> None:
+        """Do what comes after the record."""
+        if change.can_backfill:
+            await self._delete_checkpoints(change.name, undo=not change.applies)
+        self.schedule.finish(change.name)
+        if change.transaction and (location := self.schedule.locate()).migrations:
+            # Otherwise the check before the record named it.
+            await check_lease(self.store, self.held, lambda: location)
+        if not change.applies:
+            await self.history.write_now()
+
     async def _mark(self, change: RecordChange) -> None:
         def locate() -> Location:
             return Location((change.name,))
@@ -490,9 +531,18 @@ class _Applier:
         await self._delete_checkpoints(change.name, undo=change.applies, backfill=backfill)
         if backfill is None:
             await check_lease(self.store, self.held, locate)
-            await self._write_record(change, locate)
+            await self._write_record(change, self._make_entry(change), locate)
+        what: Happening = "marked_applied" if change.applies else "marked_pending"
+        what = what if backfill is None else "restarted"
+        self.history.note(HistoryFact(what, change.name, record=change.record, backfill=backfill))
         await self._delete_checkpoints(change.name, undo=not change.applies, backfill=backfill)
+        await self.history.write_now()
         self.schedule.finish(change.name)
+
+    def _make_entry(self, change: RecordChange) -> RecordEntry:
+        """Make the entry of a record that is written without a call of its function."""
+        function = self.definitions[change.name].execute if change.applies else None
+        return RecordEntry("mark", None if function is None else self.functions.compute_checksum(function))
 
     async def _delete_checkpoints(self, name: str, *, undo: bool, backfill: str | None = None) -> None:
         delete = partial(self.store.delete_checkpoints, name, self.held.lease.token, undo=undo, backfill=backfill)
@@ -502,21 +552,21 @@ class _Applier:
         read = partial(self.store.has_record, name)
         return await retry_until_known(self.store, f"to read the record of {name!r}", read, self.held.patience)
 
-    async def _write_record(self, change: RecordChange, locate: Callable[[], Location]) -> None:
-        """Write or remove the record, once, whatever happens to the connection."""
+    async def _write_record(self, change: RecordChange, entry: RecordEntry, locate: Callable[[], Location]) -> None:
+        """Write the entry as the record, or remove the record, once, whatever happens to the connection."""
         if change.applies:
-            await self._insert_record(change.name, locate)
+            await self._insert_record(change.name, entry, locate)
         else:
             await self._delete_records(change, locate)
 
-    async def _insert_record(self, name: str, locate: Callable[[], Location]) -> None:
+    async def _insert_record(self, name: str, entry: RecordEntry, locate: Callable[[], Location]) -> None:
         wait = Wait(self.store, f"to record {name!r}", self.held.patience)
         is_first = True
         while True:
             try:
                 # Never after the moment when another run can acquire the lease.
                 with self.store.limit(min(wait.limit, self.held.time_left(self.store.now()))):
-                    if await self.store.insert_record(name):
+                    if await self.store.insert_record(name, entry):
                         return
                 if is_first and self.held.lease.previous is None:  # another holder of the lease recorded it
                     raise LeaseLostError(name)
@@ -546,7 +596,7 @@ class _Applier:
             await wait.pause(lost)
             await check_lease(self.store, self.held, locate)
 
-    async def _transact(self, change: Change, place: Place, slot: int) -> float:
+    async def _transact(self, change: Change, place: Place, slot: int, checksum: str | None) -> float:
         """Call the function and write the record in one transaction. Returns how long the last attempt took."""
 
         async def is_done() -> bool:
@@ -556,7 +606,7 @@ class _Applier:
             self.store,
             self.held,
             place,
-            attempt=lambda: self.functions.transact(change, place, self.held, slot),
+            attempt=lambda: self.functions.transact(change, place, self.held, slot, checksum),
             commit_again=partial(self.functions.commit_again, change, slot),
             is_done=is_done,
             undo=not change.applies,

@@ -51,7 +51,7 @@ class Terms:
     ttl: float
     timeout: float | None  # of the wait for another holder
     patience: float  # with an unreachable server, or without a majority
-    owner: str = ""  # the id of the run
+    owner: str = ""  # the id of this holder: of its run, and in a run over many databases of its database too
     is_concurrent: bool = False  # whether several of its migrations may be in progress at once
 
     def __post_init__(self) -> None:
@@ -59,6 +59,17 @@ class Terms:
         check_seconds("patience", self.patience, 0, _LONGEST_WAIT)
         if self.timeout is not None:
             check_seconds("lease_timeout", self.timeout, 0, _LONGEST_WAIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who writes records and history."""
+
+    run: str  # the id of the run, rollback or mark; one for all databases of a run over many
+    host: str = ""
+    user: str | None = None  # of the operating system; None: it has no name
+    release: str | None = None  # of the application
+    quaestor: str | None = None  # the version of quaestor
 
 
 @dataclass(frozen=True, slots=True)

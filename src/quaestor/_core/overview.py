@@ -6,7 +6,15 @@ from datetime import datetime
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import LeaseState
 from quaestor._core.plan import Records
-from quaestor.status import BackfillStatus, Lease, MigrationStatus, OrderConflict, Status
+from quaestor.status import (
+    BackfillStatus,
+    HistoryEntry,
+    Lease,
+    MigrationRecord,
+    MigrationStatus,
+    OrderConflict,
+    Status,
+)
 
 
 def make_status(
@@ -15,8 +23,20 @@ def make_status(
     records: Records,
     lease: LeaseState,
     checkpoints: Mapping[str, tuple[BackfillStatus, ...]],
+    *,
+    failures: Mapping[str, HistoryEntry],
 ) -> Status:
-    """Make the status. `where` is the database and the prefix; the definitions are in order."""
+    """Make the status. `where` is the database and the prefix; the definitions are in order.
+
+    `failures` has the last failure of each migration that wasn't rolled back or marked since.
+    """
+
+    def find_failure(name: str) -> HistoryEntry | None:
+        failure = failures.get(name)
+        # Once a migration is applied, or rolled back, its earlier failures don't matter.
+        return failure if failure is not None and failure.undo is (name in records.applied) else None
+
+    nothing = MigrationRecord()
     known = {definition.name for definition in definitions}
     in_progress = () if lease.holder is None else lease.holder.migrations
     interrupted = _find_interrupted(lease.expired, records.applied) | {
@@ -36,11 +56,22 @@ def make_status(
             description=definition.description,
             interrupted=definition.name in interrupted and not definition.transaction,
             backfills=checkpoints.get(definition.name, ()),
+            duration=records.newest.get(definition.name, nothing).duration,
+            release=records.newest.get(definition.name, nothing).release,
+            last_failure=find_failure(definition.name),
         )
         for definition in definitions
     ]
     unknown = [
-        MigrationStatus(name, "unknown", records.applied_at(name)) for name in sorted(records.applied.keys() - known)
+        MigrationStatus(
+            name,
+            "unknown",
+            records.applied_at(name),
+            duration=records.newest.get(name, nothing).duration,
+            release=records.newest.get(name, nothing).release,
+            last_failure=find_failure(name),
+        )
+        for name in sorted(records.applied.keys() - known)
     ]
     conflicts = find_order_conflicts([one.name for one in migrations], records)
     return Status(*where, (*migrations, *unknown), lease.holder, tuple(conflicts))

@@ -19,7 +19,7 @@ from quaestor.errors import (
     RecordConflictError,
     UnknownMigrationError,
 )
-from quaestor.status import PlannedMigration
+from quaestor.status import MigrationRecord, PlannedMigration
 
 Graph: TypeAlias = Mapping[str, Collection[str]]
 """Each name with the names that it depends on."""
@@ -33,13 +33,15 @@ class Records:
     """The records of one database and prefix.
 
     `applied` has the dates in the records of each migration: aware datetimes (UTC), or whatever is stored there. A
-    migration may have several records of mongo-quaestor 0.1.0.
+    migration may have several records of mongo-quaestor 0.1.0. `concurrent` and `newest` are empty unless the records
+    were read with their details.
     """
 
     applied: Mapping[str, tuple[object, ...]]
     unreadable: tuple[object, ...] = ()  # the `_id`s of records whose name is missing or not a str
     taken: frozenset[str] = frozenset()  # `_id`s that differ from the name in their record: these can't be recorded
     concurrent: Mapping[str, str] = field(default_factory=dict)  # the run that applied it, if it was a concurrent one
+    newest: Mapping[str, MigrationRecord] = field(default_factory=dict)
 
     def applied_at(self, name: str) -> datetime | None:
         """Find when the migration was last applied; None if it isn't, or its records have no date."""
@@ -53,6 +55,7 @@ class RecordChange:
     name: str
     applies: bool
     recorded_at: tuple[object, ...] = field(default=(), kw_only=True)  # of records to remove; newer ones stay
+    record: MigrationRecord | None = field(default=None, kw_only=True)  # the newest of these, for the history
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[
             migration.name,
             applies=False,
             recorded_at=records.applied[migration.name],
+            record=records.newest.get(migration.name),
             function=migration.rollback,
             is_async=is_async(migration.rollback),
             transaction=migration.transaction,
@@ -175,7 +179,9 @@ def plan_mark_pending(definitions: Definitions, records: Records, names: Collect
     backwards = [*find_unknown(definitions, records), *(one.name for one in reversed(sort(definitions)))]
     recorded = records.applied.keys() & set(names)
     return [
-        RecordChange(name, applies=False, recorded_at=records.applied[name]) for name in backwards if name in recorded
+        RecordChange(name, applies=False, recorded_at=records.applied[name], record=records.newest.get(name))
+        for name in backwards
+        if name in recorded
     ]
 
 

@@ -9,7 +9,7 @@ A command whose outcome is unknown raises `OutcomeUnknown`. Every command is ide
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,7 +22,16 @@ if TYPE_CHECKING:  # these modules import this one
     from quaestor._core.lease import HeldLease, LeaseState, Location
     from quaestor._core.plan import Change, Records
     from quaestor.events import Event, Place
-    from quaestor.status import BackfillStatus, Lease, Work
+    from quaestor.status import (
+        BackfillStatus,
+        Happening,
+        HistoryEntry,
+        Lease,
+        MigrationRecord,
+        RecordedError,
+        Source,
+        Work,
+    )
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -43,6 +52,28 @@ class OutcomeUnknown(Exception):  # noqa: N818 - it is no error: the engine catc
         self.seconds = seconds  # since a commit was sent
         self.no_server = no_server
         self.no_majority = no_majority  # but the server has performed it
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEntry:
+    """What a record says, beside who writes it, and when."""
+
+    source: Source
+    checksum: str | None = None  # of the function
+    seconds: float | None = None  # how long the function took
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFact:
+    """Something that has happened, for the history. The fields are those of `HistoryEntry`."""
+
+    what: Happening
+    name: str | None = None
+    seconds: float | None = None
+    error: RecordedError | None = None
+    record: MigrationRecord | None = None
+    undo: bool = False
+    backfill: str | None = None
 
 
 class Ending(Enum):
@@ -106,8 +137,8 @@ class Surroundings(Protocol):
 class Store(Surroundings, Protocol):
     """The records, the checkpoints and the lease of one run."""
 
-    async def read_records(self) -> Records:
-        """Read all records, with majority concern."""
+    async def read_records(self, *, details: bool = False) -> Records:
+        """Read all records, with majority concern. The details are what no plan needs: `Records.newest`."""
 
     async def find_records_elsewhere(self) -> Event | None:
         """Find a sign that the prefix or the name of the database is wrong, when it has no records. Two commands."""
@@ -115,7 +146,7 @@ class Store(Surroundings, Protocol):
     async def has_record(self, name: str) -> bool:
         """Read whether the migration is recorded, with majority concern."""
 
-    async def insert_record(self, name: str) -> bool:
+    async def insert_record(self, name: str, entry: RecordEntry) -> bool:
         """Record the migration as applied now. False: its `_id` is taken."""
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
@@ -130,6 +161,15 @@ class Store(Surroundings, Protocol):
     async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
         """Remove the checkpoints of a migration or its rollback, or that of one backfill, but not a later run's."""
 
+    async def add_history(self, fact: HistoryFact) -> None:
+        """Write an entry to the history. Of a migration's failures, only the newest are kept."""
+
+    async def read_history(self, names: Collection[str] | None, limit: int | None) -> list[HistoryEntry]:
+        """Read the history of these migrations, or all of it, newest first."""
+
+    async def read_last_failures(self) -> Mapping[str, HistoryEntry]:
+        """Read the last failure of each migration that wasn't rolled back or marked since. Empty without the right."""
+
     def identify_primary(self) -> object:
         """Return a value that changes with a failover, as far as the driver has noticed by now. Sends no command."""
 
@@ -141,6 +181,9 @@ class Store(Surroundings, Protocol):
 
     async def read_lease(self) -> LeaseState:
         """Read who holds the lease, dead or alive, with majority concern."""
+
+    async def read_lease_and_clock(self) -> tuple[LeaseState, datetime | None]:
+        """Read both in one command, if the server can. None: nobody holds the lease."""
 
     async def read_clock(self) -> datetime:
         """Read the primary's clock."""
@@ -169,11 +212,16 @@ class Functions(Protocol):
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
         """Call the function of a change. Returns how long it took, in seconds."""
 
-    async def transact(self, change: Change, place: Place, held: HeldLease, slot: int) -> Attempt[None]:
-        """Call the function and write or remove its record in one transaction."""
+    async def transact(
+        self, change: Change, place: Place, held: HeldLease, slot: int, checksum: str | None
+    ) -> Attempt[None]:
+        """Call the function and write or remove its record, with this checksum, in one transaction."""
 
     async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
         """Repeat the commit of the last attempt, whose outcome is unknown, within a time limit."""
+
+    def compute_checksum(self, function: Callable[..., object]) -> str | None:
+        """Compute the checksum of a migration's function. None: its source isn't there."""
 
     async def open_sessions(self, kinds: frozenset[bool], slots: int) -> tuple[bytes, ...]:
         """Open a session for each slot and kind of function (is_async). Returns the ids of all sessions of the run."""

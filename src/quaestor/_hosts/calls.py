@@ -24,7 +24,7 @@ import anyio
 from quaestor._core.definition import is_async
 from quaestor._text import format_traceback, is_of_signal
 from quaestor.errors import InvalidOptionError, UnfinishedMigrationError
-from quaestor.events import Event, Hook, MigrationEvent, Place, current_migration, level_of
+from quaestor.events import Event, HistoryNotWritten, Hook, MigrationEvent, Place, current_migration, level_of
 
 T = TypeVar("T")
 
@@ -487,7 +487,7 @@ def log_event(event: Event) -> None:
 
 def make_log_attributes(source: Event | Place) -> dict[str, object]:
     """Make the attributes of a log record about an event, or of a line that a migration logs itself."""
-    migration = source.name if isinstance(source, MigrationEvent | Place) else None
+    migration = source.name if isinstance(source, MigrationEvent | HistoryNotWritten | Place) else None
     return {"database": source.database, "prefix": source.prefix, "run": source.run, "migration": migration}
 
 

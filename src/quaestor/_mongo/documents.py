@@ -1,8 +1,9 @@
 """Between values and MongoDB's documents: records and the lease. Pure: no I/O here.
 
-A record is `{_id: name, name: name, appliedAt: now}`. With the name as its `_id`, a second record of a migration is
-impossible without another index. Records of mongo-quaestor 0.1.0 have an ObjectId there and may be duplicates, so only
-`name` says what is applied. A run with `concurrency` adds `run`, its id, because its records have no order.
+A record is `{_id: name, name: name, appliedAt: now}`, and for people `durationMs, run, host, user, release, quaestor,
+checksum, source`, as far as they are known. With the name as its `_id`, a second record of a migration is impossible
+without another index. Records of mongo-quaestor 0.1.0 have an ObjectId there and may be duplicates, so only `name` says
+what is applied. A run with `concurrency` adds `concurrent`, because its records have no order.
 
 The lease is one document in a collection of its own: `{_id: "lease", owner, token, beat, ttl, renewedAt, sessions,
 previous}` and, for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it, only
@@ -16,45 +17,107 @@ from typing import Any
 
 from bson.binary import UUID_SUBTYPE, Binary
 
-from quaestor._core.lease import LONGEST_TTL, LeaseState, Location, Terms
+from quaestor._core.lease import LONGEST_TTL, Author, LeaseState, Location
 from quaestor._core.plan import Records
-from quaestor.status import DEFAULT_TTL, Lease
+from quaestor._core.store import RecordEntry
+from quaestor.status import DEFAULT_TTL, Lease, MigrationRecord
 
-PROJECTION = {"name": 1, "appliedAt": 1, "run": 1}
-"""The fields of a record that `read_records` needs, besides `_id`."""
+PROJECTION = {"name": 1, "appliedAt": 1}
+"""The fields of a record that a plan needs, besides `_id`."""
+
+_WORDS = ("run", "host", "user", "release", "quaestor", "checksum", "source")
+DETAILS = PROJECTION | dict.fromkeys(("durationMs", *_WORDS, "concurrent"), 1)
+"""All fields of a record."""
 
 READING: dict[str, Any] = {
-    "projection": PROJECTION,
     "batch_size": 2**31 - 1,  # as many as fit in the 16 MB of one reply, so that reading them all is one command
     "max_time_ms": 30_000,  # the majority that has to confirm them may be missing
 }
-"""The arguments of the find that reads the records."""
+"""The arguments of the find that reads the records, besides the projection."""
 
 
-def read_records(documents: Iterable[Mapping[str, Any]]) -> Records:
-    """Make a value of all records."""
+def read_records(documents: Iterable[Mapping[str, Any]], *, details: bool = False) -> Records:
+    """Make a value of all records, with or without the details."""
     applied: dict[str, tuple[object, ...]] = {}
     unreadable: list[object] = []
     taken: set[str] = set()
     concurrent: dict[str, str] = {}
+    newest: dict[str, MigrationRecord] = {}
     for document in documents:
         key, name = document["_id"], document.get("name")
         if type(name) is str:  # not bson's Code, which only Python takes for a str
             date = document.get("appliedAt")
             applied[name] = (*applied.get(name, ()), make_aware(date) if isinstance(date, datetime) else date)
-            if isinstance(run := document.get("run"), str):
-                concurrent[name] = run
+            if details:
+                record = read_record(document)
+                if name not in newest or _is_newer(record, newest[name]):
+                    newest[name] = record
+                # Before there was `source`, only a concurrent run wrote `run`.
+                if record.run is not None and (document.get("concurrent") is True or "source" not in document):
+                    concurrent[name] = record.run
         else:
             unreadable.append(key)
         if type(key) is str and key != name:
             taken.add(key)
-    return Records(applied, tuple(unreadable), frozenset(taken), concurrent)
+    return Records(applied, tuple(unreadable), frozenset(taken), concurrent, newest)
 
 
-def make_record(name: str, applied_at: datetime, terms: Terms) -> dict[str, object]:
+def make_record(
+    name: str, applied_at: datetime, author: Author, entry: RecordEntry, *, is_concurrent: bool = False
+) -> dict[str, object]:
     """Make the record of a migration. `applied_at` is an aware datetime in UTC."""
-    run = {"run": terms.owner} if terms.is_concurrent else {}
-    return {"_id": name, "name": name, "appliedAt": applied_at} | run
+    return {"_id": name, "name": name, "appliedAt": applied_at} | leave_out_unknown(
+        {
+            "durationMs": make_milliseconds(entry.seconds),
+            **make_author(author),
+            "checksum": entry.checksum,
+            "source": entry.source,
+            "concurrent": is_concurrent or None,
+        }
+    )
+
+
+def make_author(author: Author) -> dict[str, object]:
+    """Make the fields that say who writes a record or an entry of the history."""
+    return {
+        "run": author.run,
+        "host": author.host,
+        "user": author.user,
+        "release": author.release,
+        "quaestor": author.quaestor,
+    }
+
+
+def make_milliseconds(seconds: float | None) -> int | None:
+    """Make a duration as it is stored."""
+    return None if seconds is None else round(seconds * 1000)
+
+
+def leave_out_unknown(fields: Mapping[str, object]) -> dict[str, object]:
+    """Leave out the fields that are None."""
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def read_record(document: Mapping[str, Any]) -> MigrationRecord:
+    """Make a value of a record, even if people or other releases have changed it."""
+    date = document.get("appliedAt")
+    applied_at = make_aware(date) if isinstance(date, datetime) else None
+    return MigrationRecord(applied_at, read_seconds(document), **read_words(document, _WORDS))
+
+
+def read_seconds(document: Mapping[str, Any]) -> float | None:
+    """Read a duration."""
+    duration = document.get("durationMs")
+    return duration / 1000 if isinstance(duration, int | float) else None
+
+
+def read_words(document: Mapping[str, Any], fields: Iterable[str]) -> dict[str, str]:
+    """Read those of the fields that are there, as text."""
+    return {field: value for field in fields if isinstance(value := document.get(field), str)}
+
+
+def _is_newer(record: MigrationRecord, other: MigrationRecord) -> bool:
+    return record.applied_at is not None and (other.applied_at is None or record.applied_at > other.applied_at)
 
 
 def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
@@ -67,6 +130,9 @@ def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
 
 LEASE = "lease"
 """The `_id` of the one document in the lock collection."""
+
+LEASE_AND_CLOCK: list[dict[str, Any]] = [{"$match": {"_id": LEASE}}, {"$addFields": {"now": "$$NOW"}}]
+"""The pipeline that reads the lease and the server's clock. Some servers that imitate MongoDB refuse it."""
 
 _ID_SIZE = 16  # bytes of the UUID in a session id
 _HOLDER = ("owner", "host", "pid", "work", "migrations", "recording", "upcoming", "since", "beat", "ttl", "renewedAt")

@@ -5,21 +5,22 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.objectid import ObjectId
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import DuplicateKeyError, EncryptionError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor._core.definition import find_look_alike
-from quaestor._core.lease import LeaseState, Location, Terms
+from quaestor._core.lease import Author, LeaseState, Location, Terms
 from quaestor._core.plan import Records
-from quaestor._core.store import Host
-from quaestor._mongo import backfill_documents, documents
+from quaestor._core.store import HistoryFact, Host, RecordEntry
+from quaestor._mongo import backfill_documents, documents, history_documents
 from quaestor._mongo.drivers import (
     Driver,
     check_primary,
@@ -33,7 +34,7 @@ from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_un
 from quaestor._text import find_misspelled
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event, OtherPrefixesFound, SimilarDatabaseFound
-from quaestor.status import BackfillStatus, Lease, Work
+from quaestor.status import BackfillStatus, HistoryEntry, Lease, Work
 
 T = TypeVar("T")
 
@@ -45,19 +46,23 @@ _NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
 class MongoStore:
     """`quaestor._core.store.Store` on one database: the protocol says what each method does."""
 
-    def __init__(self, db: Any, prefix: str, terms: Terms, host: Host, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, db: Any, prefix: str, terms: Terms, author: Author, *, host: Host, emit: Callable[[Event], None]
+    ) -> None:
         self.db = db
         self.prefix = prefix
         self.driver = make_driver(db)
         self.host = host
         self.emit = emit
-        self.where = (db.name, prefix, terms.owner)
+        self.where = (db.name, prefix, author.run)
         self._terms = terms
+        self._author = author
         self._records = get_records_collection(db, prefix)
         self._lease = get_lease_collection(db, prefix)
         # For a check that doesn't wait for a majority.
         self._lease_check = get_lease_collection(db, prefix, write_concern=1)
         self._checkpoints = get_checkpoint_collection(db, prefix)
+        self._history = _get_collection(db, f"{prefix}_migrations_history")
 
     def now(self) -> float:
         if hasattr(time, "CLOCK_BOOTTIME"):  # on Linux: it also runs while the machine sleeps
@@ -76,8 +81,10 @@ class MongoStore:
     def has_transactions(self) -> bool:
         return has_transactions(self.db)
 
-    async def read_records(self) -> Records:
-        return documents.read_records(await self.driver.read_all(self._records.find(**documents.READING)))
+    async def read_records(self, *, details: bool = False) -> Records:
+        projection = documents.DETAILS if details else documents.PROJECTION
+        found = await self.driver.read_all(self._records.find(projection=projection, **documents.READING))
+        return documents.read_records(found, details=details)
 
     async def find_records_elsewhere(self) -> Event | None:
         call, client = self.driver.call, self.db.client
@@ -97,8 +104,9 @@ class MongoStore:
     async def has_record(self, name: str) -> bool:
         return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
 
-    async def insert_record(self, name: str) -> bool:
-        return await insert_record(self.driver, self._records, name, self._terms)
+    async def insert_record(self, name: str, entry: RecordEntry) -> bool:
+        record = make_record(name, self._author, entry, self._terms)
+        return await insert_record(self.driver, self._records, record)
 
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         matching = documents.match_records(name, recorded_at)
@@ -119,6 +127,26 @@ class MongoStore:
         matching = backfill_documents.match_checkpoints(name, token, undo=undo, backfill=backfill)
         await self.driver.write(self._checkpoints.delete_many, matching)
 
+    async def add_history(self, fact: HistoryFact) -> None:
+        await self.driver.write(
+            self._history.update_one, **history_documents.make_entry(ObjectId(), fact, self._author)
+        )
+        if fact.what == "failed" and fact.name is not None:
+            with contextlib.suppress(PyMongoError):  # the entry is written, and another failure will remove the surplus
+                surplus = await self.driver.call(self._history.find_one, **history_documents.find_surplus(fact.name))
+                if surplus is not None:
+                    matching = history_documents.match_surplus(fact.name, surplus["_id"])
+                    await self.driver.write(self._history.delete_many, matching)
+
+    async def read_history(self, names: Collection[str] | None, limit: int | None) -> list[HistoryEntry]:
+        found = await self.driver.read_all(self._history.find(**history_documents.find_entries(names, limit)))
+        return history_documents.read_entries(found)
+
+    async def read_last_failures(self) -> Mapping[str, HistoryEntry]:
+        found = await allow_refusal(self.driver.aggregate(self._history, history_documents.LAST_FAILURES)) or []
+        entries = history_documents.read_entries(one["last"] for one in found)
+        return {entry.name: entry for entry in entries if entry.name is not None}
+
     async def check_primary(self) -> None:
         await check_primary(self.driver, self.db)
 
@@ -127,6 +155,16 @@ class MongoStore:
 
     async def read_lease(self) -> LeaseState:
         return documents.read_lease_state(await self.driver.call(self._lease.find_one, {"_id": documents.LEASE}))
+
+    async def read_lease_and_clock(self) -> tuple[LeaseState, datetime | None]:
+        if not is_mock(self.db):
+            found = await allow_refusal(self.driver.aggregate(self._lease, documents.LEASE_AND_CLOCK))
+            if found == []:
+                return LeaseState(), None
+            if found is not None and isinstance(now := found[0].get("now"), datetime):
+                return documents.read_lease_state(found[0]), documents.make_aware(now)
+        lease = await self.read_lease()
+        return lease, None if lease.holder is None else await self.read_clock()
 
     async def read_clock(self) -> datetime:
         if is_mock(self.db):
@@ -185,10 +223,14 @@ class MongoStore:
         return None
 
 
-async def insert_record(driver: Driver, records: Any, name: str, terms: Terms, session: Any = None) -> bool:
-    """Record the migration as applied now. False: its `_id` is taken."""
+def make_record(name: str, author: Author, entry: RecordEntry, terms: Terms) -> dict[str, object]:
+    """Make the record of a migration that was applied now."""
+    return documents.make_record(name, datetime.now(UTC), author, entry, is_concurrent=terms.is_concurrent)
+
+
+async def insert_record(driver: Driver, records: Any, record: Mapping[str, object], session: Any = None) -> bool:
+    """Insert a record. False: its `_id` is taken."""
     try:
-        record = documents.make_record(name, datetime.now(UTC), terms)
         await driver.write(records.insert_one, record, session=session)
     except DuplicateKeyError as error:
         check_id_is_taken(error, records)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from quaestor._text import format_traceback
 from quaestor.cli.redaction import Clean, escape, format_message
-from quaestor.events import Event, MigrationEvent, MigrationFailed, level_of
+from quaestor.events import Event, HistoryNotWritten, MigrationEvent, MigrationFailed, level_of
 
 KEYS = ("time", "level", "logger", "event", "message", "database", "prefix", "migration", "run")
 """The keys of every object, null where there is nothing to say."""
@@ -73,7 +73,7 @@ class JsonStderr(io.TextIOBase):
 
     def put_event(self, event: Event) -> None:
         """Write an event, if it is one for the log."""
-        migration = event.name if isinstance(event, MigrationEvent) else None
+        migration = event.name if isinstance(event, MigrationEvent | HistoryNotWritten) else None
         place = {"database": event.database, "prefix": event.prefix, "run": event.run, "migration": migration}
         if migration is not None:
             self.end_lines(place)

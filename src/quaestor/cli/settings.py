@@ -28,6 +28,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "client": ("QUAESTOR_CLIENT",),
     "db": ("QUAESTOR_DB",),
     "prefix": ("QUAESTOR_PREFIX",),
+    "release": ("QUAESTOR_RELEASE",),
     "migrations": ("QUAESTOR_MIGRATIONS",),
     "on_event": ("QUAESTOR_ON_EVENT",),
     "log_format": ("QUAESTOR_LOG_FORMAT",),

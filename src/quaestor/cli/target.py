@@ -79,6 +79,7 @@ def _make_options(*, takes_pattern: bool) -> list[inspect.Parameter]:
         _setting("client", "MODULE:NAME", "Your application's own client, or a function for it, in place of a URI."),
         _setting("db", "NAME", f"The database{pattern}. Defaults to the one in the URI."),
         _setting("prefix", "NAME", "The prefix of quaestor's collections, as in app_migrations. Defaults to app."),
+        _setting("release", "NAME", "The release of your application, for the records and the history."),
         _seconds("lease_ttl", "How long the lease of a killed run blocks other instances. Defaults to 30.", 30),
         _seconds("lease_timeout", "How long to wait while another instance holds the lease. Defaults to no limit."),
         _seconds(
@@ -94,6 +95,7 @@ def _make_options(*, takes_pattern: bool) -> list[inspect.Parameter]:
 
 
 _JSON, _LEASE = ("as_json",), ("lease_ttl", "lease_timeout", "patience")  # not of every command
+_WRITES = (*_LEASE, "release", "on_event")
 
 
 class Server(NamedTuple):
@@ -148,8 +150,10 @@ class Target:
     def __init__(self, command: str = "", *, as_json: bool = False, **options: Any) -> None:
         self.as_json = as_json
         framework = options.pop("framework", {})
-        self.lease: dict[str, Any] = {name: value for name in _LEASE if (value := options.pop(name, None)) is not None}
+        lease = {name: value for name in _LEASE if (value := options.pop(name, None)) is not None}
         self.settings: Settings = find(options, os.environ, Path.cwd(), framework)
+        release = self.settings.values.get("release")
+        self.options: dict[str, Any] = lease | {"release": None if release is None else release.value}
         self.stack = ExitStack()  # closed when the command ends
         self._command = command
         if isinstance(sys.stderr, JsonStderr):
@@ -292,7 +296,7 @@ class Target:
         """Run the migrations of these databases."""
         server, prefix = self.server, self.settings.value("prefix")
         databases = [server.db(name) for name in names]
-        options |= {"on_event": on_event, **self.lease}
+        options |= {"on_event": on_event, **self.options}
         if server.loop is None:
             return self.registry.run_many_sync(databases, prefix, async_db=server.other_db, **options)
         run = partial(self.registry.run_many, databases, prefix, sync_db=server.other_db, **options)
@@ -304,8 +308,8 @@ class Target:
         other_db = None if server.other_db is None else server.other_db(name)
         arguments = (self.registry, server.db(name), self.settings.value("prefix"))
         if server.loop is None:
-            return SyncRunner(*arguments, async_db=other_db, on_event=on_event, **self.lease)
-        return AsyncRunner(*arguments, sync_db=other_db, on_event=on_event, **self.lease)
+            return SyncRunner(*arguments, async_db=other_db, on_event=on_event, **self.options)
+        return AsyncRunner(*arguments, sync_db=other_db, on_event=on_event, **self.options)
 
 
 class _Help:
@@ -343,7 +347,7 @@ def command(
     Typer reads the options of a command from its signature, so this adds them there. `failed` is its exit code for
     errors that have no other.
     """
-    others = (() if has_json else _JSON) + (() if has_lease else (*_LEASE, "on_event"))
+    others = (() if has_json else _JSON) + (() if has_lease else _WRITES)
     shared = [option for option in _make_options(takes_pattern=takes_pattern) if option.name not in others]
 
     def decorator(function: Callable[..., None]) -> Callable[..., None]:

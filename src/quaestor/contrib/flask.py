@@ -25,7 +25,8 @@ class Quaestor:
         app: The application; None, to call `init_app` later.
         registry: The migrations.
         db: PyMongo's `Database`, or a function without arguments that returns it, called in the application's context.
-        prefix: Names quaestor's collections, `{prefix}_migrations` and `{prefix}_migrations_lock`.
+        prefix: Names quaestor's collections, such as `{prefix}_migrations`.
+        release: The release of the application, for the records and the history. Defaults to QUAESTOR_RELEASE.
     """
 
     def __init__(
@@ -34,9 +35,12 @@ class Quaestor:
         registry: MigrationRegistry,
         db: SyncDatabase | Callable[[], SyncDatabase],
         prefix: str = "app",
+        *,
+        release: str | None = None,
     ) -> None:
         self.registry = registry
         self.prefix = prefix
+        self.release = release
         self._db = db
         if app is not None:
             self.init_app(app)
@@ -89,7 +93,7 @@ def _run(arguments: tuple[str, ...]) -> None:
         "client": f"{__name__}:get_client",
         "db": extension.db.name,
         "prefix": extension.prefix,
-    }
+    } | ({} if extension.release is None else {"release": extension.release})
     settings = {name: Setting(value, Path.cwd(), "the db of Quaestor(app, ...)") for name, value in values.items()}
     main(arguments, prog_name="flask quaestor", settings=settings)
 

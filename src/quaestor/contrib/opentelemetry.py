@@ -15,6 +15,7 @@ from quaestor.events import (
     BackfillStarted,
     DatabaseFinished,
     Event,
+    HistoryNotWritten,
     LeaseAwaited,
     MajorityAwaited,
     MigrationApplied,
@@ -34,6 +35,9 @@ from quaestor.events import (
 
 _BOUNDARIES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36000.0)
 """The buckets of durations, in seconds. The default ones are made for milliseconds."""
+
+_NEVER_FIRST = (DatabaseFinished, HistoryNotWritten, MajorityAwaited, ServerAwaited)
+"""Events that also come outside of a run."""
 
 _WORK = {RunFinished: "run", RollbackFinished: "rollback", RecordsMarked: "mark", BackfillReset: "mark"}
 
@@ -109,17 +113,17 @@ class OpenTelemetryHook:
         self._documents = meter.create_counter(
             "quaestor.backfill.documents", "{document}", "How many documents backfills have processed"
         )
-        self._runs: dict[str, _Run] = {}  # by id
+        self._runs: dict[tuple[str, str, str], _Run] = {}  # by database, prefix and id
 
     def __call__(self, event: Event) -> None:
         """Handle an event. Called by the run."""
-        run = self._runs.get(event.run)
+        run = self._runs.get(_identify(event))
         if isinstance(event, MigrationEvent):
             # A thread that a function has left behind may report progress after the migration or the run has ended.
             if run is not None and (isinstance(event, MigrationStarted) or event.name in run.migrations):
                 self._handle_migration(run, event)
-        # The others come after the run, or from the heartbeat, outside the context of the run.
-        elif run is not None or not isinstance(event, DatabaseFinished | ServerAwaited | MajorityAwaited):
+        # The others may come after the run, from the heartbeat, or without a run.
+        elif run is not None or not isinstance(event, _NEVER_FIRST):
             self._handle_run(run or self._start_run(event), event)
 
     def _handle_run(self, run: _Run, event: Event) -> None:
@@ -174,7 +178,7 @@ class OpenTelemetryHook:
         attributes = {"db.system.name": "mongodb", "db.namespace": event.database}
         opened = self._open(f"run {event.database}", attributes, context.get_current())
         opened.span.set_attributes({"quaestor.prefix": event.prefix, "quaestor.run.id": event.run})
-        run = self._runs[event.run] = _Run(opened)
+        run = self._runs[_identify(event)] = _Run(opened)
         context.attach(opened.inner)
         return run
 
@@ -206,12 +210,16 @@ class OpenTelemetryHook:
         for name in list(run.migrations):
             self._end_migration(run, name)
         self._end_wait(run)
-        opened = self._runs.pop(event.run).open
+        opened = self._runs.pop(_identify(event)).open
         opened.span.update_name(f"{work} {event.database}")
         opened.attributes["db.operation.name"] = work
         opened.span.set_attributes(opened.attributes)
         self._run_seconds.record(perf_counter() - opened.began, opened.attributes)
         _close(opened)
+
+
+def _identify(event: Event) -> tuple[str, str, str]:
+    return event.database, event.prefix, event.run  # a run over many databases has one id
 
 
 def _fail(opened: _Open, event: Event, error: BaseException) -> None:

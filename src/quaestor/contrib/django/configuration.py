@@ -24,7 +24,7 @@ from quaestor.errors import NoMigrationsError
 MODULE = "mongo_migrations"
 """The name of an app's module or package of migrations. `migrations` has Django's own."""
 
-_DEFAULTS = {"REGISTRY": "quaestor.contrib.django:registry", "URI": "", "DB": "", "PREFIX": "app"}
+_DEFAULTS = {"REGISTRY": "quaestor.contrib.django:registry", "URI": "", "DB": "", "PREFIX": "app", "RELEASE": ""}
 _BACKEND = "django_mongodb_backend"
 _URI = "QUAESTOR['URI']"
 
@@ -148,6 +148,8 @@ def configure_cli() -> dict[str, Setting]:
         values["uri"], source = connection.arguments["host"], _URI
     else:
         values["client"], source = f"{__name__}:open_clients", f"DATABASES[{connection.alias!r}]"
+    if release := read_setting("RELEASE"):
+        values["release"] = release
     return {name: Setting(value, Path.cwd(), source) for name, value in values.items()}
 
 
