@@ -18,7 +18,7 @@ from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throt
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
-from quaestor._core.plan import Change, Records
+from quaestor._core.plan import Change, Records, StartMark
 from quaestor._core.store import Attempt, Ending, HistoryFact, OutcomeUnknown, RecordEntry
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place
@@ -91,6 +91,7 @@ class Server:
     killed: set[bytes] = field(default_factory=set)
     refusal: Exception | None = None  # why sessions can't be killed
     elections: int = 0
+    marks: dict[str, StartMark] = field(default_factory=dict)  # of starts, beside the lease
     elsewhere: Event | None = None  # about records under another prefix
     overtaken: set[str] = field(default_factory=set)  # recorded, or their needs removed, without the lease
 
@@ -132,6 +133,9 @@ class Server:
             self.holder = replace(self.holder, **at)
         return True
 
+    def read_lease(self) -> LeaseState:
+        return LeaseState(self.holder, self.expelled, dict(self.marks))
+
     def is_held(self, held: Lease | None) -> bool:
         holder = self.holder
         return holder is not None and held is not None and (holder.owner, holder.token) == (held.owner, held.token)
@@ -147,6 +151,21 @@ class Server:
         if self.holder is not None and self.holder.owner == owner:
             self.holder = None
             self.sessions -= set(sessions)
+
+    # Start marks
+
+    def write_mark(self, name: str, owner: str, known: StartMark | None) -> bool:
+        if not self._is_mark(name, owner, known) and name in self.marks:
+            return False
+        self.marks[name] = StartMark(owner, self.clock)
+        return True
+
+    def remove_mark(self, name: str, owner: str, known: StartMark | None) -> None:
+        if self._is_mark(name, owner, known):
+            del self.marks[name]
+
+    def _is_mark(self, name: str, owner: str, known: StartMark | None) -> bool:
+        return name in self.marks and self.marks[name].owner in {owner, known and known.owner}
 
     # Transactions
 
@@ -677,13 +696,19 @@ class FakeStore:
         return await self._send("read_last_failures", self.server.read_last_failures)
 
     async def read_lease_and_clock(self) -> Any:
-        def read() -> tuple[LeaseState, datetime]:
-            return LeaseState(self.server.holder, self.server.expelled), self.server.clock
-
-        return await self._send("read_lease_and_clock", read)
+        return await self._send("read_lease_and_clock", lambda: (self.server.read_lease(), self.server.clock))
 
     async def read_lease(self) -> Any:
-        return await self._send("read_lease", lambda: LeaseState(self.server.holder, self.server.expelled))
+        return await self._send("read_lease", self.server.read_lease)
+
+    async def write_start_mark(self, name: str, known: StartMark | None) -> Any:
+        self.process.check_held(f"start mark of {name}")
+        write = partial(self.server.write_mark, name, self.process.owner, known)
+        return await self._send("write_start_mark", write, details=name)
+
+    async def remove_start_mark(self, name: str, known: StartMark | None) -> None:
+        remove = partial(self.server.remove_mark, name, self.process.owner, known)
+        await self._send("remove_start_mark", remove, details=name)
 
     def identify_primary(self) -> int:
         return self.server.elections

@@ -197,6 +197,11 @@ def roll_back_in_a_transaction(world: World) -> None:
     world.runner().rollback(["a"])
 
 
+def run_after_a_crash(world: World) -> None:
+    world.migrate(touch, after_crash="stop")
+    world.runner().run()
+
+
 def mark_applied(world: World) -> None:
     world.migrate()
     world.runner().mark_applied(["a"])
@@ -276,6 +281,7 @@ CHANGES: dict[str, Callable[[World], None]] = {
     "backfill with `max_lag`": backfill_with_max_lag,
     "backfill in transactions": backfill_in_transactions,
     "backfill that resumes": resume_a_backfill,
+    'a migration with `after_crash="stop"`': run_after_a_crash,
     "rollback": roll_back,
     "rollback in a transaction": roll_back_in_a_transaction,
     "mark applied": mark_applied,
@@ -297,6 +303,7 @@ TOGETHER = {
         "a migration in a transaction",
         "a failure in a transaction",
         "a record whose answer is lost",
+        'a migration with `after_crash="stop"`',
         "waiting for another instance",
     },
 }

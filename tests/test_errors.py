@@ -7,7 +7,7 @@ import re
 import pytest
 
 from quaestor import errors
-from tests.world import lease
+from tests.world import LONG_AGO, lease
 
 EXAMPLES = [
     (errors.InvalidMigrationError("A name must not be empty."), ValueError, "must not be empty"),
@@ -48,6 +48,16 @@ EXAMPLES = [
         errors.IrreversibleMigrationError(["b", "a"]),
         ValueError,
         "for b, a. Write one with @registry.register_rollback('b') and one with @registry.register_rollback('a'), or",
+    ),
+    (
+        errors.InterruptedMigrationError({"b": LONG_AGO, "a": LONG_AGO}),
+        RuntimeError,
+        "'b' (started 2026-01-01 00:00:00 UTC), 'a' (started",
+    ),
+    (
+        errors.InterruptedMigrationError({"b": LONG_AGO, "a": LONG_AGO}),
+        RuntimeError,
+        "`quaestor run --retry b --retry a` or run(retry=['b', 'a']), undo them with `quaestor rollback b a`",
     ),
     (errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}), ValueError, "'b' needs 'a'; 'd' needs 'a', 'c'"),
     (

@@ -77,7 +77,7 @@ def test_rollback(needs: Needs, data: st.DataObject) -> None:
     applied, targets = data.draw(some), data.draw(some)
     known = definitions(needs)
 
-    todo = plan.plan_rollback(known, recorded(*applied), targets)
+    todo = plan.plan_rollback(known, recorded(*applied), {}, targets)
 
     def needs_one_of(name: str) -> bool:
         return name in targets or any(map(needs_one_of, needs[name]))
@@ -94,9 +94,9 @@ def test_irreversible() -> None:
     }
 
     with pytest.raises(IrreversibleMigrationError) as caught:
-        plan.plan_rollback(known, recorded("top", "left", "right", "end", "aside"), ["top"])
+        plan.plan_rollback(known, recorded("top", "left", "right", "end", "aside"), {}, ["top"])
     assert caught.value.names == ["end", "top"]
-    assert names(plan.plan_rollback(known, recorded("top", "left"), ["left"])) == ["left"]
+    assert names(plan.plan_rollback(known, recorded("top", "left"), {}, ["left"])) == ["left"]
 
 
 def test_rollback_of_the_other_kind() -> None:
@@ -104,7 +104,7 @@ def test_rollback_of_the_other_kind() -> None:
     known = {"a": MigrationDefinition("a", nothing, transaction=True, rollback=nothing_async)}
 
     assert plan.plan_run(known, plan.check_graph(known), Records({})) == [Change("a", True, nothing, False, True)]
-    assert plan.plan_rollback(known, recorded("a"), ["a"]) == [
+    assert plan.plan_rollback(known, recorded("a"), {}, ["a"]) == [
         Change("a", False, nothing_async, True, True, recorded_at=(LONG_AGO,))
     ]
 
@@ -119,11 +119,11 @@ def test_mark_applied(needs: Needs, data: st.DataObject) -> None:
 
     if any(missing.values()):
         with pytest.raises(DependencyConflictError) as caught:
-            plan.plan_mark_applied(known, recorded(*applied), marked)
+            plan.plan_mark_applied(known, recorded(*applied), {}, marked)
         assert caught.value.conflicts == {name: lacking for name, lacking in missing.items() if lacking}
     else:
         expected = [name for name in smallest_order(needs) if name in marked and name not in applied]
-        assert plan.plan_mark_applied(known, recorded(*applied), marked) == [
+        assert plan.plan_mark_applied(known, recorded(*applied), {}, marked) == [
             RecordChange(name, applies=True) for name in expected
         ]
 
@@ -138,11 +138,11 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
 
     if any(stays.values()):
         with pytest.raises(DependencyConflictError) as caught:
-            plan.plan_mark_pending(known, recorded(*applied), marked)
+            plan.plan_mark_pending(known, recorded(*applied), {}, marked)
         assert caught.value.conflicts == {name: needed for name, needed in stays.items() if needed}
     else:
         order = ["of another release", *reversed(smallest_order(needs))]
-        assert plan.plan_mark_pending(known, recorded(*applied), marked) == [
+        assert plan.plan_mark_pending(known, recorded(*applied), {}, marked) == [
             RecordChange(name, applies=False, recorded_at=(LONG_AGO,))
             for name in order
             if name in applied and name in marked

@@ -43,6 +43,7 @@ class Options:
     strict: bool
     concurrency: int
     release: str | None
+    retry: Collection[str]
 
 
 def run_many(
@@ -55,7 +56,7 @@ def run_many(
 ) -> Coroutine[Any, Any, list[DatabaseResult]]:
     """See `MigrationRegistry.run_many`. The coroutine of sync runs never suspends."""
     argument, prefix = "sync_db" if is_async else "async_db", options.prefix
-    listed, targets = _check(registry, databases, argument, other_db, options)
+    listed, targets, retry = _check(registry, databases, argument, other_db, options)
     emit = guard(options.on_event)
 
     names = [str(number) for number in range(len(listed))]
@@ -79,7 +80,7 @@ def run_many(
         other = {} if other_db is None else {argument: other_db(db.name)}
         runner = make_runner(db, on_event=hook, **other)
         join_run(runner, run_id, number)
-        return runner.run(targets, strict=options.strict)
+        return runner.run(targets, strict=options.strict, retry=retry)
 
     async def run_one(start: Start) -> None:
         number, applied, is_reported = int(start.name), [], False
@@ -142,8 +143,8 @@ class _Results:
 
 def _check(
     registry: "MigrationRegistry", databases: object, argument: str, other_db: object, options: Options
-) -> tuple[list[Any], list[str] | None]:
-    """Check what would fail in each of the runs. Returns the databases and the targets."""
+) -> tuple[list[Any], list[str] | None, list[str]]:
+    """Check what would fail in each of the runs. Returns the databases, the targets, and what to retry."""
     check_concurrency(options.concurrency)
     if other_db is not None and not callable(other_db):
         raise InvalidOptionError(
@@ -166,5 +167,6 @@ def _check(
     find_release(options.release)
     plan.check_graph(registry.migrations)
     targets = None if options.targets is None else check_names("targets", options.targets)
-    plan.check_known(targets or (), registry.migrations)
-    return listed, targets
+    retry = check_names("retry", options.retry)
+    plan.check_known([*(targets or ()), *retry], registry.migrations)
+    return listed, targets, retry

@@ -17,6 +17,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── RecordConflictError           (ValueError)    another document has a pending migration's `_id`
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
     ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
+    ├── InterruptedMigrationError     (RuntimeError)  after_crash="stop", and the migration was interrupted or failed
     ├── DependencyConflictError       (ValueError)    an applied migration has a pending dependency: after a
     │                                                 mark, or in a run with strict=True
     ├── UnfinishedMigrationError      (TypeError)     a function returned before its work was done
@@ -43,7 +44,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a lease is data of an error; at run time this module imports nothing of quaestor
+if TYPE_CHECKING:  # data of errors; at run time this module imports nothing of quaestor
+    from datetime import datetime
+
     from quaestor.status import Lease
 
 
@@ -265,6 +268,39 @@ class IrreversibleMigrationError(QuaestorError, ValueError):
         return (
             f"No rollback is registered for {', '.join(self.names)}. Write one with {decorators}, or fix the data with "
             "a new migration. Nothing has run."
+        )
+
+
+@dataclass(eq=False)
+class InterruptedMigrationError(QuaestorError, RuntimeError):
+    """Migrations with after_crash="stop" were interrupted or failed halfway, and aren't repeated unasked.
+
+    Nothing has run.
+
+    Attributes:
+        interrupted: Their names, in the order of the plan, with when each was started (aware, UTC, by the server's
+            clock).
+    """
+
+    interrupted: dict[str, datetime]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of these migrations."""
+        return list(self.interrupted)
+
+    def __str__(self) -> str:
+        started = ", ".join(
+            f"{name!r} (started {since:%Y-%m-%d %H:%M:%S} UTC)" for name, since in self.interrupted.items()
+        )
+        names = " ".join(self.interrupted)
+        retries = " ".join(f"--retry {name}" for name in self.interrupted)
+        return (
+            f"These migrations were interrupted or failed halfway: {started}. after_crash='stop' keeps a run from "
+            "repeating them unasked. Check the data. Then repeat them with "
+            f"`quaestor run {retries}` or run(retry={self.names!r}), undo them with `quaestor rollback {names}`, "
+            f"or say what you found with `quaestor mark applied {names}` or `quaestor mark pending {names}`. "
+            "Nothing has run."
         )
 
 

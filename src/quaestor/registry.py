@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are 
     from quaestor.context import AsyncMigrationContext, MigrationContext
     from quaestor.databases import AsyncDatabase, SyncDatabase
     from quaestor.events import Hook
-    from quaestor.status import DatabaseResult
+    from quaestor.status import AfterCrash, DatabaseResult
 
     # An `async def` function that takes the context of a `def` function must be a type error. No type means "not
     # awaitable", so this lists what a `def` function with a context may return, although nothing uses it.
@@ -87,6 +87,7 @@ class MigrationRegistry:
         transaction: bool = False,
         description: str | None = None,
         replace: bool = False,
+        after_crash: AfterCrash = "rerun",
     ) -> Callable[[F], F]:
         """Register the decorated function as a migration, and return it unchanged.
 
@@ -106,9 +107,12 @@ class MigrationRegistry:
             description: A summary in one line. Defaults to the first line of the function's docstring.
             replace: Whether to replace the migration if it was registered in the same module: for notebooks, where a
                 cell runs again. Its rollback stays. A run in progress isn't affected.
+            after_crash: What a run does with the migration after it was interrupted or failed halfway: "rerun" repeats
+                it; "stop" raises an `InterruptedMigrationError` until somebody has checked the data, for a function
+                that must not run twice unasked. It isn't for transactions, which leave nothing half done.
 
         Raises:
-            InvalidMigrationError: The name, the dependencies or the function isn't valid.
+            InvalidMigrationError: The name, the dependencies, the function or an option isn't valid.
             DuplicateMigrationError: The name is taken; with `replace`, by another module.
             CircularDependencyError: It depends on itself.
         """
@@ -121,6 +125,7 @@ class MigrationRegistry:
                 [] if depends_on is None else depends_on,
                 transaction=transaction,
                 description=summarize(function) if description is None else description,
+                after_crash=after_crash,
             )
             if (known := self._migrations.get(definition.name)) is not None:
                 _check_duplicate(definition.name, known.execute, function, replace=replace)
@@ -215,6 +220,7 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 1,
         release: str | None = None,
+        retry: Collection[str] = (),
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply all pending migrations, dependencies first, otherwise in alphabetical order.
 
@@ -244,6 +250,7 @@ class MigrationRegistry:
                 backfills after their batch.)
             release: The release of the application, such as "1.4.2", for the records and the history. Defaults to the
                 environment variable QUAESTOR_RELEASE; if that isn't set, none is recorded.
+            retry: Repeat these migrations with after_crash="stop", although they were interrupted or failed halfway.
 
         Returns:
             The names applied by this call, in the order of the plan.
@@ -252,8 +259,10 @@ class MigrationRegistry:
             MissingDependencyError, CircularDependencyError: The dependencies can't be put in order; nothing was sent to
                 the server.
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument isn't valid; likewise.
-            UnknownMigrationError: A target isn't registered; likewise.
+            UnknownMigrationError: A target, or a name in `retry`, isn't registered; likewise.
             UnknownRecordsError: `strict`, and applied migrations aren't registered; nothing has run.
+            InterruptedMigrationError: A pending migration with after_crash="stop" was interrupted or failed halfway,
+                and `retry` doesn't name it; nothing has run.
             MissingDatabaseError: `def` migrations are pending, but there is no `sync_db`; nothing has run.
             RecordConflictError: A migration couldn't be recorded; nothing has run.
             TransactionsUnsupportedError: transaction=True, but the server has no transactions; nothing has run.
@@ -278,7 +287,7 @@ class MigrationRegistry:
             patience=patience,
             release=release,
         )
-        return runner.run(targets, strict=strict, concurrency=concurrency)
+        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry)
 
     def run_sync(
         self,
@@ -294,6 +303,7 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 1,
         release: str | None = None,
+        retry: Collection[str] = (),
     ) -> list[str]:
         """Do what `run` does, without an event loop, for PyMongo's `Database` and mongomock's.
 
@@ -317,7 +327,7 @@ class MigrationRegistry:
             patience=patience,
             release=release,
         )
-        return runner.run(targets, strict=strict, concurrency=concurrency)
+        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry)
 
     def run_many(
         self,
@@ -333,6 +343,7 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 8,
         release: str | None = None,
+        retry: Collection[str] = (),
     ) -> Coroutine[Any, Any, list[DatabaseResult]]:
         """Apply all pending migrations in many databases (one for each tenant, say). Each has its own lease and
         records, and if one fails, the others continue.
@@ -349,13 +360,15 @@ class MigrationRegistry:
         Raises:
             MissingDependencyError, CircularDependencyError: The graph isn't sound; nothing was sent to a server.
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument isn't valid; likewise.
-            UnknownMigrationError: A target isn't registered; likewise.
+            UnknownMigrationError: A target, or a name in `retry`, isn't registered; likewise.
             BaseException: A cancellation or Ctrl-C. No further database is started; runs in progress are cancelled, or
                 end after their current migration. Only the events (`DatabaseFinished`) have the results so far.
         """
         from quaestor._many import Options, run_many
 
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release)
+        options = Options(
+            prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release, retry
+        )
         return run_many(self, databases, sync_db, options, is_async=True)
 
     def run_many_sync(
@@ -372,6 +385,7 @@ class MigrationRegistry:
         strict: bool = False,
         concurrency: int = 8,
         release: str | None = None,
+        retry: Collection[str] = (),
     ) -> list[DatabaseResult]:
         """Do what `run_many` does, without an event loop, for PyMongo's `Database` and mongomock's, in threads.
 
@@ -382,7 +396,9 @@ class MigrationRegistry:
         from quaestor._hosts.threads import run_to_completion
         from quaestor._many import Options, run_many
 
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release)
+        options = Options(
+            prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release, retry
+        )
         return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
 
 

@@ -114,17 +114,25 @@ class AsyncRunner(_Runner):
         super().__init__(registry, db, sync_db, prefix, on_event, release=release, terms=terms)
 
     def run(
-        self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        strict: bool = False,
+        concurrency: int = 1,
+        retry: Collection[str] = (),
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply pending migrations. The arguments, the result and the errors are those of `MigrationRegistry.run`."""
         check_concurrency(concurrency)
         engine = self._open(concurrency)
-        return self._perform(engine, operations.run(engine.scope, targets, strict=strict, concurrency=concurrency))
+        operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry)
+        return self._perform(engine, operation)
 
     def plan(
-        self, targets: Collection[str] | None = None, *, strict: bool = False
+        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
     ) -> Coroutine[Any, Any, list[PlannedMigration]]:
-        """Return what `run` would do, in order, and why. It is one read; no lease is acquired, and nothing is written.
+        """Return what `run` would do, in order, and why. No lease is acquired, and nothing is written.
+
+        It is one read; with an after_crash="stop" migration in the plan, two.
 
         Returns:
             One value for each migration, with its `reason`.
@@ -133,7 +141,7 @@ class AsyncRunner(_Runner):
             Exception: Whatever `run` would raise before the first function.
         """
         engine = self._open()
-        return self._explain(engine, operations.run(engine.scope, targets, strict=strict))
+        return self._explain(engine, operations.run(engine.scope, targets, strict=strict, retry=retry))
 
     async def status(self) -> Status:
         """Read what is applied, what is pending, and who holds the lease. No lease is acquired, and nothing is written.
@@ -166,7 +174,8 @@ class AsyncRunner(_Runner):
         """Roll back migrations, and before them every applied one that depends on them.
 
         For each, the function registered with `MigrationRegistry.register_rollback` is called, and then the record is
-        removed; with transaction=True, in the same transaction. Migrations that aren't applied are skipped.
+        removed; with transaction=True, in the same transaction. Migrations that aren't applied are skipped, except for
+        those with after_crash="stop" that were interrupted or failed halfway.
 
         Args:
             targets: The names to roll back; pass `registry.migrations` for all.
@@ -183,7 +192,7 @@ class AsyncRunner(_Runner):
         return self._perform(engine, operations.roll_back(engine.scope, targets))
 
     def plan_rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[PlannedMigration]]:
-        """Return what `rollback` would do, in order, and why. It is one read; no lease is acquired.
+        """Return what `rollback` would do, in order, and why. No lease is acquired, and nothing is written.
 
         Returns:
             One value for each migration, with its `reason`.
@@ -196,6 +205,8 @@ class AsyncRunner(_Runner):
 
     def mark_applied(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Record migrations as applied, without running them: to adopt a database that is already migrated.
+
+        An interrupted migration with after_crash="stop" counts as complete then.
 
         Args:
             names: Registered names; pass `registry.migrations` for all.
@@ -215,11 +226,13 @@ class AsyncRunner(_Runner):
     def mark_pending(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Remove the records of migrations, without undoing anything. The next run applies them again, if registered.
 
+        An interrupted migration with after_crash="stop" then counts as never started.
+
         Args:
             names: Names that are registered or recorded.
 
         Returns:
-            The names whose records this call removed, dependents first.
+            The names whose records, or start marks, this call removed, dependents first.
 
         Raises:
             UnknownMigrationError: A name is neither registered nor recorded; nothing was marked.
@@ -301,17 +314,27 @@ class SyncRunner(_Runner):
         terms = Terms(lease_ttl, lease_timeout, patience)
         super().__init__(registry, db, async_db, prefix, on_event, release=release, terms=terms)
 
-    def run(self, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1) -> list[str]:
+    def run(
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        strict: bool = False,
+        concurrency: int = 1,
+        retry: Collection[str] = (),
+    ) -> list[str]:
         """Apply pending migrations. The arguments, result and errors are those of `MigrationRegistry.run_sync`."""
         check_concurrency(concurrency)
         with closing(self._open(concurrency)) as engine:
-            operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency)
+            operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry)
             return run_to_completion(engine.perform(operation))
 
-    def plan(self, targets: Collection[str] | None = None, *, strict: bool = False) -> list[PlannedMigration]:
+    def plan(
+        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+    ) -> list[PlannedMigration]:
         """Return what `run` would do, in order, and why. See `AsyncRunner.plan`."""
         with closing(self._open()) as engine:
-            return run_to_completion(engine.explain(operations.run(engine.scope, targets, strict=strict)))
+            operation = operations.run(engine.scope, targets, strict=strict, retry=retry)
+            return run_to_completion(engine.explain(operation))
 
     def status(self) -> Status:
         """Read what is applied, what is pending, and who holds the lease. See `AsyncRunner.status`."""

@@ -24,6 +24,9 @@ Happening: TypeAlias = Literal[
 """What an entry of the history is about. "applied" is a record; "restarted" is a backfill that was made to start over;
 "accepted" is a changed function."""
 
+AfterCrash: TypeAlias = Literal["rerun", "stop"]
+"""What a run does with a migration that was interrupted or failed halfway: repeat it, or refuse to unless asked."""
+
 DEFAULT_TTL = 30.0
 """How long a lease lasts unless it is renewed, in seconds."""
 
@@ -203,13 +206,16 @@ class MigrationStatus:
         interrupted: Whether the last lease holder was killed or frozen in it: then it is half applied (if
             pending) or half rolled back (if applied). The next run or rollback repeats it. Always False with
             transaction=True. True until another run acquires the lease; after a failed or killed rollback with a
-            backfill, until it is rolled back.
+            backfill, until it is rolled back; with after_crash="stop", also if it failed, until you say how to
+            continue (see `InterruptedMigrationError`).
         backfills: Its backfills (the last one updated last), from their first batch until the
             migration is recorded or rolled back. `Status.lease` says whether it is in progress now.
         duration: How long its function took when it was applied, in seconds; None if unknown.
         release: The release of the application that applied it; None if unknown.
         last_failure: Its last failure, until it is applied; of an applied one, that of its rollback. None without one,
             or without the right to read the history.
+        interrupted_since: When an interrupted migration with after_crash="stop" was started (aware, UTC, by the
+            server's clock); None for all others.
     """
 
     name: str
@@ -224,6 +230,7 @@ class MigrationStatus:
     duration: float | None = None
     release: str | None = None
     last_failure: HistoryEntry | None = None
+    interrupted_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from quaestor.cli.app import app
-from tests.cli.conftest import REGISTRY, Project
+from tests.cli.conftest import FIRST, REGISTRY, Project
 from tests.leases import HELD
 
 
@@ -136,6 +136,33 @@ def test_empty_registry(project: Project, db: str | None) -> None:
         for mark in ("applied", "pending"):
             assert "WARNING" in project.quaestor("mark", mark, "--all")[0]
     assert "up to date" not in project.quaestor("check", "--json", *options, code=2)[0].lower()
+
+
+def test_after_a_crash(project: Project) -> None:
+    """A migration that failed halfway isn't repeated unasked; `--retry`, a rollback or a mark continues."""
+    project.write("shop/migrations/first.py", FIRST.replace('"first")', '"first", after_crash="stop")', 1))
+    assert "ValueError: boom" in project.quaestor("run", "first", FAILS="boom", code=1)[1]
+
+    for command in (["run"], ["run", "--dry-run"], ["plan"], ["run", "--retry", "aside"]):
+        _, errors = project.quaestor(*command, code=1)
+        assert "'first' (started 20" in errors
+        assert "`quaestor run --retry first`" in errors
+    assert project.recorded() == set()
+    row = next(row for row in lines(project.quaestor("status")[0]) if "first" in row)
+    assert row[:3] == ["!", "first", "interrupted"]
+    assert row[3].startswith("20")
+    shown = json.loads(project.quaestor("status", "--json")[0])["migrations"]
+    assert {one["name"]: one["interrupted_since"] is not None for one in shown} == {
+        "aside": False,
+        "first": True,
+        "second": False,
+    }
+    assert "no migration 'frist'" in project.quaestor("run", "--retry", "frist", code=2)[1]
+
+    assert "first" in project.quaestor("rollback", "first", "--dry-run")[0]
+    assert "first" in project.quaestor("run", "--retry", "first", "--dry-run")[0]
+    project.quaestor("run", "--retry", "first")
+    assert project.recorded() == {"aside", "first", "second"}
 
 
 @pytest.mark.parametrize("db", [None, "*"])

@@ -76,7 +76,7 @@ class Orders:
         stopped_at: The step before which, or after which, it stops when it comes there first.
         passed: How often it comes there before that, and goes on.
         dies_at: The number of the step at which it dies, from 1.
-        concurrency: As for `run`; 1 for all other calls.
+        concurrency, retry: As for `run`; 1 and none for all other calls.
     """
 
     driver: str
@@ -90,6 +90,7 @@ class Orders:
     passed: int = 0
     dies_at: int | None = None
     concurrency: int = 1
+    retry: Sequence[str] = ()
 
 
 class Instance:
@@ -318,8 +319,11 @@ def _named(command: Mapping[str, Any]) -> str | None:
     collection = command[verb]
     if not isinstance(collection, str):
         return verb
-    if collection == "app_migrations_lock" and verb == "update" and _is_renewal(command):
-        return None
+    if collection == "app_migrations_lock" and verb in {"update", "delete"}:
+        if "start" in str(command[f"{verb}s"][0]["q"]["_id"]):
+            return f"{verb} start mark"
+        if _is_renewal(command):
+            return None
     return f"{verb} {COLLECTIONS.get(collection, collection)}"
 
 
@@ -331,7 +335,8 @@ def _is_renewal(command: Mapping[str, Any]) -> bool:
 def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
     registry = MigrationRegistry()
     for work in works:
-        registry.register(work.name, work.depends_on, transaction=work.transaction)(_function(work, driver))
+        options: dict[str, Any] = {"transaction": work.transaction, "after_crash": "stop" if work.stops else "rerun"}
+        registry.register(work.name, work.depends_on, **options)(_function(work, driver))
         registry.register_rollback(work.name)(_function(work, driver, "undo_"))
     return registry
 
@@ -410,7 +415,7 @@ def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], li
     settings: dict[str, Any] = {"on_event": on_event, "lease_ttl": orders.lease_ttl}
     options: dict[str, Any] = {"event_listeners": [_Steps(orders)], "heartbeatFrequencyMS": 500}
 
-    more = {"run": {"concurrency": orders.concurrency}}
+    more = {"run": {"concurrency": orders.concurrency, "retry": orders.retry}}
     crossed = any(work.crossed for work in orders.works)
 
     def call() -> list[str]:

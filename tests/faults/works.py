@@ -37,6 +37,7 @@ class Work:
         way: It is a backfill, run this way; with each batch it works for so long, or waits, between log and change.
         crossed: Its functions are of the other kind than the driver: `def` for an async one.
         fails: It raises a ValueError instead of changing its document once more.
+        stops: It is registered with after_crash="stop".
     """
 
     name: str
@@ -47,6 +48,7 @@ class Work:
     way: Way | None = None
     crossed: bool = False
     fails: bool = False
+    stops: bool = False
 
 
 PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")
@@ -103,7 +105,7 @@ def left(db: Any) -> Left:
     return Left(
         records=sorted(record["name"] for record in db.app_migrations.find()),
         **{counter: {document["_id"]: document[counter] for document in work} for counter in COUNTERS},
-        holder=(db.app_migrations_lock.find_one() or {}).get("owner"),
+        holder=(db.app_migrations_lock.find_one("lease") or {}).get("owner"),
     )
 
 

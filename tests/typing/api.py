@@ -25,6 +25,7 @@ from quaestor import (
     Event,
     HistoryEntry,
     HistoryNotWritten,
+    InterruptedMigrationError,
     IrreversibleMigrationError,
     Lease,
     LeaseAwaited,
@@ -148,7 +149,8 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await runner.run(), list[str])
     assert_type(await runner.run({"a", "b"}, strict=True), list[str])
     assert_type(await runner.plan(), list[PlannedMigration])
-    assert_type(await runner.plan(("a",)), list[PlannedMigration])
+    assert_type(await runner.plan(("a",), retry=["a"]), list[PlannedMigration])
+    assert_type(await runner.run(retry={"a"}), list[str])
     assert_type(await runner.status(), Status)
     assert_type(await runner.history(), list[HistoryEntry])
     assert_type(await runner.history({"a"}, limit=10), list[HistoryEntry])
@@ -177,7 +179,8 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(runner.run(), list[str])
     assert_type(runner.run({"a", "b"}, strict=True), list[str])
     assert_type(runner.plan(), list[PlannedMigration])
-    assert_type(runner.plan(("a",)), list[PlannedMigration])
+    assert_type(runner.plan(("a",), retry=["a"]), list[PlannedMigration])
+    assert_type(runner.run(retry={"a"}), list[str])
     assert_type(runner.status(), Status)
     assert_type(runner.history(), list[HistoryEntry])
     assert_type(runner.history(["a"], limit=10), list[HistoryEntry])
@@ -230,6 +233,8 @@ def errors(runner: SyncRunner) -> None:
     except UnknownMigrationError as error:
         assert_type(error.suggestions, dict[str, str | None])
         assert_type(error.names, list[str])
+    except InterruptedMigrationError as error:
+        assert_type((error.names, error.interrupted), tuple[list[str], dict[str, datetime]])
     except (UnknownRecordsError, IrreversibleMigrationError) as error:
         assert_type(error.names, list[str])
     except DependencyConflictError as error:
@@ -256,6 +261,7 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type(one.applied_at, datetime | None)
     assert_type(one.depends_on, tuple[str, ...])
     assert_type((one.transaction, one.has_rollback, one.interrupted), tuple[bool, bool, bool])
+    assert_type(one.interrupted_since, datetime | None)
     assert_type(one.backfills, tuple[BackfillStatus, ...])
     kept = one.backfills[-1]
     assert_type(kept.name, str)

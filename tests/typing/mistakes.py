@@ -134,6 +134,7 @@ def register(works: Works) -> None:
     registry.register_rollback("a")(works.sync_context)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # `async def`, with the context of a `def` function
     registry.register("a", depends_on=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     registry.register("a", [], True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a flag without its name
+    registry.register("a", after_crash="halt")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # neither "rerun" nor "stop"
     registry.register("a", description=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a str
     registry.register(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     registry.register_rollback(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # likewise

@@ -27,6 +27,11 @@ def b(db: Database[Document]) -> int:
     return db.users.update_many({}, {"$set": {"status": "new"}}).modified_count
 
 
+@registry.register("stopping", after_crash="stop")
+def stopping(db: Database[Document]) -> None:
+    print(db)
+
+
 @registry.register("c", ("a", "b"), transaction=True, description="Says what it does.")
 async def c(db: AsyncIOMotorDatabase[Document]) -> None:
     await db.users.create_index("email")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quaestor.errors import CircularDependencyError, InvalidMigrationError, InvalidOptionError, QuaestorError
+from quaestor.status import AfterCrash
 
 _MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 
@@ -24,12 +25,13 @@ class MigrationDefinition:
         transaction: Whether the function and its record are one transaction; likewise its rollback.
         description: What it does, in one line; may be empty.
         rollback: The function that undoes it, called likewise; None if there is none.
+        after_crash: Whether a run repeats it after it was interrupted or failed halfway: "rerun" or "stop".
         is_async: Whether `execute` is `async def`.
         wants_context: Whether `execute` takes the context. A second argument with a default doesn't count.
         can_backfill: Whether `execute` or `rollback` takes the context, and so can have backfills.
 
     Raises:
-        InvalidMigrationError: The name, the dependencies or the function can't be used.
+        InvalidMigrationError: The name, the dependencies, the function or an option can't be used.
         CircularDependencyError: It depends on itself.
     """
 
@@ -39,6 +41,7 @@ class MigrationDefinition:
     transaction: bool = False
     description: str = ""
     rollback: Callable[..., object] | None = None
+    after_crash: AfterCrash = "rerun"
     is_async: bool = field(init=False)
     wants_context: bool = field(init=False)
     can_backfill: bool = field(init=False)
@@ -63,7 +66,21 @@ class MigrationDefinition:
             raise InvalidMigrationError(
                 f"The description of migration {self.name!r} must be a str, not {_kind(self.description)}."
             )
+        if self.after_crash not in ("rerun", "stop"):  # a tuple, because it may be unhashable
+            raise InvalidMigrationError(
+                f"after_crash of migration {self.name!r} must be 'rerun' or 'stop', not {_kind(self.after_crash)}."
+            )
+        if self.stops and self.transaction:
+            raise InvalidMigrationError(
+                f"Migration {self.name!r} has transaction=True and after_crash='stop'. A transaction leaves nothing "
+                "half done, so there is nothing to stop for: leave out one of the two."
+            )
         object.__setattr__(self, "is_async", is_async(self.execute))
+
+    @property
+    def stops(self) -> bool:
+        """Whether a start mark is written before it, because a run doesn't repeat it unasked."""
+        return self.after_crash == "stop"
 
 
 def check_name(name: object, decorator: str = "register") -> str:

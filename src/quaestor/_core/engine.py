@@ -8,7 +8,7 @@ Rule 4: an interruption is raised unchanged, and the lease is released whatever 
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -29,7 +29,7 @@ from quaestor._core.lease import (
     prove,
     retry_until_known,
 )
-from quaestor._core.plan import Change, RecordChange, Records, Restart
+from quaestor._core.plan import Change, Marks, RecordChange, Records, Restart
 from quaestor._core.scheduler import Schedule, Start, combine, follow
 from quaestor._core.store import Functions, HistoryFact, Host, OutcomeUnknown, RecordEntry, Store
 from quaestor._core.transaction import retry_transaction
@@ -91,30 +91,36 @@ class Operation:
     """An operation under the lease. The functions that make one check their arguments."""
 
     work: Work
-    make_plan: Callable[[Records], plan.Plan]
+    make_plan: Callable[[Records, Marks], plan.Plan]
     finished: PlanEvent  # after the changes of the plan
     started: PlanEvent | None = None  # before them
     concurrency: int = 1
     targets: Collection[str] | None = None  # None: all
+    is_about_marks: bool = False  # a start mark alone can put a migration into its plan
 
 
 def run(
-    scope: Scope, targets: Collection[str] | None = None, *, strict: bool = False, concurrency: int = 1
+    scope: Scope,
+    targets: Collection[str] | None = None,
+    *,
+    strict: bool = False,
+    concurrency: int = 1,
+    retry: Collection[str] = (),
 ) -> Operation:
-    """Apply what is pending: all of it, or the targets and what they need."""
+    """Apply what is pending: all of it, or the targets and what they need; of what was interrupted, what to retry."""
+    retried = check_names("retry", retry)
     wanted = None if targets is None else check_names("targets", targets)
     sorters = [plan.check_graph(scope.definitions)]
-    if wanted is not None:
-        plan.check_known(wanted, scope.definitions)
+    plan.check_known([*(wanted or ()), *retried], scope.definitions)
 
-    def make_plan(records: Records) -> plan.Plan:
+    def make_plan(records: Records, marks: Marks) -> plan.Plan:
         if strict and (unknown := plan.find_unknown(scope.definitions, records)):
             raise UnknownRecordsError(unknown)
         if strict and (conflicts := plan.find_conflicts(scope.definitions, records)):
             raise DependencyConflictError(conflicts, in_run=True)
         # The sorter that checked the graph serves the first plan: a second one would double its time.
         sorter = sorters.pop() if sorters else plan.check_graph(scope.definitions)
-        return plan.plan_run(scope.definitions, sorter, records, wanted)
+        return plan.plan_run(scope.definitions, sorter, records, wanted, marks=marks, retry=retried)
 
     finished = partial(RunFinished, is_registry_empty=not scope.definitions)
     return Operation("run", make_plan, finished, RunStarted, concurrency, wanted)
@@ -126,7 +132,8 @@ def roll_back(scope: Scope, targets: Collection[str]) -> Operation:
     plan.check_graph(scope.definitions)
     plan.check_known(names, scope.definitions)
     make_plan = partial(plan.plan_rollback, scope.definitions, targets=names)
-    return Operation("rollback", make_plan, RollbackFinished, RollbackStarted, targets=names)
+    has_stops = plan.has_stops(scope.definitions, plan.find_dependents(scope.definitions, names))
+    return Operation("rollback", make_plan, RollbackFinished, RollbackStarted, targets=names, is_about_marks=has_stops)
 
 
 def mark_applied(scope: Scope, names: Collection[str]) -> Operation:
@@ -139,15 +146,16 @@ def mark_applied(scope: Scope, names: Collection[str]) -> Operation:
 
 
 def mark_pending(scope: Scope, names: Collection[str]) -> Operation:
-    """Remove records without undoing anything."""
+    """Remove records and start marks without undoing anything."""
     marked = check_names("names", names)
     plan.check_graph(scope.definitions)
 
-    def make_plan(records: Records) -> plan.Plan:
+    def make_plan(records: Records, marks: Marks) -> plan.Plan:
         plan.check_known(marked, scope.definitions.keys() | records.applied.keys())
-        return plan.plan_mark_pending(scope.definitions, records, marked)
+        return plan.plan_mark_pending(scope.definitions, records, marks, marked)
 
-    return Operation("mark", make_plan, partial(RecordsMarked, applied=False))
+    has_stops = plan.has_stops(scope.definitions, marked)
+    return Operation("mark", make_plan, partial(RecordsMarked, applied=False), is_about_marks=has_stops)
 
 
 class Engine:
@@ -174,7 +182,9 @@ class Engine:
         try:
             records = await self._read_records(details=operation.work != "run")
             await self._warn(operation.work, records)
-            todo = operation.make_plan(records)
+            # The mark of a migration to apply may be that of the current holder: only under the lease does it count.
+            read = partial(self._read, "the start marks", self._store.read_lease)
+            todo = await self._plan(operation, records, read if operation.is_about_marks else None)
             names: tuple[str, ...] = ()
             if todo:
                 sessions = await self._prepare(operation, todo, records)
@@ -188,9 +198,9 @@ class Engine:
         return list(names)
 
     async def explain(self, operation: Operation) -> list[PlannedMigration]:
-        """Return what `perform` would do, in order, and why: the same plan. One read; nothing is written or emitted."""
+        """Return what `perform` would do, in order, and why: the same plan. Nothing is written or emitted."""
         records = await self._read("the records", self._store.read_records)
-        todo = operation.make_plan(records)
+        todo = await self._plan(operation, records, self._read_lease)
         self._check(todo, records)
         names, undo = [change.name for change in todo], operation.work == "rollback"
         return plan.explain(self.scope.definitions, names, operation.targets, undo=undo)
@@ -199,11 +209,7 @@ class Engine:
         """Read what is applied, what is pending, what failed, and who holds the lease. Four reads."""
         definitions = plan.sort(self.scope.definitions)
         # The lease first: if a migration of its expired holder is recorded by now, another instance has applied it.
-        lease, now = await self._read("the lease", self._store.read_lease_and_clock)
-        # One read doesn't show whether the holder is alive: a status goes by the server's clock, which is only a guess.
-        # It comes with the lease, because a fifth command would be too many.
-        if (holder := lease.holder) is not None and now is not None and now > holder.expires_at:
-            lease = LeaseState(expired=holder)
+        lease = await self._read_lease()
         records = await self._read_records(details=True)
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
         failures = await self._read("the history", self._store.read_last_failures)
@@ -229,7 +235,7 @@ class Engine:
         if not known:
             return []
         restart = Restart(name, applies=False, backfill=backfill or known[0])
-        await self.perform(Operation("mark", lambda _: [restart], partial(BackfillReset, backfill=restart.backfill)))
+        await self.perform(Operation("mark", lambda *_: [restart], partial(BackfillReset, backfill=restart.backfill)))
         return [restart.backfill]
 
     async def unlock(self) -> Lease | None:
@@ -264,6 +270,27 @@ class Engine:
         if records.unreadable:
             self._store.emit(RecordsIgnored(*self._where, records.unreadable))
         return records
+
+    async def _read_lease(self) -> LeaseState:
+        """Read the lease without acquiring it, and the start marks of what isn't in progress."""
+        lease, now = await self._read("the lease", self._store.read_lease_and_clock)
+        # One read doesn't show whether the holder is alive: this goes by the server's clock, which is only a guess. It
+        # comes with the lease, because a fifth command would be too many for a status.
+        if (holder := lease.holder) is not None and now is not None and now > holder.expires_at:
+            lease = replace(lease, holder=None, expired=holder)
+        return replace(lease, marks=lease.find_interrupted())
+
+    async def _plan(
+        self, operation: Operation, records: Records, read: Callable[[], Awaitable[LeaseState]] | None
+    ) -> plan.Plan:
+        """Make the plan of an operation. It reads the start marks only if the plan depends on them."""
+        todo = operation.make_plan(records, {})
+        if read is None or not (operation.is_about_marks or any(change.stops for change in todo)):
+            return todo
+        found, definitions = (await read()).marks, self.scope.definitions
+        return operation.make_plan(
+            records, {name: mark for name, mark in found.items() if plan.has_stops(definitions, [name])}
+        )
 
     async def _read(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
         """Send the first command of an operation. If it fails, the error says where it was sent."""
@@ -334,8 +361,11 @@ class Engine:
             await self._kill_sessions_of_others(held, sessions)
             read = partial(store.read_records, details=operation.work != "run")
             again = await self._retry("to read the records", read)
-            if again != records:  # another instance has changed them
-                todo = operation.make_plan(again)
+            # Another instance may have changed them, or died in a migration that this one must not repeat.
+            if again != records or operation.is_about_marks or any(change.stops for change in todo):
+                todo = await self._plan(
+                    operation, again, partial(self._retry, "to read the start marks", store.read_lease)
+                )
                 schedule = self._make_schedule(operation, todo)
                 opened = await self._prepare(operation, todo, again)
                 if not set(opened) <= set(sessions):
@@ -482,7 +512,7 @@ class _Applier:
             if change.transaction:
                 seconds = await self._transact(change, place, start.slot, checksum)
             else:
-                await check_stale_lease(store, held)
+                await self._mark_start(change)
                 primary = store.identify_primary()
                 seconds = await self.functions.execute(change, place, held)
             async with self.lock:
@@ -516,12 +546,32 @@ class _Applier:
         """Do what comes after the record."""
         if change.can_backfill:
             await self._delete_checkpoints(change.name, undo=not change.applies)
+        if change.applies:
+            await self._remove_mark(change)
         self.schedule.finish(change.name)
         if change.transaction and (location := self.schedule.locate()).migrations:
             # Otherwise the check before the record named it.
             await check_lease(self.store, self.held, lambda: location)
         if not change.applies:
             await self.history.write_now()
+
+    async def _mark_start(self, change: Change) -> None:
+        """Check the lease before a function starts, and mark its start if it isn't to be repeated unasked."""
+        await check_stale_lease(self.store, self.held)
+        if not (change.applies and change.stops):
+            return
+        write = partial(self.store.write_start_mark, change.name, change.mark)
+        async with self.lock:
+            if not await retry_until_known(
+                self.store, f"to mark the start of {change.name!r}", write, self.held.patience
+            ):  # another run has started it since this one read the marks
+                raise LeaseLostError(None)
+        await check_stale_lease(self.store, self.held)
+
+    async def _remove_mark(self, change: RecordChange) -> None:
+        if change.has_mark:
+            remove = partial(self.store.remove_start_mark, change.name, change.mark)
+            await retry_until_known(self.store, "to remove a start mark", remove, self.held.patience)
 
     async def _mark(self, change: RecordChange) -> None:
         def locate() -> Location:
@@ -536,6 +586,8 @@ class _Applier:
         what = what if backfill is None else "restarted"
         self.history.note(HistoryFact(what, change.name, record=change.record, backfill=backfill))
         await self._delete_checkpoints(change.name, undo=not change.applies, backfill=backfill)
+        if change.applies:
+            await self._remove_mark(change)
         await self.history.write_now()
         self.schedule.finish(change.name)
 
@@ -556,7 +608,9 @@ class _Applier:
         """Write the entry as the record, or remove the record, once, whatever happens to the connection."""
         if change.applies:
             await self._insert_record(change.name, entry, locate)
-        else:
+            return
+        await self._remove_mark(change)  # first, because without a record it would no longer be void
+        if change.recorded_at:
             await self._delete_records(change, locate)
 
     async def _insert_record(self, name: str, entry: RecordEntry, locate: Callable[[], Location]) -> None:

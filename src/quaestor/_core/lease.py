@@ -11,12 +11,13 @@ the lease within 0.4 of a `ttl`, and records nothing unless the server has just 
 watched for half a `ttl` by then, even if the clocks of the two run at rates that differ by a fifth.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
+from quaestor._core.plan import StartMark
 from quaestor._core.store import OutcomeUnknown, Store, Surroundings
 from quaestor.errors import InvalidOptionError, LeaseLostError, LeaseTimeoutError, OutageError, ServerUnsupportedError
 from quaestor.events import LONG_WAIT, LeaseAwaited, MajorityAwaited, ServerAwaited
@@ -83,10 +84,16 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """The state of the lease."""
+    """The state of the lease, and the start marks beside it."""
 
     holder: Lease | None = None  # dead or alive
     expired: Lease | None = None  # the last holder, if it lost the lease, and nobody has acquired it since
+    marks: Mapping[str, StartMark] = field(default_factory=dict)  # by migration
+
+    def find_interrupted(self) -> dict[str, StartMark]:
+        """Find the marks that the holder hasn't written, whose migrations aren't in progress."""
+        owner = None if self.holder is None else self.holder.owner
+        return {name: mark for name, mark in self.marks.items() if mark.owner != owner}
 
 
 @dataclass(slots=True)

@@ -45,6 +45,10 @@ def make_status(
         for name, backfills in checkpoints.items()
         if name in records.applied and name not in in_progress and any(backfill.undo for backfill in backfills)
     }
+    # Their start marks say more: the lease may name a migration that was next, and doesn't name one that failed.
+    stopping = {one.name for one in definitions if one.stops and one.name not in records.applied}
+    stopped = {name: mark.since for name, mark in lease.marks.items() if name in stopping}
+    interrupted = interrupted - stopping | stopped.keys()
     migrations = [
         MigrationStatus(
             name=definition.name,
@@ -59,6 +63,7 @@ def make_status(
             duration=records.newest.get(definition.name, nothing).duration,
             release=records.newest.get(definition.name, nothing).release,
             last_failure=find_failure(definition.name),
+            interrupted_since=stopped.get(definition.name),
         )
         for definition in definitions
     ]

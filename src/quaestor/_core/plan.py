@@ -6,6 +6,7 @@ from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from itertools import chain
+from types import MappingProxyType
 from typing import TypeAlias
 
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
@@ -13,6 +14,7 @@ from quaestor._text import find_similar
 from quaestor.errors import (
     CircularDependencyError,
     DependencyConflictError,
+    InterruptedMigrationError,
     IrreversibleMigrationError,
     MissingDatabaseError,
     MissingDependencyError,
@@ -49,6 +51,18 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True)
+class StartMark:
+    """The mark of a migration that was started, and must not be repeated unasked. Beside a record it is void."""
+
+    owner: object  # of the lease, when it was started
+    since: datetime  # aware, UTC, by the server's clock
+
+
+Marks: TypeAlias = Mapping[str, StartMark]
+"""The start marks of migrations, by name."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordChange:
     """A record to write (`applies`) or remove."""
 
@@ -56,6 +70,13 @@ class RecordChange:
     applies: bool
     recorded_at: tuple[object, ...] = field(default=(), kw_only=True)  # of records to remove; newer ones stay
     record: MigrationRecord | None = field(default=None, kw_only=True)  # the newest of these, for the history
+    stops: bool = field(default=False, kw_only=True)  # a start mark goes with the record
+    mark: StartMark | None = field(default=None, kw_only=True)  # the one that an earlier run left
+
+    @property
+    def has_mark(self) -> bool:
+        """Whether there may be a mark to remove: one that was found, or that of the migration that was just applied."""
+        return self.mark is not None or (self.applies and self.stops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +129,18 @@ def sort(definitions: Definitions) -> list[MigrationDefinition]:
 
 
 def plan_run(
-    definitions: Definitions, sorter: TopologicalSorter[str], records: Records, targets: Iterable[str] | None = None
+    definitions: Definitions,
+    sorter: TopologicalSorter[str],
+    records: Records,
+    targets: Iterable[str] | None = None,
+    *,
+    marks: Marks = MappingProxyType({}),
+    retry: Container[str] = (),
 ) -> Plan:
-    """Plan to apply all pending migrations, or only the targets and their dependencies. Uses up the sorter."""
+    """Plan to apply all pending migrations, or only the targets and their dependencies. Uses up the sorter.
+
+    Migrations with a start mark are refused, except for those to retry.
+    """
     met = definitions.keys() & records.applied.keys()
     wanted = definitions.keys() if targets is None else find_reachable(_dependencies(definitions), targets, stop=met)
     if targets is not None or any(needed not in met for name in met for needed in definitions[name].depends_on):
@@ -123,6 +153,8 @@ def plan_run(
     names = order(sorter, met)
     if len(names) != len(wanted - met):
         raise RuntimeError("This sorter has made a plan before, and would make an empty one: check the graph again.")
+    if interrupted := {name: marks[name].since for name in names if name in marks and name not in retry}:
+        raise InterruptedMigrationError(interrupted)
     return [
         Change(
             name,
@@ -132,16 +164,20 @@ def plan_run(
             transaction=definition.transaction,
             wants_context=definition.wants_context,
             can_backfill=definition.can_backfill,
+            stops=definition.stops,
+            mark=marks.get(name),
         )
         for name in names
         for definition in [definitions[name]]
     ]
 
 
-def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[str]) -> Plan:
-    """Plan to undo the targets and all applied migrations that need them, directly or not, dependents first."""
-    dependents = reverse(_dependencies(definitions))
-    names = find_reachable(dependents, targets) & records.applied.keys()
+def plan_rollback(definitions: Definitions, records: Records, marks: Marks, targets: Iterable[str]) -> Plan:
+    """Plan to undo the targets and all migrations that need them, directly or not, dependents first.
+
+    Migrations are undone if they are applied, or have a start mark.
+    """
+    names = find_dependents(definitions, targets) & (records.applied.keys() | marks.keys())
     undone = [migration for migration in reversed(sort(definitions)) if migration.name in names]
     if irreversible := [migration.name for migration in undone if migration.rollback is None]:
         raise IrreversibleMigrationError(irreversible)
@@ -149,8 +185,10 @@ def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[
         Change(
             migration.name,
             applies=False,
-            recorded_at=records.applied[migration.name],
+            recorded_at=records.applied.get(migration.name, ()),
             record=records.newest.get(migration.name),
+            stops=migration.stops,
+            mark=marks.get(migration.name),
             function=migration.rollback,
             is_async=is_async(migration.rollback),
             transaction=migration.transaction,
@@ -162,26 +200,34 @@ def plan_rollback(definitions: Definitions, records: Records, targets: Iterable[
     ]
 
 
-def plan_mark_applied(definitions: Definitions, records: Records, names: Collection[str]) -> Plan:
+def plan_mark_applied(definitions: Definitions, records: Records, marks: Marks, names: Collection[str]) -> Plan:
     """Plan to record these migrations, without running anything."""
     recorded = records.applied.keys() | set(names)
     _check_dependencies(definitions, names, lambda needed: needed not in recorded)
     unrecorded = set(names) - records.applied.keys()
     return [
-        RecordChange(migration.name, applies=True) for migration in sort(definitions) if migration.name in unrecorded
+        RecordChange(migration.name, applies=True, stops=migration.stops, mark=marks.get(migration.name))
+        for migration in sort(definitions)
+        if migration.name in unrecorded
     ]
 
 
-def plan_mark_pending(definitions: Definitions, records: Records, names: Collection[str]) -> Plan:
-    """Plan to remove the records of these migrations, registered or not, without running anything."""
+def plan_mark_pending(definitions: Definitions, records: Records, marks: Marks, names: Collection[str]) -> Plan:
+    """Plan to remove the records of these migrations, registered or not, and their start marks."""
     left = records.applied.keys() - set(names)
     _check_dependencies(definitions, sorted(left & definitions.keys()), lambda needed: needed in names)
     backwards = [*find_unknown(definitions, records), *(one.name for one in reversed(sort(definitions)))]
-    recorded = records.applied.keys() & set(names)
+    found = (records.applied.keys() | marks.keys()) & set(names)
     return [
-        RecordChange(name, applies=False, recorded_at=records.applied[name], record=records.newest.get(name))
+        RecordChange(
+            name,
+            applies=False,
+            recorded_at=records.applied.get(name, ()),
+            record=records.newest.get(name),
+            mark=marks.get(name),
+        )
         for name in backwards
-        if name in recorded
+        if name in found
     ]
 
 
@@ -216,6 +262,16 @@ def check_records(plan: Plan, records: Records) -> None:
     """Check that no other record has the `_id` of a migration in the plan."""
     if taken := [change.name for change in plan if change.applies and change.name in records.taken]:
         raise RecordConflictError(taken)
+
+
+def find_dependents(definitions: Definitions, names: Iterable[str]) -> set[str]:
+    """Find the migrations and all that need them, directly or not."""
+    return find_reachable(reverse(_dependencies(definitions)), names)
+
+
+def has_stops(definitions: Definitions, names: Iterable[str]) -> bool:
+    """Say whether any of the migrations, if it is registered, stops a run after it was interrupted."""
+    return any(name in definitions and definitions[name].stops for name in names)
 
 
 def _dependencies(definitions: Definitions) -> dict[str, Collection[str]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # these modules import this one
 
     from quaestor._core.checkpoint import Batch, Checkpoint, Origin, Throttle
     from quaestor._core.lease import HeldLease, LeaseState, Location
-    from quaestor._core.plan import Change, Records
+    from quaestor._core.plan import Change, Records, StartMark
     from quaestor.events import Event, Place
     from quaestor.status import (
         BackfillStatus,
@@ -180,10 +180,16 @@ class Store(Surroundings, Protocol):
         """Say whether the server is MongoDB, as far as the driver can tell. Sends no command."""
 
     async def read_lease(self) -> LeaseState:
-        """Read who holds the lease, dead or alive, with majority concern."""
+        """Read who holds the lease, dead or alive, and the start marks, with majority concern. One command."""
+
+    async def write_start_mark(self, name: str, known: StartMark | None) -> bool:
+        """Mark that this run starts the migration. False: there is a mark that is neither known nor this run's."""
+
+    async def remove_start_mark(self, name: str, known: StartMark | None) -> None:
+        """Remove the mark of the migration if it is the known one, or this run's."""
 
     async def read_lease_and_clock(self) -> tuple[LeaseState, datetime | None]:
-        """Read both in one command, if the server can. None: nobody holds the lease."""
+        """Do what `read_lease` does, and read the clock, in one command if the server can. None: nobody holds it."""
 
     async def read_clock(self) -> datetime:
         """Read the primary's clock."""

@@ -8,17 +8,21 @@ what is applied. A run with `concurrency` adds `concurrent`, because its records
 The lease is one document in a collection of its own: `{_id: "lease", owner, token, beat, ttl, renewedAt, sessions,
 previous}` and, for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it, only
 `token`, `sessions` and, if a holder was ever replaced, `previous` are left.
+
+A start mark is a document beside the lease: `{_id: {start: name}, owner, startedAt}`. Releases that don't know start
+marks never read it.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from bson.binary import UUID_SUBTYPE, Binary
 
 from quaestor._core.lease import LONGEST_TTL, Author, LeaseState, Location
-from quaestor._core.plan import Records
+from quaestor._core.plan import Records, StartMark
 from quaestor._core.store import RecordEntry
 from quaestor.status import DEFAULT_TTL, Lease, MigrationRecord
 
@@ -129,10 +133,10 @@ def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
 
 
 LEASE = "lease"
-"""The `_id` of the one document in the lock collection."""
+"""The `_id` of the lease document in the lock collection."""
 
-LEASE_AND_CLOCK: list[dict[str, Any]] = [{"$match": {"_id": LEASE}}, {"$addFields": {"now": "$$NOW"}}]
-"""The pipeline that reads the lease and the server's clock. Some servers that imitate MongoDB refuse it."""
+LOCK_AND_CLOCK: list[dict[str, Any]] = [{"$addFields": {"now": "$$NOW"}}]
+"""The pipeline that reads the lock collection and the server's clock. Some servers that imitate MongoDB refuse it."""
 
 _ID_SIZE = 16  # bytes of the UUID in a session id
 _HOLDER = ("owner", "host", "pid", "work", "migrations", "recording", "upcoming", "since", "beat", "ttl", "renewedAt")
@@ -186,10 +190,31 @@ def make_expiry() -> dict[str, Any]:
     return {"filter": {"_id": LEASE, "owner": {"$exists": True}}, "update": {"$rename": {"owner": "previous"}}}
 
 
-def read_lease_state(document: Mapping[str, Any] | None) -> LeaseState:
-    """Make a value of the lease document, if there is one."""
-    if document is None:
-        return LeaseState()
+def make_start_mark(name: str, owner: str, known: StartMark | None) -> dict[str, Any]:
+    """Make the arguments of the update_one that marks the start. A mark of another owner is a duplicate key."""
+    update = {"$set": {"owner": owner}, "$currentDate": {"startedAt": True}}
+    return {"filter": match_start_mark(name, owner, known), "update": update, "upsert": True}
+
+
+def match_start_mark(name: str, owner: str, known: StartMark | None) -> dict[str, Any]:
+    """Match the mark of a migration if it is this owner's or the known one, but not that of a later run."""
+    owners = [owner] if known is None else [owner, known.owner]
+    return {"_id": {"start": name}, "owner": {"$in": owners}}
+
+
+def read_lock(documents: Iterable[Mapping[str, Any]]) -> LeaseState:
+    """Make a value of the documents in the lock collection."""
+    state, marks = LeaseState(), {}
+    for document in documents:
+        key = document["_id"]
+        if key == LEASE:
+            state = _read_lease_state(document)
+        elif isinstance(key, Mapping) and isinstance(name := key.get("start"), str):
+            marks[name] = StartMark(document.get("owner"), _read_date(document.get("startedAt")))
+    return replace(state, marks=marks)
+
+
+def _read_lease_state(document: Mapping[str, Any]) -> LeaseState:
     if "owner" in document:
         return LeaseState(holder=read_lease(document))
     if "migrations" in document and "previous" in document:  # it was made to expire

@@ -18,7 +18,7 @@ from pymongo.read_concern import ReadConcern
 
 from quaestor._core.definition import find_look_alike
 from quaestor._core.lease import Author, LeaseState, Location, Terms
-from quaestor._core.plan import Records
+from quaestor._core.plan import Records, StartMark
 from quaestor._core.store import HistoryFact, Host, RecordEntry
 from quaestor._mongo import backfill_documents, documents, history_documents
 from quaestor._mongo.drivers import (
@@ -154,15 +154,28 @@ class MongoStore:
         return is_mongodb(self.db)
 
     async def read_lease(self) -> LeaseState:
-        return documents.read_lease_state(await self.driver.call(self._lease.find_one, {"_id": documents.LEASE}))
+        return documents.read_lock(await self.driver.read_all(self._lease.find()))
+
+    async def write_start_mark(self, name: str, known: StartMark | None) -> bool:
+        mark = documents.make_start_mark(name, self._terms.owner, known)
+        try:
+            await self.driver.write(self._lease.update_one, **mark)
+        except DuplicateKeyError as error:
+            check_id_is_taken(error, self._lease)
+            return False
+        return True
+
+    async def remove_start_mark(self, name: str, known: StartMark | None) -> None:
+        matching = documents.match_start_mark(name, self._terms.owner, known)
+        await self.driver.write(self._lease.delete_one, matching)
 
     async def read_lease_and_clock(self) -> tuple[LeaseState, datetime | None]:
         if not is_mock(self.db):
-            found = await allow_refusal(self.driver.aggregate(self._lease, documents.LEASE_AND_CLOCK))
+            found = await allow_refusal(self.driver.aggregate(self._lease, documents.LOCK_AND_CLOCK))
             if found == []:
                 return LeaseState(), None
             if found is not None and isinstance(now := found[0].get("now"), datetime):
-                return documents.read_lease_state(found[0]), documents.make_aware(now)
+                return documents.read_lock(found), documents.make_aware(now)
         lease = await self.read_lease()
         return lease, None if lease.holder is None else await self.read_clock()
 

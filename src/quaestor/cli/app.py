@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -171,6 +171,17 @@ def _run(
     targets: Names = None,
     dry_run: DryRun = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a database with unknown migrations.")] = False,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retry",
+            metavar="NAME",
+            autocompletion=_names,
+            help="Repeat a migration with after_crash='stop' that was interrupted or failed halfway; repeat the option "
+            "for several.",
+            show_default=False,
+        ),
+    ] = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
@@ -186,9 +197,9 @@ def _run(
     If another instance is migrating, this one waits for it. An interrupted run is safe to repeat.
     """
     if dry_run:
-        _show_plans(target, targets, strict=strict)
+        _show_plans(target, targets, strict=strict, retry=retry or ())
         return
-    options: dict[str, Any] = {"targets": targets or None, "strict": strict}
+    options: dict[str, Any] = {"targets": targets or None, "strict": strict, "retry": retry or ()}
     options |= {} if concurrency is None else {"concurrency": concurrency}
     if target.is_many:
         _run_many(target, options)
@@ -488,17 +499,19 @@ def _run_many(target: Target, options: Mapping[str, Any]) -> None:
         raise typer.Exit(endings.choose_code(list(errors.values())))
 
 
-def _show_plans(target: Target, targets: list[str] | None, *, strict: bool = False) -> None:
+def _show_plans(
+    target: Target, targets: list[str] | None, *, strict: bool = False, retry: Collection[str] = ()
+) -> None:
     """Show the plan of a run, on one database or many."""
 
     def ask(runner: SyncRunner) -> list[PlannedMigration]:
-        return runner.plan(targets or None, strict=strict)
+        return runner.plan(targets or None, strict=strict, retry=retry)
 
     if not target.is_many:
         _show_plan(target, ask, _UP_TO_DATE)
         return
     known = target.registry.migrations
-    if unknown := {name: find_similar(name, known) for name in targets or () if name not in known}:
+    if unknown := {name: find_similar(name, known) for name in (*(targets or ()), *retry) if name not in known}:
         raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
     if not known:
         print_error(reports.NO_MIGRATIONS)

@@ -31,7 +31,8 @@ def report_status(status: Status, width: int) -> Iterator[RenderableType]:
     """Report all migrations: as many columns as there is room for, the name and the state always."""
     if status.migrations:
         marks = [choose_mark(one, status) for one in status.migrations]
-        dates = [f"{one.applied_at:%Y-%m-%d %H:%M}" if one.applied_at else "" for one in status.migrations]
+        times = [one.applied_at or one.interrupted_since for one in status.migrations]
+        dates = [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times]
         columns = {
             "": [mark.text for mark in marks],
             "migration": _column(one.name for one in status.migrations),
