@@ -152,14 +152,15 @@ COMBINATIONS = [
 @nox.session
 @nox.parametrize("python,dependencies", COMBINATIONS)
 def matrix(session: nox.Session, dependencies: str) -> None:
-    """The tests that touch a database on every Python, without Motor; the command line on a terminal."""
+    """The tests that touch a database on every Python, without Motor; checksums; the command line on a terminal."""
     if dependencies == "oldest":
         install(session, ".", *OLDEST, *groups("pytest"), free={requirement.name for requirement in DEPENDENCIES})
         run_tests(session, "--drivers=pymongo", *session.posargs)
+        run_tests(session, "tests/test_source.py")
         return
     install(session, ".[cli]", *groups("pytest", "mongomock", "terminal"))
     run_tests(session, "--drivers=pymongo,mongomock", *session.posargs)
-    run_tests(session, "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
+    run_tests(session, "tests/test_source.py", "tests/cli/test_on_a_terminal.py", "tests/cli/test_display.py")
 
 
 @nox.session

@@ -17,6 +17,7 @@ from quaestor._core.backfill import Backfill, Backfills
 from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
+from quaestor._core.guards import Guard, check_guard
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
 from quaestor._core.plan import Change, Records, StartMark
 from quaestor._core.store import Attempt, Ending, HistoryFact, OutcomeUnknown, RecordEntry
@@ -672,6 +673,16 @@ class FakeStore:
         delete = partial(self.process.change_record, name, recorded_at)
         return await self._send("delete_records", delete, key=("record", name), details=name)
 
+    async def update_checksum(self, name: str, recorded_at: tuple[object, ...], checksum: str) -> Any:
+        def update() -> bool:
+            is_recorded = self.server.recorded.get(name) in recorded_at
+            if is_recorded:
+                known = self.server.details.get(name, MigrationRecord())
+                self.server.details[name] = replace(known, checksum=checksum)
+            return is_recorded
+
+        return await self._send("update_checksum", update, key=("record", name), details=name)
+
     async def create_records(self) -> None:
         await self._send("create_records", lambda: None)
 
@@ -823,6 +834,11 @@ class FakeFunctions:
         self.process, self.server = process, process.server
         self._slots: dict[tuple[bool, int], bytes] = {}
 
+    async def check(self, guard: Guard, place: Place) -> None:
+        if guard.kind == "precondition":
+            self.process.check_held(f"precondition of {place.name}")
+        await self._check(guard, self.process.host.is_from_outside)
+
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
         self.process.check_held(f"function {change.name}")
         began = self.server.now
@@ -845,7 +861,11 @@ class FakeFunctions:
             process.change_record(name, None if change.applies else change.recorded_at, entry)
             server.do(change)
 
-        work = partial(self._call, change, place, held, lambda: None)
+        async def work() -> None:
+            await self._call(change, place, held, lambda: None)
+            for guard in change.verifications:
+                await self._check(guard, lambda error: isinstance(error, ConnectionError | InterruptedError))
+
         return await attempt(process, self._slots[change.is_async, slot], work, ("record", name), write)
 
     async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
@@ -870,6 +890,13 @@ class FakeFunctions:
 
     async def end_sessions(self) -> None:
         await self.process.call("end_sessions")
+
+    async def _check(self, guard: Guard, is_raised: Callable[[Exception], bool]) -> None:
+        def call() -> bool:
+            return guard.read_result(guard.function(self.process))
+
+        name = f"{guard.kind} {guard.migration}"
+        await check_guard(guard, partial(self.process.call, name, call, details=guard.migration), is_raised)
 
     async def _call(self, change: Change, place: Place, held: HeldLease, work: Callable[[], object]) -> None:
         process = self.process

@@ -213,6 +213,14 @@ def mark_pending(world: World) -> None:
     world.runner().mark_pending(["a"])
 
 
+def mark_accepted(world: World) -> None:
+    mark_applied(world)
+    with MongoClient[dict[str, Any]](world.uri) as client:  # as an earlier release recorded it
+        client[NAME].app_migrations.update_one({}, {"$unset": {"checksum": ""}})
+    world.sent.sent.clear()
+    world.runner().mark_accepted(["a"])
+
+
 def look_elsewhere(world: World) -> None:
     """The first run of one database beside another with a similar name, and the first under another prefix."""
     world.migrate()
@@ -286,6 +294,7 @@ CHANGES: dict[str, Callable[[World], None]] = {
     "rollback in a transaction": roll_back_in_a_transaction,
     "mark applied": mark_applied,
     "mark pending": mark_pending,
+    "mark accepted": mark_accepted,
     "take-over from a dead instance": take_over,
 }
 """What acquires the lease."""

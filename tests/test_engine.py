@@ -35,6 +35,7 @@ from quaestor.errors import (
     UnknownRecordsError,
 )
 from quaestor.events import (
+    ChangesAccepted,
     DependenciesPending,
     HistoryNotWritten,
     LeaseAwaited,
@@ -58,7 +59,7 @@ from quaestor.events import (
     ServerAwaited,
     SessionsNotEnded,
 )
-from quaestor.status import BackfillStatus, MigrationStatus, PlannedMigration, Work
+from quaestor.status import BackfillStatus, MigrationRecord, MigrationStatus, PlannedMigration, Work
 from tests.fake_store import PATIENCE, TTL, WHERE, Call, Key, Process, Server, Stored, read_status
 from tests.functions import definitions, nothing, take_context
 from tests.world import LONG_AGO, lease
@@ -66,7 +67,8 @@ from tests.world import LONG_AGO, lease
 DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": []}
 ORDER = ["top", "left", "right", "end"]
 UNDO = ORDER[::-1]
-KINDS = ("run", "rollback", "mark applied", "mark pending")
+KINDS = ("run", "rollback", "mark applied", "mark pending", "mark accepted")
+OLD = MigrationRecord(checksum="old")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_transactional = pytest.mark.parametrize("transactional", [False, True])
 each_fault = pytest.mark.parametrize("fault", ["request lost", "answer lost"])
@@ -77,7 +79,10 @@ def recorded(*names: str) -> Server:
 
 
 def make_server(kind: str) -> Server:
-    return Server() if kind in {"run", "mark applied"} else recorded(*ORDER)
+    server = Server() if kind in {"run", "mark applied"} else recorded(*ORDER)
+    if kind == "mark accepted":
+        server.details = dict.fromkeys(ORDER, OLD)
+    return server
 
 
 def start(kind: str, server: Server, *, transactional: bool = False, **options: Any) -> Process:
@@ -93,8 +98,17 @@ def start(kind: str, server: Server, *, transactional: bool = False, **options: 
             return process.roll_back("top")
         case "mark applied":
             return process.perform(engine.mark_applied(process.scope, UNDO))
+        case "mark accepted":
+            return process.perform(engine.mark_accepted(process.scope, UNDO, process.functions.compute_checksum))
         case _:
             return process.perform(engine.mark_pending(process.scope, ORDER))
+
+
+def find_done(kind: str, server: Server) -> set[str]:
+    """The migrations that were applied, undone or marked."""
+    if kind == "mark accepted":
+        return {name for name, record in server.details.items() if record != OLD}
+    return server.records if kind in {"run", "mark applied"} else set(ORDER) - server.records
 
 
 def start_run(*names: str, server: Server | None = None, transactional: bool = False, **options: Any) -> Process:
@@ -105,7 +119,7 @@ def start_run(*names: str, server: Server | None = None, transactional: bool = F
 
 def check_work(kind: str, server: Server, *, most: int) -> None:
     """All of it is there, and at most so often."""
-    assert server.records == (set(ORDER) if kind in {"run", "mark applied"} else set())
+    assert find_done(kind, server) == set(ORDER)
     done = server.work if kind == "run" else server.undone
     expected = {"run": ORDER, "rollback": UNDO}.get(kind, [])
     assert list(dict.fromkeys(done)) == expected
@@ -127,7 +141,7 @@ def test_crash_at_every_call(kind: str, transactional: bool, after: bool) -> Non
     for at in range(len(whole.log)):
         server = make_server(kind)
         start(kind, server, transactional=transactional, strike_at=at, strike_after=after).finish()
-        ahead = server.records if kind in {"run", "mark applied"} else set(order) - server.records
+        ahead = find_done(kind, server)
         assert ahead == set(order[: len(ahead)])
         assert set(server.transactions) <= server.sessions
         crashed_at, done = server.now, len(server.work + server.undone)
@@ -296,6 +310,49 @@ def test_mark() -> None:
     assert process.server.records == set(ORDER[:3])
     assert marking.events == [RecordsMarked(*WHERE, ("from tomorrow", "end"), applied=False)]
     assert process.server.work + process.server.undone == []
+
+
+def test_accepted_changes() -> None:
+    """Only changed migrations are accepted, and those without a checksum; those that aren't applied are left out. The
+    status compares checksums, as far as they are known, and a run computes none for an applied migration.
+    """
+    known = definitions(DIAMOND | {"pending": [], "lost": []})
+    server = recorded(*ORDER, "lost", "from tomorrow")
+    server.details |= dict.fromkeys(("top", "end", "lost", "from tomorrow"), OLD)
+    process = Process(server, known)
+    checksum = process.functions.compute_checksum(nothing)
+    server.details["left"] = MigrationRecord(checksum=checksum)
+
+    def changed() -> list[str]:
+        return [one.name for one in read_status(server, known).migrations if one.changed]
+
+    assert changed() == ["lost", "top", "end"]
+    names = ["end", "pending", "left", "top", "right"]
+    accepting = process.perform(engine.mark_accepted(process.scope, names, process.functions.compute_checksum))
+    assert accepting.finish() == ["top", "right", "end"]
+    assert process.events == [ChangesAccepted(*WHERE, ("top", "right", "end"))]
+    assert server.details == {"lost": OLD, "from tomorrow": OLD} | dict.fromkeys(
+        ORDER, MigrationRecord(checksum=checksum)
+    )
+    assert changed() == ["lost"]
+
+    again = Process(server, known)
+    again.perform(engine.mark_accepted(again.scope, ORDER, again.functions.compute_checksum)).finish()
+    assert [call.name for call in again.log] == ["read_records"]
+    without = engine.mark_accepted(again.scope, ["lost"], lambda function: None)
+    assert again.perform(without).finish() == []
+    again.functions.compute_checksum = lambda function: None  # type: ignore[method-assign,assignment]
+    assert again.start(again.engine.read_status()).finish().migrations[0].changed is False
+
+
+def test_accepted_record_removed() -> None:
+    """What isn't there any more isn't accepted: somebody who doesn't have the lease has removed the record."""
+    process = start("mark accepted", make_server("mark accepted"))
+    process.reach("update_checksum")
+    del process.server.recorded["top"]
+    with pytest.raises(LeaseLostError):
+        process.finish()
+    assert process.server.details["top"] == OLD
 
 
 @pytest.mark.parametrize("kind", ["run", "rollback", "mark"])
@@ -475,7 +532,7 @@ def test_checkpoints_are_deleted(transactional: bool) -> None:
     async def undo(db: object, context: object) -> None: ...
 
     known = {"a": MigrationDefinition("a", take_context, transaction=transactional, rollback=undo)}
-    for kind in KINDS:
+    for kind in KINDS[:-1]:
         server = Server(token=6) if kind in {"run", "mark applied"} else replace(recorded("a"), token=6)
         keys = [Key(name, is_undo, "orders") for name in "ab" for is_undo in (False, True)]
         server.checkpoints = {key: Stored(Checkpoint(), 7 if key.migration == "a" else 1) for key in keys}

@@ -23,6 +23,11 @@ EXAMPLES = [
         ValueError,
         "Its file ran twice, also as __main__.a: import",
     ),
+    (
+        errors.DuplicateMigrationError("a", "app.check", guard="verification"),
+        ValueError,
+        "'a' already has the verification app.check. Give one of the two functions another name.",
+    ),
     (errors.NoMigrationsError("app.m", [], "app", []), ValueError, "The package 'app.m' has no modules. Add"),
     (errors.NoMigrationsError("m", ["m", "m.a"], "app", []), ValueError, "in this registry: m, m.a. Use @reg"),
     (
@@ -67,6 +72,31 @@ EXAMPLES = [
     ),
     (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
     (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),
+    (
+        errors.PreconditionFailedError("a", "app.check", "returned False"),
+        RuntimeError,
+        "'a' didn't begin, because its precondition app.check returned False. Correct the data",
+    ),
+    (
+        errors.PreconditionFailedError("a", "app.check", "raised ValueError: Two are the same!"),
+        RuntimeError,
+        "raised ValueError: Two are the same! Correct",
+    ),
+    (
+        errors.VerificationFailedError("a", "app.verify", "returned False"),
+        RuntimeError,
+        "'a' isn't recorded, because its verification app.verify returned False. What it changed stays changed.",
+    ),
+    (
+        errors.VerificationFailedError("a", "app.verify", "returned False", True),
+        RuntimeError,
+        "Nothing of it is applied: its transaction was aborted.",
+    ),
+    (
+        errors.InvalidGuardError("a", "precondition", "app.check", "returned a value of type int"),
+        TypeError,
+        "The precondition app.check of migration 'a' returned a value of type int.",
+    ),
     (
         errors.LeaseTimeoutError(2.5, lease()),
         TimeoutError,

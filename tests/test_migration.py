@@ -275,6 +275,27 @@ def test_wants_context(function: Any, wants: bool) -> None:
     assert MigrationDefinition("a", nothing, rollback=function).can_backfill is wants
 
 
+@pytest.mark.parametrize(("function", "other"), [(nothing, nothing_async), (nothing_async, nothing)])
+def test_guards_in_a_transaction(function: Any, other: Any) -> None:
+    """With transaction=True a verification is of the migration's kind, because a transaction has one driver. A
+    precondition comes before the transaction.
+    """
+    assert MigrationDefinition("a", function, verifications=(other,)).verifications == (other,)
+    assert MigrationDefinition("a", function, transaction=True, verifications=(function,), preconditions=(other,))
+    with pytest.raises(InvalidMigrationError, match=f"its verification tests.functions.{other.__name__} must be one"):
+        MigrationDefinition("a", function, transaction=True, verifications=(function, other))
+
+
+@pytest.mark.parametrize("kind", ["precondition", "verification"])
+def test_guards_are_checked(kind: str) -> None:
+    """A guard is a function that takes the database, and maybe the context. It makes no backfills possible."""
+    guards: dict[str, Any] = {f"{kind}s": (lambda db, context: None,)}
+    assert MigrationDefinition("a", nothing, **guards).can_backfill is False
+    guards = {f"{kind}s": (nothing, lambda: None)}
+    with pytest.raises(InvalidMigrationError, match=f"A {kind} of migration 'a' must take the database"):
+        MigrationDefinition("a", nothing, **guards)
+
+
 def test_migrations_are_read_only() -> None:
     """Only `register` registers; nothing is removed."""
     registry = MigrationRegistry()

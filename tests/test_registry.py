@@ -109,7 +109,7 @@ def test_registered_again(
 
     with pytest.raises(DuplicateMigrationError) as caught:
         register("a")(second)
-    assert caught.value.args == ("a", "__main__.a", rollback, again)
+    assert caught.value.args == ("a", "__main__.a", rollback, again, "")
 
     with contextlib.nullcontext() if replaceable else pytest.raises(DuplicateMigrationError):
         register("a", replace=True)(second)
@@ -117,6 +117,65 @@ def test_registered_again(
     assert (kept.rollback if rollback else kept.execute) is (second if replaceable else first)
     assert (kept.execute if rollback else kept.rollback) is (nothing if rollback else undone)
     assert kept.description == ("Before." if rollback or not replaceable else "")
+
+
+each_guard = pytest.mark.parametrize("kind", ["precondition", "verification"])
+
+
+def guards(registry: MigrationRegistry, kind: str) -> tuple[Callable[..., object], ...]:
+    """The guards of `a`."""
+    found: tuple[Callable[..., object], ...] = getattr(registry.migrations["a"], f"{kind}s")
+    return found
+
+
+@each_guard
+def test_guards(kind: str) -> None:
+    """Guards become part of the definition, in the order of registration; the decorator returns them unchanged."""
+    registry = MigrationRegistry()
+    registry.register("a", transaction=True)(nothing)
+    register = getattr(registry, f"register_{kind}")
+    assert register("a")(undone) is undone
+    register("a")(nothing)
+    assert guards(registry, kind) == (undone, nothing)
+    both = registry.migrations["a"]
+    assert {both.preconditions, both.verifications} == {(undone, nothing), ()}
+    registry.register_rollback("a")(undone)
+    registry.register("a", transaction=True, replace=True)(nothing)
+    assert guards(registry, kind) == (undone, nothing)
+
+
+@each_guard
+@pytest.mark.parametrize(
+    ("module", "qualname", "is_same"),
+    [("app", "b", True), ("app", "c", False), ("other", "b", False), (None, "b", False)],
+)
+def test_guard_registered_again(kind: str, module: str, qualname: str, is_same: bool) -> None:
+    """A second guard of the same name is most likely the same one, and may replace it, in its place."""
+    first, second, last = of_module("app", "b"), of_module(module, qualname), of_module("app", "d")
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    register = getattr(registry, f"register_{kind}")
+    for function in (first, last):
+        register("a")(function)
+    if is_same:
+        with pytest.raises(DuplicateMigrationError, match=f"'a' already has the {kind} app.b. Give") as caught:
+            register("a")(second)
+        assert caught.value.guard == kind
+        assert guards(registry, kind) == (first, last)
+    register("a", replace=True)(second)
+    assert guards(registry, kind) == ((second, last) if is_same else (first, last, second))
+
+
+@each_guard
+def test_guard_of_nothing(kind: str) -> None:
+    """A guard comes after its migration; its name is checked at once."""
+    registry = MigrationRegistry()
+    registry.register("create_users")(nothing)
+    register = getattr(registry, f"register_{kind}")
+    with pytest.raises(UnknownMigrationError, match="Did you mean 'create_users'"):
+        register("create_user")
+    with pytest.raises(InvalidMigrationError, match=rf"@registry\.register_{kind}\("):
+        register(nothing)
 
 
 def test_replace_during_a_run() -> None:
@@ -141,7 +200,7 @@ def generator(db: object) -> Any:
     yield
 
 
-@pytest.mark.parametrize(
+bad_functions = pytest.mark.parametrize(
     ("function", "words"),
     [
         (None, "must be a function that takes the database, not None"),
@@ -150,6 +209,9 @@ def generator(db: object) -> Any:
         (MigrationRegistry, "must be a function"),
     ],
 )
+
+
+@bad_functions
 def test_bad_rollback(function: Any, words: str) -> None:
     """A rollback that can't be called with the database is refused; the migration stays as it was."""
     registry = MigrationRegistry()
@@ -160,6 +222,20 @@ def test_bad_rollback(function: Any, words: str) -> None:
         decorate(function)
     assert words in str(caught.value)
     assert registry.migrations["a"].rollback is None
+
+
+@bad_functions
+@each_guard
+def test_bad_guard(kind: str, function: Any, words: str) -> None:
+    """So is a precondition or a verification."""
+    registry = MigrationRegistry()
+    registry.register("a")(nothing)
+    decorate = getattr(registry, f"register_{kind}")("a")
+
+    with pytest.raises(InvalidMigrationError, match=f"A {kind} of migration 'a'") as caught:
+        decorate(function)
+    assert words in str(caught.value)
+    assert guards(registry, kind) == ()
 
 
 def test_hint_of_a_missing_name() -> None:

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from time import perf_counter
+from typing import Any, NoReturn
 
-from quaestor._core.backfill import Backfills
+from quaestor._core.backfill import Backfill, Backfills
+from quaestor._core.checkpoint import Throttle
+from quaestor._core.guards import Guard, check_guard
 from quaestor._core.lease import Author, HeldLease, Terms
 from quaestor._core.plan import Change
 from quaestor._core.store import Attempt, Host, RecordEntry, Step
@@ -17,6 +20,7 @@ from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, make_database_for_function, make_driver
 from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record, make_record
 from quaestor._mongo.odms import add_advice
+from quaestor._mongo.outcomes import can_retry
 from quaestor._mongo.transactions import Session
 from quaestor._source import compute_checksum
 from quaestor.context import AsyncMigrationContext, MigrationContext
@@ -44,6 +48,14 @@ class MongoFunctions:
         self._emit = emit
         self._sessions: list[Session] = []  # of migrations and of backfills
         self._slots: dict[tuple[bool, int], Session] = {}
+
+    async def check(self, guard: Guard, place: Place) -> None:
+        call = partial(self._host.call, self._prepare_guard(guard, place), is_async=guard.is_async)
+        try:
+            await check_guard(guard, call, self._host.is_from_outside)
+        except Exception as error:
+            add_advice(error)
+            raise
 
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
         with closing(LoopHost() if change.is_async else ThreadHost()) as host:
@@ -76,7 +88,13 @@ class MongoFunctions:
                 return await insert_record(session.driver, records, record, session.driver_session)
 
             execute, _ = self._prepare(change, place, held, host)
-            step = partial(transactions.attempt, host, session, execute, write_record)
+
+            async def execute_and_verify() -> None:
+                await execute()
+                for guard in change.verifications:
+                    await check_guard(guard, self._prepare_guard(guard, place), self._is_raised_in_transaction)
+
+            step = partial(transactions.attempt, host, session, execute_and_verify, write_record)
             try:
                 return await self._host.call(step, is_async=change.is_async)
             except Exception as error:
@@ -119,11 +137,44 @@ class MongoFunctions:
         step = partial(call, change.name, change.function, db, is_async=is_async, place=place)
         if not change.wants_context:
             return step, None
-        store = MongoStore(
-            self._databases[is_async], self._prefix, self._terms, self._author, host=host, emit=self._emit
-        )
-        open_store = partial(MongoBackfillStore, store, self._sessions, change.name, undo=undo, is_async=is_async)
-        make_context = AsyncMigrationContext if is_async else MigrationContext
+        store = self._make_store(host, is_async=is_async)
         backfills = Backfills(store, host, place, held, undo=undo)
-        context = make_context(backfills, open_store)
+
+        def open_backfill(throttle: Throttle, **arguments: Any) -> tuple[Backfill, MongoBackfillStore]:
+            opened = MongoBackfillStore(store, self._sessions, change.name, undo=undo, is_async=is_async, **arguments)
+            return backfills.start(opened, throttle), opened
+
+        make_context = AsyncMigrationContext if is_async else MigrationContext
+        context = make_context(store, place, open_backfill, undo=undo)
         return partial(step, context, check=context.check_started), backfills
+
+    def _prepare_guard(self, guard: Guard, place: Place) -> Step[bool]:
+        """Make the step that calls a guard, with a context if it takes one, and returns whether it holds."""
+        db = self._databases[guard.is_async]
+        step = partial(
+            call,
+            guard.migration,
+            guard.function,
+            make_database_for_function(db, transaction=guard.transaction),
+            is_async=guard.is_async,
+            source=f" in the {guard.kind} {guard.label}",
+            place=place,
+            read=guard.read_result,
+        )
+        if not guard.wants_context:
+            return step
+
+        def refuse(_: Throttle, **_arguments: Any) -> NoReturn:
+            raise guard.make_refusal("starts a backfill, which only the migration itself can have. Query the database")
+
+        make_context = AsyncMigrationContext if guard.is_async else MigrationContext
+        surroundings = self._make_store(self._host, is_async=guard.is_async)
+        return partial(step, make_context(surroundings, place, refuse))
+
+    def _make_store(self, host: Host, *, is_async: bool) -> MongoStore:
+        db = self._databases[is_async]
+        return MongoStore(db, self._prefix, self._terms, self._author, host=host, emit=self._emit)
+
+    def _is_raised_in_transaction(self, error: Exception) -> bool:
+        """Say whether an error of a verification is raised unchanged: after some, the transaction is retried."""
+        return can_retry(error) or self._host.is_from_outside(error)

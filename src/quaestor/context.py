@@ -7,10 +7,11 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quaestor._core.backfill import Backfill, Backfills
+from quaestor._core.backfill import Backfill
 from quaestor._core.checkpoint import DEFAULT_BYTES, DEFAULT_SIZE, Throttle
 from quaestor._core.definition import check_concurrency
 from quaestor._core.lease import Reminder
+from quaestor._core.store import Surroundings
 from quaestor._hosts.calls import call, make_log_attributes
 from quaestor._hosts.threads import run_to_completion
 from quaestor.databases import AsyncCollection, SyncCollection
@@ -39,15 +40,24 @@ class _MigrationLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 class _Context:
-    """The part that both contexts share. `open_store` checks a backfill's arguments and makes its store."""
+    """The part that both contexts share. `open_backfill` checks the arguments of a backfill, and makes it."""
 
-    def __init__(self, backfills: Backfills, open_store: "Callable[..., MongoBackfillStore]") -> None:
-        self._backfills = backfills
-        self._open_store = open_store
-        self._reminder = Reminder(backfills.surroundings.now())
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        place: Place,
+        open_backfill: "Callable[..., tuple[Backfill, MongoBackfillStore]]",
+        *,
+        undo: bool = False,
+    ) -> None:
+        self._surroundings = surroundings
+        self._place = place
+        self._undo = undo
+        self._open_backfill = open_backfill
+        self._reminder = Reminder(surroundings.now())
         self._unstarted = 0  # backfills that the function has asked for
-        self.name: str = backfills.place.name
-        self.logger: logging.LoggerAdapter[logging.Logger] = _MigrationLogger(backfills.place)
+        self.name: str = place.name
+        self.logger: logging.LoggerAdapter[logging.Logger] = _MigrationLogger(place)
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Report progress: emits a `MigrationProgressed`, which the command line shows as a bar.
@@ -64,10 +74,8 @@ class _Context:
         for number in (done, total):
             if number is not None and not isinstance(number, int):
                 raise InvalidOptionError(f"progress() takes whole numbers (int), not {number!r:.40}.")
-        backfills = self._backfills
-        due = self._reminder.is_due(backfills.surroundings.now())
-        progressed = MigrationProgressed(*backfills.place, done, total, due=due, undo=backfills.undo)
-        backfills.surroundings.emit(progressed)
+        due = self._reminder.is_due(self._surroundings.now())
+        self._surroundings.emit(MigrationProgressed(*self._place, done, total, due=due, undo=self._undo))
 
     def check_started(self) -> None:
         """Check, after the function has returned, that it started all its backfills."""
@@ -86,14 +94,15 @@ class _Context:
         name: str | None,
         throttle: Throttle,
     ) -> "tuple[Backfill, MongoBackfillStore]":
-        store = self._open_store(collection=collection, filter=filter, projection=projection, name=name)
-        backfill = self._backfills.start(store, throttle)
+        opened = self._open_backfill(throttle, collection=collection, filter=filter, projection=projection, name=name)
         self._unstarted += 1
-        return backfill, store
+        return opened
 
 
 class MigrationContext(_Context):
     """The second argument of a `def` function: runs backfills and reports progress.
+
+    That of a precondition or a verification runs no backfills.
 
     Attributes:
         name: The name of the migration.
@@ -209,6 +218,8 @@ class MigrationContext(_Context):
 
 class AsyncMigrationContext(_Context):
     """The second argument of an `async def` function: runs backfills and reports progress.
+
+    That of a precondition or a verification runs no backfills.
 
     Attributes:
         name: The name of the migration.

@@ -21,6 +21,9 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── DependencyConflictError       (ValueError)    an applied migration has a pending dependency: after a
     │                                                 mark, or in a run with strict=True
     ├── UnfinishedMigrationError      (TypeError)     a function returned before its work was done
+    ├── PreconditionFailedError       (RuntimeError)  a migration didn't begin
+    ├── VerificationFailedError       (RuntimeError)  a migration has run, and isn't recorded
+    ├── InvalidGuardError             (TypeError)     a precondition or verification that can't be used
     ├── LeaseError                                    errors of the lease
     │   ├── LeaseTimeoutError         (TimeoutError)  another instance held it for longer than lease_timeout
     │   └── LeaseLostError            (RuntimeError)  another instance may hold it by now, so this one has stopped
@@ -71,14 +74,21 @@ class DuplicateMigrationError(QuaestorError, ValueError):
         first: The function that was registered first, as `module.function`.
         rollback: Whether the functions are rollbacks.
         again: The second function, if it is most likely the same one, whose code ran twice; otherwise None.
+        guard: "precondition" or "verification", if the functions are that; otherwise "".
     """
 
     name: str
     first: str
     rollback: bool = False
     again: str | None = None
+    guard: str = ""
 
     def __str__(self) -> str:
+        if self.guard:
+            return (
+                f"Migration {self.name!r} already has the {self.guard} {self.first}. Give one of the two functions "
+                "another name. If they are the same, its code ran twice: in a notebook, pass replace=True."
+            )
         state = "already has a rollback (" if self.rollback else "is already registered (by "
         if self.again is None:
             remedy = "Remove one of the two." if self.rollback else "Give one of the two another name."
@@ -214,7 +224,7 @@ class MissingDatabaseError(QuaestorError, ValueError):
             "async_db": ("`async def`", "an async client"),
         }[self.argument]
         return (
-            f"These migrations are {functions} functions: {', '.join(self.migrations)}. "
+            f"These migrations have {functions} functions: {', '.join(self.migrations)}. "
             f"Pass {self.argument}=, the same database opened with {driver}. Nothing has run."
         )
 
@@ -350,6 +360,84 @@ class UnfinishedMigrationError(QuaestorError, TypeError):
             f"Migration {self.name!r} returned {self.returned}, so its work isn't done. "
             "An `async def` function must await its work, and a `def` function must do it before it returns."
         )
+
+
+@dataclass(eq=False)
+class PreconditionFailedError(QuaestorError, RuntimeError):
+    """A precondition of a migration failed, so the migration didn't begin, and isn't recorded.
+
+    If the precondition raised an exception, that is the `__cause__`.
+
+    Attributes:
+        name: The migration.
+        function: The precondition, as `module.function`.
+        reason: How it failed: "returned False", or "raised" with the exception's class and message.
+    """
+
+    name: str
+    function: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"Migration {self.name!r} didn't begin, because its precondition {self.function} {_end(self.reason)} "
+            "Correct the data, then run again."
+        )
+
+
+@dataclass(eq=False)
+class VerificationFailedError(QuaestorError, RuntimeError):
+    """A verification of a migration failed after its function, so the migration isn't recorded.
+
+    If the verification raised an exception, that is the `__cause__`.
+
+    Attributes:
+        name: The migration.
+        function: The verification, as `module.function`.
+        reason: How it failed: "returned False", or "raised" with the exception's class and message.
+        transaction: Whether the migration is a transaction, and so nothing of it is applied.
+    """
+
+    name: str
+    function: str
+    reason: str
+    transaction: bool = False
+
+    def __str__(self) -> str:
+        left = (
+            "Nothing of it is applied: its transaction was aborted"
+            if self.transaction
+            else "What it changed stays changed"
+        )
+        return (
+            f"Migration {self.name!r} isn't recorded, because its verification {self.function} {_end(self.reason)} "
+            f"{left}. Correct the migration or the data, then run again."
+        )
+
+
+@dataclass(eq=False)
+class InvalidGuardError(QuaestorError, TypeError):
+    """A precondition or a verification returned neither True, False nor None, or started a backfill.
+
+    Attributes:
+        name: The migration.
+        kind: "precondition" or "verification".
+        function: The function, as `module.function`.
+        fault: What it did, and what it should do.
+    """
+
+    name: str
+    kind: str
+    function: str
+    fault: str
+
+    def __str__(self) -> str:
+        return f"The {self.kind} {self.function} of migration {self.name!r} {_end(self.fault)}"
+
+
+def _end(sentence: str) -> str:
+    """End a sentence whose last words may be somebody else's."""
+    return sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
 
 
 class LeaseError(QuaestorError):

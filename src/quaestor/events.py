@@ -309,7 +309,7 @@ class HistoryNotWritten(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class MigrationStarted(MigrationEvent):
-    """The function of a migration is about to be called."""
+    """A migration's preconditions, if it has some, and then its function are about to be called."""
 
     def __str__(self) -> str:
         return f"{'Rolling back' if self.undo else 'Applying'} {self._label}"
@@ -563,6 +563,22 @@ class RecordsMarked(RunEvent):
         if not self.names:
             return f"Nothing to mark: already {state}."
         return f"Marked {format_count(len(self.names))} as {state}, without running anything{format_list(self.names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesAccepted(RunEvent):
+    """The present functions of migrations were recorded as those that were applied, without running anything.
+
+    Attributes:
+        names: The migrations whose record got another checksum, in order.
+    """
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.names:
+            return "Nothing to accept: not changed, or not applied."
+        return f"Accepted the present code of {format_count(len(self.names))}{format_list(self.names)}"
 
 
 @dataclass(frozen=True, slots=True)

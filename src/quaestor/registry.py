@@ -11,13 +11,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
-from quaestor._core.definition import MigrationDefinition, check_name, check_names, summarize, takes_context
+from quaestor._core.definition import (
+    MigrationDefinition,
+    check_name,
+    check_names,
+    identify,
+    name_function,
+    summarize,
+    takes_context,
+)
 from quaestor.errors import DuplicateMigrationError, NoMigrationsError
 from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, DEFAULT_TTL
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
     from pymongo.results import BulkWriteResult, DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
+    from quaestor._core.guards import GuardKind
     from quaestor.context import AsyncMigrationContext, MigrationContext
     from quaestor.databases import AsyncDatabase, SyncDatabase
     from quaestor.events import Hook
@@ -35,6 +44,14 @@ if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are 
         bound=Callable[[Any], object]
         | Callable[[Any, MigrationContext], NotAwaitable]
         | Callable[[Any, AsyncMigrationContext], Awaitable[object]],
+    )
+
+    # A precondition or a verification. Likewise.
+    G = TypeVar(
+        "G",
+        bound=Callable[[Any], bool | Awaitable[bool | None] | None]
+        | Callable[[Any, MigrationContext], bool | None]
+        | Callable[[Any, AsyncMigrationContext], Awaitable[bool | None]],
     )
 
 
@@ -106,7 +123,7 @@ class MigrationRegistry:
                 times. The same applies to its rollback.
             description: A summary in one line. Defaults to the first line of the function's docstring.
             replace: Whether to replace the migration if it was registered in the same module: for notebooks, where a
-                cell runs again. Its rollback stays. A run in progress isn't affected.
+                cell runs again. Its rollback, preconditions and verifications stay. A run in progress isn't affected.
             after_crash: What a run does with the migration after it was interrupted or failed halfway: "rerun" repeats
                 it; "stop" raises an `InterruptedMigrationError` until somebody has checked the data, for a function
                 that must not run twice unasked. It isn't for transactions, which leave nothing half done.
@@ -129,7 +146,8 @@ class MigrationRegistry:
             )
             if (known := self._migrations.get(definition.name)) is not None:
                 _check_duplicate(definition.name, known.execute, function, replace=replace)
-                definition = dataclasses.replace(definition, rollback=known.rollback)
+                kept = {name: getattr(known, name) for name in ("rollback", "preconditions", "verifications")}
+                definition = dataclasses.replace(definition, **kept)
             self._migrations[definition.name] = definition
             self._sources.update(module for function, module in _walk_stack() if function == "<module>")
             return function
@@ -162,6 +180,73 @@ class MigrationRegistry:
             if definition.rollback is not None:
                 _check_duplicate(known, definition.rollback, function, rollback=True, replace=replace)
             self._migrations[known] = dataclasses.replace(definition, rollback=function)
+            return function
+
+        return decorator
+
+    def register_precondition(self, name: str, *, replace: bool = False) -> Callable[[G], G]:
+        """Register the decorated function as a precondition of a migration, and return it unchanged.
+
+        A run calls it, holding the lease, before the migration begins and before its transaction. If it returns False
+        or raises an exception, the migration doesn't begin, and the run ends with a `PreconditionFailedError`. If it
+        returns True or None, it holds. It may be called several times, so it should only read.
+
+        It is called like the migration's function, on the database of its own kind: it may be `async def` where that
+        is `def`, or the other way round. A context that it takes can report progress and log, but has no backfills. A
+        migration can have several preconditions, which are called in the order of registration. A rollback or a mark
+        calls none.
+
+        Args:
+            name: The migration, which must be registered already.
+            replace: Whether to replace the precondition of the same name if that was registered in the same module.
+                See `register`.
+
+        Raises:
+            UnknownMigrationError: There is no such migration yet.
+            InvalidMigrationError: The name or the function isn't valid.
+            DuplicateMigrationError: The migration has a precondition of this name from the same module.
+        """
+        return self._register_guard("precondition", name, replace=replace)
+
+    def register_verification(self, name: str, *, replace: bool = False) -> Callable[[G], G]:
+        """Register the decorated function as a verification of a migration, and return it unchanged.
+
+        A run calls it after the migration's function and before the record; with transaction=True in the same
+        transaction, which is aborted if it fails. If it returns False or raises an exception, the migration isn't
+        recorded, and the run ends with a `VerificationFailedError`. If it returns True or None, it holds. The runner's
+        `verify()` calls it again later, so it should only read.
+
+        With transaction=True it must be of the migration's kind: both `async def`, or both `def`. Otherwise everything
+        that `register_precondition` says applies here too.
+
+        Args:
+            name: The migration, which must be registered already.
+            replace: Whether to replace the verification of the same name if that was registered in the same module.
+                See `register`.
+
+        Raises:
+            UnknownMigrationError: There is no such migration yet.
+            InvalidMigrationError: The name or the function isn't valid.
+            DuplicateMigrationError: The migration has a verification of this name from the same module.
+        """
+        return self._register_guard("verification", name, replace=replace)
+
+    def _register_guard(self, kind: GuardKind, name: str, *, replace: bool) -> Callable[[G], G]:
+        from quaestor._core.plan import check_known  # late: few programs need it before a run
+
+        known = check_name(name, f"register_{kind}")
+        check_known([known], self._migrations)
+
+        def decorator(function: G) -> G:
+            takes_context(f"A {kind} of migration {known!r}", function)  # first: only a function has a name
+            definition, field = self._migrations[known], f"{kind}s"
+            others: tuple[Callable[..., object], ...] = getattr(definition, field)
+            same = next((other for other in others if _is_same(other, function)), None)
+            if same is not None and not replace:
+                raise DuplicateMigrationError(known, name_function(same), guard=kind)
+            kept = tuple(function if other is same else other for other in others)
+            changed: Any = {field: (*others, function) if same is None else kept}
+            self._migrations[known] = dataclasses.replace(definition, **changed)
             return function
 
         return decorator
@@ -270,6 +355,8 @@ class MigrationRegistry:
             LeaseLostError: Another instance may hold the lease by now; nothing more was started or recorded.
             OutageError: The server, or a majority, was away for longer than `patience`; likewise.
             TransactionFailedError: The server aborted a migration's transaction again and again.
+            PreconditionFailedError: A precondition failed: its migration didn't begin.
+            VerificationFailedError: A verification failed: its migration isn't recorded.
             UnfinishedMigrationError: A function returned before its work was done (an `await` is missing, say).
             Exception: Whatever a migration or the driver raised, unchanged; a migration's gets a note with its name.
             ExceptionGroup: All failures, if there are several, with a `concurrency` above 1.
@@ -411,18 +498,19 @@ def _check_duplicate(
     replace: bool,
 ) -> None:
     """Check that the second function may replace the first, which was registered under the same name."""
-    (module, function), (other_module, other_function) = map(_locate, (first, second))
-    is_same_file = module == other_module or _find_file(module) == _find_file(other_module) is not None
-    if not (replace and is_same_file):
-        is_same = is_same_file and function == other_function
-        again = f"{other_module}.{other_function}" if is_same else None
-        raise DuplicateMigrationError(name, f"{module}.{function}", rollback, again)
+    if not (replace and _is_of_same_file(first, second)):
+        again = name_function(second) if _is_same(first, second) else None
+        raise DuplicateMigrationError(name, name_function(first), rollback, again)
 
 
-def _locate(registered: Callable[..., object]) -> tuple[str, str]:
-    """Find the module and the qualified name of a function."""
-    function = getattr(registered, "func", registered)  # a partial has no name
-    return function.__module__, getattr(function, "__qualname__", type(function).__name__)
+def _is_of_same_file(first: Callable[..., object], second: Callable[..., object]) -> bool:
+    module, other_module = identify(first)[0], identify(second)[0]
+    return module == other_module or _find_file(module) == _find_file(other_module) is not None
+
+
+def _is_same(first: Callable[..., object], second: Callable[..., object]) -> bool:
+    """Say whether two functions have the same name in the same file."""
+    return _is_of_same_file(first, second) and identify(first)[1] == identify(second)[1]
 
 
 def _find_file(module: str) -> str | None:

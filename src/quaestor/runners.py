@@ -1,4 +1,4 @@
-"""The runners: run, plan, status, rollback, mark and unlock. Each `MigrationRegistry.run` uses one."""
+"""The runners: run, plan, status, verify, rollback, mark and unlock. Each `MigrationRegistry.run` uses one."""
 
 import secrets
 from collections.abc import Collection, Coroutine
@@ -20,6 +20,7 @@ from quaestor._hosts.loop import LoopHost
 from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.drivers import check_databases, close_client
 from quaestor._mongo.mongo_store import MongoStore, check_prefix
+from quaestor._source import compute_checksum
 from quaestor.databases import AsyncDatabase, SyncDatabase
 from quaestor.events import Hook
 from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, HistoryEntry, Lease, PlannedMigration, Status
@@ -132,7 +133,7 @@ class AsyncRunner(_Runner):
     ) -> Coroutine[Any, Any, list[PlannedMigration]]:
         """Return what `run` would do, in order, and why. No lease is acquired, and nothing is written.
 
-        It is one read; with an after_crash="stop" migration in the plan, two.
+        It is one read; with an after_crash="stop" migration in the plan, two or three.
 
         Returns:
             One value for each migration, with its `reason`.
@@ -241,6 +242,51 @@ class AsyncRunner(_Runner):
         """
         engine = self._open()
         return self._perform(engine, operations.mark_pending(engine.scope, names))
+
+    def mark_accepted(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
+        """Record the present checksums of migrations, without running anything: the changes since are all right.
+
+        `status` and `check` report an applied migration whose function has changed since, until it is accepted. From
+        then on they compare with the function as it is now, also for a migration that was applied by an earlier
+        release of quaestor, which recorded no checksum.
+
+        Args:
+            names: Registered names; pass `registry.migrations` for all.
+
+        Returns:
+            The names accepted by this call, dependencies first. Those that haven't changed, aren't applied or have no
+            source are left out.
+
+        Raises:
+            UnknownMigrationError: A name isn't registered; nothing was sent to the server.
+            Exception: Whatever the lease and the driver raise, as for `run`.
+        """
+        engine = self._open()
+        return self._perform(engine, operations.mark_accepted(engine.scope, names, compute_checksum))
+
+    async def verify(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """Call the verifications of applied migrations, and return those that fail.
+
+        No lease is acquired, and nothing is written but by your functions. Migrations that aren't applied, or have no
+        verification, are skipped.
+
+        Args:
+            names: The migrations to verify. Defaults to all.
+
+        Returns:
+            The names of the migrations that don't hold any more, and why: which verification failed, and how.
+
+        Raises:
+            MissingDependencyError, CircularDependencyError: The dependencies can't be put in order; nothing was sent to
+                the server.
+            UnknownMigrationError: A name isn't registered; likewise.
+            MissingDatabaseError: A verification is a `def` function, but there is no `sync_db`; none was called.
+            InvalidGuardError: A verification returned neither True, False nor None.
+            UnfinishedMigrationError: A verification returned before its work was done.
+            Exception: Whatever the driver raises if the server can't be reached.
+        """
+        with closing(self._open()) as engine:
+            return await engine.verify(names)
 
     async def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
         """Remove the checkpoint of a backfill, which then starts over when its migration runs again.
@@ -365,6 +411,16 @@ class SyncRunner(_Runner):
         """Remove the records of migrations, without undoing anything. See `AsyncRunner.mark_pending`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.mark_pending(engine.scope, names)))
+
+    def mark_accepted(self, names: Collection[str]) -> list[str]:
+        """Record the present checksums of migrations, without running anything. See `AsyncRunner.mark_accepted`."""
+        with closing(self._open()) as engine:
+            return run_to_completion(engine.perform(operations.mark_accepted(engine.scope, names, compute_checksum)))
+
+    def verify(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """Call the verifications of applied migrations, and return those that fail. See `AsyncRunner.verify`."""
+        with closing(self._open()) as engine:
+            return run_to_completion(engine.verify(names))
 
     def restart_backfill(self, name: str, *, backfill: str | None = None) -> list[str]:
         """Remove the checkpoint of a backfill, which then starts over. See `AsyncRunner.restart_backfill`."""

@@ -214,6 +214,8 @@ class MigrationStatus:
         release: The release of the application that applied it; None if unknown.
         last_failure: Its last failure, until it is applied; of an applied one, that of its rollback. None without one,
             or without the right to read the history.
+        changed: Whether its function has changed since it was applied, going by the checksum in its record. False if
+            that or the present one isn't known. `mark_accepted` accepts the change.
         interrupted_since: When an interrupted migration with after_crash="stop" was started (aware, UTC, by the
             server's clock); None for all others.
     """
@@ -230,6 +232,7 @@ class MigrationStatus:
     duration: float | None = None
     release: str | None = None
     last_failure: HistoryEntry | None = None
+    changed: bool = False
     interrupted_since: datetime | None = None
 
 

@@ -118,6 +118,66 @@ def test_check(project: Project) -> None:
     project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=75)
 
 
+VERIFIED = """
+from shop.migrations import first, registry
+
+@registry.register("verified", ["first"])
+def verified(db):
+    pass
+
+@registry.register_verification("first")
+async def is_there(db, context):
+    print("printed by is_there")
+    found = await db.effects.find_one({"_id": "first"})
+    if found is None and await db.effects.find_one():
+        raise ValueError("It's gone.")
+    return 0 if found is None else True
+
+@registry.register_verification("verified")
+def is_there_too(db):
+    return db.effects.find_one({"_id": "first"}) is not None
+"""
+
+
+def test_check_verify(project: Project) -> None:
+    """With --verify, the verifications of applied migrations are called, sync and async ones: 1 if any fails."""
+    project.write("shop/migrations/verified.py", VERIFIED)
+    assert "Verified: 0 migrations." in project.quaestor("check", "--verify", code=1)[0]
+    project.quaestor("run")
+    assert "Verified: 2 migrations." in project.quaestor("check", "--verify")[0]
+    project.db.effects.delete_one({"_id": "first"})
+    project.quaestor("check")
+
+    output, _ = project.quaestor("check", "--verify", code=1)
+    assert output.splitlines() == [
+        "The verification of first failed: shop.migrations.verified.is_there raised ValueError: It's gone.",
+        "The verification of verified failed: shop.migrations.verified.is_there_too returned False.",
+        "Verified: 2 migrations.",
+    ]
+    output, errors = project.quaestor("check", "--verify", "--json", code=1)
+    answer = json.loads(output)
+    assert answer["migrations"]
+    assert list(answer["failed_verifications"]) == ["first", "verified"]
+    assert "printed by is_there" in errors
+    project.quaestor("check", "--verify", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=75)
+    project.db.effects.drop()
+    assert "returned a value of type int" in project.quaestor("check", "--verify", code=2)[1]
+
+
+def test_failed_guard(project: Project) -> None:
+    """A precondition that fails ends a run with 1, and shows the user's own line that raised."""
+    project.write("shop/migrations/verified.py", VERIFIED.replace("_verification", "_precondition"))
+    project.db.effects.insert_one({"_id": "another"})
+
+    output, errors = project.quaestor("run", "first", code=1)
+
+    assert "Migration 'first' didn't begin" in errors
+    assert "raised ValueError: It's gone." in errors
+    assert re.search(r'verified.py", line \d+, in is_there\n    raise ValueError', errors)
+    assert "Applied 0" not in output
+    assert project.recorded() == set()
+
+
 @pytest.mark.parametrize("db", [None, "*"])
 def test_empty_registry(project: Project, db: str | None) -> None:
     """Without migrations nothing is up to date: `check` exits with 2, and all others say so."""
@@ -542,6 +602,34 @@ def test_mark(project: Project) -> None:
     assert "elsewhere" in project.quaestor("mark", "applied", "second", "--lease-timeout", "0", code=75)[1]
     project.quaestor("mark", "applied", code=2)
     project.quaestor("mark", "applied", "first", "--all", code=2)
+
+
+def test_changed(project: Project) -> None:
+    """Status and check warn about a changed migration, and a strict check fails, until the change is accepted."""
+    project.quaestor("run")
+    project.quaestor("check", "--strict")
+    assert "Nothing to accept" in project.quaestor("mark", "accepted", "--all")[0]
+    project.write("shop/migrations/first.py", FIRST.replace("db.effects", "db['effects']"))
+
+    for command in ("status", "check"):
+        output, _ = project.quaestor(command)
+        assert "Warning: changed since they were applied: first." in output
+        assert "quaestor mark accepted NAME" in output
+    output, _ = project.quaestor("check", "--strict", code=1)
+    assert output.startswith("1 changed: first.\n")
+    output, _ = project.quaestor("check", "--strict", "--db", f"{project.db.name}*", code=1)
+    assert f"{project.db.name}: 1 changed: first." in output
+    seen = json.loads(project.quaestor("check", "--strict", "--json", code=1)[0])["migrations"]
+    assert {one["name"]: one["changed"] for one in seen} == {"aside": False, "first": True, "second": False}
+    assert "Up to date" in project.quaestor("run")[0]
+
+    assert "'frist'" in project.quaestor("mark", "accepted", "frist", code=2)[1]
+    assert (
+        "Accepted the present code of 1 migration: first" in project.quaestor("mark", "accepted", "first", "aside")[0]
+    )
+    project.quaestor("check", "--strict")
+    assert "Warning" not in project.quaestor("status")[0]
+    assert project.effects() == {"aside", "first", "second"}
 
 
 def test_mark_all_as_pending(project: Project) -> None:

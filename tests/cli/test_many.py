@@ -13,7 +13,7 @@ from quaestor import DatabaseResult
 from quaestor.cli.reports import report_results, summarize_results
 from quaestor.cli.settings import CommandError, Setting, Settings
 from tests.cli.conftest import Project
-from tests.cli.tenants import HELD_BY, Tenants, tenants
+from tests.cli.tenants import HELD_BY, MIGRATIONS, Tenants, tenants
 from tests.leases import HELD
 
 EVERYTHING = {"first", "second", "third"}
@@ -174,6 +174,31 @@ def test_check(three: Tenants) -> None:
     told = json.loads(three.project.quaestor("status", "--prefix", prefix, "--json", code=2)[0])
     assert told[3].keys() == {"database", "error"}
     three.project.quaestor("check", "--uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", code=75)
+
+
+def test_check_verify(three: Tenants) -> None:
+    """With --verify, the verifications are called in each database; those that fail are named, and are in the JSON."""
+    three.project.write(
+        "shop/migrations/__init__.py",
+        f"""{MIGRATIONS}
+@registry.register_verification("first")
+async def is_there(db):
+    if db.name.endswith(os.environ.get("FAILS", "never")):
+        return 7
+    return await db.effects.find_one({{"_id": "first"}}) is not None
+""",
+    )
+    three.project.quaestor("run")
+    assert three.project.quaestor("check", "--verify")[0] == "Up to date: 3 databases.\nVerified: 3 migrations.\n"
+    three.client[three.names[1]].effects.delete_one({"_id": "first"})
+    failed = "shop.migrations.is_there returned False"
+    output, _ = three.project.quaestor("check", "--verify", code=1)
+    assert output.splitlines()[0] == f"{three.names[1]}: The verification of first failed: {failed}."
+    answers = json.loads(three.project.quaestor("check", "--verify", "--json", code=1)[0])
+    assert [answer["failed_verifications"] for answer in answers] == [{}, {"first": failed}, {}]
+    output, errors = three.project.quaestor("check", "--verify", code=2, FAILS=three.names[0])
+    assert "Verified: 2 migrations." in output
+    assert f"{three.names[0]}: The verification shop.migrations.is_there of migration 'first' returned a" in errors
 
 
 def test_no_match(three: Tenants) -> None:

@@ -37,6 +37,7 @@ COMMANDS = {
     "check": ("update", "app_migrations_lock"),
     "record": ("insert", "app_migrations"),
     "unrecord": ("delete", "app_migrations"),
+    "accept": ("update", "app_migrations"),
 }
 """The library's own commands: name and collection."""
 

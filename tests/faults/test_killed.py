@@ -108,3 +108,41 @@ def _kill_at(step: int, orders: Orders, following: str) -> list[float]:
             # What the killed one had in hand may have been begun, or done, once more, where it is no transaction.
             assert more == 0 or (more == 1 and by == call and work.name in in_hand and not work.transaction), state
     return [end - begin for begin, end in pairwise(times)]
+
+
+ACCEPTING = (
+    *("find records", "findAndModify lease", "find records"),
+    *("update lease", "update records") * 3,
+    "update lease",
+)
+
+
+def test_killed_while_accepting(orders: Orders) -> None:
+    """Whenever the process that accepts changes is killed, what it has accepted stays, and another accepts the rest."""
+    orders = replace(orders, calls=[("mark_accepted", NAMES)], lease_ttl=1)
+
+    def kill_at(step: int | None) -> list[str]:
+        own = replace(orders, database=f"{orders.database}_{step}")
+        dying = replace(own, dies_at=step, traced=step is None)
+        with prepared(own.uri, own.database, own.works) as db, Instance(dying) as victim:
+            migrated(own)
+            db.app_migrations.update_many({}, {"$unset": {"checksum": ""}})  # as an earlier release recorded them
+            victim.go()
+            if step is None:
+                assert victim.outcome()["names"] == NAMES
+                return [line["name"] for line in victim.said("step")]
+            victim.until("dies")
+            assert victim.process.wait() == -signal.SIGKILL
+            ahead = [name for name in NAMES if db.app_migrations.find_one({"_id": name, "checksum": None}) is not None]
+            assert caller(own, lambda _: None)() == ahead
+            assert db.app_migrations.count_documents({"checksum": {"$type": "string"}}) == len(NAMES)
+            state = left(db)
+            assert replace(state, holder=None) == once(WORKS)
+            assert state.holder is None or not ahead
+        return ahead
+
+    steps = [f"{when} {command}" for command in ACCEPTING for when in ("before", "after")]
+    assert kill_at(None) == steps
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(kill_at, range(1, len(steps) + 1)))
+    assert [len(ahead) for ahead in found] == [3] * 9 + [2] * 4 + [1] * 4 + [0] * 3

@@ -118,6 +118,9 @@ def test_role_of_the_page(driver: str, name: str, uri: str, db: Any) -> None:
     assert app.call("rollback", ["a"]) == ["a"]
     assert app.call("mark_applied", ["a"]) == ["a"]
     assert app.call("mark_pending", ["b"]) == ["b"]
+    assert app.call("mark_accepted", ["a"]) == []
+    db.app_migrations.update_one({}, {"$unset": {"checksum": ""}})
+    assert app.call("mark_accepted", ["a"]) == ["a"]
     assert app.call("status").names("pending") == ["b"]
     assert [entry.what for entry in app.call("history")] == [
         *("marked_pending", "marked_applied", "rolled_back"),

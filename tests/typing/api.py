@@ -1,6 +1,6 @@
 """Runs, events, values and errors: checked by mypy and basedpyright, never executed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, assert_never, assert_type
 
@@ -17,6 +17,7 @@ from quaestor import (
     BackfillStarted,
     BackfillStatus,
     BatchesInTransactionError,
+    ChangesAccepted,
     CollectionChangedError,
     DatabaseFinished,
     DatabaseResult,
@@ -26,6 +27,7 @@ from quaestor import (
     HistoryEntry,
     HistoryNotWritten,
     InterruptedMigrationError,
+    InvalidGuardError,
     IrreversibleMigrationError,
     Lease,
     LeaseAwaited,
@@ -43,6 +45,7 @@ from quaestor import (
     MissingDatabaseError,
     OtherPrefixesFound,
     PlannedMigration,
+    PreconditionFailedError,
     PrimaryChanged,
     RecordsIgnored,
     RecordsMarked,
@@ -63,6 +66,7 @@ from quaestor import (
     TransactionsUnsupportedError,
     UnknownMigrationError,
     UnknownRecordsError,
+    VerificationFailedError,
     log_event,
 )
 
@@ -72,6 +76,7 @@ registry = MigrationRegistry()
 
 assert_type(registry.migrations, Mapping[str, MigrationDefinition])
 assert_type(registry.migrations["a"].description, str)
+assert_type(registry.migrations["a"].verifications, tuple[Callable[..., object], ...])
 assert_type(registry.discover("app.migrations"), list[str])
 assert_type(registry.discover("app.migrations", exclude=["helpers"]), list[str])
 assert_type(registry.sort(), list[MigrationDefinition])
@@ -97,6 +102,8 @@ def hook(event: Event) -> None:
         case RecordsMarked(names=names, applied=applied):
             assert_type(names, tuple[str, ...])
             assert_type(applied, bool)
+        case ChangesAccepted(names=names):
+            assert_type(names, tuple[str, ...])
         case MigrationProgressed(done=done, total=total, rate=rate, due=due):
             assert_type(done, int)
             assert_type(total, int | None)
@@ -154,10 +161,13 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await runner.status(), Status)
     assert_type(await runner.history(), list[HistoryEntry])
     assert_type(await runner.history({"a"}, limit=10), list[HistoryEntry])
+    assert_type(await runner.verify(), dict[str, str])
+    assert_type(await runner.verify(registry.migrations), dict[str, str])
     assert_type(await runner.rollback(registry.migrations), list[str])
     assert_type(await runner.plan_rollback(["a"]), list[PlannedMigration])
     assert_type(await runner.mark_applied(["a"]), list[str])
     assert_type(await runner.mark_pending(["a"]), list[str])
+    assert_type(await runner.mark_accepted(["a"]), list[str])
     assert_type(await runner.unlock(), Lease | None)
     assert_type(await registry.run(db, "app", concurrency=4), list[str])
     assert_type(await runner.run(concurrency=4), list[str])
@@ -184,10 +194,12 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(runner.status(), Status)
     assert_type(runner.history(), list[HistoryEntry])
     assert_type(runner.history(["a"], limit=10), list[HistoryEntry])
+    assert_type(runner.verify(["a"]), dict[str, str])
     assert_type(runner.rollback(registry.migrations), list[str])
     assert_type(runner.plan_rollback(["a"]), list[PlannedMigration])
     assert_type(runner.mark_applied(["a"]), list[str])
     assert_type(runner.mark_pending(["a"]), list[str])
+    assert_type(runner.mark_accepted({"a"}), list[str])
     assert_type(runner.unlock(), Lease | None)
     assert_type(registry.run_sync(db, "app", concurrency=4), list[str])
     assert_type(runner.run(["a"], concurrency=4), list[str])
@@ -233,6 +245,8 @@ def errors(runner: SyncRunner) -> None:
     except UnknownMigrationError as error:
         assert_type(error.suggestions, dict[str, str | None])
         assert_type(error.names, list[str])
+    except (PreconditionFailedError, VerificationFailedError, InvalidGuardError) as error:
+        assert_type((error.name, error.function), tuple[str, str])
     except InterruptedMigrationError as error:
         assert_type((error.names, error.interrupted), tuple[list[str], dict[str, datetime]])
     except (UnknownRecordsError, IrreversibleMigrationError) as error:

@@ -132,6 +132,11 @@ def register(works: Works) -> None:
     registry.register_rollback("a")(5)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # not a function
     registry.register_rollback("a")(lambda: None)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # no database
     registry.register_rollback("a")(works.sync_context)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # `async def`, with the context of a `def` function
+    registry.register_precondition("a")(works.sync_context)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # likewise
+    registry.register_verification("a")(count_users)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # a number isn't an answer
+    registry.register_verification("a")(list_users)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # likewise, when it is awaited
+    registry.register_precondition("a", True)(has_users)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a flag without its name
+    registry.register_verification(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     registry.register("a", depends_on=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     registry.register("a", [], True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a flag without its name
     registry.register("a", after_crash="halt")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # neither "rerun" nor "stop"
@@ -142,6 +147,18 @@ def register(works: Works) -> None:
     registry.migrations.clear()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # likewise
     registry.misspelled("a")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # a method that doesn't exist
     partial(registry.register, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
+
+
+def count_users(db: Database[Document]) -> int:
+    return db.users.count_documents({})
+
+
+async def list_users(db: AsyncDatabase[Document]) -> list[Document]:
+    return await db.users.find().to_list()
+
+
+def has_users(db: Database[Document]) -> bool:
+    return count_users(db) > 0
 
 
 async def awaited(event: Event) -> None: ...
@@ -170,6 +187,7 @@ async def run(
     SyncRunner(registry, new, "app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an async database
     SyncRunner({}, db, "app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a registry
     SyncRunner(registry, db, "app").rollback()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no targets
+    SyncRunner(registry, db, "app").verify([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # likewise
     SyncRunner(registry, db, "app").rollback([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     SyncRunner(registry, db, "app").status().names("done")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no state has this name
 

@@ -103,6 +103,38 @@ async def undo_e(db: AsyncIOMotorDatabase[Document], context: AsyncMigrationCont
         print(len(batch))
 
 
+@registry.register_precondition("a")
+async def check_a(db: PyMongoAsyncDatabase[Document]) -> bool:
+    return await db.users.count_documents({"email": None}) == 0
+
+
+@registry.register_precondition("a", replace=True)
+def check_a_too(db: Database[Document]) -> None:
+    assert db.users.find_one({"email": None}) is None
+
+
+@registry.register_verification("d")
+def verify_d(db: Database[Document], context: MigrationContext) -> bool | None:
+    context.progress(1)
+    return db.users.find_one({"status": None}) is None
+
+
+@registry.register_verification("e")
+async def verify_e(db: AsyncIOMotorDatabase[Document], context: AsyncMigrationContext) -> bool:
+    context.logger.info("now")
+    return await db.users.find_one({}) is not None
+
+
+@registry.register_verification("f")
+async def verify_f(db: Any, context: AsyncMigrationContext) -> None:
+    assert await db.users.find_one({}), context.name
+
+
+@registry.register_verification("j")
+def verify_j(db: Any, context: Any) -> Any:
+    return context.name in db.list_collection_names()
+
+
 class Works:
     """Migrations that are methods, or an object that can be called."""
 
@@ -144,6 +176,14 @@ registry.register("partial")(partial(add_field, name="status", value="new"))
 registry.register("partial_async")(partial(create_index, "email"))
 
 
+def has_no(name: str, db: Database[Document]) -> bool:
+    return db.users.find_one({name: None}) is None
+
+
+registry.register_precondition("partial")(partial(has_no, "email"))
+registry.register_verification("partial")(lambda db: db.users.find_one({"status": None}) is None)
+
+
 def timed(function: Callable[[Database[Document]], None]) -> Callable[[Database[Document]], None]:
     @wraps(function)
     def inner(db: Database[Document]) -> None:
@@ -161,6 +201,9 @@ def decorated(db: Database[Document]) -> None:
 async def returned_unchanged(db: Database[Document], new: PyMongoAsyncDatabase[Document]) -> None:
     assert_type(b(db), int)
     assert_type(undo_b(db), int)
+    assert_type(check_a_too(db), None)
+    assert_type(await check_a(new), bool)
+    assert_type(registry.register_verification("b")(check_a_too)(db=db), None)
     assert_type(await a(new), None)
     assert_type(h(db, verbose=True), list[str])
     assert_type(registry.register("l")(b)(db=db), int)

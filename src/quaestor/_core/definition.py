@@ -25,6 +25,8 @@ class MigrationDefinition:
         transaction: Whether the function and its record are one transaction; likewise its rollback.
         description: What it does, in one line; may be empty.
         rollback: The function that undoes it, called likewise; None if there is none.
+        preconditions: Functions that must hold before it begins, called likewise.
+        verifications: Functions that must hold before it is recorded, called likewise.
         after_crash: Whether a run repeats it after it was interrupted or failed halfway: "rerun" or "stop".
         is_async: Whether `execute` is `async def`.
         wants_context: Whether `execute` takes the context. A second argument with a default doesn't count.
@@ -41,6 +43,8 @@ class MigrationDefinition:
     transaction: bool = False
     description: str = ""
     rollback: Callable[..., object] | None = None
+    preconditions: tuple[Callable[..., object], ...] = ()
+    verifications: tuple[Callable[..., object], ...] = ()
     after_crash: AfterCrash = "rerun"
     is_async: bool = field(init=False)
     wants_context: bool = field(init=False)
@@ -76,6 +80,17 @@ class MigrationDefinition:
                 "half done, so there is nothing to stop for: leave out one of the two."
             )
         object.__setattr__(self, "is_async", is_async(self.execute))
+        for function in self.preconditions:
+            takes_context(f"A precondition of migration {self.name!r}", function)
+        for function in self.verifications:
+            takes_context(f"A verification of migration {self.name!r}", function)
+            if self.transaction and is_async(function) != self.is_async:
+                kinds = ("`async def`", "`def`") if self.is_async else ("`def`", "`async def`")
+                raise InvalidMigrationError(
+                    f"Migration {self.name!r} is a transaction of an {kinds[0]} function, and its verification "
+                    f"{name_function(function)} must be one, too, because a transaction has one driver. It is "
+                    f"{kinds[1]}."
+                )
 
     @property
     def stops(self) -> bool:
@@ -138,6 +153,18 @@ def summarize(function: Callable[..., object]) -> str:
     """Return the first line of the function's own docstring; "" if it has none."""
     documented = inspect.unwrap(_find_entry(function)).__doc__ if callable(function) else None
     return next(iter(inspect.cleandoc(documented).splitlines()), "") if isinstance(documented, str) else ""
+
+
+def identify(registered: Callable[..., object]) -> tuple[str, str]:
+    """Identify a function by its module and its qualified name."""
+    function = getattr(registered, "func", registered)  # a partial has no name
+    return function.__module__, getattr(function, "__qualname__", type(function).__name__)
+
+
+def name_function(function: Callable[..., object]) -> str:
+    """Name a function in a message, as `module.function`."""
+    module, name = identify(function)
+    return f"{module}.{name}"
 
 
 def takes_context(subject: str, function: Callable[..., object]) -> bool:

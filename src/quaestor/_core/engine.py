@@ -1,4 +1,4 @@
-"""Run, rollback, mark, plan, status, unlock: the order of steps, written once for sync and async applications.
+"""Run, rollback, mark, plan, status, verify, unlock: the order of steps, written once for sync and async applications.
 
 Rule 1: the engine only decides. The protocols in `store.py` do everything else.
 Rule 2: bad input raises before the first command.
@@ -6,7 +6,7 @@ Rule 3: the plan is made from records that were read under the lease.
 Rule 4: an interruption is raised unchanged, and the lease is released whatever happens.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from quaestor._core import overview, plan
 from quaestor._core.definition import check_names
+from quaestor._core.guards import Guard, make_guards
 from quaestor._core.history import TIMEOUT, History, check_limit, describe_error, merge
 from quaestor._core.lease import (
     HeldLease,
@@ -29,7 +30,7 @@ from quaestor._core.lease import (
     prove,
     retry_until_known,
 )
-from quaestor._core.plan import Change, Marks, RecordChange, Records, Restart
+from quaestor._core.plan import Acceptance, Change, Marks, RecordChange, Records, Restart
 from quaestor._core.scheduler import Schedule, Start, combine, follow
 from quaestor._core.store import Functions, HistoryFact, Host, OutcomeUnknown, RecordEntry, Store
 from quaestor._core.transaction import retry_transaction
@@ -42,9 +43,11 @@ from quaestor.errors import (
     QuaestorError,
     TransactionsUnsupportedError,
     UnknownRecordsError,
+    VerificationFailedError,
 )
 from quaestor.events import (
     BackfillReset,
+    ChangesAccepted,
     DependenciesPending,
     Event,
     LeaseNotReleased,
@@ -158,6 +161,15 @@ def mark_pending(scope: Scope, names: Collection[str]) -> Operation:
     return Operation("mark", make_plan, partial(RecordsMarked, applied=False), is_about_marks=has_stops)
 
 
+def mark_accepted(scope: Scope, names: Collection[str], compute: plan.Compute) -> Operation:
+    """Record the present checksums of migrations without running them."""
+    marked = check_names("names", names)
+    plan.check_graph(scope.definitions)
+    plan.check_known(marked, scope.definitions)
+    make_plan = partial(plan.plan_mark_accepted, scope.definitions, names=marked, compute=compute)
+    return Operation("mark", make_plan, ChangesAccepted)
+
+
 class Engine:
     """Performs one operation on one database and prefix."""
 
@@ -213,7 +225,10 @@ class Engine:
         records = await self._read_records(details=True)
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
         failures = await self._read("the history", self._store.read_last_failures)
-        return overview.make_status(self._where[:2], definitions, records, lease, checkpoints, failures=failures)
+        changed = plan.find_changed(self.scope.definitions, records, self._functions.compute_checksum)
+        return overview.make_status(
+            self._where[:2], definitions, records, lease, checkpoints, failures=failures, changed=changed
+        )
 
     async def read_history(self, names: Collection[str] | None, limit: int | None) -> list[HistoryEntry]:
         """Read the records and the history of these migrations, or of all, newest first."""
@@ -224,6 +239,29 @@ class Engine:
         known = {entry.name for entry in entries if entry.name is not None}
         plan.check_known(wanted or (), known | self.scope.definitions.keys() | records.applied.keys())
         return merge(records, entries, wanted, limit)
+
+    async def verify(self, names: Collection[str] | None) -> dict[str, str]:
+        """Call the verifications of applied migrations. Returns which of these fail, and why. No lease is acquired."""
+        definitions = {one.name: one for one in plan.sort(self.scope.definitions)}
+        wanted = definitions.keys() if names is None else check_names("names", names)
+        plan.check_known(wanted, definitions)
+        applied = (await self._read_records(details=False)).applied
+        guards = [
+            guard
+            for name, definition in definitions.items()
+            if name in wanted and name in applied
+            for guard in make_guards("verification", definition)
+        ]
+        plan.check_kinds(((guard.migration, guard.is_async) for guard in guards), self.scope.kinds)
+        failures: dict[str, list[str]] = {}
+        for position, guard in enumerate(guards, 1):
+            try:
+                await self._functions.check(guard, Place(*self._where, guard.migration, position, len(guards)))
+            except VerificationFailedError as error:
+                # It may have been rolled back meanwhile. And if the server is away, this raises the driver's error.
+                if await self._read("the records", partial(self._store.has_record, guard.migration)):
+                    failures.setdefault(guard.migration, []).append(f"{error.function} {error.reason}")
+        return {name: "; ".join(reasons) for name, reasons in failures.items()}
 
     async def restart_backfill(self, name: str, backfill: str | None) -> list[str]:
         """Remove the checkpoint of a backfill, so it starts over. Returns its name; empty if there is no checkpoint."""
@@ -508,6 +546,7 @@ class _Applier:
         try:
             async with self.lock:
                 await self._prepare(change)
+            await self._check(change.preconditions, place)
             primary: object = None
             if change.transaction:
                 seconds = await self._transact(change, place, start.slot, checksum)
@@ -515,6 +554,7 @@ class _Applier:
                 await self._mark_start(change)
                 primary = store.identify_primary()
                 seconds = await self.functions.execute(change, place, held)
+                await self._check(change.verifications, place)
             async with self.lock:
                 if not change.transaction:
                     await check_lease(store, held, locate)
@@ -541,19 +581,12 @@ class _Applier:
             await check_lease(self.store, self.held, self.schedule.locate)
         if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
             await self._delete_checkpoints(change.name, undo=change.applies)
+        if change.preconditions:
+            await check_stale_lease(self.store, self.held)
 
-    async def _finish(self, change: Change) -> None:
-        """Do what comes after the record."""
-        if change.can_backfill:
-            await self._delete_checkpoints(change.name, undo=not change.applies)
-        if change.applies:
-            await self._remove_mark(change)
-        self.schedule.finish(change.name)
-        if change.transaction and (location := self.schedule.locate()).migrations:
-            # Otherwise the check before the record named it.
-            await check_lease(self.store, self.held, lambda: location)
-        if not change.applies:
-            await self.history.write_now()
+    async def _check(self, guards: Iterable[Guard], place: Place) -> None:
+        for guard in guards:
+            await self.functions.check(guard, place)
 
     async def _mark_start(self, change: Change) -> None:
         """Check the lease before a function starts, and mark its start if it isn't to be repeated unasked."""
@@ -573,10 +606,26 @@ class _Applier:
             remove = partial(self.store.remove_start_mark, change.name, change.mark)
             await retry_until_known(self.store, "to remove a start mark", remove, self.held.patience)
 
+    async def _finish(self, change: Change) -> None:
+        """Do what comes after the record."""
+        if change.can_backfill:
+            await self._delete_checkpoints(change.name, undo=not change.applies)
+        if change.applies:
+            await self._remove_mark(change)
+        self.schedule.finish(change.name)
+        if change.transaction and (location := self.schedule.locate()).migrations:
+            # Otherwise the check before the record named it.
+            await check_lease(self.store, self.held, lambda: location)
+        if not change.applies:
+            await self.history.write_now()
+
     async def _mark(self, change: RecordChange) -> None:
         def locate() -> Location:
             return Location((change.name,))
 
+        if isinstance(change, Acceptance):
+            await self._accept(change, locate)
+            return
         backfill = change.backfill if isinstance(change, Restart) else None
         await self._delete_checkpoints(change.name, undo=change.applies, backfill=backfill)
         if backfill is None:
@@ -588,6 +637,15 @@ class _Applier:
         await self._delete_checkpoints(change.name, undo=not change.applies, backfill=backfill)
         if change.applies:
             await self._remove_mark(change)
+        await self.history.write_now()
+        self.schedule.finish(change.name)
+
+    async def _accept(self, change: Acceptance, locate: Callable[[], Location]) -> None:
+        await check_lease(self.store, self.held, locate)
+        update = partial(self.store.update_checksum, change.name, change.recorded_at, change.checksum)
+        if not await retry_until_known(self.store, f"to accept {change.name!r}", update, self.held.patience):
+            raise LeaseLostError(None)  # another holder of the lease removed the record
+        self.history.note(HistoryFact("accepted", change.name))
         await self.history.write_now()
         self.schedule.finish(change.name)
 

@@ -1,6 +1,6 @@
 """Making the status of the registered migrations, from records, lease and checkpoints."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from quaestor._core.definition import MigrationDefinition
@@ -25,6 +25,7 @@ def make_status(
     checkpoints: Mapping[str, tuple[BackfillStatus, ...]],
     *,
     failures: Mapping[str, HistoryEntry],
+    changed: Collection[str] = (),
 ) -> Status:
     """Make the status. `where` is the database and the prefix; the definitions are in order.
 
@@ -63,6 +64,7 @@ def make_status(
             duration=records.newest.get(definition.name, nothing).duration,
             release=records.newest.get(definition.name, nothing).release,
             last_failure=find_failure(definition.name),
+            changed=definition.name in changed,
             interrupted_since=stopped.get(definition.name),
         )
         for definition in definitions

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
+from quaestor._core.guards import Guard, make_guards
 from quaestor._text import find_similar
 from quaestor.errors import (
     CircularDependencyError,
@@ -88,6 +89,13 @@ class Change(RecordChange):
     transaction: bool = False
     wants_context: bool = False
     can_backfill: bool = False
+    preconditions: tuple[Guard, ...] = ()  # none to undo it; likewise verifications
+    verifications: tuple[Guard, ...] = ()
+
+    @property
+    def kinds(self) -> set[bool]:
+        """The kinds (is_async) of its functions."""
+        return {self.is_async, *(guard.is_async for guard in (*self.preconditions, *self.verifications))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,16 @@ class Restart(RecordChange):
 
     backfill: str
 
+
+@dataclass(frozen=True, slots=True)
+class Acceptance(RecordChange):
+    """A record that gets the present checksum of its function, and is as it was otherwise."""
+
+    checksum: str
+
+
+Compute: TypeAlias = Callable[[Callable[..., object]], str | None]
+"""Computes the checksum of a function; None: it has no source."""
 
 Plan: TypeAlias = Sequence[RecordChange]
 """The changes, in order."""
@@ -164,6 +182,8 @@ def plan_run(
             transaction=definition.transaction,
             wants_context=definition.wants_context,
             can_backfill=definition.can_backfill,
+            preconditions=make_guards("precondition", definition),
+            verifications=make_guards("verification", definition),
             stops=definition.stops,
             mark=marks.get(name),
         )
@@ -231,6 +251,29 @@ def plan_mark_pending(definitions: Definitions, records: Records, marks: Marks, 
     ]
 
 
+def find_changed(definitions: Definitions, records: Records, compute: Compute) -> set[str]:
+    """Find the applied migrations whose function isn't the recorded one. Without a checksum, nobody knows."""
+    return {
+        name
+        for name, record in records.newest.items()
+        if name in definitions
+        and record.checksum is not None
+        and compute(definitions[name].execute) not in {None, record.checksum}
+    }
+
+
+def plan_mark_accepted(
+    definitions: Definitions, records: Records, _: Marks, names: Collection[str], compute: Compute
+) -> Plan:
+    """Plan to record the present checksums of these migrations. Those that aren't applied are left out."""
+    applied = [one for one in sort(definitions) if one.name in names and one.name in records.newest]
+    return [
+        Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], checksum=checksum)
+        for one in applied
+        if (checksum := compute(one.execute)) is not None and checksum != records.newest[one.name].checksum
+    ]
+
+
 def explain(
     definitions: Definitions, names: Collection[str], targets: Collection[str] | None, *, undo: bool = False
 ) -> list[PlannedMigration]:
@@ -251,11 +294,14 @@ def explain(
 
 def check_databases(plan: Plan, kinds: Collection[bool]) -> None:
     """Check that there is a database for every function of the plan, sync or async."""
-    without = [change for change in plan if isinstance(change, Change) and change.is_async not in kinds]
-    if without:
-        raise MissingDatabaseError(
-            [change.name for change in without], "async_db" if without[0].is_async else "sync_db"
-        )
+    changes = [change for change in plan if isinstance(change, Change)]
+    check_kinds(((change.name, is_async) for change in changes for is_async in change.kinds), kinds)
+
+
+def check_kinds(functions: Iterable[tuple[str, bool]], kinds: Collection[bool]) -> None:
+    """Check that there is a database for each of these functions: the migration, and whether it is async."""
+    if without := {name: is_async for name, is_async in functions if is_async not in kinds}:
+        raise MissingDatabaseError(list(without), "async_db" if any(without.values()) else "sync_db")
 
 
 def check_records(plan: Plan, records: Records) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # these modules import this one
     from datetime import datetime
 
     from quaestor._core.checkpoint import Batch, Checkpoint, Origin, Throttle
+    from quaestor._core.guards import Guard
     from quaestor._core.lease import HeldLease, LeaseState, Location
     from quaestor._core.plan import Change, Records, StartMark
     from quaestor.events import Event, Place
@@ -152,6 +153,9 @@ class Store(Surroundings, Protocol):
     async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
         """Remove the migration's records as they were read. False: there was none."""
 
+    async def update_checksum(self, name: str, recorded_at: tuple[object, ...], checksum: str) -> bool:
+        """Write a checksum into the migration's records as they were read. False: there is none."""
+
     async def create_records(self) -> None:
         """Create the collection of the records, if there is none."""
 
@@ -215,13 +219,18 @@ class Store(Surroundings, Protocol):
 class Functions(Protocol):
     """The migrations' functions, each called with its database and context, and the sessions of their transactions."""
 
+    async def check(self, guard: Guard, place: Place) -> None:
+        """Call a guard. Raises its error if it fails."""
+
     async def execute(self, change: Change, place: Place, held: HeldLease) -> float:
         """Call the function of a change. Returns how long it took, in seconds."""
 
     async def transact(
         self, change: Change, place: Place, held: HeldLease, slot: int, checksum: str | None
     ) -> Attempt[None]:
-        """Call the function and write or remove its record, with this checksum, in one transaction."""
+        """Call the function and its verifications, and write or remove its record, with this checksum, in one
+        transaction.
+        """
 
     async def commit_again(self, change: Change, slot: int, seconds: float) -> Attempt[None]:
         """Repeat the commit of the last attempt, whose outcome is unknown, within a time limit."""

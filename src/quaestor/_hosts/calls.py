@@ -94,11 +94,13 @@ async def call(
     source: str = "",
     check: Callable[[], object] = lambda: None,
     place: Place | None = None,
-) -> None:
+    read: Callable[[object], object] = lambda _: None,
+) -> Any:
     """Call a function of the named migration. If it isn't async, this never suspends.
 
-    It must leave nothing undone; `source` names the body of a backfill in the error. `check` is called when the
-    function has returned. `place` is what `current_migration` is meanwhile.
+    It must leave nothing undone; `source` names the body of a backfill, or a guard, in the error. `check` is called
+    when the function has returned. `place` is what `current_migration` is meanwhile. Returns what `read` makes of the
+    function's result.
     """
     process, token = os.getpid(), current_migration.set(place or current_migration.get())
     async with _Watch(asyncio.get_running_loop() if is_async else None) as watch:
@@ -117,12 +119,14 @@ async def call(
             for coroutine in filter(inspect.iscoroutine, _list_results(result)):
                 coroutine.close()  # so Python doesn't warn that it was never awaited
             raise UnfinishedMigrationError(name, f"{returned}{source}")
+        answer = read(result)
         del result  # it may be all that holds a coroutine
     check()
     if watch.left:
         raise UnfinishedMigrationError(name, " and ".join(list(watch.left)[:_MOST_LEFT]) + source)
     for future in watch.futures:  # it has failed, and the function doesn't know
         future.result()
+    return answer
 
 
 def _find_unfinished(result: object) -> str | None:

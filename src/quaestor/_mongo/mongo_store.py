@@ -112,6 +112,10 @@ class MongoStore:
         matching = documents.match_records(name, recorded_at)
         return bool((await self.driver.write(self._records.delete_many, matching)).deleted_count)
 
+    async def update_checksum(self, name: str, recorded_at: tuple[object, ...], checksum: str) -> bool:
+        matching, update = documents.match_records(name, recorded_at), {"$set": {"checksum": checksum}}
+        return bool((await self.driver.write(self._records.update_many, matching, update)).matched_count)
+
     async def create_records(self) -> None:
         try:
             await self.driver.call(self.db.command, "create", self._records.name)

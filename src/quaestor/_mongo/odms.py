@@ -4,6 +4,7 @@ import traceback
 from typing import Final
 
 from quaestor._text import add_note, message_of
+from quaestor.errors import PreconditionFailedError, VerificationFailedError
 
 _ADVICE: Final = {
     "beanie": (
@@ -39,6 +40,8 @@ def find_advice(error: BaseException) -> str | None:
 
 
 def add_advice(error: BaseException) -> None:
-    """Add a note with advice to the error of an ODM."""
-    if (advice := find_advice(error)) is not None:
+    """Add a note with advice to the error of an ODM, or of a guard that it is the cause of."""
+    is_of_guard = isinstance(error, PreconditionFailedError | VerificationFailedError)
+    cause = error.__cause__ if is_of_guard else error
+    if cause is not None and (advice := find_advice(cause)) is not None:
         add_note(error, advice)

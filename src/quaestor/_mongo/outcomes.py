@@ -120,6 +120,14 @@ def find_ending(error: PyMongoError) -> Ending:
     raise error
 
 
+def can_retry(error: Exception) -> bool:
+    """Say whether to make another attempt at a transaction after this error of its function."""
+    try:
+        return isinstance(error, PyMongoError) and bool(find_ending(error))
+    except PyMongoError:
+        return False
+
+
 def _explain(error: PyMongoError) -> str | None:
     """Say what to do about an operation that isn't possible in a transaction."""
     if find_advice(error) is not None:  # that is added instead

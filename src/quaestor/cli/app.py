@@ -3,8 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -92,7 +93,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmati
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
 
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
-Marked = StrEnum("Marked", ["APPLIED", "PENDING"])
+Marked = StrEnum("Marked", ["APPLIED", "PENDING", "ACCEPTED"])
 
 _SUFFIXES: Mapping[str, Format] = dict(zip((".txt", ".mmd", ".dot", ".svg", ".html"), Format, strict=True))
 
@@ -110,43 +111,71 @@ def _main(
 def _status(target: Target) -> None:
     """Show what is applied, what is pending, and who holds the lease."""
     if target.is_many:
-        _show_each(target, _read_status, lambda found: reports.report_statuses(found.values(), out.width))
+        _show_each(
+            target, target.ask_each(_read_status), lambda found: reports.report_statuses(found.values(), out.width)
+        )
     else:
         seen = target.ask(_read_status)
         _show(seen, reports.report_status(seen, out.width), target)
 
 
-@command(app, "check", "quaestor check --allow-unknown", takes_pattern=True, failed=MISUSED)
+@command(app, "check", "quaestor check --allow-unknown", "quaestor check --verify", takes_pattern=True, failed=MISUSED)
 def _check(
     target: Target,
     *,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Accept unknown migrations: a newer release may have applied them.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse migrations that have changed since they were applied.")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Also call the verifications of applied migrations, which should only read."),
+    ] = False,
 ) -> None:
-    """Check that a database is up to date: no migration is pending or unknown.
+    """Check that a database is up to date: no migration is pending or unknown. Report those that have changed.
 
-    For CI and startup probes, not readiness or liveness. The exit code is 0 if it is up to date and 1 if it isn't;
-    after an error it is 2, or 75 if the server can't be reached.
+    For CI and startup probes, not readiness or liveness. The exit code is 0 if it is up to date and 1 if it isn't, or
+    a verification fails; after an error it is 2, or 75 if the server can't be reached.
     """
     states: list[State] = ["pending"] if allow_unknown else ["pending", "unknown"]
+    failed: dict[str, Mapping[str, str]] = {}  # verifications, by database
+
+    def find_faults(database: str, seen: Status) -> list[str]:
+        found = reports.find_faults(seen, states, strict=strict)
+        return [*found, *reports.find_failed(failed.get(database, {}))]
+
+    def find_notes(statuses: Iterable[Status]) -> list[str]:
+        return [reports.summarize_verified(statuses, target.registry.migrations)] if verify else []
 
     def report(statuses: Mapping[str, Status]) -> list[str]:
-        faults = {database: reports.find_faults(seen, states) for database, seen in statuses.items()}
+        faults = {database: find_faults(database, seen) for database, seen in statuses.items()}
         lines = [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
         lines = lines or [f"Up to date: {format_count(len(statuses), 'database')}."]
-        return lines + [f"{escape(one)}: {said}" for one in statuses for said in reports.find_warnings(statuses[one])]
+        warnings = [f"{escape(one)}: {said}" for one in statuses for said in reports.find_warnings(statuses[one])]
+        return [*lines, *find_notes(statuses.values()), *warnings]
+
+    def to_value(database: str, seen: Status) -> object:
+        if not verify:
+            return seen
+        values = {field.name: getattr(seen, field.name) for field in fields(seen)}
+        return {**values, "failed_verifications": failed.get(database, {})}
 
     if not target.registry.migrations:
         raise CommandError(reports.NO_MIGRATIONS)
     if target.is_many:
-        statuses = list(_show_each(target, _read_status, report, code=MISUSED).values())
+        answers = target.ask_each(_read_status)
+        failed |= _verify(target, answers) if verify else {}
+        statuses = _show_each(target, answers, report, to_value, code=MISUSED)
     else:
-        statuses = [target.ask(_read_status)]
-        found: list[RenderableType] = [*reports.find_faults(statuses[0], states)]
-        found = found or [reports.summarize(statuses[0])]
-        _show(statuses[0], [*found, *reports.find_warnings(statuses[0])], target)
-    raise typer.Exit(1 if any(reports.find_faults(seen, states) for seen in statuses) else 0)
+        seen = target.ask(_read_status)
+        statuses = {target.db: seen}
+        failed |= _verify(target) if verify else {}
+        lines: list[RenderableType] = [*find_faults(target.db, seen)]
+        lines = [*(lines or [reports.summarize(seen)]), *find_notes([seen]), *reports.find_warnings(seen)]
+        _show(to_value(target.db, seen), lines, target)
+    raise typer.Exit(1 if any(find_faults(database, seen) for database, seen in statuses.items()) else 0)
 
 
 @command(app, "plan", "quaestor plan", "quaestor plan split_names --db 'tenant_*'", takes_pattern=True)
@@ -239,13 +268,17 @@ def _mark(
     *,
     state: Annotated[
         Marked,
-        _argument("`applied`, to adopt a database that is migrated already; or `pending`, to run again.", "STATE"),
+        _argument(
+            "`applied`, to adopt a database that is migrated already; `pending`, to run again; or `accepted`, if a "
+            "change of the function since it was applied is all right.",
+            "STATE",
+        ),
     ],
     names: Annotated[list[str] | None, _argument("The migrations to mark.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Mark all registered migrations.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Mark migrations as applied or pending, without running anything."""
+    """Mark migrations as applied or pending, or accept their changes, without running anything."""
     if every == bool(names):
         raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
     if every and state is Marked.PENDING and not yes:
@@ -255,8 +288,17 @@ def _mark(
             _print([f"To mark as pending, which deletes the record of each: {', '.join(map(escape, recorded))}."])
             _confirm(target, f"Mark {len(recorded)} as pending")
     marked = names or list(target.registry.migrations)
-    is_applied = state is Marked.APPLIED
-    _work(target, lambda runner: runner.mark_applied(marked) if is_applied else runner.mark_pending(marked))
+
+    def mark(runner: SyncRunner) -> list[str]:
+        match state:
+            case Marked.APPLIED:
+                return runner.mark_applied(marked)
+            case Marked.PENDING:
+                return runner.mark_pending(marked)
+            case Marked.ACCEPTED:
+                return runner.mark_accepted(marked)
+
+    _work(target, mark)
 
 
 @command(app, "restart-backfill", "quaestor restart-backfill order_cents --yes", has_lease=True)
@@ -515,7 +557,7 @@ def _show_plans(
         raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
     if not known:
         print_error(reports.NO_MIGRATIONS)
-    _show_each(target, ask, partial(reports.report_plans, width=out.width), is_plan=True)
+    _show_each(target, target.ask_each(ask), partial(reports.report_plans, width=out.width), is_plan=True)
 
 
 def _show_plan(
@@ -531,14 +573,18 @@ def _show_plan(
 
 def _show_each(
     target: Target,
-    ask: Callable[[SyncRunner], T],
+    answers: Mapping[str, T | Exception],
     report: Callable[[Mapping[str, T]], Iterable[RenderableType]],
+    describe: Callable[[str, T], object] = lambda _, answer: answer,
     *,
     is_plan: bool = False,
     code: int = FAILED,
 ) -> Mapping[str, T]:
-    """Show the status or the plan of each database; exit if there are errors, by default with this code."""
-    answers, source = target.ask_each(ask), target.settings.source
+    """Show the status or the plan of each database; exit if there are errors, by default with this code.
+
+    `describe` makes the value for JSON.
+    """
+    source = target.settings.source
     found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
     failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
 
@@ -546,7 +592,7 @@ def _show_each(
         error = endings.describe_as_json(failed[name], source) if name in failed else None
         if is_plan:
             return {"database": name, "planned": found.get(name), "error": error}
-        return found[name] if error is None else {"database": name, "error": error}
+        return describe(name, found[name]) if error is None else {"database": name, "error": error}
 
     _show([to_value(name) for name in answers], report(found) if found else [], target)
     for name, error in failed.items():
@@ -558,6 +604,16 @@ def _show_each(
 
 def _read_status(runner: SyncRunner) -> Status:
     return runner.status()
+
+
+def _verify(target: Target, answers: MutableMapping[str, Any] | None = None) -> dict[str, Mapping[str, str]]:
+    """Call the verifications in the database, or in each. Returns those that fail; errors go to the answers."""
+    with redirect_stdout(sys.stderr):  # a verification may print, and stdout is for the answer
+        if answers is None:
+            return {target.db: target.ask(lambda runner: runner.verify())}
+        found = target.ask_each(lambda runner: runner.verify())
+    answers.update({database: error for database, error in found.items() if isinstance(error, Exception)})
+    return {database: failed for database, failed in found.items() if not isinstance(failed, Exception)}
 
 
 def _build_status(target: Target) -> Status:

@@ -23,6 +23,7 @@ from quaestor.cli.marks import FAILED, MARKS
 from quaestor.cli.progress import DatabaseProgress, RunningMigration, RunProgress
 from quaestor.cli.redaction import escape, format_message
 from quaestor.events import (
+    ChangesAccepted,
     DatabaseFinished,
     Event,
     Hook,
@@ -161,7 +162,7 @@ class _OneDisplay:
                 took = f" in {self._time_since(run.since)}" if names else ""
                 sys.stdout.flush()  # a line without an end, which a migration printed, comes before this one
                 self._console.print(Text(f"{message}{took}", "bold green"))
-            case RecordsMarked():
+            case RecordsMarked() | ChangesAccepted():
                 self._console.print(message)
             case RunFailed() if run.count is not None:
                 self._console.print(Text(f"Stopped after {run.done} of {run.count}", FAILED.style))

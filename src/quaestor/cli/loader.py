@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeGuard
 
 from quaestor._text import find_similar, format_error
 from quaestor.cli.settings import CommandError
+from quaestor.errors import PreconditionFailedError, VerificationFailedError
 from quaestor.events import Hook
 from quaestor.registry import MigrationRegistry
 
@@ -162,7 +163,12 @@ def locate_error(error: BaseException) -> str:
 
 
 def list_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the frames of an error in the user's own code: not in Python, an installed package or quaestor."""
+    """Return the frames of an error in the user's own code: not in Python, an installed package or quaestor.
+
+    Of a precondition or a verification that failed, the frames are those of what it raised.
+    """
+    if isinstance(error, PreconditionFailedError | VerificationFailedError) and error.__cause__ is not None:
+        error = error.__cause__
     foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]), "<")
     return [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
 

@@ -140,10 +140,23 @@ def summarize(status: Status) -> Text:
     return line + Text("." if status.lease is None else f". Lease held by {escape(str(status.lease))}.")
 
 
-def find_faults(status: Status, states: Iterable[State]) -> list[str]:
-    """Return the complaints of a check about the migrations in these states."""
-    found = {state: status.names(state) for state in states}
+def find_faults(status: Status, states: Iterable[State], *, strict: bool = False) -> list[str]:
+    """Return the complaints of a check about the migrations in these states; a strict one's also about changed ones."""
+    found: dict[str, list[str]] = {state: status.names(state) for state in states}
+    if strict:
+        found["changed"] = _find_changed(status)
     return [f"{len(names)} {state}: {', '.join(map(escape, names))}." for state, names in found.items() if names]
+
+
+def find_failed(failed: Mapping[str, str]) -> list[str]:
+    """Return the complaints of a check about the migrations whose verification failed, and why."""
+    return [f"The verification of {escape(name)} failed: {escape(why.rstrip('.'))}." for name, why in failed.items()]
+
+
+def summarize_verified(statuses: Iterable[Status], registered: Mapping[str, MigrationDefinition]) -> str:
+    """Say how many applied migrations have a verification, because without one nothing was verified."""
+    applied = [name for status in statuses for name in status.names("applied")]
+    return f"Verified: {format_count(sum(bool(registered[name].verifications) for name in applied))}."
 
 
 def find_warnings(status: Status) -> Iterator[str]:
@@ -154,12 +167,21 @@ def find_warnings(status: Status) -> Iterator[str]:
     for one in status.migrations:
         if one.state == "applied" and (needed := [name for name in one.depends_on if name in pending]):
             yield escape(f"Warning: {one.name} is applied, and depends on pending migrations{format_list(needed)}.")
+    if changed := _find_changed(status):
+        yield escape(
+            f"Warning: changed since they were applied{format_list(changed)}. If the data is right all the same, "
+            "accept the change: quaestor mark accepted NAME."
+        )
     if pairs := [f"{one.first} before {one.second}" for one in status.order_conflicts]:
         more = f", and {len(pairs) - _MOST_PAIRS:,} more" if len(pairs) > _MOST_PAIRS else ""
         yield escape(
             f"Warning: a new database applies these the other way round: {'; '.join(pairs[:_MOST_PAIRS])}{more}. If "
             "that makes a difference, correct this database, or let the second depend on the first."
         )
+
+
+def _find_changed(status: Status) -> list[str]:
+    return [one.name for one in status.migrations if one.changed]
 
 
 def _count(status: Status, word: str) -> int:

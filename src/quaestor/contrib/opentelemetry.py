@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure
 from quaestor.events import (
     BackfillReset,
     BackfillStarted,
+    ChangesAccepted,
     DatabaseFinished,
     Event,
     HistoryNotWritten,
@@ -39,7 +40,13 @@ _BOUNDARIES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36000.0)
 _NEVER_FIRST = (DatabaseFinished, HistoryNotWritten, MajorityAwaited, ServerAwaited)
 """Events that also come outside of a run."""
 
-_WORK = {RunFinished: "run", RollbackFinished: "rollback", RecordsMarked: "mark", BackfillReset: "mark"}
+_WORK = {
+    RunFinished: "run",
+    RollbackFinished: "rollback",
+    RecordsMarked: "mark",
+    ChangesAccepted: "mark",
+    BackfillReset: "mark",
+}
 
 
 @dataclass
@@ -131,7 +138,7 @@ class OpenTelemetryHook:
             case RunStarted() | RollbackStarted():
                 run.open.span.set_attribute("quaestor.planned", len(event.plan))
                 self._end_wait(run)
-            case RunFinished() | RollbackFinished() | RecordsMarked() | BackfillReset():
+            case RunFinished() | RollbackFinished() | RecordsMarked() | ChangesAccepted() | BackfillReset():
                 self._end_run(run, event, _WORK[type(event)])
             case RunFailed():
                 # An interruption may have come just before `MigrationFailed`.

@@ -1,0 +1,108 @@
+"""Migrations that have changed since they were applied."""
+
+from typing import Any
+
+import pytest
+
+from quaestor import AsyncRunner, MigrationRegistry
+from tests.databases import drivers
+from tools.commands import Commands
+
+pytestmark = pytest.mark.anyio
+
+
+async def first(db: Any) -> None:
+    """Applied."""
+
+
+async def changed(db: Any) -> None:
+    """The same migration in a later release."""
+    await db.things.find_one({})
+
+
+async def same(db: object) -> None:
+    # The same as the first: only words have changed.
+    ...
+
+
+def make_runner(db: Any, *functions: Any) -> AsyncRunner:
+    registry = MigrationRegistry()
+    for name, function in zip("abc", functions, strict=False):
+        registry.register(name)(function)
+    return AsyncRunner(registry, db, "app")
+
+
+async def find_changed(runner: AsyncRunner) -> list[str]:
+    return [one.name for one in (await runner.status()).migrations if one.changed]
+
+
+async def test_changed(db: Any) -> None:
+    """A change of a function is seen in the status until it is accepted. Words, and unknown migrations, don't count."""
+    assert await make_runner(db, first, first).run() == ["a", "b"]
+    later = make_runner(db, changed, same)
+    assert await find_changed(later) == ["a"]
+    assert await find_changed(make_runner(db, first, first)) == []
+    assert await find_changed(make_runner(db)) == []
+    before = {one["_id"]: one async for one in db.app_migrations.find()}
+
+    assert await later.mark_accepted(["a", "b"]) == ["a"]
+
+    assert await find_changed(later) == []
+    assert await find_changed(make_runner(db, first, first)) == ["a"]
+    records = {one["_id"]: one async for one in db.app_migrations.find()}
+    assert records["b"] == before["b"]
+    assert records["a"].pop("checksum") != before["a"].pop("checksum")
+    assert records["a"] == before["a"]
+    assert await later.mark_accepted(["a", "b"]) == []
+
+
+async def test_no_checksum(db: Any) -> None:
+    """A migration that an earlier release recorded hasn't changed, as far as is known, until it is accepted. So it is
+    with one whose function has no source. A duplicate record of 0.1.0 counts as the others.
+    """
+    await db.app_migrations.insert_many([{"name": "a"}, {"name": "a"}, {"_id": "b", "name": "b"}])
+    without_source: dict[str, Any] = {}
+    exec("async def function(db): ...", without_source)  # noqa: S102 - such a function has no source
+    runner = make_runner(db, first, without_source["function"], first)
+    assert await find_changed(runner) == []
+    assert await runner.mark_accepted(["a", "b", "c"]) == ["a"]
+    assert await find_changed(make_runner(db, changed, changed, changed)) == ["a"]
+    assert await runner.run() == ["c"]
+    assert await find_changed(make_runner(db, changed, changed, without_source["function"])) == ["a"]
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_marked(db: Any, applied: bool) -> None:
+    """What was marked as applied is known as it was then; what is applied once more, as it was the last time."""
+    runner, later = make_runner(db, first), make_runner(db, changed)
+    await runner.run()
+    await runner.mark_pending(["a"])
+    await (later.mark_applied(["a"]) if applied else later.run())
+    assert await find_changed(later) == []
+    assert await find_changed(runner) == ["a"]
+
+
+async def test_run_computes_nothing(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run isn't about what has changed: it reads no source of an applied migration, and goes on."""
+    seen: list[Any] = []
+    await make_runner(db, first).run()
+    monkeypatch.setattr("quaestor._functions.compute_checksum", seen.append)
+    runner = make_runner(db, changed, first)
+    assert [one.name for one in await runner.plan()] == ["b"]
+    assert await runner.run(strict=True) == ["b"]
+    assert seen == [first]
+    assert await runner.run() == []
+    assert seen == [first]
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_commands(db: Any, commands: Commands) -> None:
+    """Accepting is two reads, a lease, and for each migration a check and an update. Without any change it's a read."""
+    await make_runner(db, first, first).run()
+    later = make_runner(db, changed, changed)
+    commands.sent.clear()
+    await later.mark_accepted(["a", "b"])
+    assert commands.names == ["find", "findAndModify", "find", *["update", "update"] * 2, "update"]
+    commands.sent.clear()
+    await later.mark_accepted(["a", "b"])
+    assert commands.names == ["find"]
