@@ -11,6 +11,7 @@ from quaestor._core import engine
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.store import Ending
 from quaestor.errors import (
+    InterruptedMigrationError,
     InvalidGuardError,
     LeaseLostError,
     MissingDatabaseError,
@@ -406,3 +407,33 @@ def test_verify_raises(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         verify(recorded(*NAMES), define(after=answer(error))).finish()
     assert caught.value is error
+
+
+# With after_crash="stop"
+
+
+def stopping(**guards: Any) -> dict[str, MigrationDefinition]:
+    known = define(**guards)
+    known["b"] = replace(known["b"], after_crash="stop")
+    return known
+
+
+def test_precondition_and_after_crash() -> None:
+    """A failed precondition isn't halfway: nothing was marked as started, and the next run begins."""
+    server = Server()
+    with pytest.raises(PreconditionFailedError):
+        Process(server, stopping(before=answer(False))).run().finish()
+    assert Process(server, stopping(before=look)).run().finish() == ["b", "c"]
+
+
+def test_verification_and_after_crash() -> None:
+    """A failed verification is halfway: the function isn't called again unasked, and then it is verified again."""
+    server = Server()
+    with pytest.raises(VerificationFailedError):
+        Process(server, stopping(after=answer(False))).run().finish()
+    with pytest.raises(InterruptedMigrationError):
+        Process(server, stopping(after=answer(True))).run().finish()
+    assert server.work == ["a", "b"]
+    with pytest.raises(VerificationFailedError):
+        Process(server, stopping(after=answer(False))).run(retry=["b"]).finish()
+    assert Process(server, stopping(after=look)).run(retry=["b"]).finish() == ["b", "c"]

@@ -228,6 +228,21 @@ async def test_error_of_the_driver(
 
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
+async def test_refused_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
+    """The note on what a transaction refuses is shown with the failure, too."""
+    registry.register("a", transaction=True)(insert)
+
+    @registry.register_verification("a")
+    async def verify(db: Any) -> bool:
+        return "effects" in await db.list_collection_names()
+
+    with pytest.raises(VerificationFailedError) as caught:
+        await registry.run(db, "app")
+    assert "MongoDB does not allow this in a transaction" in caught.value.__notes__[0]
+    assert await effects_async(db) == []
+
+
+@pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_retried_in_a_transaction(db: Any, registry: MigrationRegistry) -> None:
     """An error after which the server wants the transaction retried is no failure; function and verification are
     called again.

@@ -48,8 +48,6 @@ class Guard:
 def make_guards(kind: GuardKind, definition: MigrationDefinition) -> tuple[Guard, ...]:
     """Make the guards of a migration."""
     functions = definition.preconditions if kind == "precondition" else definition.verifications
-    if not functions:  # quickly: a plan may have 200,000 migrations
-        return ()
     name, transaction = definition.name, definition.transaction
     return tuple(
         Guard(kind, name, function, is_async(function), takes_context(name, function), transaction)
@@ -71,7 +69,10 @@ async def check_guard(
     except Exception as error:
         if is_raised(error):
             raise
-        raise _make_failure(guard, f"raised {format_error(error)}") from error
+        failure = _make_failure(guard, f"raised {format_error(error)}")
+        for note in getattr(error, "__notes__", ()):  # only the notes of the error itself are always shown
+            failure.add_note(note)
+        raise failure from error
     if not holds:
         raise _make_failure(guard, "returned False")
 

@@ -93,9 +93,9 @@ class Change(RecordChange):
     verifications: tuple[Guard, ...] = ()
 
     @property
-    def kinds(self) -> set[bool]:
-        """The kinds (is_async) of its functions."""
-        return {self.is_async, *(guard.is_async for guard in (*self.preconditions, *self.verifications))}
+    def kinds(self) -> list[bool]:
+        """The kind (is_async) of each of its functions."""
+        return [self.is_async, *[guard.is_async for guard in self.preconditions + self.verifications]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,9 @@ def plan_run(
             transaction=definition.transaction,
             wants_context=definition.wants_context,
             can_backfill=definition.can_backfill,
-            preconditions=make_guards("precondition", definition),
-            verifications=make_guards("verification", definition),
+            # Most have none, and a plan may have 200,000 migrations.
+            preconditions=make_guards("precondition", definition) if definition.preconditions else (),
+            verifications=make_guards("verification", definition) if definition.verifications else (),
             stops=definition.stops,
             mark=marks.get(name),
         )
