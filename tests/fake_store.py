@@ -91,6 +91,7 @@ class Server:
     committed: set[bytes] = field(default_factory=set)  # sessions whose last transaction is committed
     killed: set[bytes] = field(default_factory=set)
     refusal: Exception | None = None  # why sessions can't be killed
+    protected_as: str | None = None
     elections: int = 0
     marks: dict[str, StartMark] = field(default_factory=dict)  # of starts, beside the lease
     elsewhere: Event | None = None  # about records under another prefix
@@ -135,7 +136,7 @@ class Server:
         return True
 
     def read_lease(self) -> LeaseState:
-        return LeaseState(self.holder, self.expelled, dict(self.marks))
+        return LeaseState(self.holder, self.expelled, dict(self.marks), self.protected_as)
 
     def is_held(self, held: Lease | None) -> bool:
         holder = self.holder
@@ -720,6 +721,9 @@ class FakeStore:
     async def remove_start_mark(self, name: str, known: StartMark | None) -> None:
         remove = partial(self.server.remove_mark, name, self.process.owner, known)
         await self._send("remove_start_mark", remove, details=name)
+
+    async def write_protection(self, label: str | None) -> None:
+        await self._send("write_protection", lambda: setattr(self.server, "protected_as", label))
 
     def identify_primary(self) -> int:
         return self.server.elections

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from quaestor.status import Lease, MigrationStatus, Status
+from quaestor.status import HistoryEntry, Lease, MigrationStatus, RecordedError, Status
 
 NOW = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 AWKWARD = [
@@ -38,7 +38,12 @@ def shaped(shape: str, size: int = 200) -> Needs:
     return dict(zip(names, map(tuple, before), strict=True))
 
 
-def status(needs: Needs, *, interrupted: str = "", running: str = "", unknown: tuple[str, ...] = ()) -> Status:
+FAILURE = HistoryEntry("failed", "a", NOW, error=RecordedError("ValueError", "boom"))
+
+
+def status(
+    needs: Needs, *, interrupted: str = "", failed: str = "", running: str = "", unknown: tuple[str, ...] = ()
+) -> Status:
     """A status in which the first half is applied."""
     applied = list(needs)[: len(needs) // 2]
     migrations = [
@@ -49,6 +54,7 @@ def status(needs: Needs, *, interrupted: str = "", running: str = "", unknown: t
             depends_on,
             description="A description.",
             interrupted=name == interrupted,
+            last_failure=FAILURE if name == failed else None,
         )
         for name, depends_on in needs.items()
     ]

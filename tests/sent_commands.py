@@ -260,6 +260,11 @@ def unlock(world: World) -> None:
     world.runner().unlock()
 
 
+def protect(world: World) -> None:
+    world.runner().protect("production")
+    world.runner().protect(None)
+
+
 def wait_for_the_lease(world: World) -> None:
     world.migrate()
     _hold(world)
@@ -326,6 +331,7 @@ OTHERS: dict[str, Callable[[World], None]] = {
     "status": status,
     "history": read_history,
     "unlock": unlock,
+    "protect": protect,
 }
 
 

@@ -1011,6 +1011,21 @@ def test_unlock(lost: str) -> None:
     assert other.start(other.engine.unlock()).finish() is None
 
 
+@pytest.mark.parametrize("fault", ["request lost", "answer lost"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_protection_with_an_unknown_outcome(fault: str, at: int) -> None:
+    """The commands of a protection are repeated until their outcome is known."""
+    server = Server()
+    process = Process(server, {}, faults={at: fault})
+    process.start(process.engine.protect("production")).finish()
+    assert server.protected_as == "production"
+    process = Process(server, {})
+    assert process.start(process.engine.read_protection()).finish() == "production"
+    process = Process(server, {})
+    process.start(process.engine.protect(None)).finish()
+    assert server.protected_as is None
+
+
 def test_lost_after_a_transaction() -> None:
     """What is committed is applied; the next migration isn't started."""
     process = start_run("a", "b", transactional=True, is_undisturbed=False)

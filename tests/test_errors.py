@@ -98,6 +98,11 @@ EXAMPLES = [
         "The precondition app.check of migration 'a' returned a value of type int.",
     ),
     (
+        errors.PlanChangedError("01", "23", ["a", "b"]),
+        RuntimeError,
+        "expected 01, but this would be 23, which applies a, b",
+    ),
+    (
         errors.LeaseTimeoutError(2.5, lease()),
         TimeoutError,
         "Waited 2.5 s for the lease, held by host (process 7), since",

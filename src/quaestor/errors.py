@@ -16,6 +16,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── MissingDatabaseError          (ValueError)    a pending migration needs a sync or async database
     ├── RecordConflictError           (ValueError)    another document has a pending migration's `_id`
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
+    ├── PlanChangedError              (RuntimeError)  a run with a plan_id would apply something else
     ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
     ├── InterruptedMigrationError     (RuntimeError)  after_crash="stop", and the migration was interrupted or failed
     ├── DependencyConflictError       (ValueError)    an applied migration has a pending dependency: after a
@@ -260,6 +261,28 @@ class UnknownRecordsError(QuaestorError, ValueError):
         return (
             f"The database has applied migrations that the code doesn't have: {', '.join(self.names)}. They are from a "
             "newer release, or were renamed or removed. Deploy that release, or run without strict. Nothing has run."
+        )
+
+
+@dataclass(eq=False)
+class PlanChangedError(QuaestorError, RuntimeError):
+    """A run would apply something else than the plan whose id it was given. Nothing has run.
+
+    Attributes:
+        expected: The id that was given.
+        found: The id of the plan that the run would apply.
+        migrations: The names in that plan, in order.
+    """
+
+    expected: str
+    found: str
+    migrations: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"The plan has changed: expected {self.expected}, but this would be {self.found}, which applies "
+            f"{', '.join(self.migrations)}. Other migrations have been applied since, or the code has changed. Review "
+            "the plan and its new id (`quaestor plan --pin`, or the runner's pin()). Nothing has run."
         )
 
 

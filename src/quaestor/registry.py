@@ -304,6 +304,7 @@ class MigrationRegistry:
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 1,
+        plan_id: str | None = None,
         release: str | None = None,
         retry: Collection[str] = (),
     ) -> Coroutine[Any, Any, list[str]]:
@@ -333,6 +334,8 @@ class MigrationRegistry:
                 task. After a failure, an interruption or a cancellation nothing more starts; running migrations finish,
                 and are recorded if they succeed. (Ctrl-C and cancellation cancel `async def` functions, and end
                 backfills after their batch.)
+            plan_id: Refuse any plan but the one with this id, which `AsyncRunner.pin` returned: whatever was reviewed
+                is what runs. If nothing is left to apply, that isn't refused.
             release: The release of the application, such as "1.4.2", for the records and the history. Defaults to the
                 environment variable QUAESTOR_RELEASE; if that isn't set, none is recorded.
             retry: Repeat these migrations with after_crash="stop", although they were interrupted or failed halfway.
@@ -348,6 +351,7 @@ class MigrationRegistry:
             UnknownRecordsError: `strict`, and applied migrations aren't registered; nothing has run.
             InterruptedMigrationError: A pending migration with after_crash="stop" was interrupted or failed halfway,
                 and `retry` doesn't name it; nothing has run.
+            PlanChangedError: The plan isn't the one with this `plan_id`; nothing has run.
             MissingDatabaseError: `def` migrations are pending, but there is no `sync_db`; nothing has run.
             RecordConflictError: A migration couldn't be recorded; nothing has run.
             TransactionsUnsupportedError: transaction=True, but the server has no transactions; nothing has run.
@@ -374,7 +378,7 @@ class MigrationRegistry:
             patience=patience,
             release=release,
         )
-        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry)
+        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id)
 
     def run_sync(
         self,
@@ -389,6 +393,7 @@ class MigrationRegistry:
         targets: Collection[str] | None = None,
         strict: bool = False,
         concurrency: int = 1,
+        plan_id: str | None = None,
         release: str | None = None,
         retry: Collection[str] = (),
     ) -> list[str]:
@@ -414,7 +419,7 @@ class MigrationRegistry:
             patience=patience,
             release=release,
         )
-        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry)
+        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id)
 
     def run_many(
         self,

@@ -23,7 +23,7 @@ from quaestor._mongo.mongo_store import MongoStore, check_prefix
 from quaestor._source import compute_checksum
 from quaestor.databases import AsyncDatabase, SyncDatabase
 from quaestor.events import Hook
-from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, HistoryEntry, Lease, PlannedMigration, Status
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, HistoryEntry, Lease, PinnedPlan, PlannedMigration, Status
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
@@ -121,11 +121,14 @@ class AsyncRunner(_Runner):
         strict: bool = False,
         concurrency: int = 1,
         retry: Collection[str] = (),
+        plan_id: str | None = None,
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply pending migrations. The arguments, the result and the errors are those of `MigrationRegistry.run`."""
         check_concurrency(concurrency)
         engine = self._open(concurrency)
-        operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry)
+        operation = operations.run(
+            engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id
+        )
         return self._perform(engine, operation)
 
     def plan(
@@ -143,6 +146,17 @@ class AsyncRunner(_Runner):
         """
         engine = self._open()
         return self._explain(engine, operations.run(engine.scope, targets, strict=strict, retry=retry))
+
+    def pin(
+        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+    ) -> Coroutine[Any, Any, PinnedPlan]:
+        """Return the same plan with an id. `run` with this `plan_id` refuses any other plan.
+
+        Raises:
+            Exception: Whatever `run` would raise before the first function.
+        """
+        engine = self._open()
+        return self._pin(engine, operations.run(engine.scope, targets, strict=strict, retry=retry))
 
     async def status(self) -> Status:
         """Read what is applied, what is pending, and who holds the lease. No lease is acquired, and nothing is written.
@@ -308,6 +322,26 @@ class AsyncRunner(_Runner):
         with closing(self._open()) as engine:
             return await engine.restart_backfill(name, backfill)
 
+    async def protect(self, label: str | None) -> None:
+        """Protect this database and prefix from mistakes on the command line, or, with None, end that.
+
+        There, `rollback`, `mark pending` and `unlock` then require the name of the database (`--confirm`). The methods
+        of runners aren't affected.
+
+        Args:
+            label: Shown in the status, such as "production".
+
+        Raises:
+            InvalidOptionError: The label is empty, or not printable; nothing was sent to the server.
+        """
+        with closing(self._open()) as engine:
+            await engine.protect(label)
+
+    async def read_protection(self) -> str | None:
+        """Read the label under which this database and prefix are protected; None if they aren't. It is one read."""
+        with closing(self._open()) as engine:
+            return await engine.read_protection()
+
     async def unlock(self) -> Lease | None:
         """Release the lease of another instance, on any host, when you know that its holder hangs.
 
@@ -333,6 +367,11 @@ class AsyncRunner(_Runner):
     async def _explain(engine: Engine, operation: Operation) -> list[PlannedMigration]:
         with closing(engine):
             return await engine.explain(operation)
+
+    @staticmethod
+    async def _pin(engine: Engine, operation: Operation) -> PinnedPlan:
+        with closing(engine):
+            return await engine.pin(operation)
 
 
 class SyncRunner(_Runner):
@@ -367,11 +406,14 @@ class SyncRunner(_Runner):
         strict: bool = False,
         concurrency: int = 1,
         retry: Collection[str] = (),
+        plan_id: str | None = None,
     ) -> list[str]:
         """Apply pending migrations. The arguments, result and errors are those of `MigrationRegistry.run_sync`."""
         check_concurrency(concurrency)
         with closing(self._open(concurrency)) as engine:
-            operation = operations.run(engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry)
+            operation = operations.run(
+                engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id
+            )
             return run_to_completion(engine.perform(operation))
 
     def plan(
@@ -381,6 +423,13 @@ class SyncRunner(_Runner):
         with closing(self._open()) as engine:
             operation = operations.run(engine.scope, targets, strict=strict, retry=retry)
             return run_to_completion(engine.explain(operation))
+
+    def pin(
+        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+    ) -> PinnedPlan:
+        """Return the same plan with an id, for `run`. See `AsyncRunner.pin`."""
+        with closing(self._open()) as engine:
+            return run_to_completion(engine.pin(operations.run(engine.scope, targets, strict=strict, retry=retry)))
 
     def status(self) -> Status:
         """Read what is applied, what is pending, and who holds the lease. See `AsyncRunner.status`."""
@@ -426,6 +475,16 @@ class SyncRunner(_Runner):
         """Remove the checkpoint of a backfill, which then starts over. See `AsyncRunner.restart_backfill`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.restart_backfill(name, backfill))
+
+    def protect(self, label: str | None) -> None:
+        """Protect this database and prefix from mistakes on the command line. See `AsyncRunner.protect`."""
+        with closing(self._open()) as engine:
+            run_to_completion(engine.protect(label))
+
+    def read_protection(self) -> str | None:
+        """Read the label under which this database and prefix are protected. See `AsyncRunner.read_protection`."""
+        with closing(self._open()) as engine:
+            return run_to_completion(engine.read_protection())
 
     def unlock(self) -> Lease | None:
         """Release the lease of another instance. See `AsyncRunner.unlock`."""

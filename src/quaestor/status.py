@@ -261,6 +261,8 @@ class Status:
         lease: The lease of the current holder; None if there is none.
         order_conflicts: Each migration that was recorded after one that a new database applies later; of several, the
             last in the plan. Those that a run with `concurrency` applied have no order among themselves.
+        protected_as: The label of a protected database, such as "production" (see `AsyncRunner.protect`); None if it
+            isn't protected.
     """
 
     database: str
@@ -268,6 +270,7 @@ class Status:
     migrations: tuple[MigrationStatus, ...]
     lease: Lease | None = None
     order_conflicts: tuple[OrderConflict, ...] = ()
+    protected_as: str | None = None
 
     def names(self, state: State) -> list[str]:
         """Return the names of the migrations in this state, in order."""
@@ -296,6 +299,20 @@ class PlannedMigration:
         if self.asked_for:
             return "asked for"
         return f"{'needs' if self.undo else 'needed by'} {', '.join(self.because_of)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedPlan:
+    """A plan with its id, to review it now and to run exactly this later.
+
+    Attributes:
+        id: Made from the names of the migrations, their order, and what their functions do (not their comments or
+            layout). The `plan_id` of `run`.
+        migrations: The plan: what `plan` returns.
+    """
+
+    id: str
+    migrations: tuple[PlannedMigration, ...]
 
 
 @dataclass(frozen=True, slots=True)

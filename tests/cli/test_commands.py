@@ -61,7 +61,7 @@ def test_progress_in_status(project: Project) -> None:
     assert "ValueError: boom" in project.quaestor("run", "aside", FAILS="boom", code=1)[1]
 
     row, _ = lines(project.quaestor("status")[0])[1:3]
-    assert row[:7] == ["○", "aside", "pending", "things:", "40%,", "100", "of"]
+    assert row[:7] == ["✗", "aside", "failed", "things:", "40%,", "100", "of"]
     (kept,) = json.loads(project.quaestor("status", "--json")[0])["migrations"][0]["backfills"]
     assert kept.pop("updated_at").endswith("+00:00")
     assert kept == {

@@ -78,6 +78,29 @@ def test_mark_all_as_pending_asks(project: Project, answer: str, code: int) -> N
     assert project.recorded() == (set() if code == 0 else {"aside", "first", "second"})
 
 
+def test_protected_database(project: Project) -> None:
+    """Nobody is asked about a protected database: its name is required, and is enough."""
+    project.quaestor("run", "first")
+    project.quaestor("protect", "--as", "production")
+    for arguments in (["rollback", "first"], ["mark", "pending", "--all"], ["unlock"]):
+        with terminal(project, *arguments) as screen:
+            assert screen.ended() == 2
+            assert "pass --confirm" in " ".join(screen.lines())
+    assert project.recorded() == {"first"}
+    with terminal(project, "rollback", "first", "--confirm", project.db.name) as screen:
+        assert screen.ended() == 0
+    assert project.recorded() == set()
+
+
+def test_pinned_plan(project: Project) -> None:
+    """The plan is shown as a table that fits, and its id below it."""
+    with terminal(project, "plan", "--pin", columns=40) as screen:
+        assert screen.ended() == 0
+        lines = screen.lines()
+    assert [line.split()[1] for line in lines[1:4]] == ["aside", "first", "second"]
+    assert re.fullmatch("[0-9a-f]{16}", lines[-1])
+
+
 def test_unlock_asks(project: Project) -> None:
     """The holder is shown before the question; only a yes does it."""
     project.db.app_migrations_lock.insert_one(HELD)

@@ -92,7 +92,13 @@ class TestLayout:
 class TestSvg:
     def test_tells_each_state_by_a_sign_as_well_as_by_a_colour(self) -> None:
         picture = pictures.svg(
-            status({"a": (), "b": (), "c": (), "d": ()}, interrupted="c", running="d", unknown=("gone",))
+            status(
+                {"a": (), "b": (), "c": (), "d": (), "e": ()},
+                interrupted="c",
+                running="d",
+                failed="e",
+                unknown=("gone",),
+            )
         )
         looks = {name: (box.get("class"), box.findtext(f"{SVG}text")) for name, box in boxes(picture).items()}
         assert looks == {
@@ -100,15 +106,20 @@ class TestSvg:
             "b": ("box applied", "✓"),
             "c": ("box interrupted", "!"),
             "d": ("box running", "▸"),
+            "e": ("box failed", "✗"),
             "gone": ("box unknown", "?"),
         }
         assert parsed(picture).findtext(f"{SVG}title") == (
-            "shop/app: 2 ✓ applied, 1 ▸ running, 1 ! interrupted, 1 ? unknown"
+            "shop/app: 2 ✓ applied, 1 ▸ running, 1 ! interrupted, 1 ✗ failed, 1 ? unknown"
         )
 
     def test_a_tooltip_says_when_it_was_applied_what_it_does_and_what_it_needs(self) -> None:
         tooltip = boxes(pictures.svg(status({"a": (), "b": ("a",), "c": (), "d": ()})))["b"].findtext(f"{SVG}title")
         assert tooltip == "b\napplied, recorded 2026-03-01 09:30:00 UTC\nA description.\nneeds a"
+
+    def test_a_tooltip_says_why_it_failed(self) -> None:
+        tooltip = boxes(pictures.svg(status({"a": (), "b": ()}, failed="b")))["b"].findtext(f"{SVG}title")
+        assert tooltip == "b\nfailed\nValueError: boom\nA description."
 
     def test_any_name_and_description_makes_sound_xml(self) -> None:
         picture = pictures.svg(status(dict.fromkeys(AWKWARD, ())))

@@ -158,7 +158,10 @@ def test_commands(connected: Project) -> None:
     assert connected.effects == ["first", "second"]
     assert "2 applied" in connected.manage("quaestor", "check").stdout
     connected.manage("quaestor", "mark", "pending", "second")
-    connected.manage("quaestor", "rollback", "first", "--yes")
+    connected.manage("quaestor", "protect", "--as", "production")
+    assert connected.manage("quaestor", "rollback", "first", "--yes", fails=True).returncode == 2
+    assert connected.effects == ["first", "second"]
+    connected.manage("quaestor", "rollback", "first", "--confirm", connected.name)
     assert connected.effects == ["second"]
 
 

@@ -49,7 +49,10 @@ def test_commands_work_on_the_database_of_the_application(client: MongoClient[An
     assert [record["release"] for record in client[name].users_migrations.find()] == ["1.4.2"]
     assert client[name].apps.find_one() == {"_id": "shop"}
     assert invoke(args=["quaestor", "check"]).exit_code == 0
-    assert invoke(args=["quaestor", "rollback", "emails", "--yes"]).exit_code == 0
+    assert invoke(args=["quaestor", "protect", "--as", "production"]).exit_code == 0
+    assert invoke(args=["quaestor", "rollback", "emails", "--yes"]).exit_code == 2
+    assert client[name].users_migrations.count_documents({}) == 1
+    assert invoke(args=["quaestor", "rollback", "emails", "--confirm", name]).exit_code == 0
     assert client[name].users_migrations.count_documents({}) == 0
 
 

@@ -44,6 +44,8 @@ from quaestor import (
     MigrationStatus,
     MissingDatabaseError,
     OtherPrefixesFound,
+    PinnedPlan,
+    PlanChangedError,
     PlannedMigration,
     PreconditionFailedError,
     PrimaryChanged,
@@ -169,6 +171,12 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await runner.mark_pending(["a"]), list[str])
     assert_type(await runner.mark_accepted(["a"]), list[str])
     assert_type(await runner.unlock(), Lease | None)
+    assert_type(await runner.protect("production"), None)
+    assert_type(await runner.protect(None), None)
+    assert_type(await runner.read_protection(), str | None)
+    assert_type(await runner.pin(["a"], strict=True), PinnedPlan)
+    assert_type(await runner.run(plan_id=(await runner.pin()).id), list[str])
+    assert_type(await registry.run(db, plan_id="0123456789abcdef"), list[str])
     assert_type(await registry.run(db, "app", concurrency=4), list[str])
     assert_type(await runner.run(concurrency=4), list[str])
     assert_type(await registry.run_many([db, db], "app"), list[DatabaseResult])
@@ -201,6 +209,12 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(runner.mark_pending(["a"]), list[str])
     assert_type(runner.mark_accepted({"a"}), list[str])
     assert_type(runner.unlock(), Lease | None)
+    assert_type(runner.protect("production"), None)
+    assert_type(runner.protect(None), None)
+    assert_type(runner.read_protection(), str | None)
+    assert_type(runner.pin(["a"], strict=True), PinnedPlan)
+    assert_type(runner.run(plan_id=runner.pin().id), list[str])
+    assert_type(registry.run_sync(db, plan_id="0123456789abcdef"), list[str])
     assert_type(registry.run_sync(db, "app", concurrency=4), list[str])
     assert_type(runner.run(["a"], concurrency=4), list[str])
     assert_type(registry.run_many_sync([db, db], "app"), list[DatabaseResult])
@@ -251,6 +265,8 @@ def errors(runner: SyncRunner) -> None:
         assert_type((error.names, error.interrupted), tuple[list[str], dict[str, datetime]])
     except (UnknownRecordsError, IrreversibleMigrationError) as error:
         assert_type(error.names, list[str])
+    except PlanChangedError as error:
+        assert_type((error.expected, error.found, error.migrations), tuple[str, str, list[str]])
     except DependencyConflictError as error:
         assert_type(error.conflicts, dict[str, list[str]])
     except LeaseLostError as error:
@@ -269,6 +285,7 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type((status.database, status.prefix), tuple[str, str])
     assert_type(status.migrations, tuple[MigrationStatus, ...])
     assert_type(status.lease, Lease | None)
+    assert_type(status.protected_as, str | None)
     assert_type(status.names("unknown"), list[str])
     one = status.migrations[0]
     assert_type((one.name, one.description), tuple[str, str])
@@ -289,3 +306,5 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type((planned.name, planned.reason), tuple[str, str])
     assert_type((planned.asked_for, planned.undo), tuple[bool, bool])
     assert_type(planned.because_of, tuple[str, ...])
+    pinned = PinnedPlan("0123456789abcdef", (planned,))
+    assert_type((pinned.id, pinned.migrations), tuple[str, tuple[PlannedMigration, ...]])

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from quaestor._core import overview, plan
-from quaestor._core.definition import check_names
+from quaestor._core.definition import check_names, check_text
 from quaestor._core.guards import Guard, make_guards
 from quaestor._core.history import TIMEOUT, History, check_limit, describe_error, merge
 from quaestor._core.lease import (
@@ -40,6 +40,7 @@ from quaestor.errors import (
     InvalidOptionError,
     LeaseLostError,
     OutageError,
+    PlanChangedError,
     QuaestorError,
     TransactionsUnsupportedError,
     UnknownRecordsError,
@@ -68,7 +69,7 @@ from quaestor.events import (
     RunStarted,
     SessionsNotEnded,
 )
-from quaestor.status import Happening, HistoryEntry, Lease, PlannedMigration, Status, Work
+from quaestor.status import Happening, HistoryEntry, Lease, PinnedPlan, PlannedMigration, Status, Work
 
 T = TypeVar("T")
 
@@ -100,6 +101,7 @@ class Operation:
     concurrency: int = 1
     targets: Collection[str] | None = None  # None: all
     is_about_marks: bool = False  # a start mark alone can put a migration into its plan
+    plan_id: str | None = None  # of the one plan that it may carry out
 
 
 def run(
@@ -109,9 +111,11 @@ def run(
     strict: bool = False,
     concurrency: int = 1,
     retry: Collection[str] = (),
+    plan_id: str | None = None,
 ) -> Operation:
     """Apply what is pending: all of it, or the targets and what they need; of what was interrupted, what to retry."""
     retried = check_names("retry", retry)
+    pinned = None if plan_id is None else plan.check_id(plan_id)
     wanted = None if targets is None else check_names("targets", targets)
     sorters = [plan.check_graph(scope.definitions)]
     plan.check_known([*(wanted or ()), *retried], scope.definitions)
@@ -126,7 +130,7 @@ def run(
         return plan.plan_run(scope.definitions, sorter, records, wanted, marks=marks, retry=retried)
 
     finished = partial(RunFinished, is_registry_empty=not scope.definitions)
-    return Operation("run", make_plan, finished, RunStarted, concurrency, wanted)
+    return Operation("run", make_plan, finished, RunStarted, concurrency, wanted, plan_id=pinned)
 
 
 def roll_back(scope: Scope, targets: Collection[str]) -> Operation:
@@ -211,11 +215,25 @@ class Engine:
 
     async def explain(self, operation: Operation) -> list[PlannedMigration]:
         """Return what `perform` would do, in order, and why: the same plan. Nothing is written or emitted."""
+        return self._explain(operation, await self._make_plan(operation))
+
+    async def pin(self, operation: Operation) -> PinnedPlan:
+        """Return the same with the id of the plan."""
+        todo = await self._make_plan(operation)
+        return PinnedPlan(self._compute_id(todo), tuple(self._explain(operation, todo)))
+
+    async def _make_plan(self, operation: Operation) -> plan.Plan:
         records = await self._read("the records", self._store.read_records)
         todo = await self._plan(operation, records, self._read_lease)
         self._check(todo, records)
+        return todo
+
+    def _explain(self, operation: Operation, todo: plan.Plan) -> list[PlannedMigration]:
         names, undo = [change.name for change in todo], operation.work == "rollback"
         return plan.explain(self.scope.definitions, names, operation.targets, undo=undo)
+
+    def _compute_id(self, todo: plan.Plan) -> str:
+        return plan.compute_id(todo, self._functions.compute_checksum)
 
     async def read_status(self) -> Status:
         """Read what is applied, what is pending, what failed, and who holds the lease. Four reads."""
@@ -299,6 +317,16 @@ class Engine:
             await self._history.write_now()
         return removed
 
+    async def read_protection(self) -> str | None:
+        """Read the label of a protected database. None: it isn't protected."""
+        return (await self._read("the protection", self._store.read_lease)).protected_as
+
+    async def protect(self, label: str | None) -> None:
+        """Protect the database under this label; None: no longer."""
+        checked = None if label is None else check_text("The label", label, InvalidOptionError)
+        if await self.read_protection() != checked:
+            await self._retry("to write the protection", partial(self._store.write_protection, checked))
+
     def close(self) -> None:
         """Close the host, after the operation."""
         self._host.close()
@@ -373,6 +401,9 @@ class Engine:
 
     async def _prepare(self, operation: Operation, todo: plan.Plan, records: Records) -> tuple[bytes, ...]:
         """Check the plan, and open sessions for its transactions. Returns the ids of all that are open."""
+        expected = operation.plan_id
+        if expected is not None and todo and (found := self._compute_id(todo)) != expected:
+            raise PlanChangedError(expected, found, [change.name for change in todo])
         kinds = self._check(todo, records)
         if not kinds:
             return ()

@@ -84,11 +84,12 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """The state of the lease, and the start marks beside it."""
+    """The state of the lease, the start marks beside it, and the label of a protected database."""
 
     holder: Lease | None = None  # dead or alive
     expired: Lease | None = None  # the last holder, if it lost the lease, and nobody has acquired it since
     marks: Mapping[str, StartMark] = field(default_factory=dict)  # by migration
+    protected_as: str | None = None
 
     def find_interrupted(self) -> dict[str, StartMark]:
         """Find the marks that the holder hasn't written, whose migrations aren't in progress."""

@@ -81,7 +81,7 @@ def make_status(
         for name in sorted(records.applied.keys() - known)
     ]
     conflicts = find_order_conflicts([one.name for one in migrations], records)
-    return Status(*where, (*migrations, *unknown), lease.holder, tuple(conflicts))
+    return Status(*where, (*migrations, *unknown), lease.holder, tuple(conflicts), lease.protected_as)
 
 
 def find_order_conflicts(names: Sequence[str], records: Records) -> Iterator[OrderConflict]:

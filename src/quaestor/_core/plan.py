@@ -1,5 +1,8 @@
 """Plans: changes in order, to apply pending migrations, to roll back, or to correct the records."""
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +19,7 @@ from quaestor.errors import (
     CircularDependencyError,
     DependencyConflictError,
     InterruptedMigrationError,
+    InvalidOptionError,
     IrreversibleMigrationError,
     MissingDatabaseError,
     MissingDependencyError,
@@ -23,6 +27,8 @@ from quaestor.errors import (
     UnknownMigrationError,
 )
 from quaestor.status import MigrationRecord, PlannedMigration
+
+_ID_LENGTH = 16  # hexadecimal digits: short enough to paste, and too many for two plans to share
 
 Graph: TypeAlias = Mapping[str, Collection[str]]
 """Each name with the names that it depends on."""
@@ -291,6 +297,22 @@ def explain(
         return PlannedMigration(name, asked_for=False, because_of=because_of, undo=undo)
 
     return [explain_one(name) for name in names]
+
+
+def compute_id(plan: Plan, compute_checksum: Callable[[Callable[..., object]], str | None]) -> str:
+    """Compute the id of a plan from its names, their order and the checksums of its functions."""
+    steps = [(one.name, compute_checksum(one.function)) for one in plan if isinstance(one, Change)]
+    return hashlib.sha256(json.dumps(steps).encode()).hexdigest()[:_ID_LENGTH]
+
+
+def check_id(plan_id: object) -> str:
+    """Check what should be the id of a plan."""
+    if not isinstance(plan_id, str) or not re.fullmatch(f"[0-9a-f]{{{_ID_LENGTH}}}", plan_id):
+        raise InvalidOptionError(
+            f"plan_id must be the id of a plan, which has {_ID_LENGTH} characters from 0 to 9 and a to f, not "
+            f"{plan_id!r:.40}. The runner's pin() returns it; `quaestor plan --pin` prints it."
+        )
+    return plan_id
 
 
 def check_databases(plan: Plan, kinds: Collection[bool]) -> None:

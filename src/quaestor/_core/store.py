@@ -184,13 +184,19 @@ class Store(Surroundings, Protocol):
         """Say whether the server is MongoDB, as far as the driver can tell. Sends no command."""
 
     async def read_lease(self) -> LeaseState:
-        """Read who holds the lease, dead or alive, and the start marks, with majority concern. One command."""
+        """Read who holds the lease, dead or alive, the start marks, and the label of a protected database.
+
+        One command, with majority concern.
+        """
 
     async def write_start_mark(self, name: str, known: StartMark | None) -> bool:
         """Mark that this run starts the migration. False: there is a mark that is neither known nor this run's."""
 
     async def remove_start_mark(self, name: str, known: StartMark | None) -> None:
         """Remove the mark of the migration if it is the known one, or this run's."""
+
+    async def write_protection(self, label: str | None) -> None:
+        """Protect the database under this label, or, without one, no longer."""
 
     async def read_lease_and_clock(self) -> tuple[LeaseState, datetime | None]:
         """Do what `read_lease` does, and read the clock, in one command if the server can. None: nobody holds it."""

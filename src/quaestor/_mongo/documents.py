@@ -5,12 +5,14 @@ checksum, source`, as far as they are known. With the name as its `_id`, a secon
 without another index. Records of mongo-quaestor 0.1.0 have an ObjectId there and may be duplicates, so only `name` says
 what is applied. A run with `concurrency` adds `concurrent`, because its records have no order.
 
-The lease is one document in a collection of its own: `{_id: "lease", owner, token, beat, ttl, renewedAt, sessions,
+The lease is one document of the lock collection: `{_id: "lease", owner, token, beat, ttl, renewedAt, sessions,
 previous}` and, for people, `host, pid, since, work, migrations, recording, upcoming`. While nobody holds it, only
 `token`, `sessions` and, if a holder was ever replaced, `previous` are left.
 
 A start mark is a document beside the lease: `{_id: {start: name}, owner, startedAt}`. Releases that don't know start
 marks never read it.
+A protected database has another document there: `{_id: "protection", label}`. The label alone is removed when the
+protection ends, because users who migrate need no right to remove documents there.
 """
 
 import hashlib
@@ -135,6 +137,9 @@ def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
 LEASE = "lease"
 """The `_id` of the lease document in the lock collection."""
 
+PROTECTION = "protection"
+"""The `_id` of the document there that protects the database."""
+
 LOCK_AND_CLOCK: list[dict[str, Any]] = [{"$addFields": {"now": "$$NOW"}}]
 """The pipeline that reads the lock collection and the server's clock. Some servers that imitate MongoDB refuse it."""
 
@@ -204,14 +209,17 @@ def match_start_mark(name: str, owner: str, known: StartMark | None) -> dict[str
 
 def read_lock(documents: Iterable[Mapping[str, Any]]) -> LeaseState:
     """Make a value of the documents in the lock collection."""
-    state, marks = LeaseState(), {}
+    state, label, marks = LeaseState(), None, {}
     for document in documents:
         key = document["_id"]
         if key == LEASE:
             state = _read_lease_state(document)
+        elif key == PROTECTION:
+            label = document.get("label")
         elif isinstance(key, Mapping) and isinstance(name := key.get("start"), str):
             marks[name] = StartMark(document.get("owner"), _read_date(document.get("startedAt")))
-    return replace(state, marks=marks)
+    protected_as = None if label is None else str(label)  # whatever it is, somebody protects it
+    return replace(state, marks=marks, protected_as=protected_as)
 
 
 def _read_lease_state(document: Mapping[str, Any]) -> LeaseState:
@@ -220,6 +228,12 @@ def _read_lease_state(document: Mapping[str, Any]) -> LeaseState:
     if "migrations" in document and "previous" in document:  # it was made to expire
         return LeaseState(expired=read_lease({**document, "owner": document["previous"]}))
     return LeaseState()
+
+
+def make_protection(label: str | None) -> dict[str, Any]:
+    """Make the arguments of the update_one that protects the database under this label, or no longer."""
+    update = {"$unset": {"label": ""}} if label is None else {"$set": {"label": label}}
+    return {"filter": {"_id": PROTECTION}, "update": update, "upsert": label is not None}
 
 
 def read_lease(document: Mapping[str, Any]) -> Lease:

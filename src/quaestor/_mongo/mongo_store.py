@@ -39,6 +39,7 @@ from quaestor.status import BackfillStatus, HistoryEntry, Lease, Work
 T = TypeVar("T")
 
 _LONGEST_SUFFIX = "_migrations_progress"
+_AUTHENTICATION_FAILED = 18
 _NAMESPACE_EXISTS = 48
 _NAMESPACE_LIMIT = 255  # bytes of "database.collection", since MongoDB 4.4
 
@@ -173,6 +174,9 @@ class MongoStore:
         matching = documents.match_start_mark(name, self._terms.owner, known)
         await self.driver.write(self._lease.delete_one, matching)
 
+    async def write_protection(self, label: str | None) -> None:
+        await self.driver.write(self._lease.update_one, **documents.make_protection(label))
+
     async def read_lease_and_clock(self) -> tuple[LeaseState, datetime | None]:
         if not is_mock(self.db):
             found = await allow_refusal(self.driver.aggregate(self._lease, documents.LOCK_AND_CLOCK))
@@ -260,7 +264,8 @@ async def allow_refusal(command: Awaitable[T]) -> T | None:
     try:
         return await command
     except (OperationFailure, EncryptionError) as error:
-        if find_unknown_outcome(error) is not None:
+        is_stranger = isinstance(error, OperationFailure) and error.code == _AUTHENTICATION_FAILED
+        if is_stranger or find_unknown_outcome(error) is not None:
             raise
         return None
 

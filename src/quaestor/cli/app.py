@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from shlex import quote
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -44,7 +45,8 @@ _MEANT: Mapping[str, str] = {
     **dict.fromkeys(("up", "upgrade", "migrate", "apply"), "run"),
     **dict.fromkeys(("down", "downgrade", "undo"), "rollback"),
     **dict.fromkeys(("create", "generate", "makemigrations", "revision"), "new"),
-    **dict.fromkeys(("history", "list", "showmigrations"), "status"),
+    **dict.fromkeys(("list", "showmigrations"), "status"),
+    **dict.fromkeys(("log", "audit"), "history"),
     **dict.fromkeys(("fake", "stamp"), "mark"),
 }
 """The commands of other tools, and ours that do the same."""
@@ -89,7 +91,27 @@ def _argument(text: str, metavar: str = "NAME") -> Any:
 Names = Annotated[
     list[str] | None, _argument("The migrations to apply; their dependencies come first. Defaults to all.")
 ]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retry",
+        metavar="NAME",
+        autocompletion=_names,
+        help="Repeat a migration with after_crash='stop' that was interrupted or failed halfway; repeat the option "
+        "for several.",
+        show_default=False,
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
+Confirmed = Annotated[
+    str | None,
+    typer.Option(
+        "--confirm",
+        metavar="DATABASE",
+        help="Name the database to confirm, in place of --yes. A protected database requires it.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
 
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
@@ -117,6 +139,47 @@ def _status(target: Target) -> None:
     else:
         seen = target.ask(_read_status)
         _show(seen, reports.report_status(seen, out.width), target)
+
+
+@command(app, "history", "quaestor history", "quaestor history split_names", "quaestor history --failed --since 7d")
+def _history(
+    target: Target,
+    *,
+    names: Annotated[list[str] | None, _argument("Only these migrations. Defaults to all.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failures.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="AGE",
+            help="Only what has happened since: 30m, 12h, 7d or 2w ago, or since a date such as 2026-11-30 (UTC).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show who applied, rolled back or marked what and when, and what failed, newest first."""
+    from quaestor.cli import history_reports  # here: few commands need it
+
+    start = None if since is None else history_reports.parse_since(since, datetime.now(UTC))
+    entries = [
+        entry
+        for entry in target.ask(lambda runner: runner.history(names or None))
+        if (entry.what == "failed" or not failed) and (start is None or (entry.at is not None and entry.at >= start))
+    ]
+    _show(entries, history_reports.report_history(entries, out.width), target)
+
+
+@command(app, "show", "quaestor show split_names", "quaestor show split_names --json")
+def _show_migration(
+    target: Target, *, name: Annotated[str, _argument("The migration, registered, recorded or in the history.")]
+) -> None:
+    """Show everything about a migration: its code, what it needs, its record, failures and backfills."""
+    from quaestor.cli import history_reports  # here: few commands need it
+
+    entries = target.ask(lambda runner: runner.history([name]))
+    status, definition = target.ask(_read_status), target.registry.migrations.get(name)
+    known = history_reports.collect(name, status, definition, entries)
+    _show(known, history_reports.report_migration(known, status, out.width), target)
 
 
 @command(app, "check", "quaestor check --allow-unknown", "quaestor check --verify", takes_pattern=True, failed=MISUSED)
@@ -178,10 +241,33 @@ def _check(
     raise typer.Exit(1 if any(find_faults(database, seen) for database, seen in statuses.items()) else 0)
 
 
-@command(app, "plan", "quaestor plan", "quaestor plan split_names --db 'tenant_*'", takes_pattern=True)
-def _plan(target: Target, *, targets: Names = None) -> None:
+@command(
+    app,
+    "plan",
+    "quaestor plan",
+    "quaestor plan split_names --db 'tenant_*'",
+    "quaestor run --plan $(quaestor plan --pin)",
+    takes_pattern=True,
+)
+def _plan(
+    target: Target,
+    *,
+    targets: Names = None,
+    retry: Retry = None,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="Write the id of the plan to stdout, for `run --plan`; the plan to stderr.")
+    ] = False,
+) -> None:
     """Show what `run` would apply, in order, and why. Nothing is changed."""
-    _show_plans(target, targets)
+    if not pin:
+        _show_plans(target, targets, retry=retry or ())
+        return
+    _check_one_database(target, "--pin")
+    pinned = target.ask(lambda runner: runner.pin(targets or None, retry=retry or ()))
+    if not target.as_json:
+        console = _make_console(width=None if sys.stderr.isatty() else _WIDE, stderr=True)
+        _print([_report_plan(target, pinned.migrations, console.width)], console, sys.stderr)
+    _show(pinned, [pinned.id], target)
 
 
 @command(
@@ -191,6 +277,7 @@ def _plan(target: Target, *, targets: Names = None) -> None:
     "quaestor run split_names --dry-run",
     "quaestor run --db 'tenant_*' --concurrency 16",
     "quaestor run --lease-timeout 120 --log-format json",
+    "quaestor run --plan 4c1f0a9d53b2e867",
     has_lease=True,
     takes_pattern=True,
 )
@@ -200,14 +287,13 @@ def _run(
     targets: Names = None,
     dry_run: DryRun = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a database with unknown migrations.")] = False,
-    retry: Annotated[
-        list[str] | None,
+    retry: Retry = None,
+    plan_id: Annotated[
+        str | None,
         typer.Option(
-            "--retry",
-            metavar="NAME",
-            autocompletion=_names,
-            help="Repeat a migration with after_crash='stop' that was interrupted or failed halfway; repeat the option "
-            "for several.",
+            "--plan",
+            metavar="ID",
+            help="Refuse any plan but the one with this id, as `plan --pin` printed it.",
             show_default=False,
         ),
     ] = None,
@@ -225,10 +311,15 @@ def _run(
 
     If another instance is migrating, this one waits for it. An interrupted run is safe to repeat.
     """
+    if dry_run and plan_id is not None:
+        raise CommandError("Pass --plan or --dry-run, not both: `plan --pin` shows the plan and its id.")
     if dry_run:
         _show_plans(target, targets, strict=strict, retry=retry or ())
         return
     options: dict[str, Any] = {"targets": targets or None, "strict": strict, "retry": retry or ()}
+    if plan_id is not None:
+        _check_one_database(target, "--plan")
+        options["plan_id"] = plan_id
     options |= {} if concurrency is None else {"concurrency": concurrency}
     if target.is_many:
         _run_many(target, options)
@@ -237,7 +328,12 @@ def _run(
 
 
 @command(
-    app, "rollback", "quaestor rollback split_names --dry-run", "quaestor rollback split_names --yes", has_lease=True
+    app,
+    "rollback",
+    "quaestor rollback split_names --dry-run",
+    "quaestor rollback split_names --yes",
+    "quaestor rollback split_names --confirm shop",
+    has_lease=True,
 )
 def _rollback(
     target: Target,
@@ -246,12 +342,15 @@ def _rollback(
         list[str], _argument("The migrations to roll back. Applied migrations that depend on them go first.")
     ],
     yes: Yes = False,
+    confirm: Confirmed = None,
     dry_run: DryRun = False,
 ) -> None:
     """Roll back migrations, and before them the applied ones that depend on them.
 
     It shows the plan and asks. If one of them has no rollback, nothing runs.
     """
+    yes = yes or confirm is not None
+    _check_confirmation(target, target.db, confirm, is_needed=not dry_run)
     if not (yes or dry_run):
         _check_can_ask(target)
     if dry_run or not yes:
@@ -277,10 +376,13 @@ def _mark(
     names: Annotated[list[str] | None, _argument("The migrations to mark.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Mark all registered migrations.")] = False,
     yes: Yes = False,
+    confirm: Confirmed = None,
 ) -> None:
     """Mark migrations as applied or pending, or accept their changes, without running anything."""
+    yes = yes or confirm is not None
     if every == bool(names):
         raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
+    _check_confirmation(target, target.db, confirm, is_needed=state is Marked.PENDING)
     if every and state is Marked.PENDING and not yes:
         _check_can_ask(target)
         recorded = target.ask(_read_status).names("applied")
@@ -323,13 +425,14 @@ def _restart_backfill(
         _print([f"Nothing to restart: no backfill of {escape(name)} has a checkpoint."])
 
 
-@command(app, "unlock", "quaestor unlock", "quaestor unlock --yes", has_json=False)
-def _unlock(target: Target, *, yes: Yes = False) -> None:
+@command(app, "unlock", "quaestor unlock", "quaestor unlock --yes", "quaestor unlock --confirm shop", has_json=False)
+def _unlock(target: Target, *, yes: Yes = False, confirm: Confirmed = None) -> None:
     """Release the lease of an instance that hangs.
 
     The lease of a dead instance expires by itself. An instance that loses its lease stops at its next step.
     """
-    if not yes:
+    _check_confirmation(target, target.db, confirm)
+    if not yes and confirm is None:
         lease = target.ask(_read_status).lease
         if lease is None:
             _print(["Nobody holds the lease, or it has expired. Pass --yes to release it anyway."])
@@ -339,6 +442,45 @@ def _unlock(target: Target, *, yes: Yes = False) -> None:
         _confirm(target, "Its holder stops at its next step. Release it")
     released = target.ask(lambda runner: runner.unlock())
     _print(["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."])
+
+
+@command(
+    app,
+    "protect",
+    "quaestor protect --as production",
+    "quaestor protect --off --confirm shop",
+    "quaestor protect --db 'tenant_*' --as production",
+    has_json=False,
+    takes_pattern=True,
+)
+def _protect(
+    target: Target,
+    *,
+    label: Annotated[
+        str | None,
+        typer.Option("--as", metavar="LABEL", help="The label to show, such as production.", show_default=False),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="End the protection.")] = False,
+    confirm: Confirmed = None,
+) -> None:
+    """Protect a database: `rollback`, `mark pending` and `unlock` then require --confirm with its name.
+
+    This is about commands; the API does what it is told.
+    """
+    if off is (label is not None) or label == "":
+        raise CommandError("Pass --as LABEL, or --off.")
+    name = target.settings.value("db") if target.is_many else target.db
+    _check_confirmation(target, name, confirm, is_needed=off)
+    said = "No longer protected" if off else f"Protected as {escape(label or '')}"
+
+    def protect(runner: SyncRunner) -> None:
+        return runner.protect(label)
+
+    if target.is_many:
+        _show_each(target, target.ask_each(protect), lambda found: [f"{said}: {format_count(len(found), 'database')}."])
+    else:
+        target.ask(protect)
+        _print([f"{said}: {escape(target.place)}."])
 
 
 @command(app, "graph", "quaestor graph", "quaestor graph -o graph.svg", has_json=False)
@@ -564,11 +706,16 @@ def _show_plan(
     target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], nothing: str
 ) -> list[PlannedMigration]:
     planned = target.ask(ask)
-    if not target.registry.migrations:
-        nothing = reports.NO_MIGRATIONS
-    report = reports.report_plan(planned, target.registry.migrations, out.width) if planned else nothing
-    _show(planned, [report], target)
+    _show(planned, [_report_plan(target, planned, out.width, nothing)], target)
     return planned
+
+
+def _report_plan(
+    target: Target, planned: Sequence[PlannedMigration], width: int, nothing: str = _UP_TO_DATE
+) -> RenderableType:
+    if planned:
+        return reports.report_plan(planned, target.registry.migrations, width)
+    return nothing if target.registry.migrations else reports.NO_MIGRATIONS
 
 
 def _show_each(
@@ -640,6 +787,25 @@ def _choose_format(form: Format | None, output: Path | None) -> Format:
     return found or Format.TERMINAL
 
 
+def _check_one_database(target: Target, option: str) -> None:
+    if target.is_many:
+        raise CommandError(f"{option} works on one database. Name it (--db).")
+
+
+def _check_confirmation(target: Target, name: str, confirm: str | None, *, is_needed: bool = True) -> None:
+    """Check that the database, or the pattern, was confirmed by its name if it must be: if any of them is protected."""
+    if confirm is not None and confirm != name:
+        raise CommandError(f"--confirm names {confirm!r}, but the database is {name!r}. Nothing was done.")
+    if confirm is not None or not is_needed:
+        return
+    label = target.find_protection()
+    if label is not None:
+        raise CommandError(
+            f"{target.place} is protected as {label!r}. To do it all the same, pass --confirm {quote(name)}. Nothing "
+            "was done."
+        )
+
+
 def _check_can_ask(target: Target) -> None:
     if target.as_json:
         raise CommandError("--json can't ask for confirmation: pass --yes.")
@@ -649,7 +815,7 @@ def _confirm(target: Target, action: str) -> None:
     """Ask whether to do it in the database of the target, or exit."""
     if not sys.stdin.isatty():
         raise CommandError("Not a terminal: pass --yes to confirm.")
-    question = f"{action} in {target.db}/{target.settings.value('prefix')}?"
+    question = f"{action} in {target.place}?"
     with suppress(EOFError):  # Ctrl-D
         if Confirm.ask(Text(escape(question)), console=out, default=False):
             return
@@ -665,9 +831,10 @@ def _show(value: object, report: Iterable[RenderableType], target: Target) -> No
         _print(report)
 
 
-def _print(report: Iterable[RenderableType]) -> None:
-    """Print tables and sentences, without the blanks that fill the last column."""
-    with out.capture() as captured:
-        out.print(Group(*report))
+def _print(report: Iterable[RenderableType], console: Console = out, file: TextIO | None = None) -> None:
+    """Print tables and sentences, without the blanks that fill the last column. The file defaults to stdout."""
+    with console.capture() as captured:
+        console.print(Group(*report))
     # To the file, because without one Click takes ASCII for a mistake, and writes UTF-8.
-    typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), file=sys.stdout, nl=False)
+    text = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    typer.echo(text, file=sys.stdout if file is None else file, nl=False)

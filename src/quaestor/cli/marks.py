@@ -34,19 +34,27 @@ MARKS = {
         Mark("pending", "○", "cyan", "#ffffff", "#64748b", "#1b2230", "#94a3b8"),
         Mark("running", "▸", "bold blue", "#e4efff", "#1d62d8", "#12284d", "#6ea8ff"),
         Mark("interrupted", "!", "bold red", "#fdebea", "#c8322b", "#3b1715", "#ff7b72"),
+        Mark("failed", "✗", "bold red", "#fbd9d7", "#9f1d17", "#4a1512", "#ff9a92"),
         Mark("unknown", "?", "magenta", "#f5edfd", "#8440c4", "#2b1a3d", "#c594f7"),
     )
 }
 """The marks by their words, in the order of a legend."""
 
-FAILED = Mark("failed", "✗", "bold red")  # of a run; it is no state
+FAILED = MARKS["failed"]  # of a run, too
 
 
 def choose_mark(migration: MigrationStatus, status: Status) -> Mark:
-    """Return the mark of a migration: running, otherwise interrupted, otherwise its state."""
+    """Return the mark of a migration: running, otherwise the one of its state."""
     if status.lease is not None and migration.name in status.lease.migrations:
         return MARKS["running"]
-    return MARKS["interrupted" if migration.interrupted else migration.state]
+    return MARKS[find_state(migration)]
+
+
+def find_state(migration: MigrationStatus) -> str:
+    """Return the word of a migration's state: interrupted, failed, or its `state`."""
+    if migration.interrupted:
+        return "interrupted"
+    return "failed" if migration.state == "pending" and migration.last_failure is not None else migration.state
 
 
 def count_marks(status: Status) -> list[tuple[Mark, int]]:

@@ -163,7 +163,9 @@ def _text(parent: Element, kind: str, x: float, y: float, text: str, *, cell: fl
 def _tooltip(migration: MigrationStatus, mark: Mark) -> str:
     recorded = "" if migration.applied_at is None else f", recorded {migration.applied_at:%Y-%m-%d %H:%M:%S} UTC"
     needs = ", ".join(migration.depends_on)
-    lines = [migration.name, f"{mark.word}{recorded}", migration.description, needs and f"needs {needs}"]
+    failure = migration.last_failure
+    why = "" if failure is None else f"{'rollback failed: ' if failure.undo else ''}{failure.error}"
+    lines = [migration.name, f"{mark.word}{recorded}", why, migration.description, needs and f"needs {needs}"]
     return "\n".join(escape(line) for line in lines if line)
 
 

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
 from quaestor._text import format_amount, format_count, format_list
-from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, format_place
+from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, find_state, format_place
 from quaestor.cli.redaction import escape
-from quaestor.status import MigrationStatus, State, Status
+from quaestor.status import BackfillStatus, MigrationStatus, State, Status
 
 _ROOM = 24
 """The least width of a column, in cells."""
@@ -22,28 +22,30 @@ NO_MIGRATIONS = (
     "modules that use it."
 )
 
+PROTECTED = "yellow"
+"""The style of the label of a protected database."""
+
 _MOST_PAIRS = 3
 _LEAST_NAME = 8
-_OUTDATED = ("pending", "unknown", "interrupted")
+_OUTDATED = ("pending", "unknown", "interrupted", "failed")
 
 
 def report_status(status: Status, width: int) -> Iterator[RenderableType]:
     """Report all migrations: as many columns as there is room for, the name and the state always."""
     if status.migrations:
         marks = [choose_mark(one, status) for one in status.migrations]
-        times = [one.applied_at or one.interrupted_since for one in status.migrations]
-        dates = [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times]
+        dates = [_format_since(one) for one in status.migrations]
         columns = {
             "": [mark.text for mark in marks],
-            "migration": _column(one.name for one in status.migrations),
+            "migration": make_column(one.name for one in status.migrations),
             "state": [Text(mark.word, mark.style) for mark in marks],
-            "progress": _column(_describe_progress(one) for one in status.migrations),
-            "since (UTC)": _column(dates),
-            "depends on": _column((", ".join(one.depends_on) for one in status.migrations), "dim"),
-            "kind": _column(map(_describe_kind, status.migrations), "dim"),
-            "description": _column((one.description for one in status.migrations), "dim"),
+            "progress": make_column(_describe_progress(one) for one in status.migrations),
+            "since (UTC)": make_column(dates),
+            "depends on": make_column((", ".join(one.depends_on) for one in status.migrations), "dim"),
+            "kind": make_column(map(_describe_kind, status.migrations), "dim"),
+            "description": make_column((one.description for one in status.migrations), "dim"),
         }
-        yield _table(columns, width, needed={"", "state"})
+        yield make_table(columns, width, needed={"", "state"})
         yield ""
     yield summarize(status)
     yield from find_warnings(status)
@@ -53,12 +55,13 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
     """Report many databases, those that aren't up to date first: as many columns as there is room for."""
     ordered = sorted(statuses, key=_is_up_to_date)  # in each part sorted by name, as given
     marks = [MARKS["applied" if _is_up_to_date(status) else "pending"] for status in ordered]
-    columns = {"": [mark.text for mark in marks], "database": _column(status.database for status in ordered)}
+    columns = {"": [mark.text for mark in marks], "database": make_column(status.database for status in ordered)}
     for word in ("applied", *_OUTDATED):
         numbers = [_count(status, word) for status in ordered]
-        columns[word] = _column((f"{number:,}" if number else "" for number in numbers), MARKS[word].style, "right")
-    columns["lease"] = _column(str(status.lease or "") for status in ordered)
-    yield _table(columns, width, needed={"", "applied", *_OUTDATED})
+        columns[word] = make_column((f"{number:,}" if number else "" for number in numbers), MARKS[word].style, "right")
+    columns["protected as"] = make_column((status.protected_as or "" for status in ordered), PROTECTED)
+    columns["lease"] = make_column(str(status.lease or "") for status in ordered)
+    yield make_table(columns, width, needed={"", "applied", *_OUTDATED})
     yield ""
     done = sum(map(_is_up_to_date, statuses))
     line = Text.assemble((format_count(len(statuses), "database"), "bold"), ": ", (f"{done:,} up to date", "green"))
@@ -74,13 +77,15 @@ def report_plan(
     """Report planned migrations in order, and why they are planned."""
     names = [one.name for one in planned]
     columns = {
-        "": _column(map(str, range(1, len(planned) + 1)), "dim", "right"),
-        "to roll back" if planned[0].undo else "to apply": _column(names),
+        "": make_column(map(str, range(1, len(planned) + 1)), "dim", "right"),
+        "to roll back" if planned[0].undo else "to apply": make_column(names),
         # Left out if all were asked for.
-        "why": [] if all(one.asked_for for one in planned) else _column(one.reason for one in planned),
-        "description": _column((registered[name].description if name in registered else "" for name in names), "dim"),
+        "why": [] if all(one.asked_for for one in planned) else make_column(one.reason for one in planned),
+        "description": make_column(
+            (registered[name].description if name in registered else "" for name in names), "dim"
+        ),
     }
-    return _table(columns, width, needed={""})
+    return make_table(columns, width, needed={""})
 
 
 def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) -> Iterator[RenderableType]:
@@ -88,11 +93,11 @@ def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) ->
     named = {database: [one.name for one in planned] for database, planned in plans.items() if planned}
     if named:
         columns = {
-            "database": _column(named),
-            "": _column((f"{len(names):,}" for names in named.values()), justify="right"),
-            "to apply": _column(", ".join(names) for names in named.values()),
+            "database": make_column(named),
+            "": make_column((f"{len(names):,}" for names in named.values()), justify="right"),
+            "to apply": make_column(", ".join(names) for names in named.values()),
         }
-        yield _table(columns, width, needed={""})
+        yield make_table(columns, width, needed={""})
         yield ""
     number = format_count(sum(map(len, named.values())))
     yield Text(f"{number} to apply in {len(named):,} of {format_count(len(plans), 'database')}.", "bold")
@@ -136,7 +141,9 @@ def summarize_results(results: Sequence[DatabaseResult], took: str) -> str:
 def summarize(status: Status) -> Text:
     """Summarize a status in a line: where, how many in each state, and who holds the lease."""
     numbers = [Text(f"{number} {mark.word}", mark.style) for mark, number in count_marks(status)]
-    line = Text.assemble((format_place(status), "bold"), ": ", Text(", ").join(numbers or [Text("no migrations")]))
+    label = Text() if status.protected_as is None else Text(f", protected as {escape(status.protected_as)}", PROTECTED)
+    counts = Text(", ").join(numbers or [Text("no migrations")])
+    line = Text.assemble((format_place(status), "bold"), label, ": ", counts)
     return line + Text("." if status.lease is None else f". Lease held by {escape(str(status.lease))}.")
 
 
@@ -160,7 +167,13 @@ def summarize_verified(statuses: Iterable[Status], registered: Mapping[str, Migr
 
 
 def find_warnings(status: Status) -> Iterator[str]:
-    """Find what may be wrong, although nothing is pending or unknown."""
+    """Find what may be wrong, although nothing is pending or unknown, and why migrations failed."""
+    for one in status.migrations:
+        if (failure := one.last_failure) is not None:
+            subject = f"The rollback of {one.name}" if failure.undo else one.name
+            release = f" in release {failure.release}" if failure.release else ""
+            when = f" at {failure.at:%Y-%m-%d %H:%M} UTC" if failure.at else ""
+            yield escape(f"{subject} failed{when}{release}: {failure.error or 'why is unknown'}")
     if all(one.state == "unknown" for one in status.migrations):
         yield NO_MIGRATIONS
     pending = set(status.names("pending"))
@@ -185,19 +198,27 @@ def _find_changed(status: Status) -> list[str]:
 
 
 def _count(status: Status, word: str) -> int:
-    """Count the migrations that are in this state, or interrupted."""
-    return sum(word == ("interrupted" if one.interrupted else one.state) for one in status.migrations)
+    """Count the migrations in this state."""
+    return sum(word == find_state(one) for one in status.migrations)
 
 
 def _is_up_to_date(status: Status) -> bool:
     return not any(_count(status, word) for word in _OUTDATED)
 
 
-def _column(texts: Iterable[str], style: str = "", justify: Literal["left", "right"] = "left") -> list[Text]:
+def _format_since(migration: MigrationStatus) -> str:
+    date, failure = migration.applied_at or migration.interrupted_since, migration.last_failure
+    if find_state(migration) == "failed" and failure is not None:
+        date = failure.at
+    return "" if date is None else f"{date:%Y-%m-%d %H:%M}"
+
+
+def make_column(texts: Iterable[str], style: str = "", justify: Literal["left", "right"] = "left") -> list[Text]:
+    """Make the cells of a column."""
     return [Text(escape(text), style, justify=justify) for text in texts]
 
 
-def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collection[str]) -> Table:
+def make_table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collection[str]) -> Table:
     """Make a table without rules, one line per row; an empty column is left out.
 
     If they don't fit, the needed columns stay, the first of the others is cut, and the rest are cut or left out.
@@ -209,7 +230,7 @@ def _table(columns: Mapping[str, Sequence[Text]], width: int, *, needed: Collect
         if any(cells)
     }
     left = width - sum(cells + 2 for title, cells in wanted.items() if title in needed)
-    first = next(title for title in wanted if title not in needed)
+    first = next((title for title in wanted if title not in needed), None)
     for title, cells in wanted.items():
         if title in needed:
             table.add_column(title, no_wrap=True)
@@ -231,6 +252,11 @@ def _describe_progress(migration: MigrationStatus) -> str:
     backfills = [one for one in migration.backfills if one.undo == (migration.state == "applied")]
     if not backfills:
         return ""
-    last = backfills[-1]
-    percent = f"{100 * last.done // last.total}%, " if last.total else ""
-    return f"{'rollback of ' if last.undo else ''}{last.name}: {percent}{format_amount(last.done, last.total)}"
+    return describe_backfill(backfills[-1])
+
+
+def describe_backfill(backfill: BackfillStatus) -> str:
+    """Describe how much of a backfill is done."""
+    percent = f"{100 * backfill.done // backfill.total}%, " if backfill.total else ""
+    amount = format_amount(backfill.done, backfill.total)
+    return f"{'rollback of ' if backfill.undo else ''}{backfill.name}: {percent}{amount}"

@@ -180,6 +180,11 @@ class Target:
             raise CommandError(f"`{self._command}` works on one database. Name it (--db).")
         return self.settings.value("db")
 
+    @property
+    def place(self) -> str:
+        """The database, or the pattern, and the prefix (str)."""
+        return f"{self.settings.value('db')}/{self.settings.value('prefix')}"
+
     def clean(self, text: str) -> str:
         """Remove the password of the URI from a text, and those of the URIs that the application's client may have."""
         uris = [self.settings.value("uri")] if "uri" in self.settings.values else []
@@ -296,6 +301,20 @@ class Target:
                 return await question(self._make_runner(name, _ignore))
 
         return await asyncio.gather(*map(ask, names), return_exceptions=True)
+
+    def find_protection(self) -> str | None:
+        """Find the label of the database, or of one that matches the pattern, if it is protected.
+
+        Raises what it can't read, because it may be protected.
+        """
+        if not self.is_many:
+            return self.ask(lambda runner: runner.read_protection())
+        for label in self.ask_each(lambda runner: runner.read_protection()).values():
+            if isinstance(label, Exception):
+                raise label
+            if label is not None:
+                return label
+        return None
 
     def run_many(self, names: Sequence[str], on_event: Hook, **options: Any) -> list[DatabaseResult]:
         """Run the migrations of these databases."""
