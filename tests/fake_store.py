@@ -21,6 +21,7 @@ from quaestor._core.guards import Guard, check_guard
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
 from quaestor._core.plan import Change, Records, StartMark
 from quaestor._core.store import Attempt, Ending, HistoryFact, OutcomeUnknown, RecordEntry
+from quaestor._mongo.documents import make_milliseconds
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place
 from quaestor.status import BackfillStatus, HistoryEntry, Lease, MigrationRecord, Status, Work
@@ -244,7 +245,9 @@ class Server:
     # The history
 
     def add_history(self, fact: HistoryFact, run: str) -> None:
-        entry = HistoryEntry(fact.what, fact.name, self.clock, fact.seconds, run, error=fact.error, record=fact.record)
+        entry = HistoryEntry(
+            fact.what, fact.name, self.clock, make_milliseconds(fact.seconds), run, error=fact.error, record=fact.record
+        )
         self.history.append(replace(entry, undo=fact.undo, backfill=fact.backfill))
 
     def read_last_failures(self) -> dict[str, HistoryEntry]:
@@ -559,7 +562,7 @@ class Process:
             server.recorded[name] = LONG_AGO + timedelta(seconds=server.now)
             assert entry is not None
             more = {"run": self.owner, "checksum": entry.checksum, "source": entry.source}
-            server.details[name] = MigrationRecord(server.recorded[name], entry.seconds, **more)
+            server.details[name] = MigrationRecord(server.recorded[name], make_milliseconds(entry.seconds), **more)
         else:
             del server.recorded[name]
         if not self.has_lease:  # the process was frozen, or the request slow

@@ -1011,6 +1011,17 @@ def test_unlock(lost: str) -> None:
     assert other.start(other.engine.unlock()).finish() is None
 
 
+def test_unlock_too_late() -> None:
+    """An unlock that finds the lease released meanwhile has unlocked nothing, and the history says nothing of it."""
+    process = start_run("a", is_undisturbed=False)
+    process.reach("function a")
+    other = Process(process.server, {}, "other")
+    other.start(other.engine.unlock()).reach("expire_lease")
+    process.finish()
+    assert other.finish() is None
+    assert not other.find("add_history")
+
+
 @pytest.mark.parametrize("fault", ["request lost", "answer lost"])
 @pytest.mark.parametrize("at", [0, 1])
 def test_protection_with_an_unknown_outcome(fault: str, at: int) -> None:

@@ -64,6 +64,7 @@ EXAMPLES = [
         RuntimeError,
         "`quaestor run --retry b --retry a` or run(retry=['b', 'a']), undo them with `quaestor rollback b a`",
     ),
+    (errors.InterruptedMigrationError({"a b": LONG_AGO}), RuntimeError, "`quaestor run --retry 'a b'`"),
     (errors.DependencyConflictError({"b": ["a"], "d": ["a", "c"]}), ValueError, "'b' needs 'a'; 'd' needs 'a', 'c'"),
     (
         errors.DependencyConflictError({"b": ["a"]}, True),

@@ -102,7 +102,7 @@ def test_failure() -> None:
             process.run().finish()
 
     first, second = server.history
-    assert (first.what, first.duration, first.error) == ("failed", 3.0, RecordedError("Broken", "no more room"))
+    assert (first.what, first.duration_ms, first.error) == ("failed", 3000, RecordedError("Broken", "no more room"))
     assert second.at is not None
     assert first.at is not None
     assert second.at > first.at
@@ -356,12 +356,17 @@ DUPLICATE = DuplicateKeyError(
     [
         (ValueError("no room\nin the second line"), "no room"),
         (ValueError(), ""),
+        (make_error("empty", ValueError()), "empty"),
         (DUPLICATE, "E11000 duplicate key error collection: shop.users index: email_1"),
         (make_error(f"import: {DUPLICATE}", DUPLICATE), "import: E11000 duplicate key error collection: shop.users "),
         (ValueError(f"import: {DUPLICATE}"), "import: E11000 duplicate key error collection: shop.users "),
         (ValueError("bad order {'_id': 7, 'email': 'ada@example.com'}"), "bad order…"),
         (ValueError("can't reach mongodb://ada:s3cret@db.example.com"), "can't reach mongodb://***@db.example.com"),
         (ValueError("login with password=s3cret failed"), "login with password=*** failed"),
+        (ValueError("login with password: 'a long s3cret' failed"), "login with password: *** failed"),
+        (ValueError('config has "api_token": "a s3cret"'), 'config has "api_token": ***'),
+        (ValueError("401 for Authorization: Bearer s3cret"), "401 for Authorization: ***"),
+        (ValueError("bad: 1 validation error for User age [type=int, input_value='ada@', x]"), "bad: 1 validation "),
         (ValueError("x" * 600), "x" * 500 + "…"),
     ],
 )

@@ -52,3 +52,21 @@ def test_plan_that_is_applied(left: list[str]) -> None:
         assert process.finish() == []
     assert server.work == ["a", "b", "c"][: 3 - len(left)]
     assert server.holder is None
+
+
+@pytest.mark.parametrize("records", [0, 1, 2])
+def test_instance_that_starts_during_the_run(records: int) -> None:
+    """An instance with the same id that starts while the first one is applying the plan waits, and finds nothing to do,
+    however much of the plan is recorded by then.
+    """
+    known = definitions({name: [] for name in "abc"})
+    server = Server()
+    process = Process(server, known)
+    pinned = process.start(process.engine.pin(engine.run(process.scope))).finish()
+    first = Process(server, known, "first").run(plan_id=pinned.id)
+    first.reach(f"function {'abc'[records]}")
+    second = Process(server, known).run(plan_id=pinned.id)
+    second.reach("sleep")
+    assert first.finish() == ["a", "b", "c"]
+    assert second.finish() == []
+    assert server.work == ["a", "b", "c"]

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from bson.code import Code
+
 from quaestor._core.lease import Author
 from quaestor._core.store import RecordEntry
 from quaestor._mongo import documents
@@ -24,7 +26,7 @@ def test_record() -> None:
 
     assert document["durationMs"] == 250
     assert read(document | {"appliedAt": NAIVE}).newest == {
-        "a": MigrationRecord(LONG_AGO, 0.25, "r1", "web-1", "deploy", "1.4.2", "0.2.0", "c1", "run")
+        "a": MigrationRecord(LONG_AGO, 250, "r1", "web-1", "deploy", "1.4.2", "0.2.0", "c1", "run")
     }
 
 
@@ -43,12 +45,14 @@ def test_records_of_earlier_releases() -> None:
         {"name": "a", "appliedAt": NAIVE, "host": "first"},
         {"name": "a", "appliedAt": later, "host": "second"},
         {"name": "a", "appliedAt": NAIVE, "host": "third"},
-        {"name": "b", "appliedAt": "yesterday", "host": 7, "durationMs": "long"},
+        {"name": "b", "appliedAt": "yesterday", "host": 7, "durationMs": "long", "run": Code("r1")},
+        {"name": "c", "durationMs": float("nan")},  # JSON has no such number
     )
 
     assert found.newest == {
         "a": MigrationRecord(applied_at=later.replace(tzinfo=UTC), host="second"),
         "b": MigrationRecord(),
+        "c": MigrationRecord(),
     }
 
 
@@ -67,3 +71,17 @@ def test_a_plan_needs_no_details() -> None:
     found = read({"name": "a", "appliedAt": NAIVE, "run": "r0", "host": "web-1"}, details=False)
 
     assert (found.applied, found.concurrent, found.newest) == ({"a": (LONG_AGO,)}, {}, {})
+
+
+def test_documents_of_others_in_the_lock_collection() -> None:
+    """A name that isn't text, and a label of another type, are no reason to fail: the label protects all the same."""
+    state = documents.read_lock(
+        [
+            {"_id": {"start": Code("a")}},
+            {"_id": {"start": "b"}, "owner": 7},
+            {"_id": 7},
+            {"_id": "protection", "label": 7},
+        ]
+    )
+
+    assert (state.marks.keys(), state.protected_as) == ({"b"}, "7")

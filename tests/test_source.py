@@ -332,7 +332,6 @@ def test_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write) ->
     """A function is at its first line, with its decorators, in a file that is named from the working directory."""
     function = write("\n@wrap(1)\ndef migrate(db): db.a()")
     line = WRAP.count("\n") + 2
-    assert locate(function) == f"{tmp_path / 'module_0.py'}:{line}"
     monkeypatch.chdir(tmp_path)
     assert locate(functools.partial(function, 1)) == f"module_0.py:{line}"
     (tmp_path / "inside").mkdir()

@@ -45,6 +45,7 @@ An error's arguments are its data, so it can be pickled and sent between process
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -326,8 +327,8 @@ class InterruptedMigrationError(QuaestorError, RuntimeError):
         started = ", ".join(
             f"{name!r} (started {since:%Y-%m-%d %H:%M:%S} UTC)" for name, since in self.interrupted.items()
         )
-        names = " ".join(self.interrupted)
-        retries = " ".join(f"--retry {name}" for name in self.interrupted)
+        names = shlex.join(self.interrupted)
+        retries = shlex.join(word for name in self.interrupted for word in ("--retry", name))
         return (
             f"These migrations were interrupted or failed halfway: {started}. after_crash='stop' keeps a run from "
             "repeating them unasked. Check the data. Then repeat them with "

@@ -288,7 +288,7 @@ class AsyncRunner(_Runner):
             names: The migrations to verify. Defaults to all.
 
         Returns:
-            The names of the migrations that don't hold any more, and why: which verification failed, and how.
+            The names of the migrations that no longer hold, each with the reason (which verification failed, and how).
 
         Raises:
             MissingDependencyError, CircularDependencyError: The dependencies can't be put in order; nothing was sent to
@@ -332,7 +332,7 @@ class AsyncRunner(_Runner):
             label: Shown in the status, such as "production".
 
         Raises:
-            InvalidOptionError: The label is empty, or not printable; nothing was sent to the server.
+            InvalidOptionError: The label is empty, or can't be stored; nothing was sent to the server.
         """
         with closing(self._open()) as engine:
             await engine.protect(label)

@@ -122,7 +122,7 @@ class MigrationRecord:
 
     Attributes:
         applied_at: When it was recorded (aware, UTC, by the clock of the process that recorded it).
-        duration: How long its function took, in seconds.
+        duration_ms: How long its function took, in milliseconds.
         run: The id of the run.
         host: The machine of the run.
         user: The operating system's user of its process.
@@ -133,7 +133,7 @@ class MigrationRecord:
     """
 
     applied_at: datetime | None = None
-    duration: float | None = None
+    duration_ms: float | None = None
     run: str | None = None
     host: str | None = None
     user: str | None = None
@@ -163,7 +163,7 @@ class HistoryEntry:
             or "restarted" (a backfill).
         name: The migration; None if the lease was unlocked.
         at: When (aware, UTC, by the server's clock; of "applied", by the clock of the process that recorded it).
-        duration: How long the function took, in seconds; of a failure, how long the attempt did.
+        duration_ms: How long the function took, in milliseconds; of a failure, how long the attempt did.
         run: The id of the run, rollback or mark.
         host: The machine of the run.
         user: The operating system's user of its process.
@@ -178,7 +178,7 @@ class HistoryEntry:
     what: Happening
     name: str | None
     at: datetime | None
-    duration: float | None = None
+    duration_ms: float | None = None
     run: str | None = None
     host: str | None = None
     user: str | None = None

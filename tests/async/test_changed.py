@@ -54,6 +54,8 @@ async def test_changed(db: Any) -> None:
     assert records["a"].pop("checksum") != before["a"].pop("checksum")
     assert records["a"] == before["a"]
     assert await later.mark_accepted(["a", "b"]) == []
+    (entry,) = [one for one in await later.history() if one.what == "accepted"]
+    assert (entry.name, entry.user) == ("a", before["a"]["user"])
 
 
 async def test_no_checksum(db: Any) -> None:
@@ -97,12 +99,14 @@ async def test_run_computes_nothing(db: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("driver", drivers("pymongo", "motor"))
 async def test_commands(db: Any, commands: Commands) -> None:
-    """Accepting is two reads, a lease, and for each migration a check and an update. Without any change it's a read."""
+    """Accepting is two reads, a lease, and for each migration a check, an update and an entry in the history. Without
+    any change it's a read.
+    """
     await make_runner(db, first, first).run()
     later = make_runner(db, changed, changed)
     commands.sent.clear()
     await later.mark_accepted(["a", "b"])
-    assert commands.names == ["find", "findAndModify", "find", *["update", "update"] * 2, "update"]
+    assert commands.names == ["find", "findAndModify", "find", *["update"] * 3 * 2, "update"]
     commands.sent.clear()
     await later.mark_accepted(["a", "b"])
     assert commands.names == ["find"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from bson.code import Code
 from pymongo.errors import DuplicateKeyError
 
 import quaestor
@@ -64,7 +65,7 @@ async def test_story_of_a_migration(db: Any) -> None:
         assert before < entry.at < datetime.now(UTC) + timedelta(seconds=60)
     assert entries[4].release == "1"
     assert entries[4].error == RecordedError("Broken", "no room")
-    assert all(entry.duration is not None for entry in entries[2:])
+    assert all(entry.duration_ms is not None for entry in entries[2:])
     assert entries[0].record is not None
     assert (entries[0].record.source, entries[0].record.run) == ("mark", entries[1].run)
 
@@ -141,7 +142,8 @@ async def test_entries_of_others(db: Any) -> None:
         [
             {},
             {"what": 7},
-            {"what": "dreamt", "name": 7, "at": "yesterday", "error": "x", "record": 1, "durationMs": "1"},
+            {"what": Code("dreamt")},
+            {"what": "dreamt", "name": Code("a"), "at": "yesterday", "error": "x", "record": 1, "durationMs": "1"},
         ]
     )
 

@@ -98,7 +98,7 @@ async def test_commands(db: Any, registry: MigrationRegistry, another: Any, comm
     await runner.plan()
     await runner.status()
     await runner.rollback(["a"])
-    assert set(commands.names) == {"find"}
+    assert set(commands.names) == {"find", "aggregate"}
 
     for wanted in (["listDatabases"], ["listDatabases", "listCollections"]):  # without and with the database
         commands.sent.clear()

@@ -457,6 +457,8 @@ def test_misuse(project: Project) -> None:
     assert errors.startswith("quaestor: No such option")
     assert errors.endswith("`quaestor run --help`.\n")
     assert "'NAME'" in project.quaestor("rollback", code=2)[1]
+    _, errors = project.quaestor("rollback", "a", "--confirm", code=2)
+    assert errors == "quaestor: Option '--confirm' requires an argument. See `quaestor --help`.\n"
 
 
 def test_hook(project: Project) -> None:

@@ -113,12 +113,12 @@ def entry(what: Happening, name: str | None = "split_the_names_of_users", **fiel
 def test_width(width: int) -> None:
     """On every terminal each entry is one line that fits, with its date, migration and what happened."""
     entries = [
-        entry("failed", error=RecordedError("ValueError", "a long story " * 20), duration=3.2),
+        entry("failed", error=RecordedError("ValueError", "a long story " * 20), duration_ms=3200),
         entry("failed", undo=True, error=RecordedError("KeyError", "")),
-        entry("rolled_back", duration=125.0, record=MigrationRecord(NOW)),
+        entry("rolled_back", duration_ms=125_000, record=MigrationRecord(NOW)),
         entry("restarted", backfill="users"),
         entry("unlocked", None),
-        entry("applied", duration=0.03, record=MigrationRecord(NOW)),
+        entry("applied", duration_ms=30, record=MigrationRecord(NOW)),
     ]
     console = Console(width=width)
     with console.capture() as captured:
@@ -258,3 +258,35 @@ def test_long_history(project: Project) -> None:
     """The history of a migration that has failed for months is cut, and the way to the rest is shown."""
     project.db.app_migrations_history.insert_many([{"what": "failed", "name": "first", "at": NOW} for _ in range(30)])
     assert "And 10 more: quaestor history first" in project.quaestor("show", "first")[0]
+
+
+GUARDED = """
+from shop.migrations import registry
+
+@registry.register("aside", after_crash="stop")
+def aside(db):
+    db.effects.insert_one({"_id": "CHANGES"})
+
+@registry.register_precondition("aside")
+def is_empty(db):
+    return True
+
+@registry.register_verification("aside")
+def is_there(db):
+    return True
+"""
+
+
+def test_show_guards(project: Project) -> None:
+    """Where its guards are, that it stops after a crash, and that it has changed since it was applied."""
+    project.write("shop/migrations/aside.py", GUARDED)
+    project.quaestor("run", "aside")
+    assert "changed" not in show(project, "aside")
+    project.write("shop/migrations/aside.py", GUARDED.replace("CHANGES", "changed"))
+    facts = show(project, "aside")
+    assert facts["preconditions"].startswith("shop/migrations/aside.py:")
+    assert facts["verifications"].startswith("shop/migrations/aside.py:")
+    assert facts["changed"] == "since it was applied"
+    assert "after a crash" in project.quaestor("show", "aside")[0]
+    shown = json.loads(project.quaestor("show", "aside", "--json")[0])
+    assert (shown["after_crash"], shown["status"]["changed"]) == ("stop", True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import SECOND, Project
 
 
 def pin(project: Project, *arguments: str) -> str:
@@ -44,6 +44,17 @@ def test_another_plan(project: Project) -> None:
     assert "first, second" in errors
     assert project.recorded() == {"aside"}
     project.quaestor("run", "first", "--plan", pin(project, "first"))
+
+
+def test_changed_function(project: Project) -> None:
+    """The id changes with what a function does, and not with its comments."""
+    plan_id = pin(project)
+    project.write("shop/migrations/second.py", f"# a comment\n{SECOND}")
+    assert pin(project) == plan_id
+    project.write("shop/migrations/second.py", SECOND.replace("progress(1, 2)", "progress(2, 2)"))
+    assert pin(project) != plan_id
+    project.quaestor("run", "--plan", plan_id, code=1)
+    assert project.recorded() == set()
 
 
 @pytest.mark.parametrize("plan_id", ["", "latest", "0123"])

@@ -32,12 +32,13 @@ FAULTS_OF_PRIMARY: dict[str, Callable[[ReplicaSet], object]] = {
 
 COMMANDS = {
     "read": ("find", "app_migrations"),
-    "look": ("find", "app_migrations_lock"),
+    "look": ("aggregate", "app_migrations_lock"),
     "acquire": ("findAndModify", "app_migrations_lock"),
     "check": ("update", "app_migrations_lock"),
     "record": ("insert", "app_migrations"),
     "unrecord": ("delete", "app_migrations"),
     "accept": ("update", "app_migrations"),
+    "note": ("update", "app_migrations_history"),
 }
 """The library's own commands: name and collection."""
 

@@ -26,8 +26,9 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import pytest
@@ -55,7 +56,12 @@ PATIENCE = 120.0
 SLOW = 10.0
 """How late a loaded machine may make a takeover, in seconds. The transactions of a dead holder would block for 60 s."""
 
-COLLECTIONS = {"app_migrations": "records", "app_migrations_lock": "lease", "app_migrations_progress": "progress"}
+COLLECTIONS = {
+    "app_migrations": "records",
+    "app_migrations_history": "history",
+    "app_migrations_lock": "lease",
+    "app_migrations_progress": "progress",
+}
 """What the library's collections are called in the names of steps."""
 
 Line: TypeAlias = dict[str, Any]
@@ -100,6 +106,7 @@ class Instance:
         orders: What it is to do.
         heard: Called with the instance and each line, in a thread of its own; the last line is `ended`.
         environment: Variables of its environment, besides those of this process.
+        release: The folder of another release, with its src, tests and tools; None: this one.
 
     Attributes:
         lines: What it has said, as far as `until` has read.
@@ -112,17 +119,20 @@ class Instance:
         *,
         heard: Callable[["Instance", Line], None] | None = None,
         environment: Mapping[str, str] | None = None,
+        release: Path | None = None,
     ) -> None:
+        path = {} if release is None else {"PYTHONPATH": f"{release / 'src'}:{release}"}
         self.lines: list[Line] = []
         self._inbox: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self._waits = heard is None
         self._heard = heard or (lambda _, line: self._inbox.put(line))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.instance", json.dumps(asdict(orders))],
+            [sys.executable, "-m", "tests.faults.instance", json.dumps(_given(orders))],
+            cwd=release,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **path, **(environment or {})},
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -200,12 +210,19 @@ Start: TypeAlias = Callable[..., Instance]
 """Starts an instance that follows these orders, and waits until it is ready."""
 
 
+def _given(value: Any) -> dict[str, Any]:
+    """The fields that aren't as by default: an earlier release doesn't know all of them."""
+    values = ((field, getattr(value, field.name)) for field in fields(value))
+    given = {field.name: one for field, one in values if one != field.default}
+    return given | ({"works": [_given(work) for work in value.works]} if isinstance(value, Orders) else {})
+
+
 _speaking = threading.Lock()
 
 
 def _say(kind: str, **details: object) -> None:
     with _speaking:  # several threads may have something to say
-        print(json.dumps({"is": kind, "at": time.monotonic(), **details}), flush=True)
+        print(json.dumps({"is": kind, "at": time.monotonic(), **details}, default=repr), flush=True)
 
 
 class _Gates:
@@ -320,8 +337,9 @@ def _named(command: Mapping[str, Any]) -> str | None:
     if not isinstance(collection, str):
         return verb
     if collection == "app_migrations_lock" and verb in {"update", "delete"}:
-        if "start" in str(command[f"{verb}s"][0]["q"]["_id"]):
-            return f"{verb} start mark"
+        key = command[f"{verb}s"][0]["q"]["_id"]
+        if key != "lease":
+            return f"{verb} {'protection' if key == 'protection' else 'start mark'}"
         if _is_renewal(command):
             return None
     return f"{verb} {COLLECTIONS.get(collection, collection)}"
@@ -338,7 +356,24 @@ def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
         options: dict[str, Any] = {"transaction": work.transaction, "after_crash": "stop" if work.stops else "rerun"}
         registry.register(work.name, work.depends_on, **options)(_function(work, driver))
         registry.register_rollback(work.name)(_function(work, driver, "undo_"))
+        if work.checked:
+            registry.register_precondition(work.name)(_check(work, driver, lambda begun, ended: begun >= ended))
+            registry.register_verification(work.name)(_check(work, driver, lambda begun, ended: 0 < ended <= begun))
     return registry
+
+
+def _check(work: Work, driver: str, is_right: Callable[[int, int], bool]) -> Callable[..., object]:
+    """A precondition or a verification, about how often the migration made its changes."""
+
+    def check(db: Any) -> bool:
+        found = db.work.find_one({"_id": work.name})
+        return is_right(found["begun"], found["ended"])
+
+    async def check_async(db: Any) -> bool:
+        found = await db.work.find_one({"_id": work.name})
+        return is_right(found["begun"], found["ended"])
+
+    return check if (driver == "pymongo") != work.crossed else check_async
 
 
 def _function(work: Work, driver: str, prefix: str = "") -> Callable[..., object]:
@@ -502,5 +537,5 @@ def _main(orders: Orders) -> int:
 
 
 if __name__ == "__main__":
-    _given = json.loads(sys.argv[1])
-    sys.exit(_main(Orders(**{**_given, "works": [Work(**work) for work in _given["works"]]})))
+    _orders = json.loads(sys.argv[1])
+    sys.exit(_main(Orders(**{**_orders, "works": [Work(**work) for work in _orders["works"]]})))

@@ -25,12 +25,12 @@ FOLLOWING = {"run": ["run"], "rollback": ["rollback", "run"]}
 """What others do when such a call was killed."""
 
 
-def _steps(recording: str, *elsewhere: str) -> list[str]:
-    plain = ("update work", "update work", "update lease", recording)
+def _steps(recording: str, *, elsewhere: Sequence[str] = (), afterwards: Sequence[str] = ()) -> list[str]:
+    plain = ("update work", "update work", "update lease", recording, *afterwards)
     commands = (
         *("find records", *elsewhere, "connectionStatus", "findAndModify lease", "find records"),
         *plain,
-        *("update work", "update work", recording, "commitTransaction", "update lease"),
+        *("update work", "update work", recording, "commitTransaction", "update lease", *afterwards),
         *plain,
         "update lease",
     )
@@ -38,8 +38,8 @@ def _steps(recording: str, *elsewhere: str) -> list[str]:
 
 
 STEPS = {
-    "run": _steps("insert records", "listDatabases", "listCollections"),
-    "rollback": _steps("delete records"),
+    "run": _steps("insert records", elsewhere=["listDatabases", "listCollections"]),
+    "rollback": _steps("delete records", afterwards=["update history"]),
 }
 """The steps of a call that nobody disturbs. A run without records looks for others."""
 
@@ -94,7 +94,9 @@ def _kill_at(step: int, orders: Orders, following: str) -> list[float]:
         recorded = left(db).records
         names = caller(replace(orders, calls=[CALLS[following]]), on_event)()
         state = left(db)
+        rolled_back = [entry["name"] for entry in db.app_migrations_history.find()]
 
+    assert len(rolled_back) == len(set(rolled_back))
     pending = [name for name in NAMES if name not in recorded]
     assert names == (pending if following == "run" else recorded[::-1])
     assert state.records == LEFT[following].records
@@ -112,7 +114,7 @@ def _kill_at(step: int, orders: Orders, following: str) -> list[float]:
 
 ACCEPTING = (
     *("find records", "findAndModify lease", "find records"),
-    *("update lease", "update records") * 3,
+    *("update lease", "update records", "update history") * 3,
     "update lease",
 )
 
@@ -145,4 +147,4 @@ def test_killed_while_accepting(orders: Orders) -> None:
     assert kill_at(None) == steps
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(kill_at, range(1, len(steps) + 1)))
-    assert [len(ahead) for ahead in found] == [3] * 9 + [2] * 4 + [1] * 4 + [0] * 3
+    assert [len(ahead) for ahead in found] == [3] * 9 + [2] * 6 + [1] * 6 + [0] * 5

@@ -123,7 +123,7 @@ def test_role_of_the_page(driver: str, name: str, uri: str, db: Any) -> None:
     assert app.call("mark_accepted", ["a"]) == ["a"]
     assert app.call("status").names("pending") == ["b"]
     assert [entry.what for entry in app.call("history")] == [
-        *("marked_pending", "marked_applied", "rolled_back"),
+        *("accepted", "marked_pending", "marked_applied", "rolled_back"),
     ]
     assert app.list_events(HistoryNotWritten) == []
 

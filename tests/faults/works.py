@@ -38,6 +38,7 @@ class Work:
         crossed: Its functions are of the other kind than the driver: `def` for an async one.
         fails: It raises a ValueError instead of changing its document once more.
         stops: It is registered with after_crash="stop".
+        checked: It has a precondition and a verification, which read its document.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Work:
     crossed: bool = False
     fails: bool = False
     stops: bool = False
+    checked: bool = False
 
 
 PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")

@@ -4,13 +4,13 @@ How to write a page of docs/tutorial.md or docs/how-to:
 
 - A block whose first line is a comment with a file name (`# shop/app.py`) is that file. With `, at the end` after the
   name, the block is added to the file.
-- A `console` block has commands after `$ `, and the output of each. Times and process ids may differ; a line `...`
-  stands for any lines. `pip install` isn't done. A command that ends with ` &` is a server: the lines below it must
-  appear in its output, in this order, among others. It is stopped at the end of the page.
+- A `console` block has commands after `$ `, and the output of each. Times, ids and the width of columns may differ; a
+  line `...` stands for any lines. `pip install` isn't done. A command that ends with ` &` is a server: the lines below
+  it must appear in its output, in this order, among others. It is stopped at the end of the page.
 - A `yaml` block without a file name has a `command`, as a manifest has, which is run.
 - In tabs, `:sync: sync` and `:sync: async` are two walks through the page.
 - The address is mongodb://127.0.0.1:27017, the database is `shop` or begins with `shop_`, the folder is /home/ada/shop,
-  and the port of a web server is 8000. Each test has its own.
+  the port of a web server is 8000, and the user is ada on web-1. Each test has its own.
 - Above a block that can't be run here: `<!-- not run: the reason -->`.
 """
 
@@ -37,6 +37,7 @@ from packaging.requirements import Requirement
 from pymongo import AsyncMongoClient, MongoClient
 
 import quaestor
+from quaestor._author import find_user
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -44,11 +45,16 @@ PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
 HOME = "/home/ada/shop"
 PORT = "8000"
 ADDRESS = re.compile(r"mongodb://127\.0\.0\.1:27017(?:/(\w+))?")
-# In an address, after --db, and in quotes where it is the database for certain: INSTALLED_APPS may have a "shop", too.
-DATABASE = re.compile(r"""(?<=27017/)shop|(?<=--db )shop|(?<=["'])shop(?=_)|(?<=\w\[")shop(?="\])|(?<="DB": ")shop""")
-VARYING = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?|\d+(\.\d+)? ?s\b|(?<=process )\d+|\[\d+\]|\b[0-9a-f]{32}\b"
+# In an address, after --db and --confirm, and in quotes where it is the database for certain: INSTALLED_APPS may have a
+# "shop", too.
+DATABASE = re.compile(
+    r"""(?<=27017/)shop|(?<=--confirm )shop|(?<=--db )shop|(?<=["'])shop(?=_)|(?<=\w\[")shop(?="\])|(?<="DB": ")shop"""
 )
+VARYING = re.compile(
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?(\.\d+)?)?|\d+(\.\d+)? ?s\b|(?<=process )\d+|\[\d+\]"
+    r"|\b[0-9a-f]{16}([0-9a-f]{16})?\b"
+)
+PADDING = re.compile(r"(?<=\S) {3,}")  # of columns, which depends on what varies
 TAB = re.compile(r"(?::.*\n)*?:sync: (sync|async)\n")
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\n")
 SERVER_STARTS_WITHIN = 60.0  # seconds
@@ -107,7 +113,7 @@ def find_commands(value: Any) -> Iterator[list[str]]:
 
 def mask_varying(output: str) -> list[str]:
     """The lines of an output, without what differs between two runs."""
-    return [VARYING.sub("…", line).rstrip() for line in output.rstrip().splitlines()]
+    return [PADDING.sub("  ", VARYING.sub("…", line)).rstrip() for line in output.rstrip().splitlines()]
 
 
 def is_like(printed: list[str], shown: list[str]) -> bool:
@@ -191,6 +197,8 @@ class Reader:
     def generalize(self, output: str) -> list[str]:
         """Replace the folder, the database and the port of the test with those of the page."""
         output = output.replace(str(self.root), HOME).replace(self.name, "shop").replace(self.port, PORT)
+        output = output.replace(f"{find_user()}@{socket.gethostname()}", "ada@web-1")
+        output = output.replace(quaestor.__version__, quaestor.__version__.partition(".dev")[0])
         return mask_varying(output)
 
     def serve(self, command: str, shown: list[str]) -> list[str]:

@@ -53,6 +53,8 @@ def test_changed(db: Any) -> None:
     assert records["a"].pop("checksum") != before["a"].pop("checksum")
     assert records["a"] == before["a"]
     assert later.mark_accepted(["a", "b"]) == []
+    (entry,) = [one for one in later.history() if one.what == "accepted"]
+    assert (entry.name, entry.user) == ("a", before["a"]["user"])
 
 
 def test_no_checksum(db: Any) -> None:
@@ -96,12 +98,14 @@ def test_run_computes_nothing(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("driver", drivers("pymongo"))
 def test_commands(db: Any, commands: Commands) -> None:
-    """Accepting is two reads, a lease, and for each migration a check and an update. Without any change it's a read."""
+    """Accepting is two reads, a lease, and for each migration a check, an update and an entry in the history. Without
+    any change it's a read.
+    """
     make_runner(db, first, first).run()
     later = make_runner(db, changed, changed)
     commands.sent.clear()
     later.mark_accepted(["a", "b"])
-    assert commands.names == ["find", "findAndModify", "find", *["update", "update"] * 2, "update"]
+    assert commands.names == ["find", "findAndModify", "find", *["update"] * 3 * 2, "update"]
     commands.sent.clear()
     later.mark_accepted(["a", "b"])
     assert commands.names == ["find"]

@@ -97,7 +97,7 @@ def test_commands(db: Any, registry: MigrationRegistry, another: Any, commands: 
     runner.plan()
     runner.status()
     runner.rollback(["a"])
-    assert set(commands.names) == {"find"}
+    assert set(commands.names) == {"find", "aggregate"}
 
     for wanted in (["listDatabases"], ["listDatabases", "listCollections"]):  # without and with the database
         commands.sent.clear()

@@ -241,7 +241,7 @@ def lease(held: Lease) -> None:
 def history(entry: HistoryEntry) -> None:
     assert_type((entry.name, entry.host, entry.user), tuple[str | None, str | None, str | None])
     assert_type(entry.at, datetime | None)
-    assert_type(entry.duration, float | None)
+    assert_type(entry.duration_ms, float | None)
     assert_type(entry.undo, bool)
     if entry.error is not None:
         assert_type((entry.error.type, entry.error.message), tuple[str, str])

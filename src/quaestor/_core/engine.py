@@ -399,11 +399,14 @@ class Engine:
             raise TransactionsUnsupportedError([change.name for change in transactional])
         return frozenset(change.is_async for change in transactional)
 
-    async def _prepare(self, operation: Operation, todo: plan.Plan, records: Records) -> tuple[bytes, ...]:
-        """Check the plan, and open sessions for its transactions. Returns the ids of all that are open."""
+    def _check_id(self, operation: Operation, todo: plan.Plan) -> None:
+        """Check that the plan is the one that the operation may carry out. An empty one always is."""
         expected = operation.plan_id
         if expected is not None and todo and (found := self._compute_id(todo)) != expected:
             raise PlanChangedError(expected, found, [change.name for change in todo])
+
+    async def _prepare(self, operation: Operation, todo: plan.Plan, records: Records) -> tuple[bytes, ...]:
+        """Check the plan, and open sessions for its transactions. Returns the ids of all that are open."""
         kinds = self._check(todo, records)
         if not kinds:
             return ()
@@ -440,6 +443,8 @@ class Engine:
                 if not set(opened) <= set(sessions):
                     await check_lease(store, held, sessions=opened)
             names = tuple(change.name for change in todo)
+            # Only now: the rest of a plan that another instance is carrying out would be another plan.
+            self._check_id(operation, todo)
             if operation.started is not None:
                 store.emit(operation.started(*self._where, names))
             at_once = operation.concurrency > 1
@@ -572,9 +577,9 @@ class _Applier:
         place = Place(*store.where, change.name, start.position, len(self.changes))
         locate = partial(self.schedule.locate, change.name)
         is_recorded, began = False, store.now()
-        checksum = None if undo else self.functions.compute_checksum(change.function)
         store.emit(MigrationStarted(*place, undo=undo))
         try:
+            checksum = None if undo else self.functions.compute_checksum(change.function)
             async with self.lock:
                 await self._prepare(change)
             await self._check(change.preconditions, place)
@@ -676,7 +681,7 @@ class _Applier:
         update = partial(self.store.update_checksum, change.name, change.recorded_at, change.checksum)
         if not await retry_until_known(self.store, f"to accept {change.name!r}", update, self.held.patience):
             raise LeaseLostError(None)  # another holder of the lease removed the record
-        self.history.note(HistoryFact("accepted", change.name))
+        self.history.note(HistoryFact("accepted", change.name, record=change.record))
         await self.history.write_now()
         self.schedule.finish(change.name)
 

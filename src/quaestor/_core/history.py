@@ -22,7 +22,9 @@ _LONGEST = 500  # characters of an error's message
 _PRIVATE = {
     r"\s*(?:\{| dup key: ).*": "…",  # a document
     r"://\S*@": "://***@",
-    r"(?i)(\w*(?:password|passwd|pwd|token|secret)\w*\s*[=:]\s*)\S+": r"\1***",
+    r"\binput_value=.*": "input_value=…",  # of pydantic
+    r"(?i)(\w*(?:password|passwd|pwd|token|secret|authorization)\w*['\"]?\s*[=:]\s*)"
+    r"(?:'[^']*'?|\"[^\"]*\"?|(?:basic |bearer )?\S+)": r"\1***",
 }
 """What isn't stored of a message, as patterns, and what is there instead."""
 
@@ -126,7 +128,7 @@ def merge(
             "applied",
             name,
             record.applied_at,
-            duration=record.duration,
+            duration_ms=record.duration_ms,
             run=record.run,
             host=record.host,
             user=record.user,

@@ -37,6 +37,10 @@ def make_status(
         # Once a migration is applied, or rolled back, its earlier failures don't matter.
         return failure if failure is not None and failure.undo is (name in records.applied) else None
 
+    def find_duration(name: str) -> float | None:
+        milliseconds = records.newest.get(name, nothing).duration_ms
+        return None if milliseconds is None else milliseconds / 1000
+
     nothing = MigrationRecord()
     known = {definition.name for definition in definitions}
     in_progress = () if lease.holder is None else lease.holder.migrations
@@ -61,7 +65,7 @@ def make_status(
             description=definition.description,
             interrupted=definition.name in interrupted and not definition.transaction,
             backfills=checkpoints.get(definition.name, ()),
-            duration=records.newest.get(definition.name, nothing).duration,
+            duration=find_duration(definition.name),
             release=records.newest.get(definition.name, nothing).release,
             last_failure=find_failure(definition.name),
             changed=definition.name in changed,
@@ -74,7 +78,7 @@ def make_status(
             name,
             "unknown",
             records.applied_at(name),
-            duration=records.newest.get(name, nothing).duration,
+            duration=find_duration(name),
             release=records.newest.get(name, nothing).release,
             last_failure=find_failure(name),
         )

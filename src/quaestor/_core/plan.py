@@ -275,9 +275,10 @@ def plan_mark_accepted(
     """Plan to record the present checksums of these migrations. Those that aren't applied are left out."""
     applied = [one for one in sort(definitions) if one.name in names and one.name in records.newest]
     return [
-        Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], checksum=checksum)
+        Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], record=record, checksum=checksum)
         for one in applied
-        if (checksum := compute(one.execute)) is not None and checksum != records.newest[one.name].checksum
+        for record in [records.newest[one.name]]
+        if (checksum := compute(one.execute)) is not None and checksum != record.checksum
     ]
 
 

@@ -16,6 +16,7 @@ protection ends, because users who migrate need no right to remove documents the
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -108,18 +109,18 @@ def read_record(document: Mapping[str, Any]) -> MigrationRecord:
     """Make a value of a record, even if people or other releases have changed it."""
     date = document.get("appliedAt")
     applied_at = make_aware(date) if isinstance(date, datetime) else None
-    return MigrationRecord(applied_at, read_seconds(document), **read_words(document, _WORDS))
+    return MigrationRecord(applied_at, read_milliseconds(document), **read_words(document, _WORDS))
 
 
-def read_seconds(document: Mapping[str, Any]) -> float | None:
+def read_milliseconds(document: Mapping[str, Any]) -> float | None:
     """Read a duration."""
     duration = document.get("durationMs")
-    return duration / 1000 if isinstance(duration, int | float) else None
+    return duration if isinstance(duration, int | float) and math.isfinite(duration) else None
 
 
 def read_words(document: Mapping[str, Any], fields: Iterable[str]) -> dict[str, str]:
-    """Read those of the fields that are there, as text."""
-    return {field: value for field in fields if isinstance(value := document.get(field), str)}
+    """Read those of the fields that are there, as text. bson's Code is a str for Python only, and unhashable."""
+    return {field: value for field in fields if type(value := document.get(field)) is str}
 
 
 def _is_newer(record: MigrationRecord, other: MigrationRecord) -> bool:
@@ -216,7 +217,7 @@ def read_lock(documents: Iterable[Mapping[str, Any]]) -> LeaseState:
             state = _read_lease_state(document)
         elif key == PROTECTION:
             label = document.get("label")
-        elif isinstance(key, Mapping) and isinstance(name := key.get("start"), str):
+        elif isinstance(key, Mapping) and type(name := key.get("start")) is str:
             marks[name] = StartMark(document.get("owner"), _read_date(document.get("startedAt")))
     protected_as = None if label is None else str(label)  # whatever it is, somebody protects it
     return replace(state, marks=marks, protected_as=protected_as)

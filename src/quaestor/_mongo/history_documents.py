@@ -18,8 +18,8 @@ from quaestor._mongo.documents import (
     make_author,
     make_aware,
     make_milliseconds,
+    read_milliseconds,
     read_record,
-    read_seconds,
     read_words,
 )
 from quaestor.status import Happening, HistoryEntry, MigrationRecord, RecordedError
@@ -72,16 +72,16 @@ def match_surplus(name: str, newest: ObjectId) -> dict[str, Any]:
 
 def read_entries(documents: Iterable[Mapping[str, Any]]) -> list[HistoryEntry]:
     """Make values of the entries, even if people or other releases have changed them."""
-    return [_read_entry(document) for document in documents if isinstance(document.get("what"), str)]
+    return [_read_entry(document) for document in documents if type(document.get("what")) is str]
 
 
 def _read_entry(document: Mapping[str, Any]) -> HistoryEntry:
     name, at, error, record = (document.get(field) for field in ("name", "at", "error", "record"))
     return HistoryEntry(
         what=cast("Happening", document["what"]),  # or one of a later release
-        name=name if isinstance(name, str) else None,
+        name=name if type(name) is str else None,
         at=make_aware(at) if isinstance(at, datetime) else None,
-        duration=read_seconds(document),
+        duration_ms=read_milliseconds(document),
         **read_words(document, ("run", "host", "user", "release", "quaestor", "backfill")),
         error=RecordedError(str(error.get("type", "")), str(error.get("message", "")))
         if isinstance(error, Mapping)
@@ -94,7 +94,7 @@ def _read_entry(document: Mapping[str, Any]) -> HistoryEntry:
 def _make_removed(record: MigrationRecord) -> dict[str, object]:
     fields = {
         "appliedAt": record.applied_at,
-        "durationMs": make_milliseconds(record.duration),
+        "durationMs": record.duration_ms,
         "run": record.run,
         "host": record.host,
         "user": record.user,

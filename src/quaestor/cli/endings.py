@@ -194,7 +194,9 @@ def _describe(error: BaseException, source: str) -> str:  # noqa: PLR0911 - it i
     if isinstance(error, _USAGE) and not _is_of_migration(error):
         wrong: Any = error
         text = str(wrong.format_message()).rstrip(".")
-        return text + (" " if text.endswith("?") else ". ") + f"See `{wrong.ctx.command_path} --help`."
+        # Click doesn't say in which command an option has no value.
+        command = "quaestor" if wrong.ctx is None else wrong.ctx.command_path
+        return text + (" " if text.endswith("?") else ". ") + f"See `{command} --help`."
     if isinstance(error, OperationFailure) and error.code in _REFUSED:
         reason = read_error(error).message.partition(" to execute command")[0].rstrip(".…")
         return f"The server refused: {reason}. {_REFUSED[error.code]} ({source})."

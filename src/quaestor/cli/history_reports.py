@@ -77,6 +77,9 @@ class Known:
     state: str  # the word of its mark; "absent" if it's neither registered nor recorded
     code: str | None  # as "path:line"
     rollback: str | None
+    preconditions: tuple[str | None, ...]
+    verifications: tuple[str | None, ...]
+    after_crash: str | None
     status: MigrationStatus | None
     needed_by: tuple[str, ...]
     lease: Lease | None  # of the run that it's in progress in
@@ -97,6 +100,9 @@ def collect(
         "absent" if migration is None else choose_mark(migration, status).word,
         None if definition is None else locate(definition.execute),
         None if rollback is None else locate(rollback),
+        () if definition is None else tuple(map(locate, definition.preconditions)),
+        () if definition is None else tuple(map(locate, definition.verifications)),
+        None if definition is None else definition.after_crash,
         migration,
         tuple(one.name for one in status.migrations if name in one.depends_on),
         status.lease if is_in_progress else None,
@@ -138,7 +144,11 @@ def _find_facts(known: Known, status: Status) -> dict[str, str | None]:
         "description": one.description,
         "code": known.code or (_NO_FILE if is_registered else "not registered"),
         "rollback": (known.rollback or _NO_FILE if one.has_rollback else "none") if is_registered else None,
+        "preconditions": "\n".join(place or _NO_FILE for place in known.preconditions),
+        "verifications": "\n".join(place or _NO_FILE for place in known.verifications),
         "kind": "in a transaction with its record" if one.transaction else None,
+        "after a crash": "runs stop until you say how to continue" if known.after_crash == "stop" else None,
+        "interrupted": None if one.interrupted_since is None else f"started {_format_time(one.interrupted_since)}",
         "needs": with_states(one.depends_on),
         "needed by": with_states(known.needed_by),
         "in progress": str(known.lease) if known.lease else None,
@@ -149,6 +159,7 @@ def _find_facts(known: Known, status: Status) -> dict[str, str | None]:
         "quaestor": None if record is None else record.quaestor,
         "took": None if one.duration is None else format_duration(one.duration),
         "checksum": record.record.checksum if record and record.record else None,
+        "changed": "since it was applied" if one.changed else None,
         "failed": None if failure is None else f"{_format_time(failure.at)}: {failure.error or 'why is unknown'}",
         "backfills": "\n".join(f"{describe_backfill(each)}; {_format_time(each.updated_at)}" for each in one.backfills),
     }
@@ -166,7 +177,7 @@ def _describe_details(entry: HistoryEntry) -> str:
     details = [
         None if entry.error is None else str(entry.error),
         f"backfill {entry.backfill}" if entry.backfill else None,
-        None if entry.duration is None else format_duration(entry.duration),
+        None if entry.duration_ms is None else format_duration(entry.duration_ms / 1000),
         f"was applied {_format_date(entry.record.applied_at):.10}"
         if entry.record and entry.what != "applied"
         else None,
