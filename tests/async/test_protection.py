@@ -33,7 +33,7 @@ async def test_label(db: Any) -> None:
 
 
 async def test_api_is_not_affected(db: Any) -> None:
-    """Runners do what they are told."""
+    """The methods of runners aren't restricted."""
     runner = AsyncRunner(registry(CHAIN, "async", []), db, "app")
     await runner.protect("production")
     await runner.run()

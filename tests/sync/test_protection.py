@@ -32,7 +32,7 @@ def test_label(db: Any) -> None:
 
 
 def test_api_is_not_affected(db: Any) -> None:
-    """Runners do what they are told."""
+    """The methods of runners aren't restricted."""
     runner = SyncRunner(registry(CHAIN, "sync", []), db, "app")
     runner.protect("production")
     runner.run()

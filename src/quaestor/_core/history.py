@@ -121,8 +121,8 @@ def merge(
     records: Records, entries: Sequence[HistoryEntry], names: Collection[str] | None, limit: int | None
 ) -> list[HistoryEntry]:
     """Make one list of the records and the entries of these migrations, newest first."""
-    # A mark writes a record and an entry.
-    told = {(entry.name, entry.run) for entry in entries if entry.what in {"marked_applied", "imported"}}
+    # A mark writes a record and an entry: the entry alone is listed.
+    listed = {(entry.name, entry.run) for entry in entries if entry.what in {"marked_applied", "imported"}}
     applied = [
         HistoryEntry(
             "applied",
@@ -137,7 +137,7 @@ def merge(
             record=record,
         )
         for name, record in records.newest.items()
-        if (names is None or name in names) and (name, record.run) not in told
+        if (names is None or name in names) and (name, record.run) not in listed
     ]
     merged = sorted([*entries, *applied], key=lambda entry: entry.at or _LONG_AGO, reverse=True)
     return merged[:limit]

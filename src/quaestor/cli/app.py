@@ -465,7 +465,7 @@ def _protect(
 ) -> None:
     """Protect a database: `rollback`, `mark pending` and `unlock` then require --confirm with its name.
 
-    This is about commands; the API does what it is told.
+    It restricts commands only, not the API.
     """
     if off is (label is not None) or label == "":
         raise CommandError("Pass --as LABEL, or --off.")
