@@ -16,7 +16,7 @@ from pymongo import MongoClient, errors
 from quaestor import Event, MigrationFailed, RunFailed, RunStarted, log_event
 from quaestor._hosts.calls import guard
 from quaestor._text import format_error, format_traceback
-from quaestor.cli import endings
+from quaestor.cli import signals
 from quaestor.cli.endings import report_errors
 from quaestor.cli.event_lines import to_json
 
@@ -224,9 +224,9 @@ def test_failure_beside_an_interruption(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(("echo", "handled"), [(float("inf"), [signal.SIGTERM]), (0, [signal.SIGTERM] * 2)])
 def test_signal_that_comes_twice(monkeypatch: pytest.MonkeyPatch, echo: float, handled: list[int]) -> None:
     """`timeout` sends a signal twice at once: that isn't the second signal, which ends the release of the lease."""
-    monkeypatch.setattr(endings, "_ECHO", echo)
+    monkeypatch.setattr(signals, "_ECHO", echo)
     seen: list[int] = []
-    handler = endings.skip_echoes(seen.append)
+    handler = signals.skip_echoes(seen.append)
     for _ in range(2):
         handler(signal.SIGTERM, None)
     assert seen == handled

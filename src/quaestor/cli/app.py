@@ -24,7 +24,7 @@ from rich.text import Text
 
 from quaestor import PlannedMigration, SyncRunner
 from quaestor._text import find_similar, format_count
-from quaestor.cli import endings, reports, scaffold
+from quaestor.cli import endings, reports, scaffold, signals
 from quaestor.cli.display import show_events
 from quaestor.cli.endings import FAILED, MISUSED, TRY_LATER, err, print_error
 from quaestor.cli.event_lines import format_json_line, to_json
@@ -637,7 +637,7 @@ def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProg
     try:
         with (
             show_events(progress, as_json=target.as_json, on_event=on_event) as hook,
-            endings.explain_interruption(progress, loop),
+            signals.explain_interruption(progress, loop),
             show_logs(target.clean, progress.find_place),
         ):
             yield progress, hook

@@ -22,11 +22,12 @@ from pymongo import AsyncMongoClient, MongoClient
 from typer.core import TyperCommand, TyperGroup
 
 from quaestor import AsyncRunner, DatabaseResult, MigrationDefinition, SyncRunner
-from quaestor.cli.endings import FAILED, Loop, report_errors
+from quaestor.cli.endings import FAILED, report_errors
 from quaestor.cli.loader import describe_kind, load_client, load_hook, load_registry
 from quaestor.cli.logs import JsonStderr
 from quaestor.cli.redaction import redact
 from quaestor.cli.settings import LOG_FORMATS, MOCK, VARIABLES, CommandError, Settings, find
+from quaestor.cli.signals import Loop
 from quaestor.errors import InvalidDatabaseError
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
