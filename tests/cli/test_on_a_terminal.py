@@ -1,6 +1,8 @@
 """The commands on a pseudo-terminal: what a user sees, what is asked, and Ctrl-C."""
 
+import os
 import re
+import signal
 
 import pytest
 
@@ -134,6 +136,63 @@ from shop.migrations import registry
 def aside(db):
     print("begun")
     signal.pause()
+"""
+
+
+def test_signal_that_python_misses(project: Project) -> None:
+    """A signal that Python noted just before a call that blocks is sent again, which interrupts the call.
+
+    (Here another thread gets it, when the call has begun, which leaves the same state.)
+    """
+    project.write("shop/migrations/aside.py", MISSING)
+    with terminal(project, "run") as screen:
+        assert screen.ended() == 130
+        assert screen.lines()[-1] == "quaestor: Interrupted."
+    assert project.recorded() == set()
+    assert "owner" not in project.db.app_migrations_lock.find_one()
+
+
+MISSING = """
+import signal, sys, threading
+from shop.migrations import registry
+
+@registry.register("aside")
+def aside(db):
+    threading.Thread(target=interrupt, args=[threading.get_ident()]).start()
+    signal.pause()
+
+def interrupt(thread):
+    while sys._current_frames()[thread].f_lineno != aside.__code__.co_firstlineno + 3:
+        pass
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+"""
+
+
+def test_forked_process(project: Project) -> None:
+    """A signal to a process that a function forked isn't one to the command, which ends before that process."""
+    project.write("shop/migrations/aside.py", FORKING)
+    with terminal(project, "run", "aside") as screen:
+        code = screen.ended()
+        forked = project.db.effects.find_one({"_id": "forked"})
+        os.kill(forked["pid"], signal.SIGKILL)
+    assert code == 0
+    assert forked["wakeup"] == -1  # where Python would write that process's signals
+
+
+FORKING = """
+import os, signal
+from shop.migrations import registry
+
+@registry.register("aside")
+def aside(db):
+    ready, written = os.pipe()
+    if (pid := os.fork()) == 0:
+        for number in (0, 1, 2):
+            os.dup2(written, number)  # the terminal ends with the command
+        os.write(written, str(signal.set_wakeup_fd(-1)).encode())
+        while True:
+            signal.pause()
+    db.effects.insert_one({"_id": "forked", "pid": pid, "wakeup": int(os.read(ready, 9))})
 """
 
 

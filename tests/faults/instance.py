@@ -29,6 +29,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self, TypeAlias
 
 import pytest
@@ -47,6 +48,7 @@ from quaestor import (
     RunStarted,
     SyncRunner,
 )
+from quaestor.cli.signals import repeat_unhandled
 from tests.bodies import run_body, run_body_async
 from tests.faults.works import FILTER, SIZE, Work, changes, make_backfill, send
 
@@ -513,17 +515,29 @@ def _lift_limits() -> None:
         resource.setrlimit(limit, (resource.getrlimit(limit)[1],) * 2)
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the process as the command line does."""
+    if number == signal.SIGTERM:
+        sys.exit("terminated")
+    signal.default_int_handler(number, frame)
+
+
 def _main(orders: Orders) -> int:
     call = caller(orders, _tell)
-    # As the command line does it; and who starts this process may ignore Ctrl-C, and that is inherited.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    signal.signal(signal.SIGTERM, _end)
+    # Who starts this process may ignore Ctrl-C, which is inherited. asyncio replaces Python's own handler only.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_GATES.listen, daemon=True).start()
     begun = _GATES.at("")
     _say("ready", clock=time.time())
-    begun.result()
     try:
-        names = call()
+        with contextlib.ExitStack() as stack:
+            if orders.driver == "pymongo":  # in an event loop no call blocks for long
+                handle = stack.enter_context(repeat_unhandled(_end))
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, handle)
+            begun.result()
+            names = call()
     except BaseException as error:  # noqa: BLE001 - the process that started this one gets it
         _lift_limits()
         in_batches = getattr(error, "in_batches", False)

@@ -5,11 +5,12 @@ import inspect
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -106,19 +107,67 @@ def explain_interruption(progress: RunProgress, loop: Loop | None) -> Iterator[N
 @contextmanager
 def _handle_signals(handler: Callable[[int, FrameType | None], None], received: Sequence[int]) -> Iterator[None]:
     """Set the handler of signals. Once one is received, the process ends; otherwise restore the earlier handlers."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread can set handlers
+        yield
+        return
     before: dict[signal.Signals, Any] = {}
-    try:
-        if threading.current_thread() is threading.main_thread():  # no other thread can set handlers
+    with repeat_unhandled(handler) as handle:
+        try:
             for number in (signal.SIGINT, *_TERMINATED):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # after `nohup`, say
-                    before[number] = signal.signal(number, handler)
-        yield
-    finally:
-        if received:
-            _exit_soon(received)
-        else:
-            for number, earlier in before.items():
-                signal.signal(number, earlier)
+                    before[number] = signal.signal(number, handle)
+            yield
+        finally:
+            if received:
+                _exit_soon(received)
+            else:
+                for number, earlier in before.items():
+                    signal.signal(number, earlier)
+
+
+@contextmanager
+def repeat_unhandled(
+    handler: Callable[[int, FrameType | None], None],
+) -> Iterator[Callable[[int, FrameType | None], None]]:
+    """Make a handler of signals to which a signal is sent again until it is called.
+
+    Python calls it between two steps of the main thread. When a signal comes while that thread waits for the GIL, the
+    next step is done first. If that is a call that waits for the network, say, only another signal interrupts it.
+    """
+    if not hasattr(signal, "pthread_kill"):  # on Windows no signal interrupts a call
+        yield handler
+        return
+    unhandled, arriving = socket.socketpair()  # Python writes the number of a signal to it when the signal comes
+    arriving.settimeout(0)
+    main_thread, ended = threading.get_ident(), threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        with suppress(BlockingIOError):
+            unhandled.recv(4096, socket.MSG_DONTWAIT)
+        handler(number, frame)
+
+    def repeat() -> None:
+        while unhandled.recv(1, socket.MSG_PEEK) and not ended.wait(_ECHO):
+            with suppress(BlockingIOError):  # the usual case: it has been handled
+                number = unhandled.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)[0]
+                if signal.getsignal(number) is handle:
+                    signal.pthread_kill(main_thread, number)
+                else:  # a function has set a handler of its own
+                    unhandled.recv(1)
+
+    with unhandled, arriving:
+        before = signal.set_wakeup_fd(arriving.fileno(), warn_on_full_buffer=False)
+        # A signal to a process that a function forks isn't one to this process.
+        os.register_at_fork(after_in_child=lambda: None if ended.is_set() else signal.set_wakeup_fd(-1))
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield handle
+        finally:
+            ended.set()
+            signal.set_wakeup_fd(before)
+            arriving.shutdown(socket.SHUT_RDWR)  # which ends `recv`; `close` would not if a forked process has it too
+            thread.join()
 
 
 def _warn(text: str) -> None:
