@@ -36,20 +36,15 @@ class Ended:
 
 def interrupted(runner: str, kind: str, uri: str, name: str) -> Ended:
     """Start this file as a program, send it SIGINT when its second migration has started, and wait for its end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.processes", runner, kind, uri, name],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        first = process.stdout.readline().strip()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-m", "tests.processes", runner, kind, uri, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline().strip()
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     with MongoClient(uri) as client:
         records = sorted(record["name"] for record in client[name].app_migrations.find())
         released = client[name].app_migrations_lock.count_documents({"token": 1, "owner": {"$exists": False}}) == 1

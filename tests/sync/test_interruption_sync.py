@@ -1,7 +1,10 @@
 """A sync run that is interrupted by Ctrl-C, or by an exception that ends a generator."""
 
+import asyncio
 import contextlib
 import contextvars
+import linecache
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +24,7 @@ from quaestor import (
     RunFinished,
     RunStarted,
 )
-from quaestor._hosts.calls import Cancellation, current_cancellation
+from quaestor._hosts.calls import Cancellation, current_cancellation, run_in_shielded_thread
 from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.mongo_store import MongoStore
 from tests.databases import both_kinds, drivers
@@ -246,6 +249,70 @@ def test_release_is_told_late(*, again: bool) -> None:
     assert ended.is_set() is not again
     may_end.set()
     assert ended.wait(PATIENCE)
+
+
+def in_a_portal(host: ThreadHost, is_noted: Callable[[], object], ended: threading.Event) -> None:
+    async def work() -> None:
+        is_noted()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    run_to_completion(host.call(work, is_async=True))
+
+
+def in_a_shielded_thread(_: ThreadHost, is_noted: Callable[[], object], ended: threading.Event) -> None:
+    def work() -> None:
+        is_noted()
+        assert ended.wait(PATIENCE)
+
+    run_in_shielded_thread(work, lambda _: ended.set())
+
+
+def beside_another(host: ThreadHost, is_noted: Callable[[], object], ended: threading.Event) -> None:
+    async def first() -> None:
+        pass
+
+    async def second() -> None:
+        is_noted()
+        assert ended.wait(PATIENCE)
+
+    run_to_completion(host.both(first, second, ended.set))
+
+
+@pytest.mark.parametrize("waits", [in_a_portal, in_a_shielded_thread, beside_another])
+@pytest.mark.timeout(20, method="thread")
+def test_signal_just_before_a_wait(waits: Callable[..., None]) -> None:
+    """Python notes a signal that comes just before the main thread waits, and the wait goes on. It is handled soon.
+
+    (Here another thread gets the signal during the wait, which leaves the same state.)
+    """
+    ended, running, main_thread = threading.Event(), Interruption(), threading.get_ident()
+
+    def is_waiting() -> bool:
+        frame = sys._current_frames()[main_thread]  # noqa: SLF001 - a debugger would look here, too
+        # Another thread runs, so in this line the main thread waits.
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return frame.f_code is threading.Condition.wait.__code__ and "waiter.acquire(" in line
+
+    def note() -> None:
+        while not is_waiting():
+            pass
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    with contextlib.closing(ThreadHost()) as host, pytest.raises(KeyboardInterrupt):
+        running.call(lambda: waits(host, note, ended))
+    assert ended.is_set()
+
+
+@pytest.mark.timeout(20, method="thread")
+def test_signal_when_a_thread_starts() -> None:
+    """What runs beside another step is ended also when the signal comes while it starts."""
+    ended, running = threading.Event(), Interruption()
+    with contextlib.closing(ThreadHost()) as host, pytest.raises(KeyboardInterrupt):
+        running.call(lambda: beside_another(host, running.interrupt, ended))
+    assert ended.is_set()
 
 
 def test_many_as_one_ends(dbs: list[Any], registry: MigrationRegistry) -> None:

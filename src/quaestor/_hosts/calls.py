@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any, NoReturn, Self, TypeAlias, TypeVar, cast
 
@@ -418,6 +418,15 @@ def start_thread(future: "Future[T]", work: Callable[[], T], *, daemon: bool = F
     threading.Thread(target=run, name="quaestor", daemon=daemon).start()
 
 
+def wait_until_done(future: "Future[Any]") -> None:
+    """Wait for the end of work in another thread.
+
+    Python doesn't notice a signal that came just before a wait until that is over: it starts anew every second.
+    """
+    while not wait([future], 1).done:
+        pass
+
+
 def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseException], object]) -> T:
     """Call a function in a thread of its own, which Ctrl-C doesn't interrupt, and wait for its end.
 
@@ -425,14 +434,15 @@ def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseExcep
     """
     future: Future[T] = Future()
 
-    def wait() -> BaseException | None:
+    def find_error() -> BaseException | None:
+        wait_until_done(future)
         return None if future.cancelled() else future.exception()
 
     def pass_on(error: BaseException) -> BaseException | None:
         try:
             if not future.cancel():  # Ctrl-C may come before the thread does
                 interrupt(error)
-            return wait()
+            return find_error()
         except BaseException as another:
             if is_from_outside(another):
                 return pass_on(another)
@@ -440,14 +450,14 @@ def run_in_shielded_thread(work: Callable[[], T], interrupt: Callable[[BaseExcep
 
     try:
         start_thread(future, partial(contextvars.copy_context().run, work))
-        wait()  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
+        wait_until_done(future)  # not thread.join: before Python 3.13, an interrupted join takes the thread for ended
     except BaseException as error:
         failure = pass_on(error)
         if isinstance(failure, Exception):
             raise error from failure
         raise
     finally:
-        shield(wait)
+        shield(partial(wait_until_done, future))
     return future.result()
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from quaestor._hosts.calls import Outcome, catch_async, current_cancellation, get_result, shield
+from quaestor._hosts.calls import Outcome, catch_async, current_cancellation, get_result, shield, wait_until_done
 
 T = TypeVar("T")
 
@@ -60,7 +60,9 @@ class Portal:
 
         try:
             with cancellation.notify(cancel):
-                outcome = portal.call(run)
+                future = portal.start_task_soon(run)
+                wait_until_done(future)
+                outcome = future.result()
         except BaseException:  # Ctrl-C, at any time
             shield(end)
             raise

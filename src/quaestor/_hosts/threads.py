@@ -20,6 +20,7 @@ from quaestor._hosts.calls import (
     run_in_shielded_thread,
     shield,
     start_thread,
+    wait_until_done,
 )
 from quaestor._hosts.portal import Portal
 
@@ -84,19 +85,20 @@ class ThreadHost:
     async def both(self, first: Step[R], second: Step[S], stop: Callable[[], None]) -> tuple[R, S]:
         """Run the second step in a thread and a context of its own."""
         future: Future[S] = Future()
-        start_thread(future, partial(contextvars.Context().run, lambda: run_to_completion(second())))
         longest: float | None = None
         with current_cancellation.get().notify(stop):
             try:
+                start_thread(future, partial(contextvars.Context().run, lambda: run_to_completion(second())))
                 result = await first()
-                wait([future])
+                wait_until_done(future)
             except BaseException as error:
                 if is_from_outside(error):
                     longest = calls.LONGEST_CLEANUP
                     stop()
                 raise
             finally:
-                shield(partial(wait, [future], longest))
+                if not future.cancel():  # it may not have started
+                    shield(partial(wait, [future], longest))
         return result, future.result()
 
     async def shield(self, step: Step[None], seconds: float, repeats: float = math.inf) -> None:
