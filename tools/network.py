@@ -338,12 +338,12 @@ class Proxy(Network):
     def _accept(self, node: str, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # it was closed
             while True:
-                near, peer = listener.accept()
-                _start(self._connect, node, near, peer[1])
+                near, _ = listener.accept()
+                _start(self._connect, node, near)
 
-    def _connect(self, target: str, near: socket.socket, port: int) -> None:
+    def _connect(self, target: str, near: socket.socket) -> None:
         with socket.socket() as far, near:
-            connection = _Connection(self._node_of(port), target, near, far)
+            connection = _Connection(self._node_of(near), target, near, far)
             self._connections.add(connection)
             try:
                 self._wait(connection, connection.source, target)
@@ -386,17 +386,23 @@ class Proxy(Network):
             repeated *= 2
             link = self._link(source, target)
 
-    def _node_of(self, port: int) -> str:
-        """The node of the process that has connected from this port."""
-        name = f"socket:[{_inode_of(port)}]"
+    def _node_of(self, connected: socket.socket) -> str:
+        """The node of the process at the other end of this socket."""
+        name = f"socket:[{_inode_of(connected)}]"
         return next((node for pid, node in list(self._pids.items()) if name in _files_of(pid)), HERE)
 
 
-def _inode_of(port: int) -> str | None:
-    """The inode of the socket with this port. A read of the kernel's table can miss a row while others come and go."""
+def _inode_of(connected: socket.socket) -> str | None:
+    """The inode of the other end's socket. A read of the kernel's table may miss a row while others come and go."""
+    try:
+        ports = [connected.getpeername()[1], connected.getsockname()[1]]
+    except OSError:  # it isn't connected any more
+        return None
+    # Both, because one port can have several connections, also some that have ended.
+    ends = [f"0100007F:{port:04X}" for port in ports]
     for _ in range(10):
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-        if inode := next((row[9] for row in rows if row[1] == f"0100007F:{port:04X}"), None):
+        if inode := next((row[9] for row in rows if row[1:3] == ends), None):
             return inode
     return None
 

@@ -30,10 +30,14 @@ ANSWER = 30.0  # seconds within which there is one, on a loaded machine
 class Client:
     """A connection from a node to the echo server in node "s"."""
 
-    def __init__(self, network: Network, node: str, address: str) -> None:
+    def __init__(self, network: Network, node: str, address: str, own_port: int = 0) -> None:
         host, port = address.split(":")
         with network.inside(node):
-            self.socket = socket.create_connection((host, int(port)), timeout=ANSWER)
+            self.socket = socket.socket()
+            self.socket.settimeout(ANSWER)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind(("", own_port))
+            self.socket.connect((host, int(port)))
 
     def asks(self) -> float:
         """Send something, and return how many seconds the answer took."""
@@ -143,6 +147,25 @@ def test_node_is_known_while_files_come_and_go(network: Network, client: Client,
     finally:
         ended.set()
         others.join()
+
+
+def test_node_is_known_by_both_ends(network: Network, address: str) -> None:
+    """The port that a process connects from may be that of other connections, too, which have ended."""
+    network.shape(Link(delay=0.04), ["w"], ["s"])
+    network.adopt("w", os.getpid())
+    port = 0
+    for _ in range(20):
+        with network.inside("w"), socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as ended:
+            ended.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ended.bind(("127.0.0.1", port))
+            ended.connect(listener.getsockname())
+            port = ended.getsockname()[1]
+            accepted, _ = listener.accept()
+            ended.close()  # first, so that it is remembered for a while
+            accepted.close()
+    new = Client(network, "w", address, port)
+    with new.socket:
+        assert new.asks() >= 0.03
 
 
 def test_forgotten(network: Network, client: Client, address: str) -> None:
