@@ -70,7 +70,7 @@ def end(process: Process) -> None:
         process.finish()
 
 
-def told(server: Server) -> list[tuple[Happening, str | None]]:
+def list_facts(server: Server) -> list[tuple[Happening, str | None]]:
     return [(entry.what, entry.name) for entry in server.history]
 
 
@@ -89,7 +89,7 @@ def test_each_is_written_once(kind: str) -> None:
     server = make_server(kind)
     end(start(kind, server))
 
-    assert told(server) == EXPECTED[kind]
+    assert list_facts(server) == EXPECTED[kind]
     assert {entry.run for entry in server.history} == {"me"}
 
 
@@ -167,7 +167,7 @@ def test_several_failures() -> None:
     with pytest.raises(ExceptionGroup):
         process.finish()
 
-    assert sorted(told(server)) == [("failed", "a"), ("failed", "c")]
+    assert sorted(list_facts(server)) == [("failed", "a"), ("failed", "c")]
     assert server.records == {"b"}
 
 
@@ -179,7 +179,7 @@ def test_unlock() -> None:
         process = Process(server, {})
         process.start(process.engine.unlock()).finish()
 
-    assert told(server) == [("unlocked", None)]
+    assert list_facts(server) == [("unlocked", None)]
 
 
 # What goes wrong
@@ -200,7 +200,7 @@ def test_history_is_away(kind: str, fault: str) -> None:
 
     assert [(event.what, event.name) for event in events] == expected
     assert len(process.find("add_history")) == len(expected)
-    assert told(server) == (expected if fault == "answer lost" else [])
+    assert list_facts(server) == (expected if fault == "answer lost" else [])
     assert not any(isinstance(event, LeaseNotReleased) for event in process.events)
     whole = make_server(kind)
     end(start(kind, whole))
@@ -234,16 +234,16 @@ def test_crash_at_every_call(kind: str, after: bool) -> None:
     for at in range(len(whole.log)):
         server = make_server(kind)
         end(start(kind, server, strike_at=at, strike_after=after))
-        happened = {name for what, name in told(server)}
+        happened = {name for what, name in list_facts(server)}
         if kind in {"rollback", "mark pending"}:
             assert happened <= {"a", "b"} - server.records
         if kind == "mark applied":
             assert happened <= server.records
-        assert told(server) == EXPECTED[kind][: len(server.history)]
+        assert list_facts(server) == EXPECTED[kind][: len(server.history)]
         end(start(kind, server, owner="next"))
-        assert len(server.history) == len(set(told(server))) or kind == "run"
+        assert len(server.history) == len(set(list_facts(server))) or kind == "run"
         if kind == "run":
-            assert told(server)[-1:] == EXPECTED[kind]
+            assert list_facts(server)[-1:] == EXPECTED[kind]
 
 
 @each_kind
@@ -258,10 +258,10 @@ def test_interrupted_at_every_call(kind: str) -> None:
         end(process)
         missing = {event.name for event in process.events if isinstance(event, HistoryNotWritten)}
         failed = set(process.names(MigrationFailed))
-        assert {name for what, name in told(server) if what == "failed"} | missing >= failed
+        assert {name for what, name in list_facts(server) if what == "failed"} | missing >= failed
         if kind == "rollback":
-            assert {"a", "b"} - server.records - failed <= {name for _, name in told(server)} | missing
-        assert len(server.history) == len(set(told(server)))
+            assert {"a", "b"} - server.records - failed <= {name for _, name in list_facts(server)} | missing
+        assert len(server.history) == len(set(list_facts(server)))
 
 
 def test_server_is_away() -> None:

@@ -421,7 +421,7 @@ def start_thread(future: "Future[T]", work: Callable[[], T], *, daemon: bool = F
 def wait_until_done(future: "Future[Any]") -> None:
     """Wait for the end of work in another thread.
 
-    Python doesn't notice a signal that came just before a wait until that is over: it starts anew every second.
+    It waits a second at a time: Python handles a signal that came just before a wait only when the wait is over.
     """
     while not wait([future], 1).done:
         pass
