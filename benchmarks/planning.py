@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from benchmarks.table import Row, at_most
 from quaestor import MigrationDefinition
 from quaestor._core import plan
+from quaestor._core.catalog import Catalog
 from quaestor._core.plan import Records
 
 SIZES = (10_000, 50_000, 200_000)
@@ -56,7 +57,8 @@ def nothing(db: object) -> None:
 
 def planned(definitions: dict[str, MigrationDefinition], applied: frozenset[str]) -> plan.Plan:
     """What a run does between reading the records and the first migration."""
-    return plan.plan_run(definitions, plan.check_graph(definitions), Records(dict.fromkeys(applied, ())))
+    catalog, records = Catalog(definitions), Records(dict.fromkeys(applied, ()))
+    return plan.plan_run(catalog, catalog.check(), catalog.view(records.applied.keys()), records)
 
 
 def bare_order(needs: Needs) -> list[str]:

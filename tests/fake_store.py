@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 from quaestor._core import engine
 from quaestor._core.backfill import Backfill, Backfills
+from quaestor._core.catalog import Catalog
 from quaestor._core.checkpoint import Batch, Checkpoint, Document, Origin, Throttle
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.guards import Guard, check_guard
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
-from quaestor._core.plan import Change, Records, StartMark
+from quaestor._core.plan import Change, Records, StartMark, make_entries
 from quaestor._core.store import Attempt, Ending, HistoryFact, OutcomeUnknown, RecordEntry
 from quaestor._mongo.documents import make_milliseconds
 from quaestor.errors import BatchesInTransactionError
@@ -237,9 +238,9 @@ class Server:
         self.checkpoints[key] = replace(self.checkpoints[key], checkpoint=checkpoint)
         return True
 
-    def delete_checkpoints(self, name: str, token: int, undo: bool, backfill: str | None) -> None:
+    def delete_checkpoints(self, names: Collection[str], token: int, undo: bool, backfill: str | None) -> None:
         for key, stored in list(self.checkpoints.items()):
-            if key == (name, undo, backfill or key.backfill) and stored.token <= token:
+            if key.migration in names and key[1:] == (undo, backfill or key.backfill) and stored.token <= token:
                 del self.checkpoints[key]
 
     # The history
@@ -346,10 +347,11 @@ class Process:
     is_undisturbed: bool = True  # it must hold the lease whenever it calls a function or writes a record
     has_transactions: bool = True
     is_mongodb: bool = True
+    retired: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.terms = Terms(TTL, self.timeout, self.patience, self.owner)
-        self.scope = Scope(self.definitions, {False, True}, self.terms)
+        self.scope = Scope(Catalog(self.definitions, self.retired), {False, True}, self.terms)
         self.store, self.host, self.functions = FakeStore(self), FakeHost(self), FakeFunctions(self)
         self.engine = Engine(self.scope, self.store, self.host, self.functions)
         self.events: list[Event] = []
@@ -544,12 +546,26 @@ class Process:
             self.wrong.append(f"{change.name} starts, and the lease document doesn't name it")
 
     def check_recording(self, name: str) -> None:
-        """Find it wrong if the record isn't written or removed right after a check of the lease that says so."""
+        """Find it wrong if the record isn't written or removed right after a check of the lease that says so.
+
+        The records of what a migration replaces belong to the same check.
+        """
         self.check_held(f"record of {name}")
         at = self.checked
-        if at is None or (at.recording != name and (at.recording is not None or at.migrations != (name,))):
+        meant = None if at is None else at.recording or next(iter(at.migrations), None)
+        if at is None or meant is None or name not in {meant, *self.scope.catalog.list_replaced(meant)}:
             self.wrong.append(f"the record of {name} follows the check {at}")
-        self.checked = None
+        if name == meant:
+            self.checked = None
+
+    def insert_records(self, entries: Mapping[str, RecordEntry]) -> bool:
+        """Write records, until one is there already. Returns whether none was."""
+        return all(self.change_record(name, entry=entry) for name, entry in entries.items())
+
+    def delete_records(self, recorded: Mapping[str, tuple[object, ...]]) -> bool:
+        """Remove records as they were read. Returns whether any was there."""
+        removed = [self.change_record(name, recorded_at) for name, recorded_at in recorded.items()]
+        return any(removed)
 
     def change_record(
         self, name: str, recorded_at: tuple[object, ...] | None = None, entry: RecordEntry | None = None
@@ -559,8 +575,8 @@ class Process:
         if (name in server.recorded) if recorded_at is None else (server.recorded.get(name) not in recorded_at):
             return False
         if recorded_at is None:
-            server.recorded[name] = LONG_AGO + timedelta(seconds=server.now)
             assert entry is not None
+            server.recorded[name] = entry.applied_at or LONG_AGO + timedelta(seconds=server.now)
             more = {"run": self.owner, "checksum": entry.checksum, "source": entry.source}
             server.details[name] = MigrationRecord(server.recorded[name], make_milliseconds(entry.seconds), **more)
         else:
@@ -664,18 +680,20 @@ class FakeStore:
     async def find_records_elsewhere(self) -> Event | None:
         return self.server.elsewhere
 
-    async def has_record(self, name: str) -> Any:
-        return await self._send("has_record", lambda: name in self.server.recorded)
+    async def find_recorded(self, names: Collection[str]) -> Any:
+        return await self._send("find_recorded", lambda: {*names} & self.server.records)
 
-    async def insert_record(self, name: str, entry: RecordEntry) -> Any:
-        self.process.check_recording(name)
-        insert = partial(self.process.change_record, name, None, entry)
-        return await self._send("insert_record", insert, key=("record", name), details=name)
+    async def insert_records(self, entries: Mapping[str, RecordEntry]) -> Any:
+        first = next(iter(entries))
+        self.process.check_recording(first)
+        insert = partial(self.process.insert_records, entries)
+        return await self._send("insert_records", insert, key=("record", first), details=first)
 
-    async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> Any:
-        self.process.check_recording(name)
-        delete = partial(self.process.change_record, name, recorded_at)
-        return await self._send("delete_records", delete, key=("record", name), details=name)
+    async def delete_records(self, recorded: Mapping[str, tuple[object, ...]]) -> Any:
+        first = next(iter(recorded))
+        self.process.check_recording(first)
+        delete = partial(self.process.delete_records, recorded)
+        return await self._send("delete_records", delete, key=("record", first), details=first)
 
     async def update_checksum(self, name: str, recorded_at: tuple[object, ...], checksum: str) -> Any:
         def update() -> bool:
@@ -693,8 +711,10 @@ class FakeStore:
     async def read_checkpoints(self) -> Any:
         return await self._send("read_checkpoints", self.server.read_statuses)
 
-    async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
-        which = (name, token, undo, backfill)
+    async def delete_checkpoints(
+        self, names: Collection[str], token: int, *, undo: bool, backfill: str | None = None
+    ) -> None:
+        which = (names, token, undo, backfill)
         await self._send("delete_checkpoints", self.server.delete_checkpoints, *which, details=which)
 
     async def add_history(self, fact: HistoryFact) -> None:
@@ -858,14 +878,18 @@ class FakeFunctions:
         process, server, name = self.process, self.server, change.name
         began = server.now
 
+        removed = {name: change.recorded_at, **change.replaces}
+
         def write(_: object) -> Callable[[], object] | None:
-            if change.applies is (name in server.recorded):
-                return None
-            return commit if change.applies or server.recorded[name] in change.recorded_at else None
+            if change.applies:
+                return None if server.records.intersection(change.names) else commit
+            return commit if any(server.recorded.get(one) in dates for one, dates in removed.items()) else None
 
         def commit() -> None:
-            entry = RecordEntry("run", checksum, server.now - began)
-            process.change_record(name, None if change.applies else change.recorded_at, entry)
+            if change.applies:
+                process.insert_records(make_entries(change, RecordEntry("run", checksum, server.now - began)))
+            else:
+                process.delete_records(removed)
             server.do(change)
 
         async def work() -> None:

@@ -197,6 +197,17 @@ def roll_back_in_a_transaction(world: World) -> None:
     world.runner().rollback(["a"])
 
 
+def replace_others(world: World) -> None:
+    world.migrate(replaces=["b", "c"])
+    world.runner().run()
+
+
+def roll_back_a_replacement(world: World) -> None:
+    replace_others(world)
+    world.sent.sent.clear()
+    world.runner().rollback(["a"])
+
+
 def run_after_a_crash(world: World) -> None:
     world.migrate(touch, after_crash="stop")
     world.runner().run()
@@ -295,7 +306,9 @@ CHANGES: dict[str, Callable[[World], None]] = {
     "backfill in transactions": backfill_in_transactions,
     "backfill that resumes": resume_a_backfill,
     'a migration with `after_crash="stop"`': run_after_a_crash,
+    "a migration with `replaces`": replace_others,
     "rollback": roll_back,
+    "rollback of a migration with `replaces`": roll_back_a_replacement,
     "rollback in a transaction": roll_back_in_a_transaction,
     "mark applied": mark_applied,
     "mark pending": mark_pending,
@@ -318,6 +331,7 @@ TOGETHER = {
         "a failure in a transaction",
         "a record whose answer is lost",
         'a migration with `after_crash="stop"`',
+        "a migration with `replaces`",
         "waiting for another instance",
     },
 }

@@ -80,10 +80,10 @@ def check_done(case: Case, server: Server, *, most: int = 2) -> None:
 
 def check_order(process: Process) -> None:
     """The lease is checked, and then the record written, without another migration's in between."""
-    engine_calls = {"renew_lease", "insert_record", "has_record", "delete_checkpoints"}
+    engine_calls = {"renew_lease", "insert_records", "find_recorded", "delete_checkpoints"}
     calls = [call for call in process.log if call.name in engine_calls]
     for before, call in pairwise(calls):
-        if call.name == "insert_record":
+        if call.name == "insert_records":
             location, _ = before.details
             assert isinstance(location, Location)
             assert location.recording == call.details

@@ -549,8 +549,8 @@ def test_checkpoints_are_deleted(transactional: bool) -> None:
         is_undo = kind in {"rollback", "mark pending"}
         names = [call.name for call in process.log]
         deletions = [call.details for call in process.find("delete_checkpoints")]
-        assert deletions == [("a", 7, not is_undo, None), ("a", 7, is_undo, None)]
-        record = {"commit", "insert_record", "delete_records"} & set(names)
+        assert deletions == [(("a",), 7, not is_undo, None), (("a",), 7, is_undo, None)]
+        record = {"commit", "insert_records", "delete_records"} & set(names)
         first = names.index("delete_checkpoints")
         assert first < names.index(record.pop()) < names.index("delete_checkpoints", first + 1)
         assert {key.backfill for key in server.checkpoints if key.migration == "a"} == {"later"}
@@ -860,8 +860,8 @@ AWAITED = [
     ("acquire_lease", "to acquire the lease"),
     ("kill_sessions", "to end sessions"),
     ("renew_lease", "to check the lease"),
-    ("insert_record", "to record 'a'"),
-    ("has_record", "to read the record of 'a'"),
+    ("insert_records", "to record 'a'"),
+    ("find_recorded", "to read the record of 'a'"),
     ("delete_records", "to remove the record of 'a'"),
     ("delete_checkpoints", "to remove checkpoints"),
     ("commit", "to commit the transaction of 'a'"),
@@ -885,7 +885,7 @@ def test_patience(name: str, what: str, no_majority: bool) -> None:
     an error that says what it waited for, and releases the lease if it can.
     """
     process = start_outage(name, patience=300.0)
-    lost = {name, f"{name} again"} | ({"insert_record"} if name == "has_record" else set())
+    lost = {name, f"{name} again"} | ({"insert_records"} if name == "find_recorded" else set())
     with pytest.raises(OutageError) as caught:
         process.finish_without(lambda call: call.name in lost, "no majority" if no_majority else "request lost")
     error = caught.value
@@ -905,7 +905,7 @@ def test_patience(name: str, what: str, no_majority: bool) -> None:
 def test_patience_without_any_answer(name: str, what: str) -> None:
     """If commands get no answer at all, each is given up soon enough for the events and the end of the patience."""
     process = start_outage(name, patience=100.0, hangs=True)
-    lost = {name, f"{name} again"} | ({"insert_record"} if name == "has_record" else set())
+    lost = {name, f"{name} again"} | ({"insert_records"} if name == "find_recorded" else set())
     with pytest.raises(OutageError) as caught:
         process.finish_without(lambda call: call.name in lost)
     assert caught.value.what == what
@@ -917,12 +917,12 @@ def test_patience_without_any_answer(name: str, what: str) -> None:
 
 
 @each_transactional
-@pytest.mark.parametrize("where", ["function a", "insert_record"])
+@pytest.mark.parametrize("where", ["function a", "insert_records"])
 def test_outage_longer_than_the_ttl(transactional: bool, where: str) -> None:
     """A holder goes on after an outage of any length if nobody has replaced it, and says that it waits. Until then it
     starts nothing and records nothing.
     """
-    where = "commit" if transactional and where == "insert_record" else where
+    where = "commit" if transactional and where == "insert_records" else where
     process = start_run("a", "b", transactional=transactional, patience=300.0)
     process.reach(where)
     began = process.server.now
@@ -944,7 +944,7 @@ def test_outage_longer_than_the_ttl(transactional: bool, where: str) -> None:
 def test_outage_while_another_waits() -> None:
     """A holder that was replaced during an outage learns it from the first answer, and has recorded nothing."""
     process = start_run("a", "b", is_undisturbed=False)
-    process.reach("insert_record")
+    process.reach("insert_records")
     other = start_run("a", "b", server=process.server, owner="other")
     other.finish()
     assert process.server.now == pytest.approx(1_000 + TTL, abs=0.1)
@@ -1047,7 +1047,7 @@ def test_lost_after_a_transaction() -> None:
     assert process.names(MigrationStarted, MigrationApplied, MigrationFailed) == ["a", "a"]
 
 
-@pytest.mark.parametrize("frozen_in", ["insert_record", "renew_lease"])
+@pytest.mark.parametrize("frozen_in", ["insert_records", "renew_lease"])
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_answer_that_comes_late(frozen_in: str, is_replaced: bool) -> None:
     """The answer of a check that came so late that the process may have been frozen doesn't count: the lease is
@@ -1066,26 +1066,26 @@ def test_answer_that_comes_late(frozen_in: str, is_replaced: bool) -> None:
         process.finish()
     assert caught.value.migration == ("a" if frozen_in == "renew_lease" else None)
     assert process.server.work == ["a"]
-    assert process.server.records == ({"a"} if frozen_in == "insert_record" else set())
+    assert process.server.records == ({"a"} if frozen_in == "insert_records" else set())
 
 
 def test_record_of_somebody_else() -> None:
     """A record that somebody else has written ends the run, unless a frozen holder may have woken and written it."""
     process = start_run("a", "b")
     process.durations = {"a": 1.0}
-    process.reach("insert_record")
+    process.reach("insert_records")
     process.server.recorded["a"] = LONG_AGO
     with pytest.raises(LeaseLostError) as caught:
         process.finish()
     assert caught.value.migration == "a"
 
     process = start_run("a", "b", server=Server(previous="dead"))
-    process.reach("insert_record")
+    process.reach("insert_records")
     process.server.recorded["a"] = LONG_AGO
     assert process.finish() == ["a", "b"]
 
     process = start_run("a", server=Server(previous="dead"))
-    process.reach("insert_record")
+    process.reach("insert_records")
     process.main.go_on(answer=False)  # and it was removed since
     assert process.finish() == ["a"]
     assert process.server.records == {"a"}
@@ -1096,7 +1096,7 @@ def test_record_of_somebody_else() -> None:
 def test_record_unknown_and_lease_lost(kind: str, fault: str) -> None:
     """A record whose outcome is unknown is looked up and repeated only while the lease is held."""
     process = start(kind, make_server(kind), is_undisturbed=False)
-    name = "insert_record" if kind == "run" else "delete_records"
+    name = "insert_records" if kind == "run" else "delete_records"
     process.reach(name)
     process.step(process.main, fault)
     process.server.expire()
@@ -1367,7 +1367,7 @@ def test_failover(transactional: bool, undo: bool, at_record: bool) -> None:
     known = definitions({"a": [], "b": []}, transactional=transactional)
     process = Process(recorded("a", "b") if undo else Server(), known)
     process = process.roll_back("a", "b") if undo else process.run()
-    record = "commit" if transactional else "delete_records" if undo else "insert_record"
+    record = "commit" if transactional else "delete_records" if undo else "insert_records"
     process.reach(record if at_record else "function b" if undo else "function a")
     process.server.elections += 1
     assert set(process.finish()) == {"a", "b"}

@@ -50,6 +50,13 @@ EXAMPLES = [
     (errors.RecordConflictError(["a"]), ValueError, "Nothing has run"),
     (errors.UnknownRecordsError(["y", "z"]), ValueError, "y, z"),
     (
+        errors.PartlyReplacedError("c", ["a"], ["b d", "e"]),
+        RuntimeError,
+        "'c' replaces migrations of which only some are applied: a, but not b d, e. Let a release",
+    ),
+    (errors.PartlyReplacedError("c", ["a"], ["b d", "e"]), RuntimeError, "`quaestor mark applied 'b d' e` if it is"),
+    (errors.MigrationReplacedError({"a": "b"}), ValueError, "'a' is replaced by 'b', which is applied"),
+    (
         errors.IrreversibleMigrationError(["b", "a"]),
         ValueError,
         "for b, a. Write one with @registry.register_rollback('b') and one with @registry.register_rollback('a'), or",

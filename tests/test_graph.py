@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor._core import plan
+from quaestor._core import graph
 from quaestor._core.definition import find_look_alike
 from quaestor.errors import CircularDependencyError, MissingDependencyError
 
@@ -46,7 +46,7 @@ def smallest_order(needs: Needs) -> list[str]:
 @given(acyclic())
 def test_order_is_the_smallest(needs: Needs) -> None:
     """Dependencies come first; of those that are ready, always the alphabetically first."""
-    ordered = plan.order(plan.make_sorter(needs))
+    ordered = graph.order(graph.make_sorter(needs))
 
     assert sorted(ordered) == sorted(needs)
     assert all(ordered.index(needed) < ordered.index(name) for name in needs for needed in needs[name])
@@ -57,7 +57,7 @@ def test_order_is_the_smallest(needs: Needs) -> None:
 def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
     """A reported cycle is one. It starts with its smallest name, and doesn't depend on the order of registration."""
     try:
-        plan.make_sorter(needs)
+        graph.make_sorter(needs)
     except CircularDependencyError as error:
         cycle = error.cycle
     else:
@@ -69,20 +69,20 @@ def test_cycle_is_a_cycle(needs: Needs, data: st.DataObject) -> None:
     assert all(after in needs[before] for before, after in itertools.pairwise(cycle))
     shuffled = {name: needs[name] for name in data.draw(st.permutations(list(needs)))}
     with pytest.raises(CircularDependencyError) as other:
-        plan.make_sorter(shuffled)
+        graph.make_sorter(shuffled)
     assert other.value.cycle == cycle
 
 
 def test_missing_dependency_names_both() -> None:
     """The error names the alphabetically first migration, what it needs, and what may have been meant."""
     with pytest.raises(MissingDependencyError) as caught:
-        plan.make_sorter({"users": [], "z": ["nowhere"], "orders": ["user"]})
+        graph.make_sorter({"users": [], "z": ["nowhere"], "orders": ["user"]})
 
     error = caught.value
     assert (error.migration, error.dependency, error.suggestion) == ("orders", "user", "users")
     assert all(name in str(error) for name in ("'orders'", "'user'", "'users'"))
     with pytest.raises(MissingDependencyError) as caught:
-        plan.make_sorter({"users_2": ["users_1"]})
+        graph.make_sorter({"users_2": ["users_1"]})
     assert caught.value.suggestion is None, "it isn't itself what was meant"
 
 
@@ -91,4 +91,4 @@ def test_long_chain() -> None:
     length = 5_000
     chain = {f"{number:05}": [f"{number - 1:05}"] if number else [] for number in range(length)}
 
-    assert plan.order(plan.make_sorter(chain)) == sorted(chain)
+    assert graph.order(graph.make_sorter(chain)) == sorted(chain)

@@ -72,7 +72,7 @@ def recorded(*names: str) -> Server:
 
 def calls(process: Process) -> list[str]:
     """The calls of functions and guards, and the writes of records."""
-    kinds = ("precondition", "function", "verification", "insert_record", "begin", "commit")
+    kinds = ("precondition", "function", "verification", "insert_records", "begin", "commit")
     return [call.name for call in process.log if call.name.startswith(kinds)]
 
 
@@ -85,7 +85,7 @@ def test_order(transactional: bool) -> None:
     if transactional:
         expected = ["precondition b", "begin", "function b", "verification b", "commit"]
     else:
-        expected = ["precondition b", "function b", "verification b", "insert_record"]
+        expected = ["precondition b", "function b", "verification b", "insert_records"]
     assert calls(process)[start : start + len(expected)] == expected
     assert process.names(MigrationStarted) == process.names(MigrationApplied) == NAMES
 
@@ -347,7 +347,7 @@ def test_verify() -> None:
         ("a", f"{guard} returned False"),
         ("c", f"{guard} returned False; {guard} raised Broken: 3 orders"),
     ]
-    assert {call.name.partition(" ")[0] for call in process.log} == {"read_records", "verification", "has_record"}
+    assert {call.name.partition(" ")[0] for call in process.log} == {"read_records", "verification", "find_recorded"}
     assert process.events == []
 
 
@@ -384,7 +384,7 @@ def test_verify_without_a_server() -> None:
     """If the server is away, the migration isn't said to fail: the error of the server is raised."""
     process = verify(recorded(*NAMES), define(after=answer(ConnectionError())), patience=1.0)
     with pytest.raises(OutageError):
-        process.finish_without(lambda call: call.name == "has_record")
+        process.finish_without(lambda call: call.name == "find_recorded")
 
 
 def test_verify_missing_database() -> None:

@@ -32,9 +32,9 @@ def store() -> Iterator[MongoStore]:
 
 COMMANDS = {
     "read_records": [],
-    "has_record": ["a"],
-    "insert_record": ["a", RecordEntry("run")],
-    "delete_records": ["a", ()],
+    "find_recorded": [["a"]],
+    "insert_records": [{"a": RecordEntry("run")}],
+    "delete_records": [{"a": ()}],
     "read_checkpoints": [],
     "add_history": [HistoryFact("failed", "a")],
     "read_history": [None, None],
@@ -103,7 +103,7 @@ def test_refused(store: MongoStore, name: str) -> None:
 
 def test_duplicate(store: MongoStore) -> None:
     """An existing record is an answer, and so is a lease that somebody holds."""
-    assert send(store, THERE, "insert_record", "a", RecordEntry("run")) is False
+    assert send(store, THERE, "insert_records", {"a": RecordEntry("run")}) is False
     assert send(store, THERE, "acquire_lease", *COMMANDS["acquire_lease"]) is None
     assert send(open_backfill(store), THERE, "claim_checkpoint", None, 1, force=False) is None
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quaestor._core import overview, plan
+from quaestor._core.catalog import Catalog
 from quaestor._core.definition import MigrationDefinition, check_names
 from quaestor._core.plan import Change, RecordChange, Records
 from quaestor.errors import (
@@ -31,6 +32,14 @@ def recorded(*applied: str) -> Records:
     return Records(dict.fromkeys(applied, (LONG_AGO,)))
 
 
+def plan_run(known: Catalog, records: Records, targets: Collection[str] | None = None) -> plan.Plan:
+    return plan.plan_run(known, known.check(), known.view(records.applied), records, targets)
+
+
+def plan_rollback(known: Catalog, records: Records, targets: Collection[str]) -> plan.Plan:
+    return plan.plan_rollback(known, known.view(records.applied), records, {}, targets)
+
+
 def needed_by(needs: Needs, targets: Collection[str], applied: Collection[str]) -> set[str]:
     """What to apply for the targets, found the slow way."""
     found = set(targets) - set(applied)
@@ -43,9 +52,9 @@ def needed_by(needs: Needs, targets: Collection[str], applied: Collection[str]) 
 def test_pending(needs: Needs, data: st.DataObject) -> None:
     """A run applies what isn't recorded, in the smallest order; a recorded dependency counts as met."""
     applied = data.draw(st.sets(st.sampled_from([*needs, "from another release"])))
-    known = definitions(needs)
+    known = Catalog(definitions(needs))
 
-    todo = plan.plan_run(known, plan.check_graph(known), recorded(*applied))
+    todo = plan_run(known, recorded(*applied))
 
     left = {name: [needed for needed in needs[name] if needed not in applied] for name in needs if name not in applied}
     assert names(todo) == smallest_order(left)
@@ -56,14 +65,14 @@ def test_targets(needs: Needs, data: st.DataObject) -> None:
     """A run of targets applies these and what they need, in the smallest order; each has its reason."""
     some = st.sets(st.sampled_from(sorted(needs))) if needs else st.just(set())
     applied, targets = data.draw(some), data.draw(some)
-    known = definitions(needs)
+    known = Catalog(definitions(needs))
 
-    todo = plan.plan_run(known, plan.check_graph(known), recorded(*applied), targets)
+    todo = plan_run(known, recorded(*applied), targets)
 
     wanted = needed_by(needs, targets, applied)
     left = {name: [needed for needed in needs[name] if needed in wanted] for name in wanted}
     assert names(todo) == smallest_order(left)
-    for planned in plan.explain(known, names(todo), targets):
+    for planned in plan.explain(known.view(applied), names(todo), targets):
         assert planned.asked_for is (planned.name in targets)
         assert set(planned.because_of) == (
             set() if planned.asked_for else {name for name in wanted if planned.name in needs[name]}
@@ -75,9 +84,9 @@ def test_rollback(needs: Needs, data: st.DataObject) -> None:
     """A rollback undoes the recorded targets and all that need them, dependents first."""
     some = st.sets(st.sampled_from(sorted(needs))) if needs else st.just(set())
     applied, targets = data.draw(some), data.draw(some)
-    known = definitions(needs)
+    known = Catalog(definitions(needs))
 
-    todo = plan.plan_rollback(known, recorded(*applied), {}, targets)
+    todo = plan_rollback(known, recorded(*applied), targets)
 
     def needs_one_of(name: str) -> bool:
         return name in targets or any(map(needs_one_of, needs[name]))
@@ -89,22 +98,21 @@ def test_rollback(needs: Needs, data: st.DataObject) -> None:
 
 def test_irreversible() -> None:
     """The error names all recorded migrations of the plan without a rollback, in order."""
-    known = definitions(DIAMOND) | {
-        name: MigrationDefinition(name, nothing, DIAMOND[name]) for name in ("top", "end", "aside")
-    }
+    one_way = {name: MigrationDefinition(name, nothing, DIAMOND[name]) for name in ("top", "end", "aside")}
+    known = Catalog(definitions(DIAMOND) | one_way)
 
     with pytest.raises(IrreversibleMigrationError) as caught:
-        plan.plan_rollback(known, recorded("top", "left", "right", "end", "aside"), {}, ["top"])
+        plan_rollback(known, recorded("top", "left", "right", "end", "aside"), ["top"])
     assert caught.value.names == ["end", "top"]
-    assert names(plan.plan_rollback(known, recorded("top", "left"), {}, ["left"])) == ["left"]
+    assert names(plan_rollback(known, recorded("top", "left"), ["left"])) == ["left"]
 
 
 def test_rollback_of_the_other_kind() -> None:
     """A change has the function that it calls, and says whether that is async."""
-    known = {"a": MigrationDefinition("a", nothing, transaction=True, rollback=nothing_async)}
+    known = Catalog({"a": MigrationDefinition("a", nothing, transaction=True, rollback=nothing_async)})
 
-    assert plan.plan_run(known, plan.check_graph(known), Records({})) == [Change("a", True, nothing, False, True)]
-    assert plan.plan_rollback(known, recorded("a"), {}, ["a"]) == [
+    assert plan_run(known, Records({})) == [Change("a", True, nothing, False, True)]
+    assert plan_rollback(known, recorded("a"), ["a"]) == [
         Change("a", False, nothing_async, True, True, recorded_at=(LONG_AGO,))
     ]
 
@@ -114,7 +122,7 @@ def test_mark_applied(needs: Needs, data: st.DataObject) -> None:
     """A mark writes missing records, dependencies first, and is refused if a dependency stays pending."""
     some = st.sets(st.sampled_from(sorted(needs))) if needs else st.just(set())
     applied, marked = data.draw(some), sorted(data.draw(some))
-    known = definitions(needs)
+    known = Catalog(definitions(needs))
     missing = {name: [one for one in needs[name] if one not in applied and one not in marked] for name in marked}
 
     if any(missing.values()):
@@ -133,7 +141,7 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
     """A mark removes records, dependents first, and is refused if a dependent stays applied."""
     some = st.sets(st.sampled_from([*needs, "of another release"]))
     applied, marked = data.draw(some), sorted(data.draw(some))
-    known = definitions(needs)
+    known = Catalog(definitions(needs))
     stays = {name: [one for one in needs[name] if one in marked] for name in needs if name in applied - set(marked)}
 
     if any(stays.values()):
@@ -159,27 +167,28 @@ def test_names(given: object) -> None:
 
 def test_unknown_names() -> None:
     """The error names all unknown names, each with the closest known one."""
-    plan.check_known(["a"], {"a"})
+    known = Catalog(definitions({"a": []}))
+    known.check_known(["a"])
     with pytest.raises(UnknownMigrationError) as caught:
-        plan.check_known(["lowercase_email", "a", "zzz"], {"a", "lowercase_emails"})
+        known.check_known(["lowercase_email", "a", "zzz"], {"lowercase_emails"})
     assert caught.value.suggestions == {"lowercase_email": "lowercase_emails", "zzz": None}
     assert caught.value.names == ["lowercase_email", "zzz"]
 
 
 def test_sorter_is_used_up() -> None:
     """A sorter makes one plan; a second would be empty, so it is an error."""
-    known = definitions({"a": [], "b": ["a"]})
-    sorter = plan.check_graph(known)
-    plan.plan_run(known, sorter, Records({}))
+    known = Catalog(definitions({"a": [], "b": ["a"]}))
+    sorter = known.check()
+    plan.plan_run(known, sorter, known.view(()), Records({}))
 
     with pytest.raises(RuntimeError, match="sorter"):
-        plan.plan_run(known, sorter, Records({}))
+        plan.plan_run(known, sorter, known.view(()), Records({}))
 
 
 def order_conflicts(days: Mapping[str, int | None], runs: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """The conflicts of migrations in alphabetical order, which were recorded on these days."""
-    dates = {name: (None if day is None else LONG_AGO + timedelta(days=day),) for name, day in days.items()}
-    found = overview.find_order_conflicts(sorted([*days, "0", "pending"]), Records(dates, concurrent=runs or {}))
+    dates = {name: LONG_AGO + timedelta(days=day) for name, day in days.items() if day is not None}
+    found = overview.find_order_conflicts(sorted([*days, "0", "pending"]), dates, runs or {})
     return [(one.first, one.second) for one in found]
 
 

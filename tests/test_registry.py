@@ -4,19 +4,24 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import mongomock
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quaestor import (
+    CircularDependencyError,
     DuplicateMigrationError,
     GraphError,
     InvalidMigrationError,
     MigrationDefinition,
     MigrationRegistry,
+    MissingDependencyError,
     UnknownMigrationError,
 )
 from tests.functions import nothing
@@ -312,3 +317,100 @@ def test_sort() -> None:
     registry.register("d", ["e"])(nothing)
     with pytest.raises(GraphError, match="'d' depends on 'e'"):
         registry.sort()
+
+
+# Over several releases
+
+
+def replacing(**changes: Any) -> MigrationRegistry:
+    """A registry with `new`, which replaces `old`."""
+    registry = MigrationRegistry()
+    registry.register("new", **{"replaces": ["old"]} | changes)(nothing)
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"replaces": "old"}, "replaces of migration 'new'"),
+        ({"replaces": ["old", 7]}, "replaces of migration 'new'"),
+        ({"replaces": [""]}, "name"),
+        ({"replaces": ["old", "new"]}, "'new' replaces itself"),
+        ({"depends_on": ["old"]}, "'new' replaces 'old', which it depends on"),
+        ({"phase": "later"}, r"'deploy' or 'post_deploy', not str \('later'\)"),
+        ({"phase": ["deploy"]}, "'deploy' or 'post_deploy'"),
+        ({"delay": 7}, "a timedelta above zero"),
+        ({"delay": timedelta(), "depends_on": ["x"]}, "a timedelta above zero"),
+        ({"delay": timedelta(days=7)}, "depends on nothing"),
+    ],
+)
+def test_bad_options_of_a_life(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidMigrationError, match=words):
+        replacing(**options)
+
+
+def test_replaced_twice() -> None:
+    """Only one migration can replace a name. None can replace itself by way of others."""
+    registry = replacing()
+    with pytest.raises(InvalidMigrationError, match="'new' and 'other' both replace 'old'"):
+        registry.register("other", replaces=["x", "old"])(nothing)
+    with pytest.raises(InvalidMigrationError, match="'old' replaces itself, by way of new"):
+        registry.register("old", replaces=["new"])(nothing)
+    registry.register("new", replaces=["x"], replace=True)(nothing)
+    registry.register("other", replaces=["old", "new"])(nothing)
+    assert {one.name: one.replaces for one in registry.migrations.values()} == {"new": ("x",), "other": ("old", "new")}
+    registry.register("last", ["x", "old"])(nothing)
+    assert [(one.name, one.depends_on) for one in registry.sort()] == [("other", []), ("last", ["other"])]
+
+
+def test_retired_name() -> None:
+    """A retired name is neither registered nor replaced. Nothing is retired if one of them can't be."""
+    registry = replacing()
+    for names, words in {("a", "new"): "'new' is registered", ("a", "old"): "'new' replaces 'old'"}.items():
+        with pytest.raises(InvalidMigrationError, match=words):
+            registry.retire(*names)
+    with pytest.raises(InvalidMigrationError, match="A retired name"):
+        registry.retire("a", 7)  # type: ignore[arg-type]
+    assert registry.retired == set()
+    registry.retire("gone", "x")
+    registry.retire("gone")
+    assert registry.retired == {"gone", "x"}
+    with pytest.raises(InvalidMigrationError, match="'gone' is registered, but it was retired"):
+        registry.register("gone")(nothing)
+    with pytest.raises(InvalidMigrationError, match="'x' is replaced by 'more', but it was retired"):
+        registry.register("more", replaces=["x"])(nothing)
+
+
+steps = st.tuples(st.sampled_from("abcd"), st.lists(st.sampled_from("abcd"), max_size=2, unique=True), st.booleans())
+
+
+@given(st.lists(steps, max_size=4, unique_by=lambda step: step[0]), st.data())
+def test_order_of_registration(given: list[tuple[str, list[str], bool]], data: st.DataObject) -> None:
+    """What is refused doesn't depend on the order."""
+
+    def is_refused(order: list[tuple[str, list[str], bool]]) -> bool:
+        registry = MigrationRegistry()
+        try:
+            for name, replaces, is_retired in order:
+                if is_retired:
+                    registry.retire(name)
+                else:
+                    registry.register(name, replaces=replaces)(nothing)
+        except InvalidMigrationError:
+            return True
+        return False
+
+    assert is_refused(given) is is_refused(data.draw(st.permutations(given)))
+
+
+def test_graph_of_replaced_migrations() -> None:
+    """What is registered and replaced is checked, too: in a database with some of it, the rest runs."""
+    registry = replacing()
+    registry.register("old", ["nowhere"])(nothing)
+    with pytest.raises(MissingDependencyError, match="'old' depends on 'nowhere'"):
+        registry.sort()
+    registry.register("old", ["between"], replace=True)(nothing)
+    registry.register("between", ["new"])(nothing)
+    with pytest.raises(CircularDependencyError) as caught:
+        registry.sort()
+    assert caught.value.cycle == ["between", "new", "old", "between"]

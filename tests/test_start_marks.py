@@ -153,7 +153,7 @@ def test_frozen_at_every_call(after: bool) -> None:
         if seen:
             assert server.marks == seen[0]
             # What no lease can give: a record that was on its way.
-            assert "b" not in server.records or whole.log[at].name == "insert_record"
+            assert "b" not in server.records or whole.log[at].name == "insert_records"
         else:
             assert set(server.marks) <= server.records
     assert stops >= 2
@@ -197,7 +197,7 @@ def test_commands() -> None:
     assert count(plain, "read_lease", "write_start_mark", "remove_start_mark") == 0
     assert [name for name in more if name.endswith("mark")] == ["write_start_mark", "remove_start_mark"] * 2
     assert more[more.index("write_start_mark") + 1] == "function b"
-    assert more[more.index("remove_start_mark") - 1] == "insert_record"
+    assert more[more.index("remove_start_mark") - 1] == "insert_records"
     again = Process(marked.server, stopping("b", "c")).run()
     again.finish()
     assert [call.name for call in again.log] == ["read_records"]

@@ -10,7 +10,7 @@ from quaestor._core.backfill import Backfill, Backfills
 from quaestor._core.checkpoint import Throttle
 from quaestor._core.guards import Guard, check_guard
 from quaestor._core.lease import Author, HeldLease, Terms
-from quaestor._core.plan import Change
+from quaestor._core.plan import Change, make_entries
 from quaestor._core.store import Attempt, Host, RecordEntry, Step
 from quaestor._hosts.calls import call
 from quaestor._hosts.loop import LoopHost
@@ -18,7 +18,7 @@ from quaestor._hosts.threads import ThreadHost
 from quaestor._mongo import documents, transactions
 from quaestor._mongo.backfill_store import MongoBackfillStore
 from quaestor._mongo.drivers import Databases, make_database_for_function, make_driver
-from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_record, make_record
+from quaestor._mongo.mongo_store import MongoStore, get_records_collection, insert_records, make_records
 from quaestor._mongo.odms import add_advice
 from quaestor._mongo.outcomes import can_retry
 from quaestor._mongo.transactions import Session
@@ -80,12 +80,13 @@ class MongoFunctions:
 
             async def write_record(_: None) -> bool:
                 if not change.applies:
-                    matching = documents.match_records(change.name, change.recorded_at)
+                    recorded = {change.name: change.recorded_at, **change.replaces}
+                    matching = documents.match_records(recorded)
                     removed = await session.driver.write(records.delete_many, matching, session=session.driver_session)
                     return bool(removed.deleted_count)
                 entry = RecordEntry("run", checksum, perf_counter() - started)
-                record = make_record(change.name, self._author, entry, self._terms)
-                return await insert_record(session.driver, records, record, session.driver_session)
+                written = make_records(make_entries(change, entry), self._author, self._terms)
+                return await insert_records(session.driver, records, written, session.driver_session)
 
             execute, _ = self._prepare(change, place, held, host)
 

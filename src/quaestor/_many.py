@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._author import find_release
-from quaestor._core import plan
+from quaestor._core.catalog import Catalog
 from quaestor._core.definition import check_concurrency, check_names
 from quaestor._core.lease import Terms
 from quaestor._core.scheduler import Schedule, Start, follow
@@ -165,8 +165,9 @@ def _check(
     check_prefix(options.prefix, "")  # it can still be too long for some of them
     Terms(options.lease_ttl, options.lease_timeout, options.patience)
     find_release(options.release)
-    plan.check_graph(registry.migrations)
+    catalog = Catalog(registry.migrations, frozenset(registry.retired))
+    catalog.check()
     targets = None if options.targets is None else check_names("targets", options.targets)
     retry = check_names("retry", options.retry)
-    plan.check_known([*(targets or ()), *retry], registry.migrations)
+    catalog.check_known([*(targets or ()), *retry])
     return listed, targets, retry

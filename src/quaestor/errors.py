@@ -16,6 +16,8 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── MissingDatabaseError          (ValueError)    a pending migration needs a sync or async database
     ├── RecordConflictError           (ValueError)    another document has a pending migration's `_id`
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
+    ├── PartlyReplacedError           (RuntimeError)  some of what a migration replaces is applied, the rest is gone
+    ├── MigrationReplacedError        (ValueError)    a migration to undo is part of an applied replacement
     ├── PlanChangedError              (RuntimeError)  a run with a plan_id would apply something else
     ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
     ├── InterruptedMigrationError     (RuntimeError)  after_crash="stop", and the migration was interrupted or failed
@@ -262,6 +264,48 @@ class UnknownRecordsError(QuaestorError, ValueError):
         return (
             f"The database has applied migrations that the code doesn't have: {', '.join(self.names)}. They are from a "
             "newer release, or were renamed or removed. Deploy that release, or run without strict. Nothing has run."
+        )
+
+
+@dataclass(eq=False)
+class PartlyReplacedError(QuaestorError, RuntimeError):
+    """Only some of the migrations that another one replaces are applied, and the rest aren't registered any more.
+
+    Nothing has run.
+
+    Attributes:
+        name: The replacement.
+        recorded: The names that it replaces and that are applied.
+        missing: Those that are neither applied nor registered.
+    """
+
+    name: str
+    recorded: list[str]
+    missing: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} replaces migrations of which only some are applied: {', '.join(self.recorded)}, but not "
+            f"{', '.join(self.missing)}. Let a release that still has these apply them first. Or see what is in the "
+            f"data, and correct the records: `quaestor mark applied {shlex.join(self.missing)}` if it is all there, "
+            f"or `quaestor mark pending {shlex.join(self.recorded)}` to let {self.name!r} run. Nothing has run."
+        )
+
+
+@dataclass(eq=False)
+class MigrationReplacedError(QuaestorError, ValueError):
+    """Migrations to undo are replaced by others, which are applied: only these can be undone. Nothing was changed.
+
+    Attributes:
+        replacements: Each of the migrations with the applied one that replaces it.
+    """
+
+    replacements: dict[str, str]
+
+    def __str__(self) -> str:
+        return " ".join(
+            f"{name!r} is replaced by {by!r}, which is applied: name that one."
+            for name, by in self.replacements.items()
         )
 
 

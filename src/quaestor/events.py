@@ -190,6 +190,22 @@ class DependenciesPending(RunEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacementRecorded(RunEvent):
+    """A run has recorded a migration whose function it didn't call, because all that it replaces is applied.
+
+    Attributes:
+        name: The migration.
+        replaces: The names that it replaces, also by way of others.
+    """
+
+    name: str
+    replaces: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"Recorded {self.name!r} as applied, because it replaces applied migrations{format_list(self.replaces)}"
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseAwaited(RunEvent):
     """Another instance holds the lease, and this one waits. Emitted at once, after 5 s, then every 30 s.
 

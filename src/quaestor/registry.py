@@ -15,22 +15,25 @@ from quaestor._core.definition import (
     MigrationDefinition,
     check_name,
     check_names,
+    check_text,
     identify,
     name_function,
     summarize,
     takes_context,
 )
-from quaestor.errors import DuplicateMigrationError, NoMigrationsError
+from quaestor.errors import DuplicateMigrationError, InvalidMigrationError, NoMigrationsError, UnknownMigrationError
 from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, DEFAULT_TTL
 
 if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are imported when they are first used
+    from datetime import timedelta
+
     from pymongo.results import BulkWriteResult, DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
     from quaestor._core.guards import GuardKind
     from quaestor.context import AsyncMigrationContext, MigrationContext
     from quaestor.databases import AsyncDatabase, SyncDatabase
     from quaestor.events import Hook
-    from quaestor.status import AfterCrash, DatabaseResult
+    from quaestor.status import AfterCrash, DatabaseResult, Phase
 
     # An `async def` function that takes the context of a `def` function must be a type error. No type means "not
     # awaitable", so this lists what a `def` function with a context may return, although nothing uses it.
@@ -75,10 +78,16 @@ class MigrationRegistry:
 
     def __init__(self) -> None:
         self._migrations: dict[str, MigrationDefinition] = {}
+        self._retired: set[str] = set()
         self._sources: set[str] = set()  # the modules that were being imported when something was registered
         callers = (module for function, module in _walk_stack() if function != "__init__" and module != __name__)
         self._made_in = next(callers, "an unknown module")
         _registries[id(self)] = self
+
+    @property
+    def retired(self) -> Collection[str]:
+        """The retired names. Read-only."""
+        return frozenset(self._retired)
 
     @property
     def migrations(self) -> Mapping[str, MigrationDefinition]:
@@ -88,13 +97,15 @@ class MigrationRegistry:
     def sort(self) -> list[MigrationDefinition]:
         """Return the migrations in the order in which a run applies them to an empty database.
 
+        Those that others replace are left out; a dependency on one becomes a dependency on its replacement.
+
         Raises:
             MissingDependencyError: A dependency isn't registered.
             CircularDependencyError: Migrations depend on each other.
         """
-        from quaestor._core.plan import sort  # late: few programs need it before a run
+        from quaestor._core.catalog import Catalog  # late: few programs need it before a run
 
-        return sort(self._migrations)
+        return Catalog(self._migrations).sort()
 
     def register(
         self,
@@ -105,6 +116,9 @@ class MigrationRegistry:
         description: str | None = None,
         replace: bool = False,
         after_crash: AfterCrash = "rerun",
+        replaces: Sequence[str] = (),
+        phase: Phase = "deploy",
+        delay: timedelta | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as a migration, and return it unchanged.
 
@@ -127,9 +141,19 @@ class MigrationRegistry:
             after_crash: What a run does with the migration after it was interrupted or failed halfway: "rerun" repeats
                 it; "stop" raises an `InterruptedMigrationError` until somebody has checked the data, for a function
                 that must not run twice unasked. It isn't for transactions, which leave nothing half done.
+            replaces: The names of the migrations that this one replaces, registered or not: the new name of a renamed
+                migration, or what several were squashed into. Where all of them are applied, it counts as applied,
+                and the next run records it; where none is, it runs in their place. Where only some are, the rest run
+                first if they are still registered; otherwise a run raises a `PartlyReplacedError`. A dependency on
+                one of them means this migration.
+            phase: "deploy", or "post_deploy" for what may only run when no instance of the old release is left. See
+                `run`.
+            delay: Don't apply it until all its dependencies have been applied for that long, by the clocks of the
+                processes that run. In a new database, which had no records before the run, it doesn't wait.
 
         Raises:
-            InvalidMigrationError: The name, the dependencies, the function or an option isn't valid.
+            InvalidMigrationError: The name, the dependencies, the function or an option isn't valid; another migration
+                replaces the same one; or the name is retired.
             DuplicateMigrationError: The name is taken; with `replace`, by another module.
             CircularDependencyError: It depends on itself.
         """
@@ -143,7 +167,11 @@ class MigrationRegistry:
                 transaction=transaction,
                 description=summarize(function) if description is None else description,
                 after_crash=after_crash,
+                replaces=replaces,  # type: ignore[arg-type] # checked, and made a tuple
+                phase=phase,
+                delay=delay,
             )
+            self._check_life(definition)
             if (known := self._migrations.get(definition.name)) is not None:
                 _check_duplicate(definition.name, known.execute, function, replace=replace)
                 kept = {name: getattr(known, name) for name in ("rollback", "preconditions", "verifications")}
@@ -153,6 +181,47 @@ class MigrationRegistry:
             return function
 
         return decorator
+
+    def retire(self, *names: str) -> None:
+        """Declare that migrations are gone: their code was removed, every database has them, and none will need them.
+
+        Their records are no longer unknown. A new database doesn't get them, so what they did must be part of another
+        migration, or no longer needed.
+
+        Raises:
+            InvalidMigrationError: One of them is registered, or another migration replaces it.
+        """
+        for name in names:
+            check_text("A retired name", name, InvalidMigrationError)
+            if name in self._migrations:
+                raise InvalidMigrationError(f"Migration {name!r} is registered, so it can't be retired. Remove it.")
+            for one in self._migrations.values():
+                if name in one.replaces:
+                    raise InvalidMigrationError(
+                        f"Migration {one.name!r} replaces {name!r}, so that is known already. Don't retire it."
+                    )
+        self._retired.update(map(str.__str__, names))
+
+    def _check_life(self, definition: MigrationDefinition) -> None:
+        """Check a migration against what the others replace, and against the retired names."""
+        if retired := next((name for name in (definition.name, *definition.replaces) if name in self._retired), None):
+            doing = "is registered" if retired == definition.name else f"is replaced by {definition.name!r}"
+            raise InvalidMigrationError(f"Migration {retired!r} {doing}, but it was retired. Remove one of the two.")
+        if not definition.replaces:
+            return
+        others = {one.name: one.replaces for one in self._migrations.values() if one.name != definition.name}
+        for name, replaced in others.items():
+            if old := next((old for old in definition.replaces if old in replaced), None):
+                raise InvalidMigrationError(
+                    f"Migrations {name!r} and {definition.name!r} both replace {old!r}. Only one of them can."
+                )
+        ahead = list(definition.replaces)
+        while ahead:
+            if (old := ahead.pop()) == definition.name:
+                raise InvalidMigrationError(
+                    f"Migration {definition.name!r} replaces itself, by way of {', '.join(definition.replaces)}."
+                )
+            ahead.extend(others.get(old, ()))
 
     def register_rollback(self, name: str, *, replace: bool = False) -> Callable[[F], F]:
         """Register the decorated function as the rollback of a migration, and return it unchanged.
@@ -168,10 +237,8 @@ class MigrationRegistry:
             InvalidMigrationError: The name or the function isn't valid.
             DuplicateMigrationError: The migration has a rollback; with `replace`, from another module.
         """
-        from quaestor._core.plan import check_known  # late: few programs need it before a run
-
         known = check_name(name, "register_rollback")
-        check_known([known], self._migrations)
+        self._check_registered(known)
 
         def decorator(function: F) -> F:
             # Also refuses None, which means no rollback in a definition.
@@ -232,10 +299,8 @@ class MigrationRegistry:
         return self._register_guard("verification", name, replace=replace)
 
     def _register_guard(self, kind: GuardKind, name: str, *, replace: bool) -> Callable[[G], G]:
-        from quaestor._core.plan import check_known  # late: few programs need it before a run
-
         known = check_name(name, f"register_{kind}")
-        check_known([known], self._migrations)
+        self._check_registered(known)
 
         def decorator(function: G) -> G:
             takes_context(f"A {kind} of migration {known!r}", function)  # first: only a function has a name
@@ -250,6 +315,12 @@ class MigrationRegistry:
             return function
 
         return decorator
+
+    def _check_registered(self, name: str) -> None:
+        if name not in self._migrations:
+            from quaestor._text import find_similar  # late: only the message needs it
+
+            raise UnknownMigrationError({name: find_similar(name, self._migrations)})
 
     def discover(self, package: str, *, exclude: Collection[str] = ()) -> list[str]:
         """Import a package and all modules in it, also nested ones, in sorted order, which registers their migrations.

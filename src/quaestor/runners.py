@@ -11,6 +11,7 @@ import anyio
 
 from quaestor._author import find_release, make_author
 from quaestor._core import engine as operations
+from quaestor._core.catalog import Catalog
 from quaestor._core.definition import check_concurrency
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import Terms
@@ -65,8 +66,9 @@ class _Runner:
         terms = replace(self._terms, owner=owner, is_concurrent=concurrency > 1)
         author = make_author(run, self._release)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
-        definitions = dict(self._registry.migrations)  # migrations registered meanwhile belong to the next operation
-        scope = Scope(definitions, self._databases.keys(), terms)
+        # Migrations that are registered meanwhile belong to the next operation.
+        catalog = Catalog(dict(self._registry.migrations), frozenset(self._registry.retired))
+        scope = Scope(catalog, self._databases.keys(), terms)
         store = MongoStore(self._db, self._prefix, terms, author, host=host, emit=self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, author, host=host, emit=self._emit)
         return Engine(scope, store, host, functions)

@@ -27,6 +27,9 @@ Happening: TypeAlias = Literal[
 AfterCrash: TypeAlias = Literal["rerun", "stop"]
 """What a run does with a migration that was interrupted or failed halfway: repeat it, or refuse to unless asked."""
 
+Phase: TypeAlias = Literal["deploy", "post_deploy"]
+"""When a rollout applies a migration: before the new release takes over, or after the old one is gone."""
+
 DEFAULT_TTL = 30.0
 """How long a lease lasts unless it is renewed, in seconds."""
 
@@ -89,8 +92,9 @@ class Lease:
         return f"{self.host} (process {self.pid}), since {self.since:%Y-%m-%d %H:%M:%S} UTC{where}"
 
 
-State: TypeAlias = Literal["applied", "pending", "unknown"]
-"""The state of a migration: recorded, not recorded, or recorded but not in the code (which may be older)."""
+State: TypeAlias = Literal["applied", "pending", "waiting", "replaced", "retired", "unknown"]
+"""The state of a migration: recorded; not recorded; not recorded, and not applied by a run yet, because it is delayed
+or depends on one that is; replaced by another one; retired; or recorded but not in the code (which may be older)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,9 @@ class MigrationStatus:
 
     Attributes:
         name: The migration.
-        state: "applied", "pending", or "unknown": recorded but not in the code.
+        state: "applied", also of a replacement without a record if all that it replaces is applied; "pending";
+            "waiting": pending, but a run doesn't apply it yet; "replaced": another one takes its place; "retired"; or
+            "unknown": recorded but not in the code.
         applied_at: When it was recorded (aware, UTC, by the clock of the process that recorded it); None if
             it isn't, or its record has no date.
         depends_on: The migrations it depends on; empty for an unknown one.
@@ -217,7 +223,10 @@ class MigrationStatus:
         changed: Whether its function has changed since it was applied, going by the checksum in its record. False if
             that or the present one isn't known. `mark_accepted` accepts the change.
         interrupted_since: When an interrupted migration with after_crash="stop" was started (aware, UTC, by the
-            server's clock); None for all others.
+            server's clock); None for all others. Of a pending replacement, also if one that it replaces was.
+        phase: When a rollout applies it.
+        replaces: The names that it replaces.
+        replaced_by: The name of the migration that replaces it; None if none does.
     """
 
     name: str
@@ -234,6 +243,9 @@ class MigrationStatus:
     last_failure: HistoryEntry | None = None
     changed: bool = False
     interrupted_since: datetime | None = None
+    phase: Phase = "deploy"
+    replaces: tuple[str, ...] = ()
+    replaced_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +268,8 @@ class Status:
     Attributes:
         database: The name of the database.
         prefix: The prefix.
-        migrations: The registered migrations in the order of a plan for all of them, then the unknown ones
-            alphabetically.
+        migrations: The registered migrations in the order of a plan for all of them, except for replaced ones. Then
+            these, the retired ones that are recorded, and the unknown ones, each alphabetically.
         lease: The lease of the current holder; None if there is none.
         order_conflicts: Each migration that was recorded after one that a new database applies later; of several, the
             last in the plan. Those that a run with `concurrency` applied have no order among themselves.

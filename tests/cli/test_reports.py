@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console, Group
 
+from quaestor.cli.pictures import dot, mermaid, svg
 from quaestor.cli.reports import report_status
 from quaestor.status import BackfillStatus, MigrationStatus, State, Status
 
@@ -60,3 +61,19 @@ def test_narrow_terminal() -> None:
         "",
         "shop/app: 1 pending.",
     ]
+
+
+def test_replaced_and_retired() -> None:
+    """They have no row, and are counted last."""
+    states: dict[str, State] = {"a": "applied", "b": "replaced", "c": "retired", "d": "retired", "e": "unknown"}
+    status = Status("shop", "app", tuple(MigrationStatus(name, state) for name, state in states.items()))
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(Group(*report_status(status, 100)))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    assert [line.split()[1] for line in lines[1 : lines.index("")]] == ["a", "e"]
+    assert lines[-1] == "shop/app: 1 applied, 1 unknown, 1 replaced, 2 retired."
+    for draw in (svg, mermaid, dot):
+        text = draw(status)
+        assert all(f">{name}<" in text or f'{name}"' in text for name in "ae"), text
+        assert not any(f">{name}<" in text or f' {name}"' in text for name in "bcd"), text

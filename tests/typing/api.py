@@ -53,6 +53,7 @@ from quaestor import (
     RecordsMarked,
     RecordsUnknown,
     RegistryEmpty,
+    ReplacementRecorded,
     ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
@@ -134,6 +135,8 @@ def hook(event: Event) -> None:
         case HistoryNotWritten(what=what, name=subject, error=reason):
             assert_type((what, subject), tuple[str, str | None])
             assert_type(reason, Exception)
+        case ReplacementRecorded(name=subject, replaces=names):
+            assert_type((subject, names), tuple[str, tuple[str, ...]])
         case RecordsIgnored() | SessionsNotEnded() | LeaseNotReleased() | RegistryEmpty() | PrimaryChanged():
             log_event(event)
         case MigrationEvent(name=name, position=position, count=count):
@@ -293,13 +296,15 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type(one.depends_on, tuple[str, ...])
     assert_type((one.transaction, one.has_rollback, one.interrupted), tuple[bool, bool, bool])
     assert_type(one.interrupted_since, datetime | None)
+    assert_type(one.phase, Literal["deploy", "post_deploy"])
+    assert_type((one.replaces, one.replaced_by), tuple[tuple[str, ...], str | None])
     assert_type(one.backfills, tuple[BackfillStatus, ...])
     kept = one.backfills[-1]
     assert_type(kept.name, str)
     assert_type((kept.collection, kept.done, kept.total), tuple[str, int, int | None])
     assert_type((kept.finished, kept.updated_at, kept.undo), tuple[bool, datetime, bool])
     match one.state:
-        case "applied" | "pending" | "unknown":
+        case "applied" | "pending" | "waiting" | "replaced" | "retired" | "unknown":
             pass
         case _:
             assert_never(one.state)

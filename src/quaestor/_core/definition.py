@@ -6,10 +6,11 @@ import inspect
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from quaestor.errors import CircularDependencyError, InvalidMigrationError, InvalidOptionError, QuaestorError
-from quaestor.status import AfterCrash
+from quaestor.status import AfterCrash, Phase
 
 _MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 
@@ -28,6 +29,9 @@ class MigrationDefinition:
         preconditions: Functions that must hold before it begins, called likewise.
         verifications: Functions that must hold before it is recorded, called likewise.
         after_crash: Whether a run repeats it after it was interrupted or failed halfway: "rerun" or "stop".
+        replaces: The names of the migrations that it replaces.
+        phase: When a rollout applies it: "deploy" or "post_deploy".
+        delay: How long its dependencies must have been applied before it runs; None if that doesn't matter.
         is_async: Whether `execute` is `async def`.
         wants_context: Whether `execute` takes the context. A second argument with a default doesn't count.
         can_backfill: Whether `execute` or `rollback` takes the context, and so can have backfills.
@@ -46,6 +50,9 @@ class MigrationDefinition:
     preconditions: tuple[Callable[..., object], ...] = ()
     verifications: tuple[Callable[..., object], ...] = ()
     after_crash: AfterCrash = "rerun"
+    replaces: tuple[str, ...] = ()
+    phase: Phase = "deploy"
+    delay: timedelta | None = None
     is_async: bool = field(init=False)
     wants_context: bool = field(init=False)
     can_backfill: bool = field(init=False)
@@ -79,6 +86,7 @@ class MigrationDefinition:
                 f"Migration {self.name!r} has transaction=True and after_crash='stop'. A transaction leaves nothing "
                 "half done, so there is nothing to stop for: leave out one of the two."
             )
+        self._check_life()
         object.__setattr__(self, "is_async", is_async(self.execute))
         for function in self.preconditions:
             takes_context(f"A precondition of migration {self.name!r}", function)
@@ -91,6 +99,31 @@ class MigrationDefinition:
                     f"{name_function(function)} must be one, too, because a transaction has one driver. It is "
                     f"{kinds[1]}."
                 )
+
+    def _check_life(self) -> None:
+        """Check what is about the life of a migration over several releases."""
+        replaced = check_names(f"replaces of migration {self.name!r}", self.replaces, InvalidMigrationError)
+        for old in replaced:
+            check_name(old)
+        if wrong := next((old for old in replaced if old == self.name or old in self.depends_on), None):
+            relation = "itself" if wrong == self.name else f"{wrong!r}, which it depends on"
+            raise InvalidMigrationError(f"Migration {self.name!r} replaces {relation}.")
+        object.__setattr__(self, "replaces", tuple(replaced))
+        if self.phase not in ("deploy", "post_deploy"):  # a tuple, because it may be unhashable
+            raise InvalidMigrationError(
+                f"phase of migration {self.name!r} must be 'deploy' or 'post_deploy', not {_kind(self.phase)}."
+            )
+        if self.delay is None:
+            return
+        if not isinstance(self.delay, timedelta) or self.delay <= timedelta():
+            raise InvalidMigrationError(
+                f"delay of migration {self.name!r} must be a timedelta above zero, not {_kind(self.delay)}."
+            )
+        if not self.depends_on:
+            raise InvalidMigrationError(
+                f"Migration {self.name!r} has a delay, which counts from when its dependencies were applied, but it "
+                "depends on nothing. Say what it waits for (depends_on)."
+            )
 
     @property
     def stops(self) -> bool:

@@ -13,7 +13,9 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from quaestor._core import overview, plan
+from quaestor._core.catalog import Catalog, Definitions
 from quaestor._core.definition import check_names, check_text
+from quaestor._core.graph import make_sorter, order
 from quaestor._core.guards import Guard, make_guards
 from quaestor._core.history import TIMEOUT, History, check_limit, describe_error, merge
 from quaestor._core.lease import (
@@ -30,7 +32,7 @@ from quaestor._core.lease import (
     prove,
     retry_until_known,
 )
-from quaestor._core.plan import Acceptance, Change, Marks, RecordChange, Records, Restart
+from quaestor._core.plan import Acceptance, Adoption, Change, Marks, RecordChange, Records, Restart, make_entries
 from quaestor._core.scheduler import Schedule, Start, combine, follow
 from quaestor._core.store import Functions, HistoryFact, Host, OutcomeUnknown, RecordEntry, Store
 from quaestor._core.transaction import retry_transaction
@@ -62,6 +64,7 @@ from quaestor.events import (
     RecordsMarked,
     RecordsUnknown,
     RegistryEmpty,
+    ReplacementRecorded,
     RollbackFinished,
     RollbackStarted,
     RunFailed,
@@ -85,7 +88,7 @@ PlanEvent: TypeAlias = Callable[[str, str, str, tuple[str, ...]], Event]
 class Scope:
     """The migrations of an operation, and how it acquires the lease."""
 
-    definitions: plan.Definitions
+    catalog: Catalog
     kinds: Collection[bool]  # of function (is_async) that there is a database for
     terms: Terms
 
@@ -117,60 +120,72 @@ def run(
     retried = check_names("retry", retry)
     pinned = None if plan_id is None else plan.check_id(plan_id)
     wanted = None if targets is None else check_names("targets", targets)
-    sorters = [plan.check_graph(scope.definitions)]
-    plan.check_known([*(wanted or ()), *retried], scope.definitions)
+    catalog = scope.catalog
+    sorters = [catalog.check()]
+    catalog.check_known([*(wanted or ()), *retried])
 
     def make_plan(records: Records, marks: Marks) -> plan.Plan:
-        if strict and (unknown := plan.find_unknown(scope.definitions, records)):
+        view = catalog.view(records.applied.keys())
+        if strict and (unknown := catalog.find_unknown(records.applied)):
             raise UnknownRecordsError(unknown)
-        if strict and (conflicts := plan.find_conflicts(scope.definitions, records)):
+        if strict and (conflicts := plan.find_conflicts(view)):
             raise DependencyConflictError(conflicts, in_run=True)
         # The sorter that checked the graph serves the first plan: a second one would double its time.
-        sorter = sorters.pop() if sorters else plan.check_graph(scope.definitions)
-        return plan.plan_run(scope.definitions, sorter, records, wanted, marks=marks, retry=retried)
+        sorter = sorters.pop() if sorters else catalog.check()
+        named = None if wanted is None else view.find(wanted)
+        return plan.plan_run(catalog, sorter, view, records, named, marks=marks, retry=retried)
 
-    finished = partial(RunFinished, is_registry_empty=not scope.definitions)
+    finished = partial(RunFinished, is_registry_empty=not catalog.definitions)
     return Operation("run", make_plan, finished, RunStarted, concurrency, wanted, plan_id=pinned)
 
 
 def roll_back(scope: Scope, targets: Collection[str]) -> Operation:
     """Undo the targets and every applied migration that needs them, dependents first."""
-    names = check_names("targets", targets)
-    plan.check_graph(scope.definitions)
-    plan.check_known(names, scope.definitions)
-    make_plan = partial(plan.plan_rollback, scope.definitions, targets=names)
-    has_stops = plan.has_stops(scope.definitions, plan.find_dependents(scope.definitions, names))
-    return Operation("rollback", make_plan, RollbackFinished, RollbackStarted, targets=names, is_about_marks=has_stops)
+    names, catalog = check_names("targets", targets), scope.catalog
+    catalog.check()
+    catalog.check_known(names)
+
+    def make_plan(records: Records, marks: Marks) -> plan.Plan:
+        view = catalog.view(records.applied.keys())
+        plan.check_not_replaced(catalog, view.applied, names)
+        return plan.plan_rollback(catalog, view, records, marks, view.find(names))
+
+    may_be_marked = bool(catalog.replaced) or plan.has_stops(catalog, plan.find_dependents(catalog.view({}), names))
+    return Operation(
+        "rollback", make_plan, RollbackFinished, RollbackStarted, targets=names, is_about_marks=may_be_marked
+    )
 
 
 def mark_applied(scope: Scope, names: Collection[str]) -> Operation:
     """Record migrations without running them."""
-    marked = check_names("names", names)
-    plan.check_graph(scope.definitions)
-    plan.check_known(marked, scope.definitions)
-    make_plan = partial(plan.plan_mark_applied, scope.definitions, names=marked)
-    return Operation("mark", make_plan, partial(RecordsMarked, applied=True))
+    marked, catalog = check_names("names", names), scope.catalog
+    catalog.check()
+    catalog.check_known(marked)
+    make_plan = partial(plan.plan_mark_applied, catalog, names=marked)
+    # Of those that stop a run, the plan says it; a replaced one may be gone.
+    may_be_marked = any(name in catalog.replaced for name in marked)
+    return Operation("mark", make_plan, partial(RecordsMarked, applied=True), is_about_marks=may_be_marked)
 
 
 def mark_pending(scope: Scope, names: Collection[str]) -> Operation:
     """Remove records and start marks without undoing anything."""
-    marked = check_names("names", names)
-    plan.check_graph(scope.definitions)
+    marked, catalog = check_names("names", names), scope.catalog
+    catalog.check()
 
     def make_plan(records: Records, marks: Marks) -> plan.Plan:
-        plan.check_known(marked, scope.definitions.keys() | records.applied.keys())
-        return plan.plan_mark_pending(scope.definitions, records, marks, marked)
+        catalog.check_known(marked, records.applied.keys())
+        return plan.plan_mark_pending(catalog, records, marks, marked)
 
-    has_stops = plan.has_stops(scope.definitions, marked)
-    return Operation("mark", make_plan, partial(RecordsMarked, applied=False), is_about_marks=has_stops)
+    may_be_marked = plan.has_stops(catalog, marked) or any(name in catalog.replaced for name in marked)
+    return Operation("mark", make_plan, partial(RecordsMarked, applied=False), is_about_marks=may_be_marked)
 
 
 def mark_accepted(scope: Scope, names: Collection[str], compute: plan.Compute) -> Operation:
     """Record the present checksums of migrations without running them."""
-    marked = check_names("names", names)
-    plan.check_graph(scope.definitions)
-    plan.check_known(marked, scope.definitions)
-    make_plan = partial(plan.plan_mark_accepted, scope.definitions, names=marked, compute=compute)
+    marked, catalog = check_names("names", names), scope.catalog
+    catalog.check()
+    catalog.check_known(marked)
+    make_plan = partial(plan.plan_mark_accepted, catalog, names=marked, compute=compute)
     return Operation("mark", make_plan, ChangesAccepted)
 
 
@@ -215,37 +230,39 @@ class Engine:
 
     async def explain(self, operation: Operation) -> list[PlannedMigration]:
         """Return what `perform` would do, in order, and why: the same plan. Nothing is written or emitted."""
-        return self._explain(operation, await self._make_plan(operation))
+        return self._explain(operation, *await self._make_plan(operation))
 
     async def pin(self, operation: Operation) -> PinnedPlan:
         """Return the same with the id of the plan."""
-        todo = await self._make_plan(operation)
-        return PinnedPlan(self._compute_id(todo), tuple(self._explain(operation, todo)))
+        todo, records = await self._make_plan(operation)
+        return PinnedPlan(self._compute_id(todo), tuple(self._explain(operation, todo, records)))
 
-    async def _make_plan(self, operation: Operation) -> plan.Plan:
+    async def _make_plan(self, operation: Operation) -> tuple[plan.Plan, Records]:
         records = await self._read("the records", self._store.read_records)
         todo = await self._plan(operation, records, self._read_lease)
         self._check(todo, records)
-        return todo
+        plan.check_decided(todo)
+        return todo, records
 
-    def _explain(self, operation: Operation, todo: plan.Plan) -> list[PlannedMigration]:
-        names, undo = [change.name for change in todo], operation.work == "rollback"
-        return plan.explain(self.scope.definitions, names, operation.targets, undo=undo)
+    def _explain(self, operation: Operation, todo: plan.Plan, records: Records) -> list[PlannedMigration]:
+        view = self.scope.catalog.view(records.applied.keys())
+        targets = None if operation.targets is None else view.find(operation.targets)
+        return plan.explain(view, [change.name for change in todo], targets, undo=operation.work == "rollback")
 
     def _compute_id(self, todo: plan.Plan) -> str:
         return plan.compute_id(todo, self._functions.compute_checksum)
 
     async def read_status(self) -> Status:
         """Read what is applied, what is pending, what failed, and who holds the lease. Four reads."""
-        definitions = plan.sort(self.scope.definitions)
+        self.scope.catalog.check()
         # The lease first: if a migration of its expired holder is recorded by now, another instance has applied it.
         lease = await self._read_lease()
         records = await self._read_records(details=True)
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
         failures = await self._read("the history", self._store.read_last_failures)
-        changed = plan.find_changed(self.scope.definitions, records, self._functions.compute_checksum)
+        changed = plan.find_changed(self.scope.catalog.definitions, records, self._functions.compute_checksum)
         return overview.make_status(
-            self._where[:2], definitions, records, lease, checkpoints, failures=failures, changed=changed
+            self._where[:2], self.scope.catalog, records, lease, checkpoints, failures=failures, changed=changed
         )
 
     async def read_history(self, names: Collection[str] | None, limit: int | None) -> list[HistoryEntry]:
@@ -255,20 +272,21 @@ class Engine:
         entries = await self._read("the history", partial(self._store.read_history, wanted, limit))
         records = await self._read_records(details=True)
         known = {entry.name for entry in entries if entry.name is not None}
-        plan.check_known(wanted or (), known | self.scope.definitions.keys() | records.applied.keys())
+        self.scope.catalog.check_known(wanted or (), known | records.applied.keys())
         return merge(records, entries, wanted, limit)
 
     async def verify(self, names: Collection[str] | None) -> dict[str, str]:
         """Call the verifications of applied migrations. Returns which of these fail, and why. No lease is acquired."""
-        definitions = {one.name: one for one in plan.sort(self.scope.definitions)}
-        wanted = definitions.keys() if names is None else check_names("names", names)
-        plan.check_known(wanted, definitions)
-        applied = (await self._read_records(details=False)).applied
+        wanted, catalog = None if names is None else check_names("names", names), self.scope.catalog
+        catalog.check()
+        catalog.check_known(wanted or ())
+        view = catalog.view((await self._read_records(details=False)).applied.keys())
+        verified = view.graph if wanted is None else view.find(wanted)
         guards = [
             guard
-            for name, definition in definitions.items()
-            if name in wanted and name in applied
-            for guard in make_guards("verification", definition)
+            for name in order(make_sorter(view.graph))
+            if name in verified and name in view.applied
+            for guard in make_guards("verification", catalog.definitions[name])
         ]
         plan.check_kinds(((guard.migration, guard.is_async) for guard in guards), self.scope.kinds)
         failures: dict[str, list[str]] = {}
@@ -277,14 +295,15 @@ class Engine:
                 await self._functions.check(guard, Place(*self._where, guard.migration, position, len(guards)))
             except VerificationFailedError as error:
                 # It may have been rolled back meanwhile. And if the server is away, this raises the driver's error.
-                if await self._read("the records", partial(self._store.has_record, guard.migration)):
+                names = (guard.migration, *view.replaces.get(guard.migration, ()))
+                if await self._read("the records", partial(self._store.find_recorded, names)):
                     failures.setdefault(guard.migration, []).append(f"{error.function} {error.reason}")
         return {name: "; ".join(reasons) for name, reasons in failures.items()}
 
     async def restart_backfill(self, name: str, backfill: str | None) -> list[str]:
         """Remove the checkpoint of a backfill, so it starts over. Returns its name; empty if there is no checkpoint."""
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
-        plan.check_known([name], self.scope.definitions.keys() | checkpoints.keys())
+        self.scope.catalog.check_known([name], checkpoints.keys())
         known = [one.name for one in checkpoints.get(name, ())]
         if len(known) > 1 if backfill is None else known and backfill not in known:
             raise InvalidOptionError(f"Pass the backfill to restart, as one of {', '.join(map(repr, known))}.")
@@ -351,11 +370,12 @@ class Engine:
     ) -> plan.Plan:
         """Make the plan of an operation. It reads the start marks only if the plan depends on them."""
         todo = operation.make_plan(records, {})
-        if read is None or not (operation.is_about_marks or any(change.stops for change in todo)):
+        if read is None or not (operation.is_about_marks or any(change.may_be_marked for change in todo)):
             return todo
-        found, definitions = (await read()).marks, self.scope.definitions
+        found, catalog = (await read()).marks, self.scope.catalog
         return operation.make_plan(
-            records, {name: mark for name, mark in found.items() if plan.has_stops(definitions, [name])}
+            records,
+            {name: one for name, one in found.items() if name in catalog.replaced or plan.has_stops(catalog, [name])},
         )
 
     async def _read(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
@@ -378,14 +398,14 @@ class Engine:
         return await retry_until_known(self._store, what, command, self._patience, has_started=has_started)
 
     async def _warn(self, work: Work, records: Records) -> None:
-        definitions = self.scope.definitions
-        if not definitions:
+        catalog = self.scope.catalog
+        if not catalog.definitions:
             self._store.emit(RegistryEmpty(*self._where))
-        if work != "mark" and (unknown := plan.find_unknown(definitions, records)):
+        if work != "mark" and (unknown := catalog.find_unknown(records.applied)):
             self._store.emit(RecordsUnknown(*self._where, tuple(unknown)))
-        if work == "run" and (conflicts := plan.find_conflicts(definitions, records)):
+        if work == "run" and (conflicts := plan.find_conflicts(catalog.view(records.applied.keys()))):
             self._store.emit(DependenciesPending(*self._where, conflicts))
-        if work == "run" and definitions and not (records.applied or records.unreadable):
+        if work == "run" and catalog.definitions and not (records.applied or records.unreadable):
             found = await self._read("other records", self._store.find_records_elsewhere)
             if found is not None:
                 self._store.emit(found)
@@ -420,7 +440,7 @@ class Engine:
     ) -> tuple[str, ...]:
         """Acquire the lease, plan again if the records have changed since, and apply. Returns the names."""
         store, terms = self._store, self.scope.terms
-        schedule = self._make_schedule(operation, todo)
+        schedule = self._make_schedule(operation, todo, records)
         repeats = 1  # of the release, if something interrupts it: a second signal ends it
         try:
             first = schedule.locate().migrations
@@ -434,15 +454,16 @@ class Engine:
             read = partial(store.read_records, details=operation.work != "run")
             again = await self._retry("to read the records", read)
             # Another instance may have changed them, or died in a migration that this one must not repeat.
-            if again != records or operation.is_about_marks or any(change.stops for change in todo):
+            if again != records or operation.is_about_marks or any(change.may_be_marked for change in todo):
                 todo = await self._plan(
                     operation, again, partial(self._retry, "to read the start marks", store.read_lease)
                 )
-                schedule = self._make_schedule(operation, todo)
+                schedule = self._make_schedule(operation, todo, again)
                 opened = await self._prepare(operation, todo, again)
                 if not set(opened) <= set(sessions):
                     await check_lease(store, held, sessions=opened)
-            names = tuple(change.name for change in todo)
+            plan.check_decided(todo)  # only now: another release may have been between two that one of them replaces
+            names = plan.list_names(todo)
             # Only now: the rest of a plan that another instance is carrying out would be another plan.
             self._check_id(operation, todo)
             if operation.started is not None:
@@ -451,7 +472,7 @@ class Engine:
             lock = self._host.lock() if at_once else nullcontext()
             changes = {change.name: change for change in todo}
             applier = _Applier(
-                store, self._functions, held, schedule, changes, self.scope.definitions, lock, self._history
+                store, self._functions, held, schedule, changes, self.scope.catalog.definitions, lock, self._history
             )
             if at_once:
                 await self._apply_concurrently(applier, schedule, lock)
@@ -474,12 +495,13 @@ class Engine:
                 self._history.report(self._release_failure)
         return names
 
-    def _make_schedule(self, operation: Operation, todo: plan.Plan) -> Schedule:
+    def _make_schedule(self, operation: Operation, todo: plan.Plan, records: Records) -> Schedule:
         names = [change.name for change in todo]
         # One after the other, the order of the plan is enough, which a rollback reverses.
         is_ordered = operation.concurrency == 1
-        needs = {} if is_ordered else {name: self.scope.definitions[name].depends_on for name in names}
-        return Schedule(names, needs, operation.concurrency)
+        needs = {} if is_ordered else self.scope.catalog.view(records.applied.keys()).graph
+        recorded_only = [change.name for change in todo if isinstance(change, Adoption)]
+        return Schedule(names, needs, operation.concurrency, uncounted=recorded_only)
 
     async def _apply_concurrently(
         self, applier: "_Applier", schedule: Schedule, lock: AbstractAsyncContextManager[object]
@@ -563,18 +585,22 @@ class _Applier:
     held: HeldLease
     schedule: Schedule
     changes: Mapping[str, RecordChange]
-    definitions: plan.Definitions
+    definitions: Definitions
     lock: AbstractAsyncContextManager[object]  # of a change that checks the lease, writes its record or the schedule
     history: History
 
     async def apply(self, start: Start) -> None:
         """Call the function of a change, if it has one, and write or remove its record."""
         change = self.changes[start.name]
+        if isinstance(change, Adoption):
+            async with self.lock:
+                await self._adopt(change)
+            return
         if not isinstance(change, Change):
             await self._mark(change)
             return
         store, held, undo = self.store, self.held, not change.applies
-        place = Place(*store.where, change.name, start.position, len(self.changes))
+        place = Place(*store.where, change.name, start.position, self.schedule.count)
         locate = partial(self.schedule.locate, change.name)
         is_recorded, began = False, store.now()
         store.emit(MigrationStarted(*place, undo=undo))
@@ -615,8 +641,8 @@ class _Applier:
     async def _prepare(self, change: Change) -> None:
         if change.name not in self.held.named:  # the lease document names another one as next
             await check_lease(self.store, self.held, self.schedule.locate)
-        if change.can_backfill:  # once the record changes, checkpoints of the opposite direction are void
-            await self._delete_checkpoints(change.name, undo=change.applies)
+        if self._has_checkpoints(change):  # once the record changes, those of the opposite direction are void
+            await self._delete_checkpoints(change, undo=change.applies)
         if change.preconditions:
             await check_stale_lease(self.store, self.held)
 
@@ -629,7 +655,7 @@ class _Applier:
         await check_stale_lease(self.store, self.held)
         if not (change.applies and change.stops):
             return
-        write = partial(self.store.write_start_mark, change.name, change.mark)
+        write = partial(self.store.write_start_mark, change.name, change.marks.get(change.name))
         async with self.lock:
             if not await retry_until_known(
                 self.store, f"to mark the start of {change.name!r}", write, self.held.patience
@@ -637,23 +663,34 @@ class _Applier:
                 raise LeaseLostError(None)
         await check_stale_lease(self.store, self.held)
 
-    async def _remove_mark(self, change: RecordChange) -> None:
-        if change.has_mark:
-            remove = partial(self.store.remove_start_mark, change.name, change.mark)
+    async def _remove_marks(self, change: RecordChange) -> None:
+        for name in sorted(change.marked):
+            remove = partial(self.store.remove_start_mark, name, change.marks.get(name))
             await retry_until_known(self.store, "to remove a start mark", remove, self.held.patience)
 
     async def _finish(self, change: Change) -> None:
         """Do what comes after the record."""
-        if change.can_backfill:
-            await self._delete_checkpoints(change.name, undo=not change.applies)
+        if self._has_checkpoints(change):
+            await self._delete_checkpoints(change, undo=not change.applies)
         if change.applies:
-            await self._remove_mark(change)
+            await self._remove_marks(change)
         self.schedule.finish(change.name)
         if change.transaction and (location := self.schedule.locate()).migrations:
             # Otherwise the check before the record named it.
             await check_lease(self.store, self.held, lambda: location)
         if not change.applies:
             await self.history.write_now()
+
+    async def _adopt(self, change: Adoption) -> None:
+        """Record a replacement that counts as applied."""
+        locate = partial(self.schedule.locate, change.name)
+        await check_lease(self.store, self.held, locate)
+        checksum = self.functions.compute_checksum(self.definitions[change.name].execute)
+        entry = RecordEntry("replaces", checksum, applied_at=change.applied_at)
+        await self._write_record(change, entry, locate)
+        self.store.emit(ReplacementRecorded(*self.store.where, change.name, change.replaced))
+        await self._remove_marks(change)
+        self.schedule.finish(change.name)
 
     async def _mark(self, change: RecordChange) -> None:
         def locate() -> Location:
@@ -663,16 +700,16 @@ class _Applier:
             await self._accept(change, locate)
             return
         backfill = change.backfill if isinstance(change, Restart) else None
-        await self._delete_checkpoints(change.name, undo=change.applies, backfill=backfill)
+        await self._delete_checkpoints(change, undo=change.applies, backfill=backfill)
         if backfill is None:
             await check_lease(self.store, self.held, locate)
             await self._write_record(change, self._make_entry(change), locate)
         what: Happening = "marked_applied" if change.applies else "marked_pending"
         what = what if backfill is None else "restarted"
         self.history.note(HistoryFact(what, change.name, record=change.record, backfill=backfill))
-        await self._delete_checkpoints(change.name, undo=not change.applies, backfill=backfill)
+        await self._delete_checkpoints(change, undo=not change.applies, backfill=backfill)
         if change.applies:
-            await self._remove_mark(change)
+            await self._remove_marks(change)
         await self.history.write_now()
         self.schedule.finish(change.name)
 
@@ -687,54 +724,70 @@ class _Applier:
 
     def _make_entry(self, change: RecordChange) -> RecordEntry:
         """Make the entry of a record that is written without a call of its function."""
-        function = self.definitions[change.name].execute if change.applies else None
-        return RecordEntry("mark", None if function is None else self.functions.compute_checksum(function))
+        definition = self.definitions.get(change.name) if change.applies else None  # a replaced one may be gone
+        return RecordEntry("mark", None if definition is None else self.functions.compute_checksum(definition.execute))
 
-    async def _delete_checkpoints(self, name: str, *, undo: bool, backfill: str | None = None) -> None:
-        delete = partial(self.store.delete_checkpoints, name, self.held.lease.token, undo=undo, backfill=backfill)
+    def _has_checkpoints(self, change: Change) -> bool:
+        """Say whether there may be checkpoints of it, or of a migration that it replaces."""
+        return change.can_backfill or bool(change.replaces)
+
+    async def _delete_checkpoints(self, change: RecordChange, *, undo: bool, backfill: str | None = None) -> None:
+        delete = partial(
+            self.store.delete_checkpoints, change.names, self.held.lease.token, undo=undo, backfill=backfill
+        )
         await retry_until_known(self.store, "to remove checkpoints", delete, self.held.patience)
 
-    async def _has_record(self, name: str) -> bool:
-        read = partial(self.store.has_record, name)
-        return await retry_until_known(self.store, f"to read the record of {name!r}", read, self.held.patience)
+    async def _find_recorded(self, change: RecordChange) -> Collection[str]:
+        read = partial(self.store.find_recorded, change.names)
+        return await retry_until_known(self.store, f"to read the record of {change.name!r}", read, self.held.patience)
 
     async def _write_record(self, change: RecordChange, entry: RecordEntry, locate: Callable[[], Location]) -> None:
-        """Write the entry as the record, or remove the record, once, whatever happens to the connection."""
-        if change.applies:
-            await self._insert_record(change.name, entry, locate)
-            return
-        await self._remove_mark(change)  # first, because without a record it would no longer be void
-        if change.recorded_at:
-            await self._delete_records(change, locate)
+        """Write the entry as the record, or remove the record, once, whatever happens to the connection.
 
-    async def _insert_record(self, name: str, entry: RecordEntry, locate: Callable[[], Location]) -> None:
-        wait = Wait(self.store, f"to record {name!r}", self.held.patience)
+        With the records of those that it replaces: these are written after its own, and removed before.
+        """
+        if change.applies:
+            await self._insert_records(change, make_entries(change, entry), locate)
+            return
+        await self._remove_marks(change)  # first, because without a record it would no longer be void
+        for recorded in (change.replaces, {change.name: change.recorded_at}):
+            if any(recorded.values()):
+                await self._delete_records(change.name, recorded, locate)
+
+    async def _insert_records(
+        self, change: RecordChange, entries: Mapping[str, RecordEntry], locate: Callable[[], Location]
+    ) -> None:
+        wait = Wait(self.store, f"to record {change.name!r}", self.held.patience)
         is_first = True
         while True:
             try:
                 # Never after the moment when another run can acquire the lease.
                 with self.store.limit(min(wait.limit, self.held.time_left(self.store.now()))):
-                    if await self.store.insert_record(name, entry):
+                    if await self.store.insert_records(entries):
                         return
                 if is_first and self.held.lease.previous is None:  # another holder of the lease recorded it
-                    raise LeaseLostError(name)
-                lost = OutcomeUnknown(LeaseLostError(name), no_majority=True)
+                    raise LeaseLostError(change.name)
+                lost = OutcomeUnknown(LeaseLostError(change.name), no_majority=True)
             except OutcomeUnknown as unknown:
                 lost = unknown
             is_first = False
             # Read it back: the answer was lost, or a holder that was frozen just before its record has woken.
-            if await self._has_record(name):
+            recorded = await self._find_recorded(change)
+            entries = {name: entry for name, entry in entries.items() if name not in recorded}
+            if not entries:
                 await check_lease(self.store, self.held, locate)  # another run's record, if this one was frozen
                 return
             await wait.pause(lost)
             await check_lease(self.store, self.held, locate)
 
-    async def _delete_records(self, change: RecordChange, locate: Callable[[], Location]) -> None:
-        wait = Wait(self.store, f"to remove the record of {change.name!r}", self.held.patience)
+    async def _delete_records(
+        self, name: str, recorded: Mapping[str, tuple[object, ...]], locate: Callable[[], Location]
+    ) -> None:
+        wait = Wait(self.store, f"to remove the record of {name!r}", self.held.patience)
         while True:
             try:
                 with self.store.limit(min(wait.limit, self.held.time_left(self.store.now()))):
-                    is_removed = await self.store.delete_records(change.name, change.recorded_at)
+                    is_removed = await self.store.delete_records(recorded)
             except OutcomeUnknown as unknown:
                 lost = unknown
             else:
@@ -748,7 +801,10 @@ class _Applier:
         """Call the function and write the record in one transaction. Returns how long the last attempt took."""
 
         async def is_done() -> bool:
-            return await self._has_record(change.name) is change.applies
+            found = await self._find_recorded(change)
+            if change.applies and found and change.name not in found:  # a frozen holder, of an older release, has woken
+                raise LeaseLostError(None)
+            return bool(found) is change.applies
 
         attempt = await retry_transaction(
             self.store,

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from quaestor._core.definition import MigrationDefinition
+from quaestor._core.catalog import Catalog, Standing
+from quaestor._core.graph import make_sorter, order
 from quaestor._core.lease import LeaseState
-from quaestor._core.plan import Records
+from quaestor._core.plan import Records, find_date, find_marks
 from quaestor.status import (
     BackfillStatus,
     HistoryEntry,
@@ -13,13 +14,14 @@ from quaestor.status import (
     MigrationRecord,
     MigrationStatus,
     OrderConflict,
+    State,
     Status,
 )
 
 
 def make_status(
     where: tuple[str, str],
-    definitions: Sequence[MigrationDefinition],
+    catalog: Catalog,
     records: Records,
     lease: LeaseState,
     checkpoints: Mapping[str, tuple[BackfillStatus, ...]],
@@ -27,7 +29,7 @@ def make_status(
     failures: Mapping[str, HistoryEntry],
     changed: Collection[str] = (),
 ) -> Status:
-    """Make the status. `where` is the database and the prefix; the definitions are in order.
+    """Make the status. `where` is the database and the prefix.
 
     `failures` has the last failure of each migration that wasn't rolled back or marked since.
     """
@@ -41,25 +43,42 @@ def make_status(
         milliseconds = records.newest.get(name, nothing).duration_ms
         return None if milliseconds is None else milliseconds / 1000
 
+    def make_gone(name: str, state: State) -> MigrationStatus:
+        return MigrationStatus(
+            name,
+            state,
+            records.applied_at(name),
+            duration=find_duration(name),
+            release=records.newest.get(name, nothing).release,
+            last_failure=find_failure(name) if name in records.applied else None,  # otherwise it runs no more
+            replaced_by=catalog.replaced.get(name),
+        )
+
     nothing = MigrationRecord()
-    known = {definition.name for definition in definitions}
+    view = catalog.view(records.applied.keys())
+    definitions = [catalog.definitions[name] for name in order(make_sorter(view.graph))]
     in_progress = () if lease.holder is None else lease.holder.migrations
-    interrupted = _find_interrupted(lease.expired, records.applied) | {
+    interrupted = _find_interrupted(lease.expired, records.applied, view.applied) | {
         # A rollback's checkpoints are removed with the record.
         name
         for name, backfills in checkpoints.items()
-        if name in records.applied and name not in in_progress and any(backfill.undo for backfill in backfills)
+        if name in view.applied and name not in in_progress and any(backfill.undo for backfill in backfills)
     }
     # Their start marks say more: the lease may name a migration that was next, and doesn't name one that failed.
-    stopping = {one.name for one in definitions if one.stops and one.name not in records.applied}
-    stopped = {name: mark.since for name, mark in lease.marks.items() if name in stopping}
+    stopping = {one.name for one in definitions if one.stops and one.name not in view.applied}
+    stopped = {
+        name: min(mark.since for mark in marks.values())
+        for name in view.graph
+        if name in stopping or view.standings.get(name) is Standing.PENDING
+        if (marks := find_marks((name, *view.replaces.get(name, ())), lease.marks))
+    }
     interrupted = interrupted - stopping | stopped.keys()
     migrations = [
         MigrationStatus(
             name=definition.name,
-            state="applied" if definition.name in records.applied else "pending",
-            applied_at=records.applied_at(definition.name),
-            depends_on=tuple(definition.depends_on),
+            state="applied" if definition.name in view.applied else "pending",
+            applied_at=find_date(definition.name, view, records),
+            depends_on=tuple(view.graph[definition.name]),
             transaction=definition.transaction,
             has_rollback=definition.rollback is not None,
             description=definition.description,
@@ -70,50 +89,54 @@ def make_status(
             last_failure=find_failure(definition.name),
             changed=definition.name in changed,
             interrupted_since=stopped.get(definition.name),
+            phase=definition.phase,
+            replaces=definition.replaces,
+            replaced_by=catalog.replaced.get(definition.name),
         )
         for definition in definitions
     ]
-    unknown = [
-        MigrationStatus(
-            name,
-            "unknown",
-            records.applied_at(name),
-            duration=find_duration(name),
-            release=records.newest.get(name, nothing).release,
-            last_failure=find_failure(name),
-        )
-        for name in sorted(records.applied.keys() - known)
+    known = catalog.definitions.keys() | records.applied.keys()
+    gone = [
+        *(make_gone(name, "replaced") for name in sorted(catalog.replaced.keys() & known - view.graph.keys())),
+        *(make_gone(name, "retired") for name in sorted(catalog.retired & records.applied.keys())),
+        *(make_gone(name, "unknown") for name in catalog.find_unknown(records.applied)),
     ]
-    conflicts = find_order_conflicts([one.name for one in migrations], records)
-    return Status(*where, (*migrations, *unknown), lease.holder, tuple(conflicts), lease.protected_as)
+    dates = {name: date for one in migrations if (date := one.applied_at) is not None for name in [one.name]}
+    conflicts = find_order_conflicts([one.name for one in migrations], dates, records.concurrent)
+    return Status(*where, (*migrations, *gone), lease.holder, tuple(conflicts), lease.protected_as)
 
 
-def find_order_conflicts(names: Sequence[str], records: Records) -> Iterator[OrderConflict]:
+def find_order_conflicts(
+    names: Sequence[str], dates: Mapping[str, datetime], concurrent: Mapping[str, str]
+) -> Iterator[OrderConflict]:
     """Find the migrations that were recorded in another order than this one, the plan's. Equal dates are no conflict.
 
-    A migration that was rolled back and applied again counts by the last time, because its data does too.
+    A migration that was rolled back and applied again counts by the last time, because its data does too. `concurrent`
+    has the run that applied a migration, if it was a concurrent one.
     """
-    dates = {name: date for name in names if (date := records.applied_at(name)) is not None}
     began: dict[str, datetime] = {}  # several at once end in any order
     for name, date in dates.items():
-        run = records.concurrent.get(name, name)
+        run = concurrent.get(name, name)
         began[run] = min(date, began.get(run, date))
     latest = -1
     places = [place for place, name in enumerate(names) if name in dates]
-    for place in sorted(places, key=lambda place: began[records.concurrent.get(names[place], names[place])]):
+    for place in sorted(places, key=lambda place: began[concurrent.get(names[place], names[place])]):
         if place < latest:
             yield OrderConflict(names[latest], names[place])
         latest = max(place, latest)
 
 
-def _find_interrupted(expired: Lease | None, applied: Mapping[str, object]) -> set[str]:
+def _find_interrupted(expired: Lease | None, recorded: Collection[str], applied: Collection[str]) -> set[str]:
     """Find the migrations that were in progress when a holder was killed or frozen.
 
-    The lease check between a function and its record names that migration, and those that start after it.
+    The lease check between a function and its record names that migration, and those that start after it. One that
+    only counts as applied is applied, and has no record.
     """
     if expired is None or expired.work == "mark":
         return set()
     undone = expired.work == "rollback"
     named = {*expired.migrations, expired.recording}
-    started = {name for name in named if name is not None and (name in applied) == undone}
-    return started if expired.recording not in started else started.difference(expired.upcoming)
+    there = applied if undone else recorded
+    started = {name for name in named if name is not None and (name in there) == undone}
+    found = started if expired.recording not in started else started.difference(expired.upcoming)
+    return found if undone else found.difference(applied)

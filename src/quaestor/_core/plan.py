@@ -6,35 +6,29 @@ import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from graphlib import CycleError, TopologicalSorter
-from heapq import heappop, heappush
+from graphlib import TopologicalSorter
 from itertools import chain
 from types import MappingProxyType
 from typing import TypeAlias
 
+from quaestor._core.catalog import Catalog, Definitions, Parts, Standing, View
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
+from quaestor._core.graph import find_reachable, make_sorter, order, reverse
 from quaestor._core.guards import Guard, make_guards
-from quaestor._text import find_similar
+from quaestor._core.store import RecordEntry
 from quaestor.errors import (
-    CircularDependencyError,
     DependencyConflictError,
     InterruptedMigrationError,
     InvalidOptionError,
     IrreversibleMigrationError,
+    MigrationReplacedError,
     MissingDatabaseError,
-    MissingDependencyError,
+    PartlyReplacedError,
     RecordConflictError,
-    UnknownMigrationError,
 )
 from quaestor.status import MigrationRecord, PlannedMigration
 
 _ID_LENGTH = 16  # hexadecimal digits: short enough to paste, and too many for two plans to share
-
-Graph: TypeAlias = Mapping[str, Collection[str]]
-"""Each name with the names that it depends on."""
-
-Definitions: TypeAlias = Mapping[str, MigrationDefinition]
-"""All registered migrations by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +71,25 @@ class RecordChange:
     applies: bool
     recorded_at: tuple[object, ...] = field(default=(), kw_only=True)  # of records to remove; newer ones stay
     record: MigrationRecord | None = field(default=None, kw_only=True)  # the newest of these, for the history
+    replaces: Mapping[str, tuple[object, ...]] = field(default_factory=dict, kw_only=True)
+    """The migrations that it replaces, whose records are written or removed with its own: their `recorded_at`."""
     stops: bool = field(default=False, kw_only=True)  # a start mark goes with the record
-    mark: StartMark | None = field(default=None, kw_only=True)  # the one that an earlier run left
+    marks: Marks = field(default_factory=dict, kw_only=True)  # its own, and of those: what earlier runs left
 
     @property
-    def has_mark(self) -> bool:
-        """Whether there may be a mark to remove: one that was found, or that of the migration that was just applied."""
-        return self.mark is not None or (self.applies and self.stops)
+    def names(self) -> tuple[str, ...]:
+        """The names whose records it writes or removes."""
+        return (self.name, *self.replaces)
+
+    @property
+    def may_be_marked(self) -> bool:
+        """Whether a start mark matters for it: one of its own, or of a migration that it replaces."""
+        return self.stops or bool(self.replaces)
+
+    @property
+    def marked(self) -> set[str]:
+        """The names that may have a mark to remove: it was found, or the migration was just applied."""
+        return {*self.marks, self.name} if self.applies and self.stops else {*self.marks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,25 @@ class Acceptance(RecordChange):
     checksum: str
 
 
+@dataclass(frozen=True, slots=True)
+class Adoption(RecordChange):
+    """A replacement that counts as applied: its record is written, unless it is there, and those in `replaces`."""
+
+    replaced: tuple[str, ...]  # all that it replaces
+    has_record: bool = False
+    applied_at: datetime | None = None  # when the last of them was applied; None: now
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided(RecordChange):
+    """A replacement that can't run, because some of what it replaces is applied, and the rest is gone.
+
+    Without the lease: another release may be between two of them just now.
+    """
+
+    parts: Parts
+
+
 Compute: TypeAlias = Callable[[Callable[..., object]], str | None]
 """Computes the checksum of a function; None: it has no source."""
 
@@ -125,36 +150,16 @@ Plan: TypeAlias = Sequence[RecordChange]
 """The changes, in order."""
 
 
-def check_known(names: Iterable[str], known: Collection[str]) -> None:
-    """Check that there are migrations with these names. The error suggests similar ones."""
-    if unknown := {name: find_similar(name, known) for name in names if name not in known}:
-        raise UnknownMigrationError(unknown)
-
-
-def find_unknown(definitions: Definitions, records: Records) -> list[str]:
-    """Find the applied migrations that aren't registered, alphabetically."""
-    return sorted(records.applied.keys() - definitions.keys())
-
-
-def find_conflicts(definitions: Definitions, records: Records) -> dict[str, list[str]]:
+def find_conflicts(view: View) -> dict[str, list[str]]:
     """Find the applied migrations with pending dependencies, alphabetically."""
-    applied = sorted(definitions.keys() & records.applied.keys())
-    return _find_pending(definitions, applied, lambda needed: needed not in records.applied)
-
-
-def check_graph(definitions: Definitions) -> TopologicalSorter[str]:
-    """Check the graph of all migrations, applied or not. Returns, and raises, what `make_sorter` does."""
-    return make_sorter(_dependencies(definitions))
-
-
-def sort(definitions: Definitions) -> list[MigrationDefinition]:
-    """Put all migrations in the order of a plan for all of them. Raises what `check_graph` raises."""
-    return [definitions[name] for name in order(check_graph(definitions))]
+    applied = sorted(view.graph.keys() & view.applied)
+    return _find_pending(view, applied, lambda needed: needed not in view.applied)
 
 
 def plan_run(
-    definitions: Definitions,
+    catalog: Catalog,
     sorter: TopologicalSorter[str],
+    view: View,
     records: Records,
     targets: Iterable[str] | None = None,
     *,
@@ -163,49 +168,111 @@ def plan_run(
 ) -> Plan:
     """Plan to apply all pending migrations, or only the targets and their dependencies. Uses up the sorter.
 
-    Migrations with a start mark are refused, except for those to retry.
+    Migrations with a start mark are refused, except for those to retry; beside a record, a mark is void. What counts as
+    applied comes first.
     """
-    met = definitions.keys() & records.applied.keys()
-    wanted = definitions.keys() if targets is None else find_reachable(_dependencies(definitions), targets, stop=met)
-    if targets is not None or any(needed not in met for name in met for needed in definitions[name].depends_on):
+    graph, definitions = view.graph, catalog.definitions
+    met = graph.keys() & view.applied
+    wanted = graph.keys() if targets is None else find_reachable(graph, targets, stop=met)
+    if (
+        targets is not None
+        or catalog.replaced
+        or any(needed not in met for name in met for needed in definitions[name].depends_on)
+    ):
         # Only some are wanted; or an applied migration was given a new, pending dependency, and counts as applied all
         # the same. (Otherwise the sorter of the check is enough: another one would double the time of a plan.)
         waiting = wanted - met
-        sorter = make_sorter(
-            {name: [needed for needed in definitions[name].depends_on if needed in waiting] for name in waiting}
-        )
+        sorter = make_sorter({name: [needed for needed in graph[name] if needed in waiting] for name in waiting})
     names = order(sorter, met)
     if len(names) != len(wanted - met):
         raise RuntimeError("This sorter has made a plan before, and would make an empty one: check the graph again.")
-    if interrupted := {name: marks[name].since for name in names if name in marks and name not in retry}:
+    steps = [_make_step(definitions[name], view, marks) for name in names]
+    started = {name: mark.since for step in steps for name, mark in step.marks.items()} if marks else {}
+    if interrupted := {name: since for name, since in started.items() if name not in retry}:
         raise InterruptedMigrationError(interrupted)
-    return [
-        Change(
-            name,
-            applies=True,
-            function=definition.execute,
-            is_async=definition.is_async,
-            transaction=definition.transaction,
-            wants_context=definition.wants_context,
-            can_backfill=definition.can_backfill,
-            # Most have none, and a plan may have 200,000 migrations.
-            preconditions=make_guards("precondition", definition) if definition.preconditions else (),
-            verifications=make_guards("verification", definition) if definition.verifications else (),
-            stops=definition.stops,
-            mark=marks.get(name),
-        )
-        for name in names
-        for definition in [definitions[name]]
-    ]
+    return [*(_adopt(name, view, records, marks) for name in sorted(view.unrecorded)), *steps]
 
 
-def plan_rollback(definitions: Definitions, records: Records, marks: Marks, targets: Iterable[str]) -> Plan:
+def find_marks(names: Iterable[str], marks: Marks) -> Marks:
+    """Find the start marks of these migrations."""
+    return {name: marks[name] for name in names if name in marks} if marks else marks
+
+
+def find_date(name: str, view: View, records: Records) -> datetime | None:
+    """Find when a migration was applied, also one that only counts as applied. None: it isn't, or has no date."""
+    if name in records.applied or name not in view.applied:
+        return records.applied_at(name)
+    dates = (records.applied_at(old) for old in view.replaces[name])
+    return max((date for date in dates if date is not None), default=None)
+
+
+def make_entries(change: RecordChange, entry: RecordEntry) -> dict[str, RecordEntry]:
+    """Make the entries to write for a change.
+
+    Its own comes first: if the process is killed between two of them, what isn't there can be found out.
+    """
+    own = {} if isinstance(change, Adoption) and change.has_record else {change.name: entry}
+    return own | dict.fromkeys(change.replaces, RecordEntry("replaces", applied_at=entry.applied_at))
+
+
+def list_names(todo: Plan) -> tuple[str, ...]:
+    """List the migrations of a plan without those that are only recorded."""
+    return tuple(change.name for change in todo if not isinstance(change, Adoption))
+
+
+def _adopt(name: str, view: View, records: Records, marks: Marks) -> Adoption:
+    return Adoption(
+        name,
+        applies=True,
+        replaces={old: () for old in view.unrecorded[name] if old != name},
+        marks=find_marks((name, *view.replaces[name]), marks),
+        replaced=view.replaces[name],
+        has_record=name in records.applied,
+        applied_at=find_date(name, view, records),
+    )
+
+
+def _make_step(definition: MigrationDefinition, view: View, marks: Marks) -> RecordChange:
+    name = definition.name
+    own = find_marks([name], marks)
+    match view.standings.get(name):
+        case Standing.COMPLETED:  # by the steps before this one
+            return Adoption(name, applies=True, stops=definition.stops, marks=own, replaced=view.replaces[name])
+        case Standing.PARTLY:
+            return Undecided(name, applies=True, stops=definition.stops, marks=own, parts=view.parts[name])
+    # Also the marks of what it replaces: an older release may have left that half done.
+    replaced = view.replaces.get(name, ())
+    return Change(
+        name,
+        applies=True,
+        replaces=dict.fromkeys(replaced, ()) if replaced else {},
+        function=definition.execute,
+        is_async=definition.is_async,
+        transaction=definition.transaction,
+        wants_context=definition.wants_context,
+        can_backfill=definition.can_backfill,
+        # Most have none, and a plan may have 200,000 migrations.
+        preconditions=make_guards("precondition", definition) if definition.preconditions else (),
+        verifications=make_guards("verification", definition) if definition.verifications else (),
+        stops=definition.stops,
+        marks={**own, **find_marks(replaced, marks)} if marks else {},
+    )
+
+
+def check_decided(todo: Plan) -> None:
+    """Check, under the lease, that no replacement is left that can't run."""
+    for change in todo:
+        if isinstance(change, Undecided):
+            raise PartlyReplacedError(change.name, list(change.parts.recorded), list(change.parts.missing))
+
+
+def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, targets: Iterable[str]) -> Plan:
     """Plan to undo the targets and all migrations that need them, directly or not, dependents first.
 
     Migrations are undone if they are applied, or have a start mark.
     """
-    names = find_dependents(definitions, targets) & (records.applied.keys() | marks.keys())
-    undone = [migration for migration in reversed(sort(definitions)) if migration.name in names]
+    names = find_dependents(view, targets) & {*view.applied, *marks}
+    undone = [catalog.definitions[name] for name in reversed(order(make_sorter(view.graph))) if name in names]
     if irreversible := [migration.name for migration in undone if migration.rollback is None]:
         raise IrreversibleMigrationError(irreversible)
     return [
@@ -214,8 +281,9 @@ def plan_rollback(definitions: Definitions, records: Records, marks: Marks, targ
             applies=False,
             recorded_at=records.applied.get(migration.name, ()),
             record=records.newest.get(migration.name),
+            replaces=_find_records(view.replaces.get(migration.name, ()), records),
             stops=migration.stops,
-            mark=marks.get(migration.name),
+            marks=find_marks((migration.name, *view.replaces.get(migration.name, ())), marks),
             function=migration.rollback,
             is_async=is_async(migration.rollback),
             transaction=migration.transaction,
@@ -227,35 +295,75 @@ def plan_rollback(definitions: Definitions, records: Records, marks: Marks, targ
     ]
 
 
-def plan_mark_applied(definitions: Definitions, records: Records, marks: Marks, names: Collection[str]) -> Plan:
-    """Plan to record these migrations, without running anything."""
-    recorded = records.applied.keys() | set(names)
-    _check_dependencies(definitions, names, lambda needed: needed not in recorded)
-    unrecorded = set(names) - records.applied.keys()
+def _find_records(names: Iterable[str], records: Records) -> dict[str, tuple[object, ...]]:
+    """Find the dates in the records of those names that have one."""
+    return {name: records.applied[name] for name in names if name in records.applied}
+
+
+def plan_mark_applied(catalog: Catalog, records: Records, marks: Marks, names: Collection[str]) -> Plan:
+    """Plan to record these migrations, without running anything. They may be replaced ones, registered or not."""
+    replaced = {name: catalog.list_replaced(name) for name in names}
+    after = catalog.view({*records.applied, *names, *chain.from_iterable(replaced.values())})
+    _check_dependencies(after, names, lambda needed: needed not in after.applied)
+    written = [name for name in names if name not in records.applied]
+    others, ordered = _sort_marked(after, written, replaced)
     return [
-        RecordChange(migration.name, applies=True, stops=migration.stops, mark=marks.get(migration.name))
-        for migration in sort(definitions)
-        if migration.name in unrecorded
+        RecordChange(
+            name,
+            applies=True,
+            replaces={old: () for old in replaced[name] if old not in records.applied},
+            stops=has_stops(catalog, [name]),
+            marks=find_marks((name, *replaced[name]), marks),
+        )
+        for name in [*others, *ordered]
     ]
 
 
-def plan_mark_pending(definitions: Definitions, records: Records, marks: Marks, names: Collection[str]) -> Plan:
+def plan_mark_pending(catalog: Catalog, records: Records, marks: Marks, names: Collection[str]) -> Plan:
     """Plan to remove the records of these migrations, registered or not, and their start marks."""
-    left = records.applied.keys() - set(names)
-    _check_dependencies(definitions, sorted(left & definitions.keys()), lambda needed: needed in names)
-    backwards = [*find_unknown(definitions, records), *(one.name for one in reversed(sort(definitions)))]
-    found = (records.applied.keys() | marks.keys()) & set(names)
+    view = catalog.view(records.applied.keys())
+    check_not_replaced(catalog, {*view.applied} - {*names}, names)
+    replaced = {name: catalog.list_replaced(name) for name in names}
+    after = catalog.view(records.applied.keys() - {*names, *chain.from_iterable(replaced.values())})
+    left = sorted(after.graph.keys() & after.applied)
+    _check_dependencies(
+        after, left, lambda needed: needed not in after.applied and (needed in names or needed in view.applied)
+    )
+    removed = [name for name in names if name in view.applied or find_marks((name, *replaced[name]), marks)]
+    others, ordered = _sort_marked(view, removed, replaced)
     return [
         RecordChange(
             name,
             applies=False,
             recorded_at=records.applied.get(name, ()),
             record=records.newest.get(name),
-            mark=marks.get(name),
+            replaces=_find_records(replaced[name], records),
+            marks=find_marks((name, *replaced[name]), marks),
         )
-        for name in backwards
-        if name in found
+        for name in [*others, *reversed(ordered)]
     ]
+
+
+def _sort_marked(
+    view: View, names: Collection[str], replaced: Mapping[str, Collection[str]]
+) -> tuple[list[str], list[str]]:
+    """Sort names: alphabetically those outside the graph, and in order the others.
+
+    Those that others of them replace are left out, because their records are written or removed with these.
+    """
+    left = {*names}.difference(*(replaced[name] for name in names))
+    return sorted(left - view.graph.keys()), [name for name in order(make_sorter(view.graph)) if name in left]
+
+
+def check_not_replaced(catalog: Catalog, applied: Collection[str], names: Iterable[str]) -> None:
+    """Check that no applied migration replaces one of these: then only that one can be undone."""
+
+    def find(name: str) -> str | None:
+        by = catalog.replaced.get(name)
+        return by if by is None or by in applied else find(by)
+
+    if replaced := {name: by for name in names if (by := find(name)) is not None}:
+        raise MigrationReplacedError(replaced)
 
 
 def find_changed(definitions: Definitions, records: Records, compute: Compute) -> set[str]:
@@ -269,11 +377,11 @@ def find_changed(definitions: Definitions, records: Records, compute: Compute) -
     }
 
 
-def plan_mark_accepted(
-    definitions: Definitions, records: Records, _: Marks, names: Collection[str], compute: Compute
-) -> Plan:
+def plan_mark_accepted(catalog: Catalog, records: Records, _: Marks, names: Collection[str], compute: Compute) -> Plan:
     """Plan to record the present checksums of these migrations. Those that aren't applied are left out."""
-    applied = [one for one in sort(definitions) if one.name in names and one.name in records.newest]
+    known = [name for name in names if name in catalog.definitions and name in records.newest]
+    others, ordered = _sort_marked(catalog.view(records.applied.keys()), known, dict.fromkeys(known, ()))
+    applied = [catalog.definitions[name] for name in [*others, *ordered]]
     return [
         Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], record=record, checksum=checksum)
         for one in applied
@@ -283,11 +391,10 @@ def plan_mark_accepted(
 
 
 def explain(
-    definitions: Definitions, names: Collection[str], targets: Collection[str] | None, *, undo: bool = False
+    view: View, names: Collection[str], targets: Collection[str] | None, *, undo: bool = False
 ) -> list[PlannedMigration]:
     """Say why each migration is in the plan."""
-    dependencies = _dependencies(definitions)
-    reasons = dependencies if undo else reverse(dependencies)
+    reasons = view.graph if undo else reverse(view.graph)
     planned = set(names)
 
     def explain_one(name: str) -> PlannedMigration:
@@ -330,104 +437,30 @@ def check_kinds(functions: Iterable[tuple[str, bool]], kinds: Collection[bool]) 
 
 def check_records(plan: Plan, records: Records) -> None:
     """Check that no other record has the `_id` of a migration in the plan."""
-    if taken := [change.name for change in plan if change.applies and change.name in records.taken]:
+    # Most databases have none, and a plan may have 200,000 migrations.
+    written = (name for change in plan if change.applies for name in change.names) if records.taken else ()
+    if taken := [name for name in written if name in records.taken]:
         raise RecordConflictError(taken)
 
 
-def find_dependents(definitions: Definitions, names: Iterable[str]) -> set[str]:
+def find_dependents(view: View, names: Iterable[str]) -> set[str]:
     """Find the migrations and all that need them, directly or not."""
-    return find_reachable(reverse(_dependencies(definitions)), names)
+    return find_reachable(reverse(view.graph), names)
 
 
-def has_stops(definitions: Definitions, names: Iterable[str]) -> bool:
+def has_stops(catalog: Catalog, names: Iterable[str]) -> bool:
     """Say whether any of the migrations, if it is registered, stops a run after it was interrupted."""
-    return any(name in definitions and definitions[name].stops for name in names)
+    return any(name in catalog.definitions and catalog.definitions[name].stops for name in names)
 
 
-def _dependencies(definitions: Definitions) -> dict[str, Collection[str]]:
-    return {name: definition.depends_on for name, definition in definitions.items()}
-
-
-def _check_dependencies(definitions: Definitions, names: Iterable[str], is_pending: Callable[[str], bool]) -> None:
+def _check_dependencies(view: View, names: Iterable[str], is_pending: Callable[[str], bool]) -> None:
     """Check that no dependency of these migrations would be pending after a mark."""
-    if conflicts := _find_pending(definitions, names, is_pending):
+    if conflicts := _find_pending(view, names, is_pending):
         raise DependencyConflictError(conflicts)
 
 
-def _find_pending(
-    definitions: Definitions, names: Iterable[str], is_pending: Callable[[str], bool]
-) -> dict[str, list[str]]:
-    pending = {name: [needed for needed in definitions[name].depends_on if is_pending(needed)] for name in names}
+def _find_pending(view: View, names: Iterable[str], is_pending: Callable[[str], bool]) -> dict[str, list[str]]:
+    pending = {
+        name: [needed for needed in view.graph[name] if is_pending(needed)] for name in names if name in view.graph
+    }
     return {name: needed for name, needed in pending.items() if needed}
-
-
-def make_sorter(graph: Graph) -> TopologicalSorter[str]:
-    """Check the graph and make the sorter that `order` uses up. The error doesn't depend on the order of the graph."""
-    if not all(map(graph.__contains__, chain.from_iterable(graph.values()))):
-        raise _make_missing(graph)
-    sorter = TopologicalSorter(graph)
-    try:
-        sorter.prepare()
-    except CycleError:
-        raise CircularDependencyError(_find_cycle(graph)) from None
-    return sorter
-
-
-def order(sorter: TopologicalSorter[str], met: Container[str] = ()) -> list[str]:
-    """Put the names in order, dependencies first; of several that are ready, the alphabetically first.
-
-    Names in `met` count as done and are left out; their dependencies must be in `met` as well.
-    """
-    ordered: list[str] = []
-    ready: list[str] = []  # a heap
-    while (new := sorter.get_ready()) or ready:
-        for name in new:
-            if name in met:
-                sorter.done(name)
-            else:
-                heappush(ready, name)
-        if not new:  # everything in `met` that can be done is done
-            name = heappop(ready)
-            ordered.append(name)
-            sorter.done(name)
-    return ordered
-
-
-def find_reachable(graph: Graph, names: Iterable[str], stop: Container[str] = ()) -> set[str]:
-    """Find the names and all their dependencies, direct or not. It doesn't go to or beyond the names in `stop`."""
-    found: set[str] = set()
-    ahead = list(names)
-    while ahead:
-        name = ahead.pop()
-        if name not in found and name not in stop:
-            found.add(name)
-            ahead.extend(graph[name])
-    return found
-
-
-def reverse(graph: Graph) -> dict[str, list[str]]:
-    """Make the graph of each name with the names that depend on it."""
-    dependents: dict[str, list[str]] = {name: [] for name in graph}
-    for name, dependencies in graph.items():
-        for needed in dependencies:
-            dependents[needed].append(name)
-    return dependents
-
-
-def _make_missing(graph: Graph) -> MissingDependencyError:
-    migration, dependency = min((name, needed) for name in graph for needed in graph[name] if needed not in graph)
-    candidates = [name for name in graph if name != migration]
-    return MissingDependencyError(migration, dependency, find_similar(dependency, candidates))
-
-
-def _find_cycle(graph: Graph) -> list[str]:
-    """Find a cycle in the direction of "depends on", from its alphabetically first name."""
-    in_one_order = TopologicalSorter({name: sorted(graph[name]) for name in sorted(graph)})
-    found: list[str] = []
-    try:
-        in_one_order.prepare()
-    except CycleError as error:
-        found = error.args[1]  # from dependency to dependent, with its first name at both ends
-    cycle = list(reversed(found[1:]))
-    start = cycle.index(min(cycle))
-    return [*cycle[start:], *cycle[: start + 1]]

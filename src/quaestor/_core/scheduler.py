@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from quaestor._core.lease import Location
@@ -17,19 +17,29 @@ class Start:
     """An item of a schedule that starts."""
 
     name: str
-    position: int  # in the schedule, from 1
+    position: int  # in the schedule, from 1; 0: it isn't counted
     slot: int  # until it is finished, from 0; sessions belong to slots
 
 
 class Schedule:
     """Lets each item start when its needs are finished and a slot is free; of several, the first in order.
 
-    `needs` has the items to finish before each one; names that aren't in the schedule count as finished. Each start
-    goes over all waiting items: a chain of a thousand takes a fifth of a second in all.
+    `needs` has the items to finish before each one; names that aren't in the schedule count as finished. The uncounted
+    items have no position. Each start goes over all waiting items: a chain of a thousand takes a fifth of a second in
+    all.
     """
 
-    def __init__(self, names: Sequence[str], needs: Mapping[str, Collection[str]], slots: int) -> None:
-        self._waiting = {name: position for position, name in enumerate(names, start=1)}
+    def __init__(
+        self,
+        names: Sequence[str],
+        needs: Mapping[str, Collection[str]],
+        slots: int,
+        *,
+        uncounted: Collection[str] = (),
+    ) -> None:
+        self.count = len(names) - len(uncounted)
+        positions = count(1)
+        self._waiting = {name: 0 if name in uncounted else next(positions) for name in names}
         self._needs = {name: self._waiting.keys() & needs.get(name, ()) for name in names}
         self._free = list(range(slots))  # a heap
         self._running: dict[str, int] = {}

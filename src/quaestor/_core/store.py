@@ -62,6 +62,7 @@ class RecordEntry:
     source: Source
     checksum: str | None = None  # of the function
     seconds: float | None = None  # how long the function took
+    applied_at: datetime | None = None  # aware, UTC; None: now
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +145,14 @@ class Store(Surroundings, Protocol):
     async def find_records_elsewhere(self) -> Event | None:
         """Find a sign that the prefix or the name of the database is wrong, when it has no records. Two commands."""
 
-    async def has_record(self, name: str) -> bool:
-        """Read whether the migration is recorded, with majority concern."""
+    async def find_recorded(self, names: Collection[str]) -> Collection[str]:
+        """Find which of these migrations are recorded, with majority concern."""
 
-    async def insert_record(self, name: str, entry: RecordEntry) -> bool:
-        """Record the migration as applied now. False: its `_id` is taken."""
+    async def insert_records(self, entries: Mapping[str, RecordEntry]) -> bool:
+        """Record migrations as applied, in order, with one command. False: the `_id` of one is taken."""
 
-    async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
-        """Remove the migration's records as they were read. False: there was none."""
+    async def delete_records(self, recorded: Mapping[str, tuple[object, ...]]) -> bool:
+        """Remove the migrations' records as they were read, with one command. False: there was none."""
 
     async def update_checksum(self, name: str, recorded_at: tuple[object, ...], checksum: str) -> bool:
         """Write a checksum into the migration's records as they were read. False: there is none."""
@@ -162,8 +163,10 @@ class Store(Surroundings, Protocol):
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
         """Read the checkpoints of all backfills, by migration."""
 
-    async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
-        """Remove the checkpoints of a migration or its rollback, or that of one backfill, but not a later run's."""
+    async def delete_checkpoints(
+        self, names: Collection[str], token: int, *, undo: bool, backfill: str | None = None
+    ) -> None:
+        """Remove the checkpoints of migrations or their rollbacks, or of one backfill, but not a later run's."""
 
     async def add_history(self, fact: HistoryFact) -> None:
         """Write an entry to the history. Of a migration's failures, only the newest are kept."""

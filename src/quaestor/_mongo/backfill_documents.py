@@ -70,9 +70,11 @@ def sort_filter(filter: Mapping[str, Any], options: CodecOptions[Any]) -> dict[s
     return {key: visit(key, filter[key]) for key in sorted(filter)}
 
 
-def match_checkpoints(migration: str, token: int, *, undo: bool, backfill: str | None = None) -> dict[str, Any]:
-    """Match the checkpoints of a migration, or of its rollback, but not those of a later run."""
-    matching = {"_id.migration": migration, "_id.undo": undo, "token": {"$lte": token}}
+def match_checkpoints(
+    migrations: Collection[str], token: int, *, undo: bool, backfill: str | None = None
+) -> dict[str, Any]:
+    """Match the checkpoints of migrations, or of their rollbacks, but not those of a later run."""
+    matching = {"_id.migration": {"$in": list(migrations)}, "_id.undo": undo, "token": {"$lte": token}}
     return matching if backfill is None else matching | {"_id.backfill": backfill}
 
 

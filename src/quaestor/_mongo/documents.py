@@ -17,7 +17,7 @@ protection ends, because users who migrate need no right to remove documents the
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -127,12 +127,18 @@ def _is_newer(record: MigrationRecord, other: MigrationRecord) -> bool:
     return record.applied_at is not None and (other.applied_at is None or record.applied_at > other.applied_at)
 
 
-def match_records(name: str, recorded_at: Iterable[object]) -> dict[str, Any]:
-    """Match the records of a migration as they were read. A record written since doesn't match.
+def match_names(names: Collection[str]) -> dict[str, Any]:
+    """Match the records of these migrations."""
+    return {"name": {"$in": list(names)}}
+
+
+def match_records(recorded: Mapping[str, Iterable[object]]) -> dict[str, Any]:
+    """Match the records of migrations as they were read. A record written since doesn't match.
 
     By equality: the clock of the process that wrote it may be late.
     """
-    return {"name": name, "appliedAt": {"$in": list(recorded_at)}}
+    matching = [{"name": name, "appliedAt": {"$in": list(dates)}} for name, dates in recorded.items()]
+    return matching[0] if len(matching) == 1 else {"$or": matching}
 
 
 LEASE = "lease"

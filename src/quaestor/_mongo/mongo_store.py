@@ -5,7 +5,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.objectid import ObjectId
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import DuplicateKeyError, EncryptionError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, EncryptionError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from quaestor._core.definition import find_look_alike
@@ -30,7 +30,13 @@ from quaestor._mongo.drivers import (
     is_mongodb,
     make_driver,
 )
-from quaestor._mongo.outcomes import check_id_is_taken, explain_refusal, find_unknown_outcome, is_deadline_over
+from quaestor._mongo.outcomes import (
+    check_id_is_taken,
+    explain_refusal,
+    find_cause,
+    find_unknown_outcome,
+    is_deadline_over,
+)
 from quaestor._text import find_misspelled
 from quaestor.errors import InvalidPrefixError, ServerUnsupportedError
 from quaestor.events import Event, OtherPrefixesFound, SimilarDatabaseFound
@@ -102,19 +108,21 @@ class MongoStore:
         prefixes = {name.removesuffix("_migrations") for name in found if f"{name}_lock" in found} - {self.prefix}
         return OtherPrefixesFound(*self.where, tuple(sorted(prefixes))) if prefixes else None
 
-    async def has_record(self, name: str) -> bool:
-        return await self.driver.call(self._records.find_one, {"name": name}, documents.PROJECTION) is not None
+    async def find_recorded(self, names: Collection[str]) -> Collection[str]:
+        matching = documents.match_names(names)
+        found = await self.driver.read_all(self._records.find(matching, documents.PROJECTION, **documents.READING))
+        return {document["name"] for document in found}
 
-    async def insert_record(self, name: str, entry: RecordEntry) -> bool:
-        record = make_record(name, self._author, entry, self._terms)
-        return await insert_record(self.driver, self._records, record)
+    async def insert_records(self, entries: Mapping[str, RecordEntry]) -> bool:
+        records = make_records(entries, self._author, self._terms)
+        return await insert_records(self.driver, self._records, records)
 
-    async def delete_records(self, name: str, recorded_at: tuple[object, ...]) -> bool:
-        matching = documents.match_records(name, recorded_at)
+    async def delete_records(self, recorded: Mapping[str, tuple[object, ...]]) -> bool:
+        matching = documents.match_records(recorded)
         return bool((await self.driver.write(self._records.delete_many, matching)).deleted_count)
 
     async def update_checksum(self, name: str, recorded_at: tuple[object, ...], checksum: str) -> bool:
-        matching, update = documents.match_records(name, recorded_at), {"$set": {"checksum": checksum}}
+        matching, update = documents.match_records({name: recorded_at}), {"$set": {"checksum": checksum}}
         return bool((await self.driver.write(self._records.update_many, matching, update)).matched_count)
 
     async def create_records(self) -> None:
@@ -128,8 +136,10 @@ class MongoStore:
         found = await self.driver.read_all(self._checkpoints.find(projection=backfill_documents.STATUS))
         return backfill_documents.read_statuses(found)
 
-    async def delete_checkpoints(self, name: str, token: int, *, undo: bool, backfill: str | None = None) -> None:
-        matching = backfill_documents.match_checkpoints(name, token, undo=undo, backfill=backfill)
+    async def delete_checkpoints(
+        self, names: Collection[str], token: int, *, undo: bool, backfill: str | None = None
+    ) -> None:
+        matching = backfill_documents.match_checkpoints(names, token, undo=undo, backfill=backfill)
         await self.driver.write(self._checkpoints.delete_many, matching)
 
     async def add_history(self, fact: HistoryFact) -> None:
@@ -244,17 +254,32 @@ class MongoStore:
         return None
 
 
-def make_record(name: str, author: Author, entry: RecordEntry, terms: Terms) -> dict[str, object]:
-    """Make the record of a migration that was applied now."""
-    return documents.make_record(name, datetime.now(UTC), author, entry, is_concurrent=terms.is_concurrent)
+def make_records(entries: Mapping[str, RecordEntry], author: Author, terms: Terms) -> list[dict[str, object]]:
+    """Make the records of migrations; one without a date was applied now."""
+    now, is_concurrent = datetime.now(UTC), terms.is_concurrent
+    return [
+        documents.make_record(name, entry.applied_at or now, author, entry, is_concurrent=is_concurrent)
+        for name, entry in entries.items()
+    ]
 
 
-async def insert_record(driver: Driver, records: Any, record: Mapping[str, object], session: Any = None) -> bool:
-    """Insert a record. False: its `_id` is taken."""
+async def insert_records(
+    driver: Driver, collection: Any, records: Sequence[Mapping[str, object]], session: Any = None
+) -> bool:
+    """Insert records, in order. False: the `_id` of one is taken."""
     try:
-        await driver.write(records.insert_one, record, session=session)
+        if len(records) == 1:
+            await driver.write(collection.insert_one, records[0], session=session)
+        else:
+            await driver.write(collection.insert_many, records, session=session)
+    except BulkWriteError as several:
+        error = find_cause(several)
+        if not isinstance(error, DuplicateKeyError):
+            raise error from several
+        check_id_is_taken(error, collection)
+        return False
     except DuplicateKeyError as error:
-        check_id_is_taken(error, records)
+        check_id_is_taken(error, collection)
         return False
     return True
 

@@ -17,6 +17,7 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
     WriteConcernError,
+    WriteError,
 )
 
 from quaestor._core.store import Ending, OutcomeUnknown
@@ -45,6 +46,7 @@ _OUTCOME_UNKNOWN = frozenset(
         13436,  # NotPrimaryOrSecondary
     }
 )
+_DUPLICATE_KEY = 11000
 _REFUSED_IN_TRANSACTION = 263  # OperationNotSupportedInTransaction
 _INVALID_OPTIONS = 72
 _EXPIRED = {251, 290}  # NoSuchTransaction, TransactionExceededLifetimeLimitSeconds
@@ -82,6 +84,18 @@ def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
     if key != "_id" if key else index and not index.startswith("_id"):
         add_note(error, f"drop the unique index {index!r} of {collection.full_name}, which isn't quaestor's.")
         raise error
+
+
+def find_cause(error: BulkWriteError) -> OperationFailure:
+    """Make the error of a bulk write what one write would have raised."""
+    details = error.details or {}
+    kinds = {"writeErrors": WriteError, "writeConcernErrors": WriteConcernError}
+    for field, kind in kinds.items():
+        if found := details.get(field):
+            first = found[0]
+            is_taken = first.get("code") == _DUPLICATE_KEY
+            return (DuplicateKeyError if is_taken else kind)(first.get("errmsg", ""), first.get("code"), first)
+    return error
 
 
 def find_id(error: BaseException) -> tuple[object, ...]:

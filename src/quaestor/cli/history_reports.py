@@ -27,6 +27,8 @@ _STATES: Mapping[str, str] = {
 """The state whose mark an entry gets."""
 
 _RECORDS = {"applied", "marked_applied", "imported"}
+_UNRECORDED = {"pending", "waiting", "replaced"}
+_GONE = {"replaced", "retired", "unknown"}
 _NO_FILE = "not in a file"
 _LEAST_DETAILS = 24
 _MOST_SHOWN = 20
@@ -139,7 +141,7 @@ def _find_facts(known: Known, status: Status) -> dict[str, str | None]:
 
     if one is None:
         return {"code": "not registered", "needed by": with_states(known.needed_by)}
-    failure, is_registered = one.last_failure, one.state != "unknown"
+    failure, is_registered = one.last_failure, known.code is not None or one.state not in _GONE
     return {
         "description": one.description,
         "code": known.code or (_NO_FILE if is_registered else "not registered"),
@@ -149,10 +151,12 @@ def _find_facts(known: Known, status: Status) -> dict[str, str | None]:
         "kind": "in a transaction with its record" if one.transaction else None,
         "after a crash": "runs stop until you say how to continue" if known.after_crash == "stop" else None,
         "interrupted": None if one.interrupted_since is None else f"started {_format_time(one.interrupted_since)}",
+        "replaces": ", ".join(one.replaces),
+        "replaced by": one.replaced_by,
         "needs": with_states(one.depends_on),
         "needed by": with_states(known.needed_by),
         "in progress": str(known.lease) if known.lease else None,
-        "recorded": _format_time(one.applied_at) if one.state != "pending" else None,
+        "recorded": _format_time(one.applied_at) if one.state not in _UNRECORDED or one.applied_at else None,
         "by": None if record is None else _describe_author(record),
         "release": one.release,
         "run": None if record is None else record.run,

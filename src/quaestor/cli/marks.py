@@ -16,7 +16,7 @@ class Mark:
     word: str  # also its class in CSS
     sign: str  # one cell wide, tells the state without colour
     style: str  # for Rich
-    fill: str = ""  # of its box on white paper, in CSS
+    fill: str = ""  # of its box on white paper, in CSS; none if pictures leave it out
     line: str = ""
     dark_fill: str = ""
     dark_line: str = ""
@@ -35,7 +35,10 @@ MARKS = {
         Mark("running", "▸", "bold blue", "#e4efff", "#1d62d8", "#12284d", "#6ea8ff"),
         Mark("interrupted", "!", "bold red", "#fdebea", "#c8322b", "#3b1715", "#ff7b72"),
         Mark("failed", "✗", "bold red", "#fbd9d7", "#9f1d17", "#4a1512", "#ff9a92"),
+        Mark("waiting", "…", "cyan", "#ffffff", "#64748b", "#1b2230", "#94a3b8"),
         Mark("unknown", "?", "magenta", "#f5edfd", "#8440c4", "#2b1a3d", "#c594f7"),
+        Mark("replaced", "→", "dim"),
+        Mark("retired", "-", "dim"),
     )
 }
 """The marks by their words, in the order of a legend."""
@@ -55,6 +58,11 @@ def find_state(migration: MigrationStatus) -> str:
     if migration.interrupted:
         return "interrupted"
     return "failed" if migration.state == "pending" and migration.last_failure is not None else migration.state
+
+
+def list_current(status: Status) -> list[MigrationStatus]:
+    """List the migrations without those that are replaced or retired: they are only counted."""
+    return [migration for migration in status.migrations if migration.state not in {"replaced", "retired"}]
 
 
 def count_marks(status: Status) -> list[tuple[Mark, int]]:

@@ -19,7 +19,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from quaestor.cli.layout import HEIGHT, Box, Point, layout
-from quaestor.cli.marks import MARKS, Mark, choose_mark, count_marks, format_place
+from quaestor.cli.marks import MARKS, Mark, choose_mark, count_marks, format_place, list_current
 from quaestor.cli.redaction import escape
 from quaestor.status import MigrationStatus, Status
 
@@ -51,7 +51,7 @@ def svg(status: Status) -> str:
     """
     ids = {migration.name: identifier for identifier, migration, _ in _nodes(status)}
     widths = {name: _TEXT + cell_len(escape(name)) * _CELL + _PADDING for name in ids}
-    placed = layout({migration.name: migration.depends_on for migration in status.migrations}, widths)
+    placed = layout({migration.name: migration.depends_on for migration in list_current(status)}, widths)
     head, head_width = _head(status)
     graph_width, graph_height = placed.size
     width, height = f"{max(graph_width, head_width) + 2 * _MARGIN:g}", f"{_HEAD + graph_height + _MARGIN:g}"
@@ -114,14 +114,14 @@ def _quoted(text: str) -> str:
 
 def _nodes(status: Status) -> Iterator[tuple[str, MigrationStatus, Mark]]:
     """Yield each migration with its identifier: notations would need its name quoted everywhere."""
-    for index, migration in enumerate(status.migrations):
+    for index, migration in enumerate(list_current(status)):
         yield f"m{index}", migration, choose_mark(migration, status)
 
 
 def _edges(status: Status) -> Iterator[tuple[str, str]]:
     """Yield the identifiers of each dependency and its dependent."""
     ids = {migration.name: identifier for identifier, migration, _ in _nodes(status)}
-    for migration in status.migrations:
+    for migration in list_current(status):
         for needed in dict.fromkeys(migration.depends_on):
             yield ids[needed], ids[migration.name]
 
@@ -182,8 +182,9 @@ def _path(corners: Sequence[Point]) -> str:
 def _style() -> str:
     """Return the style sheet, with the colours of each mark on light and on dark paper."""
     rule = ".{0} rect{{fill:{1};stroke:{2}}}.{0} .sign{{fill:{2};color:{2}}}\n".format
-    light = "".join(rule(mark.word, mark.fill, mark.line) for mark in MARKS.values())
-    dark = "".join(rule(mark.word, mark.dark_fill, mark.dark_line) for mark in MARKS.values())
+    drawn = [mark for mark in MARKS.values() if mark.fill]
+    light = "".join(rule(mark.word, mark.fill, mark.line) for mark in drawn)
+    dark = "".join(rule(mark.word, mark.dark_fill, mark.dark_line) for mark in drawn)
     return f"{_resource('picture.css')}{light}@media (prefers-color-scheme: dark) {{{dark}}}"
 
 
@@ -199,8 +200,9 @@ def terminal(status: Status, width: int) -> Iterator[RenderableType]:
     marks = [mark.text + f" {count} {mark.word}" for mark, count in count_marks(status)]
     yield Text.assemble((format_place(status), "bold"), "  ", Text("  ").join(marks or [Text("no migrations")]))
     yield ""
-    needed = {name for migration in status.migrations for name in migration.depends_on}
-    linked = [migration for migration in status.migrations if migration.depends_on or migration.name in needed]
+    shown = list_current(status)
+    needed = {name for migration in shown for name in migration.depends_on}
+    linked = [migration for migration in shown if migration.depends_on or migration.name in needed]
     lanes = list(_lanes(linked))
     margin = max(map(len, lanes), default=-2) + 2
     fits = margin + 2 + max((cell_len(escape(migration.name)) for migration in linked), default=0) <= width
@@ -212,7 +214,7 @@ def terminal(status: Status, width: int) -> Iterator[RenderableType]:
         if migration.depends_on and not fits:
             names = ", ".join(escape(name) for name in dict.fromkeys(migration.depends_on))
             yield Padding(Text(f"needs {names}", style=_FAINT, overflow="fold"), (0, 0, 0, 4))
-    for migration in status.migrations:
+    for migration in shown:
         if not migration.depends_on and migration.name not in needed:
             yield Text(" " * margin if fits else "") + _label(migration, choose_mark(migration, status))
 

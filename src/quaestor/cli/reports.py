@@ -10,7 +10,7 @@ from rich.text import Text
 
 from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
 from quaestor._text import format_amount, format_count, format_list
-from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, find_state, format_place
+from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, find_state, format_place, list_current
 from quaestor.cli.redaction import escape
 from quaestor.status import BackfillStatus, MigrationStatus, State, Status
 
@@ -31,19 +31,22 @@ _OUTDATED = ("pending", "unknown", "interrupted", "failed")
 
 
 def report_status(status: Status, width: int) -> Iterator[RenderableType]:
-    """Report all migrations: as many columns as there is room for, the name and the state always."""
-    if status.migrations:
-        marks = [choose_mark(one, status) for one in status.migrations]
-        dates = [_format_since(one) for one in status.migrations]
+    """Report the migrations: as many columns as there is room for, the name and the state always.
+
+    Replaced and retired ones are only counted.
+    """
+    if shown := list_current(status):
+        marks = [choose_mark(one, status) for one in shown]
+        dates = [_format_since(one) for one in shown]
         columns = {
             "": [mark.text for mark in marks],
-            "migration": make_column(one.name for one in status.migrations),
+            "migration": make_column(one.name for one in shown),
             "state": [Text(mark.word, mark.style) for mark in marks],
-            "progress": make_column(_describe_progress(one) for one in status.migrations),
+            "progress": make_column(_describe_progress(one) for one in shown),
             "since (UTC)": make_column(dates),
-            "depends on": make_column((", ".join(one.depends_on) for one in status.migrations), "dim"),
-            "kind": make_column(map(_describe_kind, status.migrations), "dim"),
-            "description": make_column((one.description for one in status.migrations), "dim"),
+            "depends on": make_column((", ".join(one.depends_on) for one in shown), "dim"),
+            "kind": make_column(map(_describe_kind, shown), "dim"),
+            "description": make_column((one.description for one in shown), "dim"),
         }
         yield make_table(columns, width, needed={"", "state"})
         yield ""
@@ -174,7 +177,7 @@ def find_warnings(status: Status) -> Iterator[str]:
             release = f" in release {failure.release}" if failure.release else ""
             when = f" at {failure.at:%Y-%m-%d %H:%M} UTC" if failure.at else ""
             yield escape(f"{subject} failed{when}{release}: {failure.error or 'why is unknown'}")
-    if all(one.state == "unknown" for one in status.migrations):
+    if all(one.state in {"unknown", "retired"} for one in status.migrations):
         yield NO_MIGRATIONS
     pending = set(status.names("pending"))
     for one in status.migrations:

@@ -119,8 +119,9 @@ def new(
     if name in registry.migrations:
         raise CommandError(f"Migration {name!r} exists already. Choose another name.")
     if depends_on is None:
-        met = {needed for migration in registry.migrations.values() for needed in migration.depends_on}
-        depends_on = [migration.name for migration in registry.sort() if migration.name not in met]
+        ordered = registry.sort()
+        met = {needed for migration in ordered for needed in migration.depends_on}
+        depends_on = [migration.name for migration in ordered if migration.name not in met]
     for needed in depends_on:
         if needed not in registry.migrations:
             raise MissingDependencyError(name, needed, find_similar(needed, registry.migrations))
