@@ -3,6 +3,7 @@
 import random
 import timeit
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
@@ -13,6 +14,7 @@ from quaestor._core import plan
 from quaestor._core.catalog import Catalog
 from quaestor._core.plan import Records
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIZES = (10_000, 50_000, 200_000)
 REPEATED = 5
 Needs = dict[str, list[str]]
@@ -58,7 +60,7 @@ def nothing(db: object) -> None:
 def planned(definitions: dict[str, MigrationDefinition], applied: frozenset[str]) -> plan.Plan:
     """What a run does between reading the records and the first migration."""
     catalog, records = Catalog(definitions), Records(dict.fromkeys(applied, ()))
-    return plan.plan_run(catalog, catalog.check(), catalog.view(records.applied.keys()), records)
+    return plan.plan_run(catalog, catalog.check(), catalog.view(records.applied.keys()), records, now=NOW)
 
 
 def bare_order(needs: Needs) -> list[str]:

@@ -20,8 +20,10 @@ from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.guards import Guard, check_guard
 from quaestor._core.lease import HeldLease, LeaseState, Location, Terms
+from quaestor._core.phases import Selection
 from quaestor._core.plan import Change, Records, StartMark, make_entries
 from quaestor._core.store import Attempt, Ending, HistoryFact, OutcomeUnknown, RecordEntry
+from quaestor._core.undo import Undo
 from quaestor._mongo.documents import make_milliseconds
 from quaestor.errors import BatchesInTransactionError
 from quaestor.events import Event, Place
@@ -351,7 +353,8 @@ class Process:
 
     def __post_init__(self) -> None:
         self.terms = Terms(TTL, self.timeout, self.patience, self.owner)
-        self.scope = Scope(Catalog(self.definitions, self.retired), {False, True}, self.terms)
+        catalog = Catalog(self.definitions, self.retired)
+        self.scope = Scope(catalog, {False, True}, self.terms, lambda: self.server.clock)
         self.store, self.host, self.functions = FakeStore(self), FakeHost(self), FakeFunctions(self)
         self.engine = Engine(self.scope, self.store, self.host, self.functions)
         self.events: list[Event] = []
@@ -369,10 +372,11 @@ class Process:
     # Starting
 
     def run(self, targets: Collection[str] | None = None, **options: Any) -> "Process":
-        return self.perform(engine.run(self.scope, targets, **options))
+        of_run = {name: options.pop(name) for name in ("concurrency", "plan_id") if name in options}
+        return self.perform(engine.run(self.scope, Selection(targets, **options), **of_run))
 
     def roll_back(self, *targets: str) -> "Process":
-        return self.perform(engine.roll_back(self.scope, targets))
+        return self.perform(engine.roll_back(self.scope, Undo(targets)))
 
     def perform(self, operation: Operation) -> "Process":
         return self.start(self.engine.perform(operation))

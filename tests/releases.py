@@ -117,6 +117,15 @@ class Model:
                 ahead += [part for part in unit.parts if part.is_registered]
         return needed
 
+    def find_completed(self, names: Collection[str]) -> set[str]:
+        """What counts as applied once these are, because they're the rest of what it replaces."""
+
+        def is_done(unit: Unit) -> bool:
+            is_completed = self.is_completed(unit) and all(map(is_done, unit.parts))
+            return is_completed or unit.name in names or self.counts(unit)
+
+        return {unit.name for unit in self.units.values() if self.is_completed(unit) and is_done(unit)}
+
     def run(self) -> None:
         """Apply everything. Afterwards all names are recorded, or some are stuck."""
         for unit in self.top:

@@ -1,6 +1,6 @@
 """Run, roll back, mark, plan, status and unlock on a server in memory, and what can go wrong at each call."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -14,9 +14,11 @@ from quaestor._core import engine
 from quaestor._core.checkpoint import Checkpoint
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.lease import PAUSE, LeaseState, Location
+from quaestor._core.phases import Selection
 from quaestor._core.plan import Records
 from quaestor._core.store import Ending
 from quaestor._core.transaction import MOST_EXPIRED
+from quaestor._core.undo import Undo
 from quaestor.errors import (
     CircularDependencyError,
     DependencyConflictError,
@@ -394,11 +396,17 @@ def test_nothing_to_do(kind: str, events: list[object]) -> None:
 def test_refused_before_the_first_command(needs: dict[str, list[str]], names: Any, error: type[Exception]) -> None:
     """An unsound graph is refused before the first command, and so are names that aren't a list or not registered."""
     process = Process(Server(), definitions(needs))
-    for operation in (engine.run, engine.roll_back, engine.mark_applied, engine.mark_pending):
+    operations: dict[str, Callable[[], engine.Operation]] = {
+        "run": lambda: engine.run(process.scope, Selection(names)),
+        "roll back": lambda: engine.roll_back(process.scope, Undo(names)),
+        "mark applied": lambda: engine.mark_applied(process.scope, names),
+        "mark pending": lambda: engine.mark_pending(process.scope, names),
+    }
+    for name, make in operations.items():
         with pytest.raises(error):
-            process.perform(operation(process.scope, names)).finish()
+            process.perform(make()).finish()
         # A record that no registered migration has can be removed, so a mark reads the records first.
-        assert process.log == [] or (operation, names) == (engine.mark_pending, ["b"])
+        assert process.log == [] or (name, names) == ("mark pending", ["b"])
     if issubclass(error, GraphError):
         with pytest.raises(error):
             process.start(process.engine.read_status()).finish()
@@ -581,13 +589,13 @@ def test_plan() -> None:
     known = definitions(DIAMOND | {"aside": []}, transactional=True)
     server = recorded("top")
     process = Process(server, known)
-    planned = process.start(process.engine.explain(engine.run(process.scope, ["end"]))).finish()
+    planned = process.start(process.engine.explain(engine.run(process.scope, Selection(["end"])))).finish()
     assert [(one.name, one.reason) for one in planned] == [
         ("left", "needed by end"),
         ("right", "needed by end"),
         ("end", "asked for"),
     ]
-    rollback = engine.roll_back(process.scope, ["top"])
+    rollback = engine.roll_back(process.scope, Undo(["top"]))
     undone = process.start(process.engine.explain(rollback)).finish()
     assert undone == [PlannedMigration("top", asked_for=True, undo=True)]
     assert [call.name for call in process.log] == ["read_records"] * 2

@@ -57,6 +57,16 @@ EXAMPLES = [
     (errors.PartlyReplacedError("c", ["a"], ["b d", "e"]), RuntimeError, "`quaestor mark applied 'b d' e` if it is"),
     (errors.MigrationReplacedError({"a": "b"}), ValueError, "'a' is replaced by 'b', which is applied"),
     (
+        errors.UnknownRecordsError(["y", "z"], undo=True),
+        ValueError,
+        "The last migrations include some that the code doesn't have: y, z. Only a release that has them can undo",
+    ),
+    (
+        errors.MigrationDelayedError({"a": LONG_AGO, "b": None}),
+        RuntimeError,
+        "is one of them or depends on one: 'a' (until 2026-01-01 00:00 UTC), 'b' (its dependencies are pending). Run",
+    ),
+    (
         errors.IrreversibleMigrationError(["b", "a"]),
         ValueError,
         "for b, a. Write one with @registry.register_rollback('b') and one with @registry.register_rollback('a'), or",

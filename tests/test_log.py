@@ -23,6 +23,7 @@ from quaestor import (
     MigrationFailed,
     MigrationProgressed,
     MigrationRetried,
+    MigrationsWaiting,
     PrimaryChanged,
     ReplicasAwaited,
     RollbackStarted,
@@ -32,7 +33,7 @@ from quaestor import (
     SessionsNotEnded,
     log_event,
 )
-from tests.world import lease
+from tests.world import LONG_AGO, lease
 
 WHERE = ("shop", "app", "r1")
 PLACE = (*WHERE, "a", 1, 2)
@@ -81,6 +82,14 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
         (BackfillStarted(*PLACE, "users", "users", 1000, None), logging.INFO, ["resumes", "1,000 documents"]),
         (BackfillStarted(*PLACE, "old", "users", 1000, 9000), logging.INFO, ["'old' of 'users'", "1,000 of 9,000"]),
         (CollectionMissing(*PLACE, "users", "users"), logging.WARNING, ["'a'", "there is no collection 'users'"]),
+        (
+            MigrationsWaiting(*WHERE, {"a": LONG_AGO, "b": None}, ("c",), ("d",)),
+            logging.INFO,
+            [
+                "4 migrations left for later: a (delayed until 2026-01-01 00:00 UTC), b (delayed, its",
+                "are pending), c (depends on a delayed one), d (phase post_deploy)",
+            ],
+        ),
         (BackfillReset(*WHERE, ("a",), "users"), logging.INFO, ["'users' of 'a' starts over in the next run"]),
         (BackfillRestarted(*PLACE, "users", "users"), logging.WARNING, ["'a'", "'users' starts over", "again"]),
         (ReplicasAwaited(*PLACE, 12.4, 61.2), logging.INFO, ["'a' (1 of 2)", "12.4 s behind", "1 min 1 s"]),

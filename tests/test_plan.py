@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from quaestor._core import overview, plan
 from quaestor._core.catalog import Catalog
 from quaestor._core.definition import MigrationDefinition, check_names
+from quaestor._core.phases import Selection
 from quaestor._core.plan import Change, RecordChange, Records
+from quaestor._core.undo import Undo
 from quaestor.errors import (
     DependencyConflictError,
     InvalidOptionError,
@@ -33,11 +35,11 @@ def recorded(*applied: str) -> Records:
 
 
 def plan_run(known: Catalog, records: Records, targets: Collection[str] | None = None) -> plan.Plan:
-    return plan.plan_run(known, known.check(), known.view(records.applied), records, targets)
+    return plan.plan_run(known, known.check(), known.view(records.applied), records, Selection(targets))
 
 
 def plan_rollback(known: Catalog, records: Records, targets: Collection[str]) -> plan.Plan:
-    return plan.plan_rollback(known, known.view(records.applied), records, {}, targets)
+    return plan.plan_rollback(known, known.view(records.applied), records, {}, Undo(targets))
 
 
 def needed_by(needs: Needs, targets: Collection[str], applied: Collection[str]) -> set[str]:
@@ -72,7 +74,7 @@ def test_targets(needs: Needs, data: st.DataObject) -> None:
     wanted = needed_by(needs, targets, applied)
     left = {name: [needed for needed in needs[name] if needed in wanted] for name in wanted}
     assert names(todo) == smallest_order(left)
-    for planned in plan.explain(known.view(applied), names(todo), targets):
+    for planned in plan.explain(known, known.view(applied), todo):
         assert planned.asked_for is (planned.name in targets)
         assert set(planned.because_of) == (
             set() if planned.asked_for else {name for name in wanted if planned.name in needs[name]}
@@ -111,8 +113,8 @@ def test_rollback_of_the_other_kind() -> None:
     """A change has the function that it calls, and says whether that is async."""
     known = Catalog({"a": MigrationDefinition("a", nothing, transaction=True, rollback=nothing_async)})
 
-    assert plan_run(known, Records({})) == [Change("a", True, nothing, False, True)]
-    assert plan_rollback(known, recorded("a"), ["a"]) == [
+    assert list(plan_run(known, Records({}))) == [Change("a", True, nothing, False, True)]
+    assert list(plan_rollback(known, recorded("a"), ["a"])) == [
         Change("a", False, nothing_async, True, True, recorded_at=(LONG_AGO,))
     ]
 
@@ -131,7 +133,7 @@ def test_mark_applied(needs: Needs, data: st.DataObject) -> None:
         assert caught.value.conflicts == {name: lacking for name, lacking in missing.items() if lacking}
     else:
         expected = [name for name in smallest_order(needs) if name in marked and name not in applied]
-        assert plan.plan_mark_applied(known, recorded(*applied), {}, marked) == [
+        assert list(plan.plan_mark_applied(known, recorded(*applied), {}, marked)) == [
             RecordChange(name, applies=True) for name in expected
         ]
 
@@ -150,7 +152,7 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
         assert caught.value.conflicts == {name: needed for name, needed in stays.items() if needed}
     else:
         order = ["of another release", *reversed(smallest_order(needs))]
-        assert plan.plan_mark_pending(known, recorded(*applied), {}, marked) == [
+        assert list(plan.plan_mark_pending(known, recorded(*applied), {}, marked)) == [
             RecordChange(name, applies=False, recorded_at=(LONG_AGO,))
             for name in order
             if name in applied and name in marked

@@ -15,6 +15,7 @@ from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Operation, Scope
 from quaestor._core.plan import RecordEntry, StartMark
 from quaestor._core.store import OutcomeUnknown
+from quaestor._core.undo import Undo
 from quaestor.errors import (
     InterruptedMigrationError,
     LeaseLostError,
@@ -217,12 +218,15 @@ def test_adopted_record() -> None:
 
 
 def test_targets() -> None:
-    """A replaced name means its replacement; one that was applied, nothing. What counts is recorded all the same."""
+    """A replaced name means its replacement; one that was applied, nothing. What counts is recorded all the same, also
+    what counts because of this run.
+    """
     assert Process(Server(), newer("old_a")).run(["old_a"]).finish() == ["first", "new"]
     server = recorded("first", "old_a")
     assert Process(server, newer("old_b")).run(["old_a"]).finish() == []
     assert Process(server, newer("old_b")).run(["old_b"]).finish() == ["old_b"]
-    assert "new" not in server.records
+    assert "new" in server.records
+    server = recorded("first", "old_a", "old_b")
     assert Process(server, newer("old_b")).run(["first"]).finish() == []
     assert "new" in server.records
 
@@ -372,10 +376,14 @@ def test_rollback_answer_lost_at_every_call(transactional: bool, found: list[str
 def test_undo_a_replaced_migration() -> None:
     """What is part of an applied replacement can't be undone by itself. A pending one's can."""
     for found in UNDO_FROM.values():
-        for make in (engine.roll_back, engine.mark_pending):
+        for make in (
+            lambda scope: engine.roll_back(scope, Undo(["old_a"])),
+            lambda scope: engine.roll_back(scope, Undo(to="old_a")),
+            lambda scope: engine.mark_pending(scope, ["old_a"]),
+        ):
             process = Process(recorded(*found), newer("old_a"))
             with pytest.raises(MigrationReplacedError) as caught:
-                process.perform(make(process.scope, ["old_a"])).finish()
+                process.perform(make(process.scope)).finish()
             assert caught.value.replacements == {"old_a": "new"}
     server = recorded("first", "old_a")
     assert Process(server, newer("old_a", "old_b")).roll_back("old_a").finish() == ["old_a"]

@@ -11,7 +11,9 @@ from quaestor._core import engine
 from quaestor._core.checkpoint import Checkpoint
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.engine import Operation, Scope
+from quaestor._core.phases import Selection
 from quaestor._core.plan import StartMark
+from quaestor._core.undo import Undo
 from quaestor.errors import (
     InterruptedMigrationError,
     InvalidMigrationError,
@@ -165,7 +167,7 @@ def test_crash_while_it_is_settled(kind: str, after: bool) -> None:
     """Rollback and marks of an interrupted migration can be repeated wherever they die."""
     known = stopping("b")
     calls: dict[str, Callable[[Scope], Operation]] = {
-        "rollback": lambda scope: engine.roll_back(scope, ["b"]),
+        "rollback": lambda scope: engine.roll_back(scope, Undo(["b"])),
         "mark applied": lambda scope: engine.mark_applied(scope, ["b"]),
         "mark pending": lambda scope: engine.mark_pending(scope, ["b"]),
     }
@@ -282,9 +284,9 @@ def test_plan_raises_what_the_run_would() -> None:
         reader.start(reader.engine.explain(engine.run(reader.scope))).finish()
     assert caught.value.interrupted == {"b": server.marks["b"].since}
     assert [one.name for one in reader.log] == ["read_records", "read_lease_and_clock"]
-    planned = reader.start(reader.engine.explain(engine.run(reader.scope, retry=["b"]))).finish()
+    planned = reader.start(reader.engine.explain(engine.run(reader.scope, Selection(retry=["b"])))).finish()
     assert [one.name for one in planned] == ["b", "c"]
-    undone = reader.start(reader.engine.explain(engine.roll_back(reader.scope, ["a"]))).finish()
+    undone = reader.start(reader.engine.explain(engine.roll_back(reader.scope, Undo(["a"])))).finish()
     assert [one.name for one in undone] == ["b", "a"]
 
 
@@ -347,7 +349,7 @@ def test_mark_pending_starts_over() -> None:
 def test_void_mark() -> None:
     """A mark beside a record, of a holder that was killed between the two, is ignored, and goes with the record."""
     known = stopping("b")
-    for undo in (lambda scope: engine.roll_back(scope, ["b"]), lambda scope: engine.mark_pending(scope, ["b"])):
+    for undo in (lambda scope: engine.roll_back(scope, Undo(["b"])), lambda scope: engine.mark_pending(scope, ["b"])):
         server = Server(recorded=dict.fromkeys(ORDER[:2], LONG_AGO), marks={"b": StartMark("dead", LONG_AGO)})
         assert not any(one.interrupted for one in read_status(server, known).migrations)
         assert Process(server, known).run(["b"]).finish() == []
@@ -400,7 +402,7 @@ def test_refused_before_the_first_command() -> None:
     """An unknown name to retry, and a migration that can't be registered like that."""
     process = Process(Server(), stopping("b"))
     with pytest.raises(UnknownMigrationError):
-        engine.run(process.scope, retry=["z"])
+        engine.run(process.scope, Selection(retry=["z"]))
     with pytest.raises(InvalidMigrationError, match="must be 'rerun' or 'stop', not str \\('halt'\\)"):
         MigrationDefinition("a", nothing, after_crash="halt")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(InvalidMigrationError, match="transaction=True and after_crash='stop'"):

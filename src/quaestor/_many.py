@@ -1,14 +1,15 @@
 """Runs over many databases, several at once."""
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quaestor._author import find_release
 from quaestor._core.catalog import Catalog
-from quaestor._core.definition import check_concurrency, check_names
+from quaestor._core.definition import check_concurrency
 from quaestor._core.lease import Terms
+from quaestor._core.phases import Selection
 from quaestor._core.scheduler import Schedule, Start, follow
 from quaestor._core.store import Host
 from quaestor._hosts.calls import catch, catch_async, guard
@@ -39,11 +40,9 @@ class Options:
     lease_ttl: float
     lease_timeout: float | None
     patience: float
-    targets: Collection[str] | None
-    strict: bool
     concurrency: int
     release: str | None
-    retry: Collection[str]
+    selection: Selection
 
 
 def run_many(
@@ -56,7 +55,7 @@ def run_many(
 ) -> Coroutine[Any, Any, list[DatabaseResult]]:
     """See `MigrationRegistry.run_many`. The coroutine of sync runs never suspends."""
     argument, prefix = "sync_db" if is_async else "async_db", options.prefix
-    listed, targets, retry = _check(registry, databases, argument, other_db, options)
+    listed = _check(registry, databases, argument, other_db, options)
     emit = guard(options.on_event)
 
     names = [str(number) for number in range(len(listed))]
@@ -80,7 +79,7 @@ def run_many(
         other = {} if other_db is None else {argument: other_db(db.name)}
         runner = make_runner(db, on_event=hook, **other)
         join_run(runner, run_id, number)
-        return runner.run(targets, strict=options.strict, retry=retry)
+        return runner.run(**asdict(options.selection))
 
     async def run_one(start: Start) -> None:
         number, applied, is_reported = int(start.name), [], False
@@ -143,8 +142,8 @@ class _Results:
 
 def _check(
     registry: "MigrationRegistry", databases: object, argument: str, other_db: object, options: Options
-) -> tuple[list[Any], list[str] | None, list[str]]:
-    """Check what would fail in each of the runs. Returns the databases, the targets, and what to retry."""
+) -> list[Any]:
+    """Check what would fail in each of the runs. Returns the databases."""
     check_concurrency(options.concurrency)
     if other_db is not None and not callable(other_db):
         raise InvalidOptionError(
@@ -167,7 +166,5 @@ def _check(
     find_release(options.release)
     catalog = Catalog(registry.migrations, frozenset(registry.retired))
     catalog.check()
-    targets = None if options.targets is None else check_names("targets", options.targets)
-    retry = check_names("retry", options.retry)
-    catalog.check_known([*(targets or ()), *retry])
-    return listed, targets, retry
+    options.selection.check(catalog)
+    return listed

@@ -18,6 +18,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
     ├── PartlyReplacedError           (RuntimeError)  some of what a migration replaces is applied, the rest is gone
     ├── MigrationReplacedError        (ValueError)    a migration to undo is part of an applied replacement
+    ├── MigrationDelayedError         (RuntimeError)  a target of a run is delayed, or needs one that is
     ├── PlanChangedError              (RuntimeError)  a run with a plan_id would apply something else
     ├── IrreversibleMigrationError    (ValueError)    a migration to roll back has no rollback
     ├── InterruptedMigrationError     (RuntimeError)  after_crash="stop", and the migration was interrupted or failed
@@ -252,15 +253,24 @@ class RecordConflictError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class UnknownRecordsError(QuaestorError, ValueError):
-    """A strict run found applied migrations that aren't registered. Nothing has run.
+    """A strict run found applied migrations that aren't registered, or a rollback without targets would have to undo
+    some. Nothing has run.
 
     Attributes:
         names: Their names, alphabetically.
+        undo: Whether it was a rollback.
     """
 
     names: list[str]
+    undo: bool = False
 
     def __str__(self) -> str:
+        if self.undo:
+            return (
+                f"The last migrations include some that the code doesn't have: {', '.join(self.names)}. Only a release "
+                "that has them can undo them. Roll back with that release first, or name the migrations to roll back. "
+                "Nothing has run."
+            )
         return (
             f"The database has applied migrations that the code doesn't have: {', '.join(self.names)}. They are from a "
             "newer release, or were renamed or removed. Deploy that release, or run without strict. Nothing has run."
@@ -306,6 +316,28 @@ class MigrationReplacedError(QuaestorError, ValueError):
         return " ".join(
             f"{name!r} is replaced by {by!r}, which is applied: name that one."
             for name, by in self.replacements.items()
+        )
+
+
+@dataclass(eq=False)
+class MigrationDelayedError(QuaestorError, RuntimeError):
+    """Targets of a run are delayed, or depend on migrations that are. Nothing has run.
+
+    Attributes:
+        delayed: The names of the delayed migrations, alphabetically, with until when (aware, UTC); None if their
+            dependencies aren't applied yet.
+    """
+
+    delayed: dict[str, datetime | None]
+
+    def __str__(self) -> str:
+        until = ", ".join(
+            f"{name!r} ({'its dependencies are pending' if date is None else f'until {date:%Y-%m-%d %H:%M} UTC'})"
+            for name, date in self.delayed.items()
+        )
+        return (
+            f"These migrations are delayed, and a target is one of them or depends on one: {until}. Run without this "
+            "target, or without delays (`quaestor run --no-delay`, ignore_delays=True). Nothing has run."
         )
 
 

@@ -7,6 +7,7 @@ among others, follow stamina's instrumentation.
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 from quaestor._text import (
@@ -203,6 +204,32 @@ class ReplacementRecorded(RunEvent):
 
     def __str__(self) -> str:
         return f"Recorded {self.name!r} as applied, because it replaces applied migrations{format_list(self.replaces)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationsWaiting(RunEvent):
+    """A run leaves pending migrations for a later one. Emitted once per run.
+
+    Attributes:
+        delayed: The delayed migrations, with until when (aware, UTC); None if their dependencies aren't applied yet.
+        dependents: The migrations that depend on a delayed one.
+        post_deploy: The migrations of phase "post_deploy" that a run of phase "deploy" leaves.
+    """
+
+    delayed: Mapping[str, datetime | None] = field(hash=False)
+    dependents: tuple[str, ...]
+    post_deploy: tuple[str, ...]
+
+    def __str__(self) -> str:
+        waiting = [
+            *(
+                f"{name} ({'delayed, its dependencies are pending' if date is None else _format_until(date)})"
+                for name, date in self.delayed.items()
+            ),
+            *(f"{name} (depends on a delayed one)" for name in self.dependents),
+            *(f"{name} (phase post_deploy)" for name in self.post_deploy),
+        ]
+        return f"{format_count(len(waiting))} left for later{format_list(waiting)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -676,6 +703,10 @@ def level_of(event: Event) -> Level:  # noqa: PLR0911 - it is one table
             return "ERROR"
         case _:
             return "INFO"
+
+
+def _format_until(date: datetime) -> str:
+    return f"delayed until {date:%Y-%m-%d %H:%M} UTC"
 
 
 def _format_backfill(name: str, collection: str) -> str:

@@ -378,6 +378,9 @@ class MigrationRegistry:
         plan_id: str | None = None,
         release: str | None = None,
         retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply all pending migrations, dependencies first, otherwise in alphabetical order.
 
@@ -410,6 +413,12 @@ class MigrationRegistry:
             release: The release of the application, such as "1.4.2", for the records and the history. Defaults to the
                 environment variable QUAESTOR_RELEASE; if that isn't set, none is recorded.
             retry: Repeat these migrations with after_crash="stop", although they were interrupted or failed halfway.
+            phase: "deploy" leaves the pending migrations of phase "post_deploy" for a later run, except for what the
+                others depend on: for a rollout, while instances of the old release are left. Defaults to both phases,
+                as does "post_deploy", after the rollout.
+            steps: Call at most so many functions, the first ones of the plan. Defaults to all.
+            ignore_delays: Whether to apply migrations whose `delay` isn't over. Otherwise they, and all that depend on
+                them, are left for a later run (`MigrationsWaiting`).
 
         Returns:
             The names applied by this call, in the order of the plan.
@@ -422,6 +431,7 @@ class MigrationRegistry:
             UnknownRecordsError: `strict`, and applied migrations aren't registered; nothing has run.
             InterruptedMigrationError: A pending migration with after_crash="stop" was interrupted or failed halfway,
                 and `retry` doesn't name it; nothing has run.
+            MigrationDelayedError: A target is delayed, or depends on a migration that is; nothing has run.
             PlanChangedError: The plan isn't the one with this `plan_id`; nothing has run.
             MissingDatabaseError: `def` migrations are pending, but there is no `sync_db`; nothing has run.
             RecordConflictError: A migration couldn't be recorded; nothing has run.
@@ -449,7 +459,16 @@ class MigrationRegistry:
             patience=patience,
             release=release,
         )
-        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id)
+        return runner.run(
+            targets,
+            strict=strict,
+            concurrency=concurrency,
+            retry=retry,
+            plan_id=plan_id,
+            phase=phase,
+            steps=steps,
+            ignore_delays=ignore_delays,
+        )
 
     def run_sync(
         self,
@@ -467,6 +486,9 @@ class MigrationRegistry:
         plan_id: str | None = None,
         release: str | None = None,
         retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> list[str]:
         """Do what `run` does, without an event loop, for PyMongo's `Database` and mongomock's.
 
@@ -490,7 +512,16 @@ class MigrationRegistry:
             patience=patience,
             release=release,
         )
-        return runner.run(targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id)
+        return runner.run(
+            targets,
+            strict=strict,
+            concurrency=concurrency,
+            retry=retry,
+            plan_id=plan_id,
+            phase=phase,
+            steps=steps,
+            ignore_delays=ignore_delays,
+        )
 
     def run_many(
         self,
@@ -507,6 +538,9 @@ class MigrationRegistry:
         concurrency: int = 8,
         release: str | None = None,
         retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> Coroutine[Any, Any, list[DatabaseResult]]:
         """Apply all pending migrations in many databases (one for each tenant, say). Each has its own lease and
         records, and if one fails, the others continue.
@@ -527,11 +561,11 @@ class MigrationRegistry:
             BaseException: A cancellation or Ctrl-C. No further database is started; runs in progress are cancelled, or
                 end after their current migration. Only the events (`DatabaseFinished`) have the results so far.
         """
+        from quaestor._core.phases import Selection
         from quaestor._many import Options, run_many
 
-        options = Options(
-            prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release, retry
-        )
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release, selection)
         return run_many(self, databases, sync_db, options, is_async=True)
 
     def run_many_sync(
@@ -549,6 +583,9 @@ class MigrationRegistry:
         concurrency: int = 8,
         release: str | None = None,
         retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> list[DatabaseResult]:
         """Do what `run_many` does, without an event loop, for PyMongo's `Database` and mongomock's, in threads.
 
@@ -556,12 +593,12 @@ class MigrationRegistry:
         each, such as `lambda name: AsyncMongoClient(uri)[name]` (see `run_sync`). The other arguments, the result and
         the errors are those of `run_many`.
         """
+        from quaestor._core.phases import Selection
         from quaestor._hosts.threads import run_to_completion
         from quaestor._many import Options, run_many
 
-        options = Options(
-            prefix, on_event, lease_ttl, lease_timeout, patience, targets, strict, concurrency, release, retry
-        )
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release, selection)
         return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
 
 

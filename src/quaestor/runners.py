@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Collection, Coroutine
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from quaestor._core.catalog import Catalog
 from quaestor._core.definition import check_concurrency
 from quaestor._core.engine import Engine, Operation, Scope
 from quaestor._core.lease import Terms
+from quaestor._core.phases import Selection
+from quaestor._core.undo import Undo
 from quaestor._functions import MongoFunctions
 from quaestor._hosts.calls import guard
 from quaestor._hosts.loop import LoopHost
@@ -24,7 +27,16 @@ from quaestor._mongo.mongo_store import MongoStore, check_prefix
 from quaestor._source import compute_checksum
 from quaestor.databases import AsyncDatabase, SyncDatabase
 from quaestor.events import Hook
-from quaestor.status import DEFAULT_PATIENCE, DEFAULT_TTL, HistoryEntry, Lease, PinnedPlan, PlannedMigration, Status
+from quaestor.status import (
+    DEFAULT_PATIENCE,
+    DEFAULT_TTL,
+    HistoryEntry,
+    Lease,
+    Phase,
+    PinnedPlan,
+    PlannedMigration,
+    Status,
+)
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
@@ -68,7 +80,7 @@ class _Runner:
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
         # Migrations that are registered meanwhile belong to the next operation.
         catalog = Catalog(dict(self._registry.migrations), frozenset(self._registry.retired))
-        scope = Scope(catalog, self._databases.keys(), terms)
+        scope = Scope(catalog, self._databases.keys(), terms, partial(datetime.now, UTC))
         store = MongoStore(self._db, self._prefix, terms, author, host=host, emit=self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, author, host=host, emit=self._emit)
         return Engine(scope, store, host, functions)
@@ -124,41 +136,59 @@ class AsyncRunner(_Runner):
         concurrency: int = 1,
         retry: Collection[str] = (),
         plan_id: str | None = None,
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> Coroutine[Any, Any, list[str]]:
         """Apply pending migrations. The arguments, the result and the errors are those of `MigrationRegistry.run`."""
         check_concurrency(concurrency)
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
         engine = self._open(concurrency)
-        operation = operations.run(
-            engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id
-        )
-        return self._perform(engine, operation)
+        return self._perform(engine, operations.run(engine.scope, selection, concurrency=concurrency, plan_id=plan_id))
 
     def plan(
-        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        strict: bool = False,
+        retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> Coroutine[Any, Any, list[PlannedMigration]]:
         """Return what `run` would do, in order, and why. No lease is acquired, and nothing is written.
 
         It is one read; with an after_crash="stop" migration in the plan, two or three.
 
         Returns:
-            One value for each migration, with its `reason`.
+            One value for each migration, with its `reason`: in order, those that would be applied, then those that
+            would wait (`is_waiting`).
 
         Raises:
             Exception: Whatever `run` would raise before the first function.
         """
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
         engine = self._open()
-        return self._explain(engine, operations.run(engine.scope, targets, strict=strict, retry=retry))
+        return self._explain(engine, operations.run(engine.scope, selection))
 
     def pin(
-        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        strict: bool = False,
+        retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> Coroutine[Any, Any, PinnedPlan]:
         """Return the same plan with an id. `run` with this `plan_id` refuses any other plan.
 
         Raises:
             Exception: Whatever `run` would raise before the first function.
         """
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
         engine = self._open()
-        return self._pin(engine, operations.run(engine.scope, targets, strict=strict, retry=retry))
+        return self._pin(engine, operations.run(engine.scope, selection))
 
     async def status(self) -> Status:
         """Read what is applied, what is pending, and who holds the lease. No lease is acquired, and nothing is written.
@@ -187,28 +217,42 @@ class AsyncRunner(_Runner):
         with closing(self._open()) as engine:
             return await engine.read_history(names, limit)
 
-    def rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[str]]:
+    def rollback(
+        self, targets: Collection[str] | None = None, *, last: int | None = None, to: str | None = None
+    ) -> Coroutine[Any, Any, list[str]]:
         """Roll back migrations, and before them every applied one that depends on them.
 
         For each, the function registered with `MigrationRegistry.register_rollback` is called, and then the record is
         removed; with transaction=True, in the same transaction. Migrations that aren't applied are skipped, except for
         those with after_crash="stop" that were interrupted or failed halfway.
 
+        Pass exactly one of `targets`, `last` and `to`. The last two go by the dates in the records, where those of
+        replaced and retired migrations don't count.
+
         Args:
             targets: The names to roll back; pass `registry.migrations` for all.
+            last: How many to roll back, newest first, of those that no other applied migration needs.
+            to: The migration after which everything is rolled back. It stays, and so does what it needs.
 
         Returns:
             The names rolled back by this call, in order.
 
         Raises:
-            UnknownMigrationError: A target isn't registered; nothing was sent to the server.
+            InvalidOptionError: Not exactly one is given, or one isn't valid; nothing was sent to the server. Or `to`
+                isn't applied; nothing has run.
+            UnknownMigrationError: A target, or `to`, isn't registered; nothing was sent to the server.
+            UnknownRecordsError: `last` or `to` would roll back migrations that aren't registered; nothing has run.
+            MigrationReplacedError: An applied migration replaces one of them; nothing has run.
             IrreversibleMigrationError: Some have no rollback; the error names them all. Nothing has run.
             Exception: Whatever `run` raises. Migrations rolled back before a failure stay rolled back.
         """
+        undo = Undo(targets, last, to)
         engine = self._open()
-        return self._perform(engine, operations.roll_back(engine.scope, targets))
+        return self._perform(engine, operations.roll_back(engine.scope, undo))
 
-    def plan_rollback(self, targets: Collection[str]) -> Coroutine[Any, Any, list[PlannedMigration]]:
+    def plan_rollback(
+        self, targets: Collection[str] | None = None, *, last: int | None = None, to: str | None = None
+    ) -> Coroutine[Any, Any, list[PlannedMigration]]:
         """Return what `rollback` would do, in order, and why. No lease is acquired, and nothing is written.
 
         Returns:
@@ -217,16 +261,20 @@ class AsyncRunner(_Runner):
         Raises:
             Exception: Whatever `rollback` would raise before the first function.
         """
+        undo = Undo(targets, last, to)
         engine = self._open()
-        return self._explain(engine, operations.roll_back(engine.scope, targets))
+        return self._explain(engine, operations.roll_back(engine.scope, undo))
 
-    def mark_applied(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
+    def mark_applied(
+        self, names: Collection[str], *, with_dependencies: bool = False
+    ) -> Coroutine[Any, Any, list[str]]:
         """Record migrations as applied, without running them: to adopt a database that is already migrated.
 
         An interrupted migration with after_crash="stop" counts as complete then.
 
         Args:
             names: Registered names; pass `registry.migrations` for all.
+            with_dependencies: Whether to record their dependencies, direct or not, as well.
 
         Returns:
             The names recorded by this call, dependencies first.
@@ -238,7 +286,7 @@ class AsyncRunner(_Runner):
             Exception: Whatever the lease and the driver raise, as for `run`.
         """
         engine = self._open()
-        return self._perform(engine, operations.mark_applied(engine.scope, names))
+        return self._perform(engine, operations.mark_applied(engine.scope, names, with_dependencies=with_dependencies))
 
     def mark_pending(self, names: Collection[str]) -> Coroutine[Any, Any, list[str]]:
         """Remove the records of migrations, without undoing anything. The next run applies them again, if registered.
@@ -409,29 +457,46 @@ class SyncRunner(_Runner):
         concurrency: int = 1,
         retry: Collection[str] = (),
         plan_id: str | None = None,
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> list[str]:
         """Apply pending migrations. The arguments, result and errors are those of `MigrationRegistry.run_sync`."""
         check_concurrency(concurrency)
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
         with closing(self._open(concurrency)) as engine:
-            operation = operations.run(
-                engine.scope, targets, strict=strict, concurrency=concurrency, retry=retry, plan_id=plan_id
-            )
+            operation = operations.run(engine.scope, selection, concurrency=concurrency, plan_id=plan_id)
             return run_to_completion(engine.perform(operation))
 
     def plan(
-        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        strict: bool = False,
+        retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> list[PlannedMigration]:
         """Return what `run` would do, in order, and why. See `AsyncRunner.plan`."""
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
         with closing(self._open()) as engine:
-            operation = operations.run(engine.scope, targets, strict=strict, retry=retry)
-            return run_to_completion(engine.explain(operation))
+            return run_to_completion(engine.explain(operations.run(engine.scope, selection)))
 
     def pin(
-        self, targets: Collection[str] | None = None, *, strict: bool = False, retry: Collection[str] = ()
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        strict: bool = False,
+        retry: Collection[str] = (),
+        phase: Phase | None = None,
+        steps: int | None = None,
+        ignore_delays: bool = False,
     ) -> PinnedPlan:
         """Return the same plan with an id, for `run`. See `AsyncRunner.pin`."""
+        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
         with closing(self._open()) as engine:
-            return run_to_completion(engine.pin(operations.run(engine.scope, targets, strict=strict, retry=retry)))
+            return run_to_completion(engine.pin(operations.run(engine.scope, selection)))
 
     def status(self) -> Status:
         """Read what is applied, what is pending, and who holds the lease. See `AsyncRunner.status`."""
@@ -443,20 +508,27 @@ class SyncRunner(_Runner):
         with closing(self._open()) as engine:
             return run_to_completion(engine.read_history(names, limit))
 
-    def rollback(self, targets: Collection[str]) -> list[str]:
+    def rollback(
+        self, targets: Collection[str] | None = None, *, last: int | None = None, to: str | None = None
+    ) -> list[str]:
         """Roll back migrations, and before them every one that depends on them. See `AsyncRunner.rollback`."""
+        undo = Undo(targets, last, to)
         with closing(self._open()) as engine:
-            return run_to_completion(engine.perform(operations.roll_back(engine.scope, targets)))
+            return run_to_completion(engine.perform(operations.roll_back(engine.scope, undo)))
 
-    def plan_rollback(self, targets: Collection[str]) -> list[PlannedMigration]:
+    def plan_rollback(
+        self, targets: Collection[str] | None = None, *, last: int | None = None, to: str | None = None
+    ) -> list[PlannedMigration]:
         """Return what `rollback` would do, in order, and why. See `AsyncRunner.plan_rollback`."""
+        undo = Undo(targets, last, to)
         with closing(self._open()) as engine:
-            return run_to_completion(engine.explain(operations.roll_back(engine.scope, targets)))
+            return run_to_completion(engine.explain(operations.roll_back(engine.scope, undo)))
 
-    def mark_applied(self, names: Collection[str]) -> list[str]:
+    def mark_applied(self, names: Collection[str], *, with_dependencies: bool = False) -> list[str]:
         """Record migrations as applied, without running them. See `AsyncRunner.mark_applied`."""
         with closing(self._open()) as engine:
-            return run_to_completion(engine.perform(operations.mark_applied(engine.scope, names)))
+            operation = operations.mark_applied(engine.scope, names, with_dependencies=with_dependencies)
+            return run_to_completion(engine.perform(operation))
 
     def mark_pending(self, names: Collection[str]) -> list[str]:
         """Remove the records of migrations, without undoing anything. See `AsyncRunner.mark_pending`."""

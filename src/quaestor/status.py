@@ -227,6 +227,8 @@ class MigrationStatus:
         phase: When a rollout applies it.
         replaces: The names that it replaces.
         replaced_by: The name of the migration that replaces it; None if none does.
+        delayed_until: Until when a waiting migration is delayed (aware, UTC); None if it isn't, or if its dependencies
+            aren't applied yet.
     """
 
     name: str
@@ -246,6 +248,7 @@ class MigrationStatus:
     phase: Phase = "deploy"
     replaces: tuple[str, ...] = ()
     replaced_by: str | None = None
+    delayed_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,33 +287,73 @@ class Status:
     order_conflicts: tuple[OrderConflict, ...] = ()
     protected_as: str | None = None
 
-    def names(self, state: State) -> list[str]:
-        """Return the names of the migrations in this state, in order."""
-        return [migration.name for migration in self.migrations if migration.state == state]
+    def names(self, state: State, *, phase: Phase | None = None) -> list[str]:
+        """Return the names of the migrations in this state, in order.
+
+        With phase "deploy", of the pending migrations only those that a run of this phase applies.
+        """
+        found = {migration.name: migration for migration in self.migrations if migration.state == state}
+        if state != "pending" or phase != "deploy":
+            return list(found)
+        wanted: set[str] = set()
+        ahead = [name for name, migration in found.items() if migration.phase == "deploy"]
+        while ahead:
+            name = ahead.pop()
+            if name in found and name not in wanted:
+                wanted.add(name)
+                ahead.extend(found[name].depends_on)
+        return [name for name in found if name in wanted]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedMigration:
-    """A migration that would be applied or rolled back, and why.
+    """A migration that would be applied or rolled back, and why; or one that waits, and for what.
 
     Attributes:
         name: The migration.
         asked_for: Whether it is one of the targets; without targets all are.
         because_of: If it isn't, the migrations of the plan that need it, or, in a rollback, that it needs.
         undo: Whether it would be rolled back.
+        replaces: The migrations that it replaces.
+        is_recorded_only: Whether only its record would be written, because all that it replaces is applied.
+        waits_for_phase: The phase that it waits for: "post_deploy", in a run of the other one.
+        is_delayed: Whether it waits until its dependencies have been applied for long enough.
+        delayed_until: Until when, if they are applied (aware, UTC).
+        waits_for: The pending dependencies of a delayed migration, or the delayed migrations that this one depends on.
     """
 
     name: str
     asked_for: bool
     because_of: tuple[str, ...] = ()
     undo: bool = False
+    replaces: tuple[str, ...] = ()
+    is_recorded_only: bool = False
+    waits_for_phase: Phase | None = None
+    is_delayed: bool = False
+    delayed_until: datetime | None = None
+    waits_for: tuple[str, ...] = ()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the run would leave it for later."""
+        return self.is_delayed or bool(self.waits_for) or self.waits_for_phase is not None
 
     @property
     def reason(self) -> str:
         """The reason in words."""
-        if self.asked_for:
-            return "asked for"
-        return f"{'needs' if self.undo else 'needed by'} {', '.join(self.because_of)}"
+        if self.waits_for_phase is not None:
+            return f"waits for phase {self.waits_for_phase}"
+        if self.delayed_until is not None:
+            return f"delayed until {self.delayed_until:%Y-%m-%d %H:%M} UTC"
+        if self.waits_for:
+            delay = ", and then for its delay" if self.is_delayed else ""
+            return f"waits for {', '.join(self.waits_for)}{delay}"
+        replaced = f"replaces {', '.join(self.replaces)}"
+        if self.is_recorded_only:
+            verb = "is" if len(self.replaces) == 1 else "are"
+            return f"{replaced}, which {verb} applied: only recorded"
+        asked = "" if self.asked_for else f"{'needs' if self.undo else 'needed by'} {', '.join(self.because_of)}"
+        return "; ".join(filter(None, [asked, replaced if self.replaces and not self.undo else ""])) or "asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +363,7 @@ class PinnedPlan:
     Attributes:
         id: Made from the names of the migrations, their order, and what their functions do (not their comments or
             layout). The `plan_id` of `run`.
-        migrations: The plan: what `plan` returns.
+        migrations: The plan: what `plan` returns. The id doesn't cover those that wait.
     """
 
     id: str

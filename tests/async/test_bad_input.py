@@ -78,7 +78,7 @@ async def test_bad_names() -> None:
                 with pytest.raises(InvalidOptionError) as caught:
                     await method(names)
                 assert words in str(caught.value)
-        for needs_names in (runner.rollback, runner.mark_applied, runner.mark_pending):
+        for needs_names in (runner.mark_applied, runner.mark_pending, runner.mark_accepted):
             with pytest.raises(InvalidOptionError, match="must be a list of names"):
                 await needs_names(None)  # type: ignore[arg-type]  # that is the point
 

@@ -456,7 +456,7 @@ def test_misuse(project: Project) -> None:
     _, errors = project.quaestor("run", "--concurrenzy", "2", code=2)
     assert errors.startswith("quaestor: No such option")
     assert errors.endswith("`quaestor run --help`.\n")
-    assert "'NAME'" in project.quaestor("rollback", code=2)[1]
+    assert "'NAME'" in project.quaestor("show", code=2)[1]
     _, errors = project.quaestor("rollback", "a", "--confirm", code=2)
     assert errors == "quaestor: Option '--confirm' requires an argument. See `quaestor --help`.\n"
 

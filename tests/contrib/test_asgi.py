@@ -181,6 +181,17 @@ def test_ready_once_nothing_is_pending(uri: str, name: str, serve: Serve, client
 
 
 @every_framework
+def test_ready_before_the_rollout_is_over(uri: str, name: str, serve: Serve) -> None:
+    """What may only run after the rollout doesn't delay it."""
+    registry = make_registry(MongoClient, "first", "second")
+    registry.register("third", phase="post_deploy")(lambda _: None)
+    with serve(registry, MongoClient(uri), name) as app, MongoClient[Any](uri) as client:
+        assert "Pending migrations: 2" in app.get("/ready").text
+        registry.run_sync(client[name], "app", phase="deploy")
+        assert app.get("/ready").status_code == 200
+
+
+@every_framework
 def test_never_ready_without_migrations(uri: str, name: str, serve: Serve) -> None:
     """An empty registry is a forgotten import, not an up-to-date database."""
     with serve(MigrationRegistry(), MongoClient(uri), name) as app:

@@ -36,12 +36,14 @@ from quaestor import (
     LeaseTimeoutError,
     MigrationApplied,
     MigrationDefinition,
+    MigrationDelayedError,
     MigrationEvent,
     MigrationFailed,
     MigrationProgressed,
     MigrationRegistry,
     MigrationRolledBack,
     MigrationStatus,
+    MigrationsWaiting,
     MissingDatabaseError,
     OtherPrefixesFound,
     PinnedPlan,
@@ -132,6 +134,10 @@ def hook(event: Event) -> None:
             assert_type(failure, BaseException | None)
         case DependenciesPending(conflicts=conflicts):
             assert_type(conflicts, Mapping[str, Sequence[str]])
+        case MigrationsWaiting(delayed=delayed, dependents=names, post_deploy=others):
+            assert_type(others, tuple[str, ...])
+            assert_type(delayed, Mapping[str, datetime | None])
+            assert_type(names, tuple[str, ...])
         case HistoryNotWritten(what=what, name=subject, error=reason):
             assert_type((what, subject), tuple[str, str | None])
             assert_type(reason, Exception)
@@ -169,8 +175,16 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await runner.verify(), dict[str, str])
     assert_type(await runner.verify(registry.migrations), dict[str, str])
     assert_type(await runner.rollback(registry.migrations), list[str])
+    assert_type(await runner.rollback(last=2), list[str])
     assert_type(await runner.plan_rollback(["a"]), list[PlannedMigration])
+    assert_type(await runner.plan_rollback(to="a"), list[PlannedMigration])
     assert_type(await runner.mark_applied(["a"]), list[str])
+    assert_type(await runner.mark_applied(["a"], with_dependencies=True), list[str])
+    assert_type(await runner.run(phase="deploy", steps=2, ignore_delays=True), list[str])
+    assert_type(await runner.plan(phase="post_deploy", steps=2, ignore_delays=True), list[PlannedMigration])
+    assert_type(await runner.pin(phase=None, steps=None), PinnedPlan)
+    assert_type(await registry.run(db, phase="deploy", steps=2, ignore_delays=True), list[str])
+    assert_type(await registry.run_many([db], phase="deploy", steps=2, ignore_delays=True), list[DatabaseResult])
     assert_type(await runner.mark_pending(["a"]), list[str])
     assert_type(await runner.mark_accepted(["a"]), list[str])
     assert_type(await runner.unlock(), Lease | None)
@@ -220,6 +234,12 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(registry.run_sync(db, plan_id="0123456789abcdef"), list[str])
     assert_type(registry.run_sync(db, "app", concurrency=4), list[str])
     assert_type(runner.run(["a"], concurrency=4), list[str])
+    assert_type(runner.run(phase="deploy", steps=2, ignore_delays=True), list[str])
+    assert_type(runner.rollback(last=2), list[str])
+    assert_type(runner.plan_rollback(to="a"), list[PlannedMigration])
+    assert_type(runner.mark_applied(["a"], with_dependencies=True), list[str])
+    assert_type(registry.run_sync(db, phase="deploy", steps=2, ignore_delays=True), list[str])
+    assert_type(registry.run_many_sync([db], phase="deploy", steps=2, ignore_delays=True), list[DatabaseResult])
     assert_type(registry.run_many_sync([db, db], "app"), list[DatabaseResult])
     assert_type(registry.run_many_sync((mock for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     registry.run_many_sync([db], "app", async_db=lambda name: new.client[name], on_event=hook, targets=["a"])
@@ -268,6 +288,8 @@ def errors(runner: SyncRunner) -> None:
         assert_type((error.names, error.interrupted), tuple[list[str], dict[str, datetime]])
     except (UnknownRecordsError, IrreversibleMigrationError) as error:
         assert_type(error.names, list[str])
+    except MigrationDelayedError as error:
+        assert_type(error.delayed, dict[str, datetime | None])
     except PlanChangedError as error:
         assert_type((error.expected, error.found, error.migrations), tuple[str, str, list[str]])
     except DependencyConflictError as error:
@@ -311,5 +333,9 @@ def values(status: Status, planned: PlannedMigration) -> None:
     assert_type((planned.name, planned.reason), tuple[str, str])
     assert_type((planned.asked_for, planned.undo), tuple[bool, bool])
     assert_type(planned.because_of, tuple[str, ...])
+    assert_type((planned.replaces, planned.waits_for), tuple[tuple[str, ...], tuple[str, ...]])
+    assert_type((planned.is_recorded_only, planned.is_waiting, planned.is_delayed), tuple[bool, bool, bool])
+    assert_type(planned.delayed_until, datetime | None)
+    assert_type(planned.waits_for_phase, Literal["deploy", "post_deploy"] | None)
     pinned = PinnedPlan("0123456789abcdef", (planned,))
     assert_type((pinned.id, pinned.migrations), tuple[str, tuple[PlannedMigration, ...]])

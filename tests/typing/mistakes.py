@@ -186,8 +186,9 @@ async def run(
     registry.run(new, "app")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]  # likewise
     SyncRunner(registry, new, "app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an async database
     SyncRunner({}, db, "app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a registry
-    SyncRunner(registry, db, "app").rollback()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no targets
-    SyncRunner(registry, db, "app").verify([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # likewise
+    SyncRunner(registry, db, "app").rollback(last="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+    SyncRunner(registry, db, "app").run(phase="predeploy")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no such phase
+    SyncRunner(registry, db, "app").verify([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     SyncRunner(registry, db, "app").rollback([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # a name that isn't a str
     SyncRunner(registry, db, "app").status().names("done")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no state has this name
 

@@ -12,6 +12,7 @@ from typing import Any
 from quaestor.errors import CircularDependencyError, InvalidMigrationError, InvalidOptionError, QuaestorError
 from quaestor.status import AfterCrash, Phase
 
+_LONGEST_DELAY = timedelta(days=3650)  # a date with it always exists
 _MOST_AT_ONCE = 100  # each may be a thread, and a session of the server
 
 
@@ -115,9 +116,10 @@ class MigrationDefinition:
             )
         if self.delay is None:
             return
-        if not isinstance(self.delay, timedelta) or self.delay <= timedelta():
+        if not isinstance(self.delay, timedelta) or not timedelta() < self.delay <= _LONGEST_DELAY:
             raise InvalidMigrationError(
-                f"delay of migration {self.name!r} must be a timedelta above zero, not {_kind(self.delay)}."
+                f"delay of migration {self.name!r} must be a timedelta above zero, and at most 3,650 days, not "
+                f"{_kind(self.delay)}."
             )
         if not self.depends_on:
             raise InvalidMigrationError(

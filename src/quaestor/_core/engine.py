@@ -9,6 +9,7 @@ Rule 4: an interruption is raised unchanged, and the lease is released whatever 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -32,10 +33,12 @@ from quaestor._core.lease import (
     prove,
     retry_until_known,
 )
+from quaestor._core.phases import EVERYTHING, Selection
 from quaestor._core.plan import Acceptance, Adoption, Change, Marks, RecordChange, Records, Restart, make_entries
 from quaestor._core.scheduler import Schedule, Start, combine, follow
 from quaestor._core.store import Functions, HistoryFact, Host, OutcomeUnknown, RecordEntry, Store
 from quaestor._core.transaction import retry_transaction
+from quaestor._core.undo import Undo
 from quaestor._text import add_note
 from quaestor.errors import (
     DependencyConflictError,
@@ -58,6 +61,7 @@ from quaestor.events import (
     MigrationFailed,
     MigrationRolledBack,
     MigrationStarted,
+    MigrationsWaiting,
     Place,
     PrimaryChanged,
     RecordsIgnored,
@@ -91,6 +95,7 @@ class Scope:
     catalog: Catalog
     kinds: Collection[bool]  # of function (is_async) that there is a database for
     terms: Terms
+    read_clock: Callable[[], datetime]  # of this machine (aware, UTC), for delays
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +107,24 @@ class Operation:
     finished: PlanEvent  # after the changes of the plan
     started: PlanEvent | None = None  # before them
     concurrency: int = 1
-    targets: Collection[str] | None = None  # None: all
     is_about_marks: bool = False  # a start mark alone can put a migration into its plan
     plan_id: str | None = None  # of the one plan that it may carry out
 
 
 def run(
-    scope: Scope,
-    targets: Collection[str] | None = None,
-    *,
-    strict: bool = False,
-    concurrency: int = 1,
-    retry: Collection[str] = (),
-    plan_id: str | None = None,
+    scope: Scope, selection: Selection = EVERYTHING, *, concurrency: int = 1, plan_id: str | None = None
 ) -> Operation:
-    """Apply what is pending: all of it, or the targets and what they need; of what was interrupted, what to retry."""
-    retried = check_names("retry", retry)
+    """Apply what is pending, as far as the selection goes."""
     pinned = None if plan_id is None else plan.check_id(plan_id)
-    wanted = None if targets is None else check_names("targets", targets)
-    catalog = scope.catalog
+    catalog, strict = scope.catalog, selection.strict
     sorters = [catalog.check()]
-    catalog.check_known([*(wanted or ()), *retried])
+    selection.check(catalog)
+    has_delays: bool | None = None
 
     def make_plan(records: Records, marks: Marks) -> plan.Plan:
+        nonlocal has_delays
+        if has_delays is None:  # the first read decides, because the run itself writes records
+            has_delays = not (selection.ignore_delays or records.is_empty)
         view = catalog.view(records.applied.keys())
         if strict and (unknown := catalog.find_unknown(records.applied)):
             raise UnknownRecordsError(unknown)
@@ -132,36 +132,36 @@ def run(
             raise DependencyConflictError(conflicts, in_run=True)
         # The sorter that checked the graph serves the first plan: a second one would double its time.
         sorter = sorters.pop() if sorters else catalog.check()
-        named = None if wanted is None else view.find(wanted)
-        return plan.plan_run(catalog, sorter, view, records, named, marks=marks, retry=retried)
+        now = scope.read_clock() if has_delays else None
+        return plan.plan_run(catalog, sorter, view, records, selection, now=now, marks=marks)
 
     finished = partial(RunFinished, is_registry_empty=not catalog.definitions)
-    return Operation("run", make_plan, finished, RunStarted, concurrency, wanted, plan_id=pinned)
+    return Operation("run", make_plan, finished, RunStarted, concurrency, plan_id=pinned)
 
 
-def roll_back(scope: Scope, targets: Collection[str]) -> Operation:
-    """Undo the targets and every applied migration that needs them, dependents first."""
-    names, catalog = check_names("targets", targets), scope.catalog
+def roll_back(scope: Scope, undo: Undo) -> Operation:
+    """Undo what is meant and every applied migration that needs it, dependents first."""
+    catalog = scope.catalog
     catalog.check()
-    catalog.check_known(names)
+    catalog.check_known(undo.names)
 
     def make_plan(records: Records, marks: Marks) -> plan.Plan:
         view = catalog.view(records.applied.keys())
-        plan.check_not_replaced(catalog, view.applied, names)
-        return plan.plan_rollback(catalog, view, records, marks, view.find(names))
+        return plan.plan_rollback(catalog, view, records, marks, undo)
 
-    may_be_marked = bool(catalog.replaced) or plan.has_stops(catalog, plan.find_dependents(catalog.view({}), names))
-    return Operation(
-        "rollback", make_plan, RollbackFinished, RollbackStarted, targets=names, is_about_marks=may_be_marked
+    targets = undo.targets  # without, it may be any of them
+    may_be_marked = bool(catalog.replaced) or plan.has_stops(
+        catalog, catalog.definitions if targets is None else plan.find_dependents(catalog.view({}), targets)
     )
+    return Operation("rollback", make_plan, RollbackFinished, RollbackStarted, is_about_marks=may_be_marked)
 
 
-def mark_applied(scope: Scope, names: Collection[str]) -> Operation:
+def mark_applied(scope: Scope, names: Collection[str], *, with_dependencies: bool = False) -> Operation:
     """Record migrations without running them."""
     marked, catalog = check_names("names", names), scope.catalog
     catalog.check()
     catalog.check_known(marked)
-    make_plan = partial(plan.plan_mark_applied, catalog, names=marked)
+    make_plan = partial(plan.plan_mark_applied, catalog, names=marked, with_dependencies=with_dependencies)
     # Of those that stop a run, the plan says it; a replaced one may be gone.
     may_be_marked = any(name in catalog.replaced for name in marked)
     return Operation("mark", make_plan, partial(RecordsMarked, applied=True), is_about_marks=may_be_marked)
@@ -222,6 +222,7 @@ class Engine:
                 names = await self._perform_under_lease(operation, todo, records, sessions)
             elif operation.started is not None:
                 self._store.emit(operation.started(*self._where, ()))
+                self._report_waiting(todo)
         except BaseException as error:
             self._store.emit(RunFailed(*self._where, error, work=operation.work))
             raise
@@ -246,8 +247,7 @@ class Engine:
 
     def _explain(self, operation: Operation, todo: plan.Plan, records: Records) -> list[PlannedMigration]:
         view = self.scope.catalog.view(records.applied.keys())
-        targets = None if operation.targets is None else view.find(operation.targets)
-        return plan.explain(view, [change.name for change in todo], targets, undo=operation.work == "rollback")
+        return plan.explain(self.scope.catalog, view, todo, undo=operation.work == "rollback")
 
     def _compute_id(self, todo: plan.Plan) -> str:
         return plan.compute_id(todo, self._functions.compute_checksum)
@@ -262,7 +262,14 @@ class Engine:
         failures = await self._read("the history", self._store.read_last_failures)
         changed = plan.find_changed(self.scope.catalog.definitions, records, self._functions.compute_checksum)
         return overview.make_status(
-            self._where[:2], self.scope.catalog, records, lease, checkpoints, failures=failures, changed=changed
+            self._where[:2],
+            self.scope.catalog,
+            records,
+            lease,
+            checkpoints,
+            failures=failures,
+            changed=changed,
+            now=None if records.is_empty else self.scope.read_clock(),  # the next run would decide by this, too
         )
 
     async def read_history(self, names: Collection[str] | None, limit: int | None) -> list[HistoryEntry]:
@@ -310,7 +317,9 @@ class Engine:
         if not known:
             return []
         restart = Restart(name, applies=False, backfill=backfill or known[0])
-        await self.perform(Operation("mark", lambda *_: [restart], partial(BackfillReset, backfill=restart.backfill)))
+        await self.perform(
+            Operation("mark", lambda *_: plan.Plan([restart]), partial(BackfillReset, backfill=restart.backfill))
+        )
         return [restart.backfill]
 
     async def unlock(self) -> Lease | None:
@@ -405,7 +414,7 @@ class Engine:
             self._store.emit(RecordsUnknown(*self._where, tuple(unknown)))
         if work == "run" and (conflicts := plan.find_conflicts(catalog.view(records.applied.keys()))):
             self._store.emit(DependenciesPending(*self._where, conflicts))
-        if work == "run" and catalog.definitions and not (records.applied or records.unreadable):
+        if work == "run" and catalog.definitions and records.is_empty:
             found = await self._read("other records", self._store.find_records_elsewhere)
             if found is not None:
                 self._store.emit(found)
@@ -468,6 +477,7 @@ class Engine:
             self._check_id(operation, todo)
             if operation.started is not None:
                 store.emit(operation.started(*self._where, names))
+            self._report_waiting(todo)
             at_once = operation.concurrency > 1
             lock = self._host.lock() if at_once else nullcontext()
             changes = {change.name: change for change in todo}
@@ -524,6 +534,10 @@ class Engine:
             raise
         if failures:
             raise combine(failures)
+
+    def _report_waiting(self, todo: plan.Plan) -> None:
+        if waiting := todo.waiting:
+            self._store.emit(MigrationsWaiting(*self._where, waiting.delayed, waiting.dependents, waiting.post_deploy))
 
     async def _kill_sessions_of_others(self, held: HeldLease, own: tuple[bytes, ...]) -> None:
         """Abort the transactions that a killed or frozen holder left open, because they block the documents in them.

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 from quaestor._core.catalog import Catalog, Standing
 from quaestor._core.graph import make_sorter, order
 from quaestor._core.lease import LeaseState
+from quaestor._core.phases import EVERYTHING, select
 from quaestor._core.plan import Records, find_date, find_marks
 from quaestor.status import (
     BackfillStatus,
@@ -28,10 +30,12 @@ def make_status(
     *,
     failures: Mapping[str, HistoryEntry],
     changed: Collection[str] = (),
+    now: datetime | None = None,
 ) -> Status:
     """Make the status. `where` is the database and the prefix.
 
-    `failures` has the last failure of each migration that wasn't rolled back or marked since.
+    `failures` has the last failure of each migration that wasn't rolled back or marked since. Without `now`, delays
+    don't count.
     """
 
     def find_failure(name: str) -> HistoryEntry | None:
@@ -42,6 +46,11 @@ def make_status(
     def find_duration(name: str) -> float | None:
         milliseconds = records.newest.get(name, nothing).duration_ms
         return None if milliseconds is None else milliseconds / 1000
+
+    def find_state(name: str) -> State:
+        if name in view.applied:
+            return "applied"
+        return "waiting" if name in waiting.delayed or name in dependents else "pending"
 
     def make_gone(name: str, state: State) -> MigrationStatus:
         return MigrationStatus(
@@ -56,6 +65,8 @@ def make_status(
 
     nothing = MigrationRecord()
     view = catalog.view(records.applied.keys())
+    _, waiting = select(catalog, view, partial(find_date, view=view, records=records), EVERYTHING, now)
+    dependents = frozenset(waiting.dependents)
     definitions = [catalog.definitions[name] for name in order(make_sorter(view.graph))]
     in_progress = () if lease.holder is None else lease.holder.migrations
     interrupted = _find_interrupted(lease.expired, records.applied, view.applied) | {
@@ -76,7 +87,7 @@ def make_status(
     migrations = [
         MigrationStatus(
             name=definition.name,
-            state="applied" if definition.name in view.applied else "pending",
+            state=find_state(definition.name),
             applied_at=find_date(definition.name, view, records),
             depends_on=tuple(view.graph[definition.name]),
             transaction=definition.transaction,
@@ -92,6 +103,7 @@ def make_status(
             phase=definition.phase,
             replaces=definition.replaces,
             replaced_by=catalog.replaced.get(definition.name),
+            delayed_until=waiting.delayed.get(definition.name),
         )
         for definition in definitions
     ]

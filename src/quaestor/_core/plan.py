@@ -3,19 +3,22 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from graphlib import TopologicalSorter
 from itertools import chain
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from quaestor._core.catalog import Catalog, Definitions, Parts, Standing, View
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
 from quaestor._core.graph import find_reachable, make_sorter, order, reverse
 from quaestor._core.guards import Guard, make_guards
+from quaestor._core.phases import EVERYTHING, NOTHING, Selection, Waiting, complete, find_asked_for, find_causes, select
 from quaestor._core.store import RecordEntry
+from quaestor._core.undo import Undo, find_undone
 from quaestor.errors import (
     DependencyConflictError,
     InterruptedMigrationError,
@@ -45,6 +48,11 @@ class Records:
     taken: frozenset[str] = frozenset()  # `_id`s that differ from the name in their record: these can't be recorded
     concurrent: Mapping[str, str] = field(default_factory=dict)  # the run that applied it, if it was a concurrent one
     newest: Mapping[str, MigrationRecord] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are none at all."""
+        return not (self.applied or self.unreadable)
 
     def applied_at(self, name: str) -> datetime | None:
         """Find when the migration was last applied; None if it isn't, or its records have no date."""
@@ -146,8 +154,20 @@ class Undecided(RecordChange):
 Compute: TypeAlias = Callable[[Callable[..., object]], str | None]
 """Computes the checksum of a function; None: it has no source."""
 
-Plan: TypeAlias = Sequence[RecordChange]
-"""The changes, in order."""
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The changes, in order, and what a run leaves for later."""
+
+    changes: Sequence[RecordChange]
+    waiting: Waiting = NOTHING
+    asked_for: Collection[str] | None = None  # None: all of them; the others are needed by these, or need them
+
+    def __iter__(self) -> Iterator[RecordChange]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
 
 
 def find_conflicts(view: View) -> dict[str, list[str]]:
@@ -161,36 +181,40 @@ def plan_run(
     sorter: TopologicalSorter[str],
     view: View,
     records: Records,
-    targets: Iterable[str] | None = None,
+    selection: Selection = EVERYTHING,
     *,
+    now: datetime | None = None,
     marks: Marks = MappingProxyType({}),
-    retry: Container[str] = (),
 ) -> Plan:
-    """Plan to apply all pending migrations, or only the targets and their dependencies. Uses up the sorter.
+    """Plan to apply the pending migrations that a run selects. Uses up the sorter. Without `now`, delays don't count.
 
     Migrations with a start mark are refused, except for those to retry; beside a record, a mark is void. What counts as
     applied comes first.
     """
     graph, definitions = view.graph, catalog.definitions
     met = graph.keys() & view.applied
-    wanted = graph.keys() if targets is None else find_reachable(graph, targets, stop=met)
+    asked_for = find_asked_for(catalog, view, selection)
+    chosen, waiting = select(catalog, view, partial(find_date, view=view, records=records), selection, now)
     if (
-        targets is not None
+        len(chosen) < len(graph) - len(met)
         or catalog.replaced
         or any(needed not in met for name in met for needed in definitions[name].depends_on)
     ):
         # Only some are wanted; or an applied migration was given a new, pending dependency, and counts as applied all
         # the same. (Otherwise the sorter of the check is enough: another one would double the time of a plan.)
-        waiting = wanted - met
-        sorter = make_sorter({name: [needed for needed in graph[name] if needed in waiting] for name in waiting})
+        sorter = make_sorter({name: [needed for needed in graph[name] if needed in chosen] for name in chosen})
     names = order(sorter, met)
-    if len(names) != len(wanted - met):
+    if len(names) != len(chosen):
         raise RuntimeError("This sorter has made a plan before, and would make an empty one: check the graph again.")
+    if selection.steps is not None:
+        functions = [name for name in names if view.standings.get(name) is not Standing.COMPLETED]
+        kept = complete(catalog, view, functions[: selection.steps])
+        names = [name for name in names if name in kept]
     steps = [_make_step(definitions[name], view, marks) for name in names]
     started = {name: mark.since for step in steps for name, mark in step.marks.items()} if marks else {}
-    if interrupted := {name: since for name, since in started.items() if name not in retry}:
+    if interrupted := {name: since for name, since in started.items() if name not in selection.retry}:
         raise InterruptedMigrationError(interrupted)
-    return [*(_adopt(name, view, records, marks) for name in sorted(view.unrecorded)), *steps]
+    return Plan([*(_adopt(name, view, records, marks) for name in sorted(view.unrecorded)), *steps], waiting, asked_for)
 
 
 def find_marks(names: Iterable[str], marks: Marks) -> Marks:
@@ -266,33 +290,38 @@ def check_decided(todo: Plan) -> None:
             raise PartlyReplacedError(change.name, list(change.parts.recorded), list(change.parts.missing))
 
 
-def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, targets: Iterable[str]) -> Plan:
-    """Plan to undo the targets and all migrations that need them, directly or not, dependents first.
+def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, undo: Undo) -> Plan:
+    """Plan to undo what is meant and all migrations that need it, directly or not, dependents first.
 
     Migrations are undone if they are applied, or have a start mark.
     """
-    names = find_dependents(view, targets) & {*view.applied, *marks}
+    check_not_replaced(catalog, view.applied, undo.names)
+    meant = find_undone(catalog, view, partial(find_date, view=view, records=records), records.applied.keys(), undo)
+    names = find_dependents(view, meant) & {*view.applied, *marks}
     undone = [catalog.definitions[name] for name in reversed(order(make_sorter(view.graph))) if name in names]
     if irreversible := [migration.name for migration in undone if migration.rollback is None]:
         raise IrreversibleMigrationError(irreversible)
-    return [
-        Change(
-            migration.name,
-            applies=False,
-            recorded_at=records.applied.get(migration.name, ()),
-            record=records.newest.get(migration.name),
-            replaces=_find_records(view.replaces.get(migration.name, ()), records),
-            stops=migration.stops,
-            marks=find_marks((migration.name, *view.replaces.get(migration.name, ())), marks),
-            function=migration.rollback,
-            is_async=is_async(migration.rollback),
-            transaction=migration.transaction,
-            wants_context=takes_context(migration.name, migration.rollback),
-            can_backfill=migration.can_backfill,
-        )
-        for migration in undone
-        if migration.rollback is not None
-    ]
+    return Plan(
+        [
+            Change(
+                migration.name,
+                applies=False,
+                recorded_at=records.applied.get(migration.name, ()),
+                record=records.newest.get(migration.name),
+                replaces=_find_records(view.replaces.get(migration.name, ()), records),
+                stops=migration.stops,
+                marks=find_marks((migration.name, *view.replaces.get(migration.name, ())), marks),
+                function=migration.rollback,
+                is_async=is_async(migration.rollback),
+                transaction=migration.transaction,
+                wants_context=takes_context(migration.name, migration.rollback),
+                can_backfill=migration.can_backfill,
+            )
+            for migration in undone
+            if migration.rollback is not None
+        ],
+        asked_for=meant,
+    )
 
 
 def _find_records(names: Iterable[str], records: Records) -> dict[str, tuple[object, ...]]:
@@ -300,23 +329,31 @@ def _find_records(names: Iterable[str], records: Records) -> dict[str, tuple[obj
     return {name: records.applied[name] for name in names if name in records.applied}
 
 
-def plan_mark_applied(catalog: Catalog, records: Records, marks: Marks, names: Collection[str]) -> Plan:
+def plan_mark_applied(
+    catalog: Catalog, records: Records, marks: Marks, names: Collection[str], *, with_dependencies: bool = False
+) -> Plan:
     """Plan to record these migrations, without running anything. They may be replaced ones, registered or not."""
+    if with_dependencies:
+        view = catalog.view(records.applied.keys())
+        needed = (one for name in names if name in catalog.definitions for one in catalog.definitions[name].depends_on)
+        names = [*names, *sorted(find_reachable(view.graph, view.find(needed), stop=view.applied).difference(names))]
     replaced = {name: catalog.list_replaced(name) for name in names}
     after = catalog.view({*records.applied, *names, *chain.from_iterable(replaced.values())})
     _check_dependencies(after, names, lambda needed: needed not in after.applied)
     written = [name for name in names if name not in records.applied]
     others, ordered = _sort_marked(after, written, replaced)
-    return [
-        RecordChange(
-            name,
-            applies=True,
-            replaces={old: () for old in replaced[name] if old not in records.applied},
-            stops=has_stops(catalog, [name]),
-            marks=find_marks((name, *replaced[name]), marks),
-        )
-        for name in [*others, *ordered]
-    ]
+    return Plan(
+        [
+            RecordChange(
+                name,
+                applies=True,
+                replaces={old: () for old in replaced[name] if old not in records.applied},
+                stops=has_stops(catalog, [name]),
+                marks=find_marks((name, *replaced[name]), marks),
+            )
+            for name in [*others, *ordered]
+        ]
+    )
 
 
 def plan_mark_pending(catalog: Catalog, records: Records, marks: Marks, names: Collection[str]) -> Plan:
@@ -331,17 +368,19 @@ def plan_mark_pending(catalog: Catalog, records: Records, marks: Marks, names: C
     )
     removed = [name for name in names if name in view.applied or find_marks((name, *replaced[name]), marks)]
     others, ordered = _sort_marked(view, removed, replaced)
-    return [
-        RecordChange(
-            name,
-            applies=False,
-            recorded_at=records.applied.get(name, ()),
-            record=records.newest.get(name),
-            replaces=_find_records(replaced[name], records),
-            marks=find_marks((name, *replaced[name]), marks),
-        )
-        for name in [*others, *reversed(ordered)]
-    ]
+    return Plan(
+        [
+            RecordChange(
+                name,
+                applies=False,
+                recorded_at=records.applied.get(name, ()),
+                record=records.newest.get(name),
+                replaces=_find_records(replaced[name], records),
+                marks=find_marks((name, *replaced[name]), marks),
+            )
+            for name in [*others, *reversed(ordered)]
+        ]
+    )
 
 
 def _sort_marked(
@@ -382,29 +421,43 @@ def plan_mark_accepted(catalog: Catalog, records: Records, _: Marks, names: Coll
     known = [name for name in names if name in catalog.definitions and name in records.newest]
     others, ordered = _sort_marked(catalog.view(records.applied.keys()), known, dict.fromkeys(known, ()))
     applied = [catalog.definitions[name] for name in [*others, *ordered]]
-    return [
-        Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], record=record, checksum=checksum)
-        for one in applied
-        for record in [records.newest[one.name]]
-        if (checksum := compute(one.execute)) is not None and checksum != record.checksum
-    ]
+    return Plan(
+        [
+            Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], record=record, checksum=checksum)
+            for one in applied
+            for record in [records.newest[one.name]]
+            if (checksum := compute(one.execute)) is not None and checksum != record.checksum
+        ]
+    )
 
 
-def explain(
-    view: View, names: Collection[str], targets: Collection[str] | None, *, undo: bool = False
-) -> list[PlannedMigration]:
-    """Say why each migration is in the plan."""
+def explain(catalog: Catalog, view: View, todo: Plan, *, undo: bool = False) -> list[PlannedMigration]:
+    """Say why each migration is in the plan, and of a run, what each of the others waits for."""
     reasons = view.graph if undo else reverse(view.graph)
-    planned = set(names)
+    planned = {change.name for change in todo}
 
-    def explain_one(name: str) -> PlannedMigration:
-        if targets is None or name in targets:
-            return PlannedMigration(name, asked_for=True, undo=undo)
+    def explain_one(change: RecordChange) -> PlannedMigration:
+        name, is_recorded_only = change.name, isinstance(change, Adoption)
+        is_asked_for = todo.asked_for is None or name in todo.asked_for or is_recorded_only
         # A migration to undo may need a target by way of a pending one, which is named then.
-        because_of = tuple(sorted(planned.intersection(reasons[name]) or reasons[name]))
-        return PlannedMigration(name, asked_for=False, because_of=because_of, undo=undo)
+        because_of = () if is_asked_for else tuple(sorted(planned.intersection(reasons[name]) or reasons[name]))
+        replaces = catalog.definitions[name].replaces
+        return PlannedMigration(name, is_asked_for, because_of, undo, replaces, is_recorded_only)
 
-    return [explain_one(name) for name in names]
+    return [*map(explain_one, todo), *_explain_waiting(catalog, view, todo.waiting)]
+
+
+def _explain_waiting(catalog: Catalog, view: View, waiting: Waiting) -> Iterator[PlannedMigration]:
+    def make(name: str, **why: Any) -> PlannedMigration:
+        return PlannedMigration(name, asked_for=True, replaces=catalog.definitions[name].replaces, **why)
+
+    for name, until in waiting.delayed.items():
+        pending = tuple(sorted(needed for needed in view.graph[name] if needed not in view.applied))
+        yield make(name, is_delayed=True, delayed_until=until, waits_for=pending)
+    for name, causes in find_causes(view.graph, waiting).items():
+        yield make(name, waits_for=tuple(causes))
+    for name in waiting.post_deploy:
+        yield make(name, waits_for_phase="post_deploy")
 
 
 def compute_id(plan: Plan, compute_checksum: Callable[[Callable[..., object]], str | None]) -> str:

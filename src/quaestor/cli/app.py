@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ from quaestor.cli.settings import LOG_FORMATS, VARIABLES, CommandError, Setting,
 from quaestor.cli.target import Command, Commands, Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
-from quaestor.status import MigrationStatus, State, Status
+from quaestor.status import MigrationStatus, Phase, State, Status
 
 T = TypeVar("T")
 
@@ -99,6 +99,26 @@ Retry = Annotated[
         autocompletion=_names,
         help="Repeat a migration with after_crash='stop' that was interrupted or failed halfway; repeat the option "
         "for several.",
+        show_default=False,
+    ),
+]
+Phases = StrEnum("Phases", ["DEPLOY", "POST_DEPLOY"])
+PhaseOption = Annotated[
+    Phases | None,
+    typer.Option(
+        "--phase",
+        help="Leave the pending migrations of phase post_deploy for later, except for those that the others depend on "
+        "(deploy). Defaults to both phases, as does post_deploy.",
+        show_default=False,
+    ),
+]
+NoDelay = Annotated[bool, typer.Option("--no-delay", help="Apply delayed migrations, too.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="NUMBER",
+        help="Apply only the first so many of the plan. Defaults to all.",
         show_default=False,
     ),
 ]
@@ -182,7 +202,7 @@ def _show_migration(
     _show(known, history_reports.report_migration(known, status, out.width), target)
 
 
-@command(app, "check", "quaestor check --allow-unknown", "quaestor check --verify", takes_pattern=True, failed=MISUSED)
+@command(app, "check", "quaestor check --phase deploy", "quaestor check --verify", takes_pattern=True, failed=MISUSED)
 def _check(
     target: Target,
     *,
@@ -196,6 +216,15 @@ def _check(
         bool,
         typer.Option("--verify", help="Also call the verifications of applied migrations, which should only read."),
     ] = False,
+    phase: Annotated[
+        Phases | None,
+        typer.Option(
+            "--phase",
+            help="Of the pending migrations, report only those that `run` with this phase applies: with deploy, the "
+            "gate of a rollout.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Check that a database is up to date: no migration is pending or unknown. Report those that have changed.
 
@@ -206,7 +235,7 @@ def _check(
     failed: dict[str, Mapping[str, str]] = {}  # verifications, by database
 
     def find_faults(database: str, seen: Status) -> list[str]:
-        found = reports.find_faults(seen, states, strict=strict)
+        found = reports.find_faults(seen, states, strict=strict, phase=_to_phase(phase))
         return [*found, *reports.find_failed(failed.get(database, {}))]
 
     def find_notes(statuses: Iterable[Status]) -> list[str]:
@@ -254,19 +283,23 @@ def _plan(
     *,
     targets: Names = None,
     retry: Retry = None,
+    phase: PhaseOption = None,
+    steps: Steps = None,
+    no_delay: NoDelay = False,
     pin: Annotated[
         bool, typer.Option("--pin", help="Write the id of the plan to stdout, for `run --plan`; the plan to stderr.")
     ] = False,
 ) -> None:
-    """Show what `run` would apply, in order, and why. Nothing is changed."""
+    """Show what `run` would apply, in order, and why, and what would wait. Nothing is changed."""
+    options = _make_options(targets, retry, phase, steps, ignore_delays=no_delay)
     if not pin:
-        _show_plans(target, targets, retry=retry or ())
+        _show_plans(target, options)
         return
     _check_one_database(target, "--pin")
-    pinned = target.ask(lambda runner: runner.pin(targets or None, retry=retry or ()))
+    pinned = target.ask(lambda runner: runner.pin(**options))
     if not target.as_json:
         console = _make_console(width=None if sys.stderr.isatty() else _WIDE, stderr=True)
-        _print([_report_plan(target, pinned.migrations, console.width)], console, sys.stderr)
+        _print(_report_plan(target, pinned.migrations, console.width), console, sys.stderr)
     _show(pinned, [pinned.id], target)
 
 
@@ -276,6 +309,7 @@ def _plan(
     "quaestor run",
     "quaestor run split_names --dry-run",
     "quaestor run --db 'tenant_*' --concurrency 16",
+    "quaestor run --phase deploy",
     "quaestor run --lease-timeout 120 --log-format json",
     "quaestor run --plan 4c1f0a9d53b2e867",
     has_lease=True,
@@ -288,6 +322,9 @@ def _run(
     dry_run: DryRun = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a database with unknown migrations.")] = False,
     retry: Retry = None,
+    phase: PhaseOption = None,
+    steps: Steps = None,
+    no_delay: NoDelay = False,
     plan_id: Annotated[
         str | None,
         typer.Option(
@@ -313,10 +350,10 @@ def _run(
     """
     if dry_run and plan_id is not None:
         raise CommandError("Pass --plan or --dry-run, not both: `plan --pin` shows the plan and its id.")
+    options = _make_options(targets, retry, phase, steps, ignore_delays=no_delay) | {"strict": strict}
     if dry_run:
-        _show_plans(target, targets, strict=strict, retry=retry or ())
+        _show_plans(target, options)
         return
-    options: dict[str, Any] = {"targets": targets or None, "strict": strict, "retry": retry or ()}
     if plan_id is not None:
         _check_one_database(target, "--plan")
         options["plan_id"] = plan_id
@@ -331,7 +368,8 @@ def _run(
     app,
     "rollback",
     "quaestor rollback split_names --dry-run",
-    "quaestor rollback split_names --yes",
+    "quaestor rollback --last 1",
+    "quaestor rollback --to split_names --yes",
     "quaestor rollback split_names --confirm shop",
     has_lease=True,
 )
@@ -339,8 +377,27 @@ def _rollback(
     target: Target,
     *,
     targets: Annotated[
-        list[str], _argument("The migrations to roll back. Applied migrations that depend on them go first.")
-    ],
+        list[str] | None, _argument("The migrations to roll back. Applied migrations that depend on them go first.")
+    ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            "--last",
+            metavar="NUMBER",
+            help="Roll back the last so many, by the dates in their records.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="NAME",
+            autocompletion=_names,
+            help="Roll back everything that was applied after this migration, which stays, with what it needs.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Yes = False,
     confirm: Confirmed = None,
     dry_run: DryRun = False,
@@ -349,19 +406,29 @@ def _rollback(
 
     It shows the plan and asks. If one of them has no rollback, nothing runs.
     """
+    if sum([bool(targets), last is not None, to is not None]) != 1:
+        raise CommandError("Pass what to roll back: the names of migrations, --last or --to.")
+    options: dict[str, Any] = {"targets": targets or None, "last": last, "to": to}
     yes = yes or confirm is not None
     _check_confirmation(target, target.db, confirm, is_needed=not dry_run)
     if not (yes or dry_run):
         _check_can_ask(target)
     if dry_run or not yes:
-        planned = _show_plan(target, lambda runner: runner.plan_rollback(targets), _NOT_APPLIED)
+        planned = _show_plan(target, lambda runner: runner.plan_rollback(**options), _NOT_APPLIED)
         if dry_run or not planned:
             return
         _confirm(target, f"Roll back {len(planned)}")
-    _work(target, lambda runner: runner.rollback(targets))
+    _work(target, lambda runner: runner.rollback(**options))
 
 
-@command(app, "mark", "quaestor mark applied --all", "quaestor mark pending split_names", has_lease=True)
+@command(
+    app,
+    "mark",
+    "quaestor mark applied --all",
+    "quaestor mark applied split_names --with-dependencies",
+    "quaestor mark pending split_names",
+    has_lease=True,
+)
 def _mark(
     target: Target,
     *,
@@ -375,6 +442,9 @@ def _mark(
     ],
     names: Annotated[list[str] | None, _argument("The migrations to mark.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Mark all registered migrations.")] = False,
+    with_dependencies: Annotated[
+        bool, typer.Option("--with-dependencies", help="With `applied`: mark what they depend on as well.")
+    ] = False,
     yes: Yes = False,
     confirm: Confirmed = None,
 ) -> None:
@@ -382,6 +452,8 @@ def _mark(
     yes = yes or confirm is not None
     if every == bool(names):
         raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
+    if with_dependencies and state is not Marked.APPLIED:
+        raise CommandError(f"--with-dependencies is for `mark applied`, not for `mark {state}`.")
     _check_confirmation(target, target.db, confirm, is_needed=state is Marked.PENDING)
     if every and state is Marked.PENDING and not yes:
         _check_can_ask(target)
@@ -394,7 +466,7 @@ def _mark(
     def mark(runner: SyncRunner) -> list[str]:
         match state:
             case Marked.APPLIED:
-                return runner.mark_applied(marked)
+                return runner.mark_applied(marked, with_dependencies=with_dependencies)
             case Marked.PENDING:
                 return runner.mark_pending(marked)
             case Marked.ACCEPTED:
@@ -683,19 +755,40 @@ def _run_many(target: Target, options: Mapping[str, Any]) -> None:
         raise typer.Exit(endings.choose_code(list(errors.values())))
 
 
-def _show_plans(
-    target: Target, targets: list[str] | None, *, strict: bool = False, retry: Collection[str] = ()
-) -> None:
+def _make_options(
+    targets: list[str] | None,
+    retry: list[str] | None,
+    phase: Phases | None,
+    steps: int | None,
+    *,
+    ignore_delays: bool,
+) -> dict[str, Any]:
+    """Make the options of a run and of its plan."""
+    return {
+        "targets": targets or None,
+        "retry": retry or (),
+        "phase": _to_phase(phase),
+        "steps": steps,
+        "ignore_delays": ignore_delays,
+    }
+
+
+def _to_phase(option: Phases | None) -> Phase | None:
+    return {None: None, Phases.DEPLOY: "deploy", Phases.POST_DEPLOY: "post_deploy"}[option]
+
+
+def _show_plans(target: Target, options: Mapping[str, Any]) -> None:
     """Show the plan of a run, on one database or many."""
 
     def ask(runner: SyncRunner) -> list[PlannedMigration]:
-        return runner.plan(targets or None, strict=strict, retry=retry)
+        return runner.plan(**options)
 
     if not target.is_many:
         _show_plan(target, ask, _UP_TO_DATE)
         return
     known = target.registry.migrations
-    if unknown := {name: find_similar(name, known) for name in (*(targets or ()), *retry) if name not in known}:
+    names = (*(options["targets"] or ()), *options["retry"])
+    if unknown := {name: find_similar(name, known) for name in names if name not in known}:
         raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
     if not known:
         print_error(reports.NO_MIGRATIONS)
@@ -706,16 +799,16 @@ def _show_plan(
     target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], nothing: str
 ) -> list[PlannedMigration]:
     planned = target.ask(ask)
-    _show(planned, [_report_plan(target, planned, out.width, nothing)], target)
+    _show(planned, _report_plan(target, planned, out.width, nothing), target)
     return planned
 
 
 def _report_plan(
     target: Target, planned: Sequence[PlannedMigration], width: int, nothing: str = _UP_TO_DATE
-) -> RenderableType:
-    if planned:
-        return reports.report_plan(planned, target.registry.migrations, width)
-    return nothing if target.registry.migrations else reports.NO_MIGRATIONS
+) -> Iterator[RenderableType]:
+    if all(one.is_waiting for one in planned):
+        yield nothing if target.registry.migrations else reports.NO_MIGRATIONS
+    yield from reports.report_plan(planned, target.registry.migrations, width)
 
 
 def _show_each(

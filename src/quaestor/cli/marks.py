@@ -57,7 +57,8 @@ def find_state(migration: MigrationStatus) -> str:
     """Return the word of a migration's state: interrupted, failed, or its `state`."""
     if migration.interrupted:
         return "interrupted"
-    return "failed" if migration.state == "pending" and migration.last_failure is not None else migration.state
+    has_failed = migration.state in {"pending", "waiting"} and migration.last_failure is not None
+    return "failed" if has_failed else migration.state
 
 
 def list_current(status: Status) -> list[MigrationStatus]:

@@ -1,5 +1,6 @@
 """The reports of read-only commands: tables of migrations or databases, and sentences that sum up."""
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
 from quaestor._text import format_amount, format_count, format_list
 from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, find_state, format_place, list_current
 from quaestor.cli.redaction import escape
-from quaestor.status import BackfillStatus, MigrationStatus, State, Status
+from quaestor.status import BackfillStatus, MigrationStatus, Phase, State, Status
 
 _ROOM = 24
 """The least width of a column, in cells."""
@@ -59,7 +60,7 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
     ordered = sorted(statuses, key=_is_up_to_date)  # in each part sorted by name, as given
     marks = [MARKS["applied" if _is_up_to_date(status) else "pending"] for status in ordered]
     columns = {"": [mark.text for mark in marks], "database": make_column(status.database for status in ordered)}
-    for word in ("applied", *_OUTDATED):
+    for word in ("applied", *_OUTDATED, "waiting"):
         numbers = [_count(status, word) for status in ordered]
         columns[word] = make_column((f"{number:,}" if number else "" for number in numbers), MARKS[word].style, "right")
     columns["protected as"] = make_column((status.protected_as or "" for status in ordered), PROTECTED)
@@ -76,14 +77,28 @@ def report_statuses(statuses: Collection[Status], width: int) -> Iterator[Render
 
 def report_plan(
     planned: Sequence[PlannedMigration], registered: Mapping[str, MigrationDefinition], width: int
+) -> Iterator[RenderableType]:
+    """Report planned migrations in order, and why they are planned; then those that wait, and for what."""
+    todo = [one for one in planned if not one.is_waiting]
+    waiting = [one for one in planned if one.is_waiting]
+    if todo:
+        yield _report_planned("to roll back" if todo[0].undo else "to apply", todo, registered, width)
+    if todo and waiting:
+        yield ""
+    if waiting:
+        yield _report_planned("waiting", waiting, registered, width)
+
+
+def _report_planned(
+    title: str, planned: Sequence[PlannedMigration], registered: Mapping[str, MigrationDefinition], width: int
 ) -> RenderableType:
-    """Report planned migrations in order, and why they are planned."""
     names = [one.name for one in planned]
+    numbers = itertools.count(1)
     columns = {
-        "": make_column(map(str, range(1, len(planned) + 1)), "dim", "right"),
-        "to roll back" if planned[0].undo else "to apply": make_column(names),
+        "": make_column(("" if _is_extra(one) else f"{next(numbers)}" for one in planned), "dim", "right"),
+        title: make_column(names),
         # Left out if all were asked for.
-        "why": [] if all(one.asked_for for one in planned) else make_column(one.reason for one in planned),
+        "why": [] if all(one.reason == "asked for" for one in planned) else make_column(one.reason for one in planned),
         "description": make_column(
             (registered[name].description if name in registered else "" for name in names), "dim"
         ),
@@ -91,9 +106,15 @@ def report_plan(
     return make_table(columns, width, needed={""})
 
 
+def _is_extra(planned: PlannedMigration) -> bool:
+    """Say whether no function would be called for it."""
+    return planned.is_waiting or planned.is_recorded_only
+
+
 def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) -> Iterator[RenderableType]:
     """Report the databases with something to apply."""
-    named = {database: [one.name for one in planned] for database, planned in plans.items() if planned}
+    applied = {database: [one.name for one in planned if not _is_extra(one)] for database, planned in plans.items()}
+    named = {database: names for database, names in applied.items() if names}
     if named:
         columns = {
             "database": make_column(named),
@@ -150,9 +171,11 @@ def summarize(status: Status) -> Text:
     return line + Text("." if status.lease is None else f". Lease held by {escape(str(status.lease))}.")
 
 
-def find_faults(status: Status, states: Iterable[State], *, strict: bool = False) -> list[str]:
+def find_faults(
+    status: Status, states: Iterable[State], *, strict: bool = False, phase: Phase | None = None
+) -> list[str]:
     """Return the complaints of a check about the migrations in these states; a strict one's also about changed ones."""
-    found: dict[str, list[str]] = {state: status.names(state) for state in states}
+    found: dict[str, list[str]] = {state: status.names(state, phase=phase) for state in states}
     if strict:
         found["changed"] = _find_changed(status)
     return [f"{len(names)} {state}: {', '.join(map(escape, names))}." for state, names in found.items() if names]
@@ -179,7 +202,7 @@ def find_warnings(status: Status) -> Iterator[str]:
             yield escape(f"{subject} failed{when}{release}: {failure.error or 'why is unknown'}")
     if all(one.state in {"unknown", "retired"} for one in status.migrations):
         yield NO_MIGRATIONS
-    pending = set(status.names("pending"))
+    pending = {*status.names("pending"), *status.names("waiting")}
     for one in status.migrations:
         if one.state == "applied" and (needed := [name for name in one.depends_on if name in pending]):
             yield escape(f"Warning: {one.name} is applied, and depends on pending migrations{format_list(needed)}.")
@@ -251,7 +274,12 @@ def _describe_kind(migration: MigrationStatus) -> str:
 
 
 def _describe_progress(migration: MigrationStatus) -> str:
-    """Describe the last backfill (earlier ones are finished): of the rollback if the migration is applied."""
+    """Describe until when it is delayed, or its last backfill (earlier ones are finished).
+
+    It is that of the rollback if the migration is applied.
+    """
+    if migration.delayed_until is not None:
+        return f"delayed until {migration.delayed_until:%Y-%m-%d %H:%M}"
     backfills = [one for one in migration.backfills if one.undo == (migration.state == "applied")]
     if not backfills:
         return ""

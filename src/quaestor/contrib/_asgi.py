@@ -77,7 +77,8 @@ def make_check(
 ) -> Callable[[], Coroutine[Any, Any, str]]:
     """Return a function that returns "ready" once no registered migration is pending, and raises `refuse(why)` before.
 
-    After that it reads nothing more. Unknown records are fine: a newer release may have written them.
+    After that it reads nothing more. Unknown records are fine: a newer release may have written them. So are pending
+    migrations of phase "post_deploy": they run when the instances of the old release are gone, so after this is ready.
     """
     runner = _make_runner(registry, client, db, prefix)
     is_ready = False
@@ -93,7 +94,7 @@ def make_check(
                     status = await anyio.to_thread.run_sync(runner.status)
         except PyMongoError as error:
             return f"Can't read which migrations are applied: {type(error).__name__}."
-        pending = len(status.names("pending"))
+        pending = len(status.names("pending", phase="deploy"))
         return f"Pending migrations: {pending}." if pending else None
 
     async def check() -> str:

@@ -16,7 +16,7 @@ def ready(
 ) -> Callable[[], Coroutine[Any, Any, str]]:
     """Return a dependency, or a whole endpoint, for readiness probes: 503 while migrations are pending, then 200.
 
-    Unknown migrations don't count: a newer release may have applied them. Once nothing is pending, it reads nothing
-    more. Takes the arguments of `migrate`.
+    Unknown migrations don't count: a newer release may have applied them. Nor do pending ones of phase "post_deploy",
+    which run after the rollout. Once nothing else is pending, it reads nothing more. Takes the arguments of `migrate`.
     """
     return make_check(registry, client, db, prefix, lambda reason: HTTPException(503, reason))

@@ -18,7 +18,8 @@ def ready(
 ) -> Callable[[Request], Coroutine[Any, Any, PlainTextResponse]]:
     """Return an endpoint for readiness probes: 503 while migrations are pending, then 200 for good.
 
-    Unknown migrations don't count: a newer release may have applied them. Takes the arguments of `migrate`.
+    Unknown migrations don't count: a newer release may have applied them. Nor do pending ones of phase "post_deploy",
+    which run after the rollout. Takes the arguments of `migrate`.
     """
     check = make_check(registry, client, db, prefix, lambda reason: HTTPException(503, reason))
 

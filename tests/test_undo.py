@@ -1,0 +1,154 @@
+"""Rolling back the last migrations, or everything after one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quaestor._core import plan
+from quaestor._core.catalog import Catalog
+from quaestor._core.undo import Undo
+from quaestor.errors import (
+    InvalidOptionError,
+    IrreversibleMigrationError,
+    MigrationReplacedError,
+    UnknownRecordsError,
+)
+from tests.functions import definitions, nothing
+from tests.test_graph import Needs, acyclic, smallest_order
+from tests.test_phases import catalog, migration, recorded
+
+
+def undone(known: Catalog, days: Mapping[str, int | None], **options: Any) -> list[str]:
+    records = recorded(days)
+    view = known.view(records.applied.keys())
+    return [change.name for change in plan.plan_rollback(known, view, records, {}, Undo(**options))]
+
+
+def reaches(needs: Needs, name: str, other: str) -> bool:
+    """Say whether a migration needs another, directly or not, or is that one."""
+    return name == other or any(reaches(needs, needed, other) for needed in needs[name])
+
+
+histories = st.dictionaries(st.integers(0, 11), st.none() | st.integers(0, 4))
+
+
+def applied_of(needs: Needs, history: Mapping[int, int | None]) -> dict[str, int | None]:
+    """When some of the migrations were applied; None: nobody knows."""
+    names = sorted(needs)
+    return {names[number]: when for number, when in history.items() if number < len(names)}
+
+
+@given(acyclic(), histories, st.integers(1, 13))
+def test_last(needs: Needs, history: Mapping[int, int | None], count: int) -> None:
+    """Again and again the newest migration that no other applied one needs."""
+    days, places = applied_of(needs, history), smallest_order(needs)
+    left, expected = set(days), set[str]()
+    while left and len(expected) < count:
+        free = [one for one in left if not any(reaches(needs, other, one) for other in left - {one})]
+        newest = max(free, key=lambda name: (-1 if days[name] is None else days[name], places.index(name)))
+        left.remove(newest)
+        expected.add(newest)
+
+    assert undone(Catalog(definitions(needs)), days, last=count) == [
+        name for name in reversed(places) if name in expected
+    ]
+
+
+@given(acyclic(), histories, st.data())
+def test_to(needs: Needs, history: Mapping[int, int | None], data: st.DataObject) -> None:
+    """What was recorded later, except for what it needs, and all that depends on that."""
+    days, places = applied_of(needs, history), smallest_order(needs)
+    if not days:
+        return
+    to = data.draw(st.sampled_from(sorted(days)))
+
+    def when(name: str) -> tuple[int, int]:
+        found = days[name]
+        return -1 if found is None else found, places.index(name)
+
+    later = {name for name in days if when(name) > when(to) and not reaches(needs, to, name)}
+    expected = {name for name in days if any(reaches(needs, name, one) for one in later)}
+
+    assert undone(Catalog(definitions(needs)), days, to=to) == [name for name in reversed(places) if name in expected]
+    assert to not in expected
+
+
+KNOWN = catalog(migration("a"), migration("b", ["a"]), migration("c"), migration("d", ["c"]))
+
+
+def test_by_the_dates() -> None:
+    """The records decide, not the order of a plan; of equal dates, what comes later in it is the newest."""
+    days = {"c": 1, "a": 2, "d": 3, "b": 4}
+    assert undone(KNOWN, days, last=1) == ["b"]
+    assert undone(KNOWN, days, last=2) == ["d", "b"]
+    assert undone(KNOWN, days, last=3) == ["d", "b", "a"]
+    assert undone(KNOWN, days, last=9) == ["d", "c", "b", "a"]
+    assert undone(KNOWN, days, to="a") == ["d", "b"]
+    assert undone(KNOWN, days, to="d") == ["b"]
+    assert undone(KNOWN, days, to="b") == []
+    assert undone(KNOWN, dict.fromkeys("abcd", 1), last=1) == ["d"]
+    assert undone(KNOWN, dict.fromkeys("abcd", 1), to="b") == ["d", "c"]
+    assert undone(KNOWN, {}, last=1) == []
+
+
+def test_unknown_records() -> None:
+    """They are refused if they are among those to undo. An equal date is enough, because their place isn't known."""
+    days = {"a": 1, "c": 1, "of tomorrow": 2, "b": 3}
+    assert undone(KNOWN, days, last=1) == ["b"]
+    assert undone(KNOWN, days, to="b") == []
+    for options in ({"last": 2}, {"last": 9}, {"to": "a"}):
+        with pytest.raises(UnknownRecordsError, match="include some that the code doesn't have: of tomorrow") as caught:
+            undone(KNOWN, days, **options)
+        assert (caught.value.names, caught.value.undo) == (["of tomorrow"], True)
+    with pytest.raises(UnknownRecordsError):
+        undone(KNOWN, {"a": 2, "of tomorrow": 2}, last=1)
+    assert undone(KNOWN, {"a": 2, "of yesterday": None}, last=1) == ["a"]
+
+
+def test_replaced_and_retired_records_do_not_count() -> None:
+    """Only the replacement counts, by its own date; a retired migration is gone."""
+    known = Catalog(
+        catalog(migration("ab", replaces=("a", "b")), migration("c")).definitions, retired=frozenset({"old"})
+    )
+    days = {"c": 1, "a": 2, "b": 3, "ab": 3, "old": 4}
+    assert undone(known, days, last=1) == ["ab"]
+    assert undone(known, days, to="c") == ["ab"]
+    del days["ab"]  # it counts as applied
+    assert undone(known, days, last=1) == ["ab"]
+    with pytest.raises(MigrationReplacedError, match="'b' is replaced by 'ab'"):
+        undone(known, days, to="b")
+
+
+def test_the_one_that_stays_must_be_applied() -> None:
+    """Otherwise nobody knows what came after it."""
+    with pytest.raises(InvalidOptionError, match="'b' isn't applied, so nothing was applied after it"):
+        undone(KNOWN, {"a": 1}, to="b")
+
+
+def test_no_rollback() -> None:
+    """A migration without a rollback is refused, also as one of the last."""
+    known = catalog(migration("a"), *(one for one in KNOWN.definitions.values() if one.name != "a"))
+    known = Catalog({**known.definitions, "b": type(known.definitions["b"])("b", nothing, ["a"])})
+    with pytest.raises(IrreversibleMigrationError):
+        undone(known, {"a": 1, "b": 2}, last=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of targets, last and to"),
+        ({"targets": ["a"], "last": 1}, "exactly one"),
+        ({"last": 1, "to": "a"}, "exactly one"),
+        ({"last": 0}, "last must be a whole number, from 1, not 0"),
+        ({"last": "2"}, "last must be"),
+        ({"to": 7}, "to must be"),
+        ({"targets": "a"}, "targets must be a list"),
+    ],
+)
+def test_invalid(options: Any, message: str) -> None:
+    """There must be exactly one of the three, and it must be valid."""
+    with pytest.raises(InvalidOptionError, match=message):
+        Undo(**options)
