@@ -118,6 +118,13 @@ def pages(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Import what other migration tools have written: installs them, with pip and npm, and lets them migrate."""
+    install(session, ".", *groups("test"))
+    session.run("pytest", "--numprocesses=3", "tests/peers", *session.posargs)
+
+
+@nox.session
 def newest(session: nox.Session) -> None:
     """The same tests with the newest version of everything: what constraints.txt will bring when it is written anew."""
     session.install("--upgrade", ".[cli,graph]", *groups("pages"))

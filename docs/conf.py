@@ -42,7 +42,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # elsewhere they are code
     # Of Python and of frameworks, whose indexes would need the network:
-    ("py:class", r"(celery|collections\.abc|contextlib|datetime|flask|opentelemetry|pymongo|starlette)\..*"),
+    ("py:class", r"(celery|collections\.abc|contextlib|datetime|flask|opentelemetry|os|pymongo|starlette)\..*"),
     ("py:class", r"(quaestor\.([\w.]+\.)?)?(AfterCrash|App|D|D_co|F|G|State)"),  # type variables and literals
     ("py:class", "datetime"),  # in a dict of a dataclass
     ("py:exc", "ImproperlyConfigured"),  # Django's

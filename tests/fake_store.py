@@ -99,6 +99,7 @@ class Server:
     elections: int = 0
     marks: dict[str, StartMark] = field(default_factory=dict)  # of starts, beside the lease
     elsewhere: Event | None = None  # about records under another prefix
+    foreign: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # histories of other tools
     overtaken: set[str] = field(default_factory=set)  # recorded, or their needs removed, without the lease
 
     @property
@@ -686,6 +687,9 @@ class FakeStore:
 
     async def find_recorded(self, names: Collection[str]) -> Any:
         return await self._send("find_recorded", lambda: {*names} & self.server.records)
+
+    async def read_foreign(self, collection: str) -> Any:
+        return await self._send("read_foreign", lambda: self.server.foreign.get(collection))
 
     async def insert_records(self, entries: Mapping[str, RecordEntry]) -> Any:
         first = next(iter(entries))

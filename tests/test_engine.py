@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from quaestor._core import engine
 from quaestor._core.checkpoint import Checkpoint
 from quaestor._core.definition import MigrationDefinition
+from quaestor._core.imports import make_source
 from quaestor._core.lease import PAUSE, LeaseState, Location
 from quaestor._core.phases import Selection
 from quaestor._core.plan import Records
 from quaestor._core.store import Ending
 from quaestor._core.transaction import MOST_EXPIRED
 from quaestor._core.undo import Undo
+from quaestor.adapters import find_adapter
 from quaestor.errors import (
     CircularDependencyError,
     DependencyConflictError,
@@ -69,7 +71,7 @@ from tests.world import LONG_AGO, lease
 DIAMOND = {"end": ["left", "right"], "left": ["top"], "right": ["top"], "top": []}
 ORDER = ["top", "left", "right", "end"]
 UNDO = ORDER[::-1]
-KINDS = ("run", "rollback", "mark applied", "mark pending", "mark accepted")
+KINDS = ("run", "rollback", "mark applied", "mark pending", "mark accepted", "import")
 OLD = MigrationRecord(checksum="old")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_transactional = pytest.mark.parametrize("transactional", [False, True])
@@ -81,7 +83,8 @@ def recorded(*names: str) -> Server:
 
 
 def make_server(kind: str) -> Server:
-    server = Server() if kind in {"run", "mark applied"} else recorded(*ORDER)
+    server = Server() if kind in {"run", "mark applied", "import"} else recorded(*ORDER)
+    server.foreign["theirs"] = [{"name": name, "applied": LONG_AGO.replace(tzinfo=None)} for name in ORDER]
     if kind == "mark accepted":
         server.details = dict.fromkeys(ORDER, OLD)
     return server
@@ -102,15 +105,23 @@ def start(kind: str, server: Server, *, transactional: bool = False, **options: 
             return process.perform(engine.mark_applied(process.scope, UNDO))
         case "mark accepted":
             return process.perform(engine.mark_accepted(process.scope, UNDO, process.functions.compute_checksum))
+        case "import":
+            return process.start(import_all(process))
         case _:
             return process.perform(engine.mark_pending(process.scope, ORDER))
+
+
+async def import_all(process: Process) -> list[str]:
+    """Import the diamond from another tool; return the names."""
+    source = make_source(find_adapter("pymongo-migrate"), process.scope.catalog, collection="theirs")
+    return [one.name for one in (await process.engine.import_history(source)).imported]
 
 
 def find_done(kind: str, server: Server) -> set[str]:
     """The migrations that were applied, undone or marked."""
     if kind == "mark accepted":
         return {name for name, record in server.details.items() if record != OLD}
-    return server.records if kind in {"run", "mark applied"} else set(ORDER) - server.records
+    return server.records if kind in {"run", "mark applied", "import"} else set(ORDER) - server.records
 
 
 def start_run(*names: str, server: Server | None = None, transactional: bool = False, **options: Any) -> Process:
@@ -540,7 +551,7 @@ def test_checkpoints_are_deleted(transactional: bool) -> None:
     async def undo(db: object, context: object) -> None: ...
 
     known = {"a": MigrationDefinition("a", take_context, transaction=transactional, rollback=undo)}
-    for kind in KINDS[:-1]:
+    for kind in ("run", "rollback", "mark applied", "mark pending"):
         server = Server(token=6) if kind in {"run", "mark applied"} else replace(recorded("a"), token=6)
         keys = [Key(name, is_undo, "orders") for name in "ab" for is_undo in (False, True)]
         server.checkpoints = {key: Stored(Checkpoint(), 7 if key.migration == "a" else 1) for key in keys}

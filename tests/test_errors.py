@@ -50,6 +50,11 @@ EXAMPLES = [
     (errors.RecordConflictError(["a"]), ValueError, "Nothing has run"),
     (errors.UnknownRecordsError(["y", "z"]), ValueError, "y, z"),
     (
+        errors.HistoryMissingError("mongrator", "old", "shop"),
+        LookupError,
+        "The database 'shop' has no collection 'old', so mongrator has applied nothing there",
+    ),
+    (
         errors.PartlyReplacedError("c", ["a"], ["b d", "e"]),
         RuntimeError,
         "'c' replaces migrations of which only some are applied: a, but not b d, e. Let a release",

@@ -13,7 +13,7 @@ _USABLE = "import ensurepip, sys; sys.exit(sys.version_info.releaselevel != 'fin
 
 
 class NotInstalledError(RuntimeError):
-    """pip did not install it; `str()` says why, in a sentence."""
+    """It was not installed; `str()` says why, in a sentence."""
 
 
 def newest_python() -> str:
@@ -27,25 +27,31 @@ def newest_python() -> str:
 
 
 def make(folder: Path, python: str, requirements: Sequence[str]) -> Path:
-    """Make an environment of this Python with these requirements, and return its Python.
+    """Make an environment of this Python with these requirements, and return its Python. With uv, that is quicker.
 
     Raises:
         NotInstalledError: They cannot be installed.
     """
-    subprocess.run([python, "-m", "venv", str(folder)], check=True)  # noqa: S603 - a Python
     made = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    command = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - pip
+    if uv := shutil.which("uv"):
+        make_it = [uv, "venv", "--quiet", "--python", python, str(folder)]
+        install = [uv, "pip", "install", "--quiet", "--python", str(made)]
+    else:
+        make_it = [python, "-m", "venv", str(folder)]
+        install = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(make_it, check=True)  # noqa: S603 - uv, or a Python
+    command = [*install, *requirements]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - uv, or pip
     if ended.returncode:
         raise NotInstalledError(reason(ended.stderr))
     return made
 
 
 def reason(said: str) -> str:
-    """Why pip did not install something, from what it wrote."""
-    if wanted := re.findall(r"Requires-Python ([^;\s]+)", said):
+    """Why pip or uv did not install something, from what it wrote."""
+    if wanted := re.findall(r"(?:Requires-Python |does\s+not\s+satisfy\s+Python)([^;\s]+)", said):
         return f"it needs Python {wanted[-1]}"
-    errors = re.findall(r"^ERROR: (.+)$", said, re.MULTILINE) or ["pip failed"]
+    errors = re.findall(r"^(?:ERROR: |error: )(.+)$", said, re.MULTILINE) or ["it was not installed"]
     return without_places(errors[-1])
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         DuplicateBackfillError,
         DuplicateMigrationError,
         GraphError,
+        HistoryMissingError,
         InterruptedMigrationError,
         InvalidDatabaseError,
         InvalidGuardError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         DatabaseFinished,
         DependenciesPending,
         Event,
+        HistoryImported,
         HistoryNotWritten,
         Hook,
         LeaseAwaited,
@@ -94,6 +96,8 @@ if TYPE_CHECKING:
         BackfillStatus,
         DatabaseResult,
         HistoryEntry,
+        ImportedMigration,
+        ImportResult,
         Lease,
         MigrationRecord,
         MigrationStatus,
@@ -102,6 +106,7 @@ if TYPE_CHECKING:
         PlannedMigration,
         RecordedError,
         Status,
+        UnplacedMigration,
     )
 
 __all__ = [
@@ -129,8 +134,12 @@ __all__ = [
     "Event",
     "GraphError",
     "HistoryEntry",
+    "HistoryImported",
+    "HistoryMissingError",
     "HistoryNotWritten",
     "Hook",
+    "ImportResult",
+    "ImportedMigration",
     "InterruptedMigrationError",
     "InvalidDatabaseError",
     "InvalidGuardError",
@@ -202,6 +211,7 @@ __all__ = [
     "UnfinishedMigrationError",
     "UnknownMigrationError",
     "UnknownRecordsError",
+    "UnplacedMigration",
     "VerificationFailedError",
     "log_event",
 ]

@@ -16,6 +16,7 @@ Exceptions of your migrations and of the driver are never wrapped; a migration's
     ├── MissingDatabaseError          (ValueError)    a pending migration needs a sync or async database
     ├── RecordConflictError           (ValueError)    another document has a pending migration's `_id`
     ├── UnknownRecordsError           (ValueError)    strict=True, and an applied migration isn't registered
+    ├── HistoryMissingError           (LookupError)   an import from a collection that isn't there
     ├── PartlyReplacedError           (RuntimeError)  some of what a migration replaces is applied, the rest is gone
     ├── MigrationReplacedError        (ValueError)    a migration to undo is part of an applied replacement
     ├── MigrationDelayedError         (RuntimeError)  a target of a run is delayed, or needs one that is
@@ -274,6 +275,27 @@ class UnknownRecordsError(QuaestorError, ValueError):
         return (
             f"The database has applied migrations that the code doesn't have: {', '.join(self.names)}. They are from a "
             "newer release, or were renamed or removed. Deploy that release, or run without strict. Nothing has run."
+        )
+
+
+@dataclass(eq=False)
+class HistoryMissingError(QuaestorError, LookupError):
+    """There is no collection with the history of the other tool. Nothing was imported.
+
+    Attributes:
+        tool: The tool.
+        collection: The collection.
+        database: The database.
+    """
+
+    tool: str
+    collection: str
+    database: str
+
+    def __str__(self) -> str:
+        return (
+            f"The database {self.database!r} has no collection {self.collection!r}, so {self.tool} has applied nothing "
+            "there, or keeps its history elsewhere. Pass that collection, or another database."
         )
 
 

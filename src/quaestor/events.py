@@ -20,7 +20,7 @@ from quaestor._text import (
     is_interruption,
     read_error,
 )
-from quaestor.status import Lease, Work
+from quaestor.status import Lease, Tool, Work
 
 LONG_WAIT = 5.0
 """A longer wait is a WARNING, in seconds."""
@@ -606,6 +606,24 @@ class RecordsMarked(RunEvent):
         if not self.names:
             return f"Nothing to mark: already {state}."
         return f"Marked {format_count(len(self.names))} as {state}, without running anything{format_list(self.names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryImported(RunEvent):
+    """Migrations were recorded that another tool has applied.
+
+    Attributes:
+        names: The migrations that were recorded, in order.
+        tool: The tool.
+    """
+
+    names: tuple[str, ...]
+    tool: Tool
+
+    def __str__(self) -> str:
+        if not self.names:
+            return f"Nothing to import from {self.tool}"
+        return f"Imported {format_count(len(self.names))} from {self.tool}{format_list(self.names)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The runners: run, plan, status, verify, rollback, mark and unlock. Each `MigrationRegistry.run` uses one."""
 
 import secrets
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from quaestor._core import engine as operations
 from quaestor._core.catalog import Catalog
 from quaestor._core.definition import check_concurrency
 from quaestor._core.engine import Engine, Operation, Scope
+from quaestor._core.imports import Source, make_source
 from quaestor._core.lease import Terms
 from quaestor._core.phases import Selection
 from quaestor._core.undo import Undo
@@ -31,11 +32,13 @@ from quaestor.status import (
     DEFAULT_PATIENCE,
     DEFAULT_TTL,
     HistoryEntry,
+    ImportResult,
     Lease,
     Phase,
     PinnedPlan,
     PlannedMigration,
     Status,
+    Tool,
 )
 
 if TYPE_CHECKING:  # the registry imports the runners
@@ -45,6 +48,12 @@ if TYPE_CHECKING:  # the registry imports the runners
 def make_run_id() -> str:
     """Make the id of a run: short enough for a line of a log, and never made twice."""
     return secrets.token_hex(8)
+
+
+def _make_source(catalog: Catalog, tool: object, names: object, collection: object, timezone: object) -> Source:
+    from quaestor.adapters import find_adapter  # late: once in the life of a database
+
+    return make_source(find_adapter(tool), catalog, names=names, collection=collection, timezone=timezone)
 
 
 class _Runner:
@@ -328,6 +337,60 @@ class AsyncRunner(_Runner):
         engine = self._open()
         return self._perform(engine, operations.mark_accepted(engine.scope, names, compute_checksum))
 
+    def import_history(
+        self,
+        tool: Tool,
+        *,
+        names: Mapping[str, str] | None = None,
+        collection: str | None = None,
+        timezone: str | None = None,
+    ) -> Coroutine[Any, Any, ImportResult]:
+        """Record as applied what another tool has applied in this database, with its dates. No function is called.
+
+        Stop the other tool first. Its collection isn't changed. Migrations that are recorded already are left as they
+        are, so an import can be repeated.
+
+        Args:
+            tool: "pymongo-migrate", "mongodb-migrations", "migrate-mongo", "mongrator", "mongomig", "beanie", "mongock"
+                or "flamingock".
+            names: The names in that tool, each with the name here, where the two differ. Names that aren't in the
+                mapping must be the same here, apart from what docs/moving.md says of the tool's file names. A name
+                here may be registered, replaced or retired.
+            collection: The collection with its history. Defaults to the tool's own default.
+            timezone: The time zone of its dates, such as "Europe/Berlin", for "beanie" and "mongodb-migrations", which
+                store local time. Defaults to UTC.
+
+        Returns:
+            What was recorded, and what couldn't be placed, with the reasons. Look at `unplaced` before the next run:
+            that would apply a migration again whose record wasn't placed.
+
+        Raises:
+            HistoryMissingError: There is no such collection.
+            InvalidOptionError: An argument isn't valid; nothing was sent to the server.
+            UnknownMigrationError: `names` has a name that isn't known here; likewise.
+            Exception: Whatever the lease and the driver raise, as for `run`.
+        """
+        engine = self._open()
+        source = _make_source(engine.scope.catalog, tool, names, collection, timezone)
+        return self._import(engine, source)
+
+    def plan_import(
+        self,
+        tool: Tool,
+        *,
+        names: Mapping[str, str] | None = None,
+        collection: str | None = None,
+        timezone: str | None = None,
+    ) -> Coroutine[Any, Any, ImportResult]:
+        """Return what `import_history` would do. No lease is acquired, and nothing is written.
+
+        Raises:
+            Exception: Whatever `import_history` would raise before the first record.
+        """
+        engine = self._open()
+        source = _make_source(engine.scope.catalog, tool, names, collection, timezone)
+        return self._import(engine, source, dry_run=True)
+
     async def verify(self, names: Collection[str] | None = None) -> dict[str, str]:
         """Call the verifications of applied migrations, and return those that fail.
 
@@ -417,6 +480,12 @@ class AsyncRunner(_Runner):
     async def _explain(engine: Engine, operation: Operation) -> list[PlannedMigration]:
         with closing(engine):
             return await engine.explain(operation)
+
+    @staticmethod
+    async def _import(engine: Engine, source: Source, *, dry_run: bool = False) -> ImportResult:
+        anyio.CancelScope()  # see _perform
+        with closing(engine):
+            return await engine.import_history(source, dry_run=dry_run)
 
     @staticmethod
     async def _pin(engine: Engine, operation: Operation) -> PinnedPlan:
@@ -539,6 +608,32 @@ class SyncRunner(_Runner):
         """Record the present checksums of migrations, without running anything. See `AsyncRunner.mark_accepted`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.mark_accepted(engine.scope, names, compute_checksum)))
+
+    def import_history(
+        self,
+        tool: Tool,
+        *,
+        names: Mapping[str, str] | None = None,
+        collection: str | None = None,
+        timezone: str | None = None,
+    ) -> ImportResult:
+        """Record as applied what another tool has applied in this database. See `AsyncRunner.import_history`."""
+        with closing(self._open()) as engine:
+            source = _make_source(engine.scope.catalog, tool, names, collection, timezone)
+            return run_to_completion(engine.import_history(source))
+
+    def plan_import(
+        self,
+        tool: Tool,
+        *,
+        names: Mapping[str, str] | None = None,
+        collection: str | None = None,
+        timezone: str | None = None,
+    ) -> ImportResult:
+        """Return what `import_history` would do. See `AsyncRunner.plan_import`."""
+        with closing(self._open()) as engine:
+            source = _make_source(engine.scope.catalog, tool, names, collection, timezone)
+            return run_to_completion(engine.import_history(source, dry_run=True))
 
     def verify(self, names: Collection[str] | None = None) -> dict[str, str]:
         """Call the verifications of applied migrations, and return those that fail. See `AsyncRunner.verify`."""

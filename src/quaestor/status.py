@@ -30,6 +30,18 @@ AfterCrash: TypeAlias = Literal["rerun", "stop"]
 Phase: TypeAlias = Literal["deploy", "post_deploy"]
 """When a rollout applies a migration: before the new release takes over, or after the old one is gone."""
 
+Tool: TypeAlias = Literal[
+    "pymongo-migrate",
+    "mongodb-migrations",
+    "migrate-mongo",
+    "mongrator",
+    "mongomig",
+    "beanie",
+    "mongock",
+    "flamingock",
+]
+"""Another tool, whose history can be imported."""
+
 DEFAULT_TTL = 30.0
 """How long a lease lasts unless it is renewed, in seconds."""
 
@@ -383,3 +395,54 @@ class DatabaseResult:
     database: str
     applied: list[str]
     error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedMigration:
+    """A migration that another tool has applied, and that was recorded here.
+
+    Attributes:
+        name: The migration.
+        theirs: Its name in the other tool.
+        applied_at: When that tool applied it (aware, UTC).
+    """
+
+    name: str
+    theirs: str
+    applied_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnplacedMigration:
+    """A migration of another tool that wasn't recorded here, and why.
+
+    Attributes:
+        name: Its name in the other tool; "?" if its record has none.
+        reason: The reason in words.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """The result of an import from another tool.
+
+    Attributes:
+        tool: The tool.
+        collection: The collection that has its history.
+        imported: What was recorded here, dependencies first; from a plan, what would be.
+        recorded: Its migrations that were recorded here already, whatever it says of them. Their records stay as they
+            were.
+        not_applied: What isn't applied there, because it was rolled back, say. The next run applies it.
+        unplaced: What can't be placed: nobody here knows the name, or the tool doesn't say for certain whether it is
+            applied.
+    """
+
+    tool: Tool
+    collection: str
+    imported: tuple[ImportedMigration, ...]
+    recorded: tuple[str, ...] = ()
+    not_applied: tuple[UnplacedMigration, ...] = ()
+    unplaced: tuple[UnplacedMigration, ...] = ()

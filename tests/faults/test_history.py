@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from pymongo.errors import PyMongoError
 
-from quaestor import Event, HistoryNotWritten, LeaseNotReleased
+from quaestor import Event, HistoryNotWritten, ImportResult, LeaseNotReleased
 from tests.faults.applications import Application, Failing, State, effect, hold, state
 from tests.faults.instance import Instance, Orders, Start, caller, migrated
 from tests.faults.works import Work, left, once, prepared, stock
+from tests.world import LONG_AGO
 from tools.faults import LOST, fail_command
 
+IMPORTED = ImportResult("mongrator", "mongrator_migrations", (), recorded=("a",))
 A, FAILS, BACKFILL = Work("a"), Work("a", fails=True), Work("a", way="loop")
 
 
@@ -47,6 +49,11 @@ def _apply_as_before(orders: Orders, db: Any) -> None:
     db.app_migrations.update_many({}, {"$unset": {"checksum": ""}})
 
 
+def _apply_elsewhere(_: Orders, db: Any) -> None:
+    """Leave it as another tool has applied it."""
+    db.mongrator_migrations.insert_one({"_id": "a", "direction": "up", "applied_at": LONG_AGO})
+
+
 def _interrupt(orders: Orders, db: Any) -> None:
     """Leave a checkpoint of a backfill, whose collection is replaced, and the lease as a dead holder leaves it."""
     stock(db)
@@ -67,6 +74,7 @@ CASES = {
     "marked_applied": Case(("mark_applied", ["a"]), recorded=True, again=[]),
     "marked_pending": Case(("mark_pending", ["a"]), _apply, again=[]),
     "accepted": Case(("mark_accepted", ["a"]), _apply_as_before, recorded=True, again=[]),
+    "imported": Case(("import_history", "mongrator"), _apply_elsewhere, recorded=True, again=IMPORTED),
     "restarted": Case(("restart_backfill", "a"), _interrupt, BACKFILL, again=[]),
     "unlocked": Case(("unlock",), lambda _, db: hold(db, seconds=600), again=None),
 }

@@ -1,6 +1,6 @@
 """The pages and the README, done as their reader would: every block is a file to write, or something to run.
 
-How to write a page of docs/tutorial.md or docs/how-to:
+How to write a page of docs/tutorial.md, docs/moving.md or docs/how-to:
 
 - A block whose first line is a comment with a file name (`# shop/app.py`) is that file. With `, at the end` after the
   name, the block is added to the file.
@@ -41,7 +41,7 @@ from quaestor._author import find_user
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [DOCS / "tutorial.md", DOCS / "moving.md", *sorted((DOCS / "how-to").glob("*.md"))]
 HOME = "/home/ada/shop"
 PORT = "8000"
 ADDRESS = re.compile(r"mongodb://127\.0\.0\.1:27017(?:/(\w+))?")

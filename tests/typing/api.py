@@ -25,7 +25,11 @@ from quaestor import (
     DependencyConflictError,
     Event,
     HistoryEntry,
+    HistoryImported,
+    HistoryMissingError,
     HistoryNotWritten,
+    ImportedMigration,
+    ImportResult,
     InterruptedMigrationError,
     InvalidGuardError,
     IrreversibleMigrationError,
@@ -71,9 +75,12 @@ from quaestor import (
     TransactionsUnsupportedError,
     UnknownMigrationError,
     UnknownRecordsError,
+    UnplacedMigration,
     VerificationFailedError,
     log_event,
 )
+from quaestor.adapters import register_folder
+from quaestor.status import Tool
 
 Document = dict[str, Any]
 assert_type(quaestor.__version__, str)
@@ -109,6 +116,9 @@ def hook(event: Event) -> None:
             assert_type(applied, bool)
         case ChangesAccepted(names=names):
             assert_type(names, tuple[str, ...])
+        case HistoryImported(names=names, tool=tool):
+            assert_type(names, tuple[str, ...])
+            assert_type(tool, Tool)
         case MigrationProgressed(done=done, total=total, rate=rate, due=due):
             assert_type(done, int)
             assert_type(total, int | None)
@@ -187,6 +197,8 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await registry.run_many([db], phase="deploy", steps=2, ignore_delays=True), list[DatabaseResult])
     assert_type(await runner.mark_pending(["a"]), list[str])
     assert_type(await runner.mark_accepted(["a"]), list[str])
+    assert_type(await runner.plan_import("beanie", timezone="Europe/Berlin"), ImportResult)
+    assert_type(await runner.import_history("mongrator", names={"b": "a"}, collection="old"), ImportResult)
     assert_type(await runner.unlock(), Lease | None)
     assert_type(await runner.protect("production"), None)
     assert_type(await runner.protect(None), None)
@@ -225,6 +237,9 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(runner.mark_applied(["a"]), list[str])
     assert_type(runner.mark_pending(["a"]), list[str])
     assert_type(runner.mark_accepted({"a"}), list[str])
+    assert_type(runner.plan_import("beanie", timezone="Europe/Berlin"), ImportResult)
+    assert_type(runner.import_history("mongrator", names={"b": "a"}, collection="old"), ImportResult)
+    assert_type(register_folder(registry, "old", tool="mongrator"), list[str])
     assert_type(runner.unlock(), Lease | None)
     assert_type(runner.protect("production"), None)
     assert_type(runner.protect(None), None)
@@ -252,6 +267,13 @@ def results(result: DatabaseResult) -> None:
     assert_type(result.database, str)
     assert_type(result.applied, list[str])
     assert_type(result.error, BaseException | None)
+
+
+def imports(result: ImportResult) -> None:
+    assert_type(result.imported, tuple[ImportedMigration, ...])
+    assert_type((result.imported[0].theirs, result.imported[0].applied_at), tuple[str, datetime])
+    assert_type(result.not_applied + result.unplaced, tuple[UnplacedMigration, ...])
+    assert_type((result.unplaced[0].name, result.unplaced[0].reason), tuple[str, str])
 
 
 def lease(held: Lease) -> None:
@@ -290,6 +312,8 @@ def errors(runner: SyncRunner) -> None:
         assert_type(error.names, list[str])
     except MigrationDelayedError as error:
         assert_type(error.delayed, dict[str, datetime | None])
+    except HistoryMissingError as error:
+        assert_type((error.tool, error.collection, error.database), tuple[str, str, str])
     except PlanChangedError as error:
         assert_type((error.expected, error.found, error.migrations), tuple[str, str, list[str]])
     except DependencyConflictError as error:

@@ -6,7 +6,7 @@ Rule 3: the plan is made from records that were read under the lease.
 Rule 4: an interruption is raised unchanged, and the lease is released whatever happens.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from quaestor._core.definition import check_names, check_text
 from quaestor._core.graph import make_sorter, order
 from quaestor._core.guards import Guard, make_guards
 from quaestor._core.history import TIMEOUT, History, check_limit, describe_error, merge
+from quaestor._core.imports import Document, Source, plan_import
 from quaestor._core.lease import (
     HeldLease,
     LeaseState,
@@ -34,7 +35,17 @@ from quaestor._core.lease import (
     retry_until_known,
 )
 from quaestor._core.phases import EVERYTHING, Selection
-from quaestor._core.plan import Acceptance, Adoption, Change, Marks, RecordChange, Records, Restart, make_entries
+from quaestor._core.plan import (
+    Acceptance,
+    Adoption,
+    Change,
+    Import,
+    Marks,
+    RecordChange,
+    Records,
+    Restart,
+    make_entries,
+)
 from quaestor._core.scheduler import Schedule, Start, combine, follow
 from quaestor._core.store import Functions, HistoryFact, Host, OutcomeUnknown, RecordEntry, Store
 from quaestor._core.transaction import retry_transaction
@@ -42,6 +53,7 @@ from quaestor._core.undo import Undo
 from quaestor._text import add_note
 from quaestor.errors import (
     DependencyConflictError,
+    HistoryMissingError,
     InvalidOptionError,
     LeaseLostError,
     OutageError,
@@ -56,6 +68,7 @@ from quaestor.events import (
     ChangesAccepted,
     DependenciesPending,
     Event,
+    HistoryImported,
     LeaseNotReleased,
     MigrationApplied,
     MigrationFailed,
@@ -76,7 +89,7 @@ from quaestor.events import (
     RunStarted,
     SessionsNotEnded,
 )
-from quaestor.status import Happening, HistoryEntry, Lease, PinnedPlan, PlannedMigration, Status, Work
+from quaestor.status import Happening, HistoryEntry, ImportResult, Lease, PinnedPlan, PlannedMigration, Status, Work
 
 T = TypeVar("T")
 
@@ -109,6 +122,12 @@ class Operation:
     concurrency: int = 1
     is_about_marks: bool = False  # a start mark alone can put a migration into its plan
     plan_id: str | None = None  # of the one plan that it may carry out
+    read: Callable[[], Awaitable[None]] | None = None  # reads what the plan needs beside the records
+
+    @property
+    def is_about_more(self) -> bool:
+        """Whether more than the records decides what is in its plan."""
+        return self.is_about_marks or self.read is not None
 
 
 def run(
@@ -322,6 +341,33 @@ class Engine:
         )
         return [restart.backfill]
 
+    async def import_history(self, source: Source, *, dry_run: bool = False) -> ImportResult:
+        """Record what another tool has applied, with its dates. A dry run returns what would be recorded."""
+        documents: Sequence[Document] = ()
+        result = ImportResult(source.adapter.tool, source.collection, ())
+
+        async def read() -> None:
+            nonlocal documents
+            command = partial(self._store.read_foreign, source.collection)
+            what = f"the history of {source.adapter.tool}"
+            found = await (self._read(what, command) if self._held is None else self._retry(f"to read {what}", command))
+            if found is None:
+                raise HistoryMissingError(source.adapter.tool, source.collection, self._where[0])
+            documents = found
+
+        def make_plan(records: Records, marks: Marks) -> plan.Plan:
+            nonlocal result
+            todo, result = plan_import(source, documents, self.scope.catalog, records, marks)
+            return todo
+
+        finished = partial(HistoryImported, tool=source.adapter.tool)
+        operation = Operation("mark", make_plan, finished, read=read)
+        if dry_run:
+            await self._make_plan(operation)
+        else:
+            await self.perform(operation)
+        return result
+
     async def unlock(self) -> Lease | None:
         """Make the lease expire, whoever holds it; the holder stops at its next step. Returns the holder."""
         holder = (await self._read("the lease", self._store.read_lease)).holder
@@ -378,6 +424,8 @@ class Engine:
         self, operation: Operation, records: Records, read: Callable[[], Awaitable[LeaseState]] | None
     ) -> plan.Plan:
         """Make the plan of an operation. It reads the start marks only if the plan depends on them."""
+        if operation.read is not None:
+            await operation.read()
         todo = operation.make_plan(records, {})
         if read is None or not (operation.is_about_marks or any(change.may_be_marked for change in todo)):
             return todo
@@ -463,7 +511,7 @@ class Engine:
             read = partial(store.read_records, details=operation.work != "run")
             again = await self._retry("to read the records", read)
             # Another instance may have changed them, or died in a migration that this one must not repeat.
-            if again != records or operation.is_about_marks or any(change.may_be_marked for change in todo):
+            if again != records or operation.is_about_more or any(change.may_be_marked for change in todo):
                 todo = await self._plan(
                     operation, again, partial(self._retry, "to read the start marks", store.read_lease)
                 )
@@ -719,7 +767,8 @@ class _Applier:
             await check_lease(self.store, self.held, locate)
             await self._write_record(change, self._make_entry(change), locate)
         what: Happening = "marked_applied" if change.applies else "marked_pending"
-        what = what if backfill is None else "restarted"
+        if isinstance(change, Import | Restart):
+            what = "imported" if isinstance(change, Import) else "restarted"
         self.history.note(HistoryFact(what, change.name, record=change.record, backfill=backfill))
         await self._delete_checkpoints(change, undo=not change.applies, backfill=backfill)
         if change.applies:
@@ -739,7 +788,10 @@ class _Applier:
     def _make_entry(self, change: RecordChange) -> RecordEntry:
         """Make the entry of a record that is written without a call of its function."""
         definition = self.definitions.get(change.name) if change.applies else None  # a replaced one may be gone
-        return RecordEntry("mark", None if definition is None else self.functions.compute_checksum(definition.execute))
+        checksum = None if definition is None else self.functions.compute_checksum(definition.execute)
+        if isinstance(change, Import):
+            return RecordEntry("import", checksum, applied_at=change.applied_at)
+        return RecordEntry("mark", checksum)
 
     def _has_checkpoints(self, change: Change) -> bool:
         """Say whether there may be checkpoints of it, or of a migration that it replaces."""

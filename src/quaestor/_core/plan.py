@@ -142,6 +142,13 @@ class Adoption(RecordChange):
 
 
 @dataclass(frozen=True, slots=True)
+class Import(RecordChange):
+    """A record to write, of a migration that another tool has applied."""
+
+    applied_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Undecided(RecordChange):
     """A replacement that can't run, because some of what it replaces is applied, and the rest is gone.
 
@@ -348,6 +355,31 @@ def plan_mark_applied(
                 name,
                 applies=True,
                 replaces={old: () for old in replaced[name] if old not in records.applied},
+                stops=has_stops(catalog, [name]),
+                marks=find_marks((name, *replaced[name]), marks),
+            )
+            for name in [*others, *ordered]
+        ]
+    )
+
+
+def plan_import(catalog: Catalog, records: Records, marks: Marks, dates: Mapping[str, datetime]) -> Plan:
+    """Plan to record these migrations with these dates, unless they are recorded.
+
+    A dependency may be pending: what another tool has applied is applied, whatever its order was.
+    """
+    written = [name for name in dates if name not in records.applied]
+    replaced = {name: catalog.list_replaced(name) for name in written}
+    after = catalog.view({*records.applied, *dates, *chain.from_iterable(replaced.values())})
+    others, ordered = _sort_marked(after, written, dict.fromkeys(written, ()))  # each with its own date
+    there = {*records.applied, *dates}
+    return Plan(
+        [
+            Import(
+                name,
+                applies=True,
+                applied_at=dates[name],
+                replaces={old: () for old in replaced[name] if old not in there},
                 stops=has_stops(catalog, [name]),
                 marks=find_marks((name, *replaced[name]), marks),
             )

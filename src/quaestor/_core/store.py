@@ -9,7 +9,7 @@ A command whose outcome is unknown raises `OutcomeUnknown`. Every command is ide
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -159,6 +159,12 @@ class Store(Surroundings, Protocol):
 
     async def create_records(self) -> None:
         """Create the collection of the records, if there is none."""
+
+    async def read_foreign(self, collection: str) -> Sequence[Mapping[str, Any]] | None:
+        """Read the history that another tool keeps in a collection, sorted by `_id`. None: there is no such collection.
+
+        With majority concern; its dates are naive.
+        """
 
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
         """Read the checkpoints of all backfills, by migration."""

@@ -132,6 +132,12 @@ class MongoStore:
             if error.code != _NAMESPACE_EXISTS:
                 raise
 
+    async def read_foreign(self, collection: str) -> Sequence[Mapping[str, Any]] | None:
+        found = await self.driver.read_all(_get_collection(self.db, collection).find(sort=[("_id", 1)]))
+        if not found and collection not in await self.driver.call(self.db.list_collection_names):
+            return None
+        return found
+
     async def read_checkpoints(self) -> Mapping[str, tuple[BackfillStatus, ...]]:
         found = await self.driver.read_all(self._checkpoints.find(projection=backfill_documents.STATUS))
         return backfill_documents.read_statuses(found)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -15,14 +15,14 @@ from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, TextIO, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar, get_args
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.prompt import Confirm
 from rich.text import Text
 
-from quaestor import PlannedMigration, SyncRunner
+from quaestor import ImportResult, PlannedMigration, SyncRunner
 from quaestor._text import find_similar, format_count
 from quaestor.cli import endings, reports, scaffold, signals
 from quaestor.cli.display import show_events
@@ -36,7 +36,7 @@ from quaestor.cli.settings import LOG_FORMATS, VARIABLES, CommandError, Setting,
 from quaestor.cli.target import Command, Commands, Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
-from quaestor.status import MigrationStatus, Phase, State, Status
+from quaestor.status import MigrationStatus, Phase, State, Status, Tool
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ _MEANT: Mapping[str, str] = {
     **dict.fromkeys(("list", "showmigrations"), "status"),
     **dict.fromkeys(("log", "audit"), "history"),
     **dict.fromkeys(("fake", "stamp"), "mark"),
+    **dict.fromkeys(("squashmigrations", "merge"), "squash"),
 }
 """The commands of other tools, and ours that do the same."""
 
@@ -475,6 +476,79 @@ def _mark(
     _work(target, mark)
 
 
+@command(
+    app,
+    "import",
+    "quaestor import mongrator --dry-run",
+    "quaestor import migrate-mongo --map names.json",
+    "quaestor import beanie --timezone Europe/Berlin",
+    has_lease=True,
+)
+def _import(
+    target: Target,
+    *,
+    tool: Annotated[str, _argument(f"The tool: {', '.join(get_args(Tool))}.", "TOOL")],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help='A JSON file with its names, each with the name here: {"theirs": "ours"}. Defaults to the same names.',
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The tool's collection. Defaults to the tool's default.", show_default=False),
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE",
+            help="The time zone of its dates, such as Europe/Berlin, if it stores local time (beanie, "
+            "mongodb-migrations). Defaults to UTC.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    allow_unplaced: Annotated[
+        bool,
+        typer.Option("--allow-unplaced", help="Import the rest if some migrations can't be placed."),
+    ] = False,
+) -> None:
+    """Record as applied what another migration tool has applied, with its dates. Nothing is run.
+
+    Stop the other tool first. If something can't be placed, nothing is imported, and the exit code is 1.
+    """
+    from quaestor.cli import import_reports  # here: only this command needs it
+
+    options: Any = {"collection": collection, "timezone": timezone}
+    options["names"] = None if names is None else import_reports.read_names(names)
+    kind: Any = tool  # the runner checks it
+
+    def is_incomplete(result: ImportResult) -> bool:
+        return bool(result.unplaced) and not allow_unplaced
+
+    result = target.ask(lambda runner: runner.plan_import(kind, **options))
+    is_done = not (dry_run or is_incomplete(result))
+    if is_done and target.as_json:
+        result = target.ask(lambda runner: runner.import_history(kind, **options))
+    elif is_done:
+        with _follow(target) as (_, hook):
+            result = target.ask(lambda runner: runner.import_history(kind, **options), hook)
+    is_refused = not (dry_run or is_done)
+    shown = replace(result, imported=()) if is_refused and target.as_json else result
+    _show(shown, import_reports.report_import(result, out.width, is_done=is_done), target)
+    if is_incomplete(result):
+        undone = " Nothing was imported." if is_refused else ""
+        print_error(
+            f"{format_count(len(result.unplaced))} of {tool} can't be placed. Register or retire these names, or map "
+            f"them (--map), or import the rest (--allow-unplaced).{undone}"
+        )
+        raise typer.Exit(FAILED)
+
+
 @command(app, "restart-backfill", "quaestor restart-backfill order_cents --yes", has_lease=True)
 def _restart_backfill(
     target: Target,
@@ -644,6 +718,79 @@ def _new(
     out.print(f"Written: {file}", soft_wrap=True)
     if file.stem != name:
         out.print(f"It is recorded as {name!r}; its function is {file.stem}.", soft_wrap=True)
+
+
+@command(
+    app,
+    "squash",
+    "quaestor squash split_first_name split_last_name --into split_names",
+    "quaestor squash --prove split_names",
+    has_json=False,
+)
+def _squash(
+    target: Target,
+    *,
+    names: Annotated[list[str] | None, _argument("The migrations to replace, in any order.")] = None,
+    into: Annotated[
+        str | None,
+        typer.Option("--into", metavar="NAME", help="The name of the migration to write.", show_default=False),
+    ] = None,
+    proved: Annotated[
+        str | None,
+        typer.Option(
+            "--prove",
+            metavar="NAME",
+            autocompletion=_names,
+            help="Prove this migration, which replaces others, again. Nothing is written.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a migration that replaces several, for you to finish, and prove that it does the same.
+
+    The proof calls the functions of the old migrations in an empty database, and that of the new one in another.
+    Both are dropped afterwards. The exit code is 1 if they differ; the new module stays.
+    """
+    from quaestor.cli.squash import squash  # here: only this command needs it
+
+    if proved is not None:
+        if names or into is not None:
+            raise CommandError("Pass --prove alone, or the names of migrations and --into.")
+        _prove(target, proved)
+        return
+    if not names or into is None:
+        raise CommandError("Pass the names of the migrations to replace, and --into with that of the new one.")
+    settings = target.settings
+    _ = target.db if target.has_server else ""  # reports wrong settings before anything is written
+    written = squash(
+        target.registry,
+        names,
+        into,
+        settings.folder("migrations") / settings.value("migrations"),
+        locate(settings.value("registry"), settings.folder("registry")),
+    )
+    _print([escape(line) for line in (f"Written: {written.file}", *written.notes)])
+    prove = f"quaestor squash --prove {quote(into)}"
+    if target.has_server:
+        _prove(target, into)
+    else:
+        _print([f"Not proved, because no server is configured: {prove} --uri URI"])
+    _print([f"Next: simplify the new module, and prove it again ({prove}). Deploy it beside the old modules."])
+    _print([f"Remove those when every database has a record of {escape(into)}."])
+
+
+def _prove(target: Target, name: str) -> None:
+    """Prove a replacement, or exit."""
+    from quaestor.cli.proof import prove  # here: only this command needs it
+
+    differences, found = prove(target, name)
+    if differences:
+        _print(
+            [escape(f"{name} doesn't do the same as what it replaces:"), *(f"  {escape(one)}" for one in differences)]
+        )
+        raise typer.Exit(FAILED)
+    said = f"{name} does the same as what it replaces ({found})"
+    _print([escape(f"Proved: in an empty database, {said if found else f'{name} runs. It changes nothing there'}.")])
 
 
 @app.command("init", cls=Command, epilog="Examples:\n\nquaestor init\n\nquaestor init shop.migrations --prefix shop")

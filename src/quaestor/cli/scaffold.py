@@ -50,8 +50,8 @@ MODULE = files("quaestor.cli").joinpath("module.txt").read_text(encoding="utf-8"
 _NO_NAME = re.compile(r"[/\\]|^[-.\s]|\s$|\.py$|^[\W_]*$")
 """In names of paths, options and files; blanks at an end; and no letter or digit."""
 
-_IDEMPOTENT = "Make it idempotent: it may run twice."
-_RETRIED = "Change nothing but the database: the transaction may be retried."
+IDEMPOTENT = "Make it idempotent: it may run twice."
+RETRIED = "Change nothing but the database: the transaction may be retried."
 
 _SYNC = {"define": "def", "driver": "pymongo.database", "database": "Database"}
 _ASYNC = {"define": "async def", "driver": "pymongo.asynchronous.database", "database": "AsyncDatabase"}
@@ -106,6 +106,34 @@ def new(
 
     By default it depends on all migrations that no other depends on, so every database gets it after them.
     """
+    file = choose_file(folder, name, registry, location)
+    if depends_on is None:
+        ordered = registry.sort()
+        met = {needed for migration in ordered for needed in migration.depends_on}
+        depends_on = [migration.name for migration in ordered if migration.name not in met]
+    for needed in depends_on:
+        if needed not in registry.migrations:
+            raise MissingDependencyError(name, needed, find_similar(needed, registry.migrations))
+    if is_async is None:  # projects move from `def` to `async def`, and seldom back
+        is_async = any(migration.is_async for migration in registry.migrations.values())
+    function = file.stem
+    needs = ", ".join(map(literal, dict.fromkeys(depends_on)))
+    values = {
+        "title": f"{function.replace('_', ' ').strip().capitalize()}.",
+        "module": location.module,
+        "imported": location.attribute.partition(".")[0],
+        "registry": location.attribute,
+        "options": (f", depends_on=[{needs}]" if needs else "") + (", transaction=True" if transaction else ""),
+        "function": function,
+        "hint": RETRIED if transaction else IDEMPOTENT,
+        "name": literal(name),
+    }
+    write(file, MODULE.format_map(values | (_ASYNC if is_async else _SYNC)))
+    return file
+
+
+def choose_file(folder: Path, name: str, registry: MigrationRegistry, location: Location) -> Path:
+    """Choose the file of a new migration, whose function has the same name. It must not exist."""
     if attrgetter(location.attribute)(sys.modules[location.module]) is not registry:
         raise CommandError(
             f"{location.attribute!r} is a factory, whose registry a module can't import. Configure the registry itself."
@@ -118,34 +146,11 @@ def new(
         )
     if name in registry.migrations:
         raise CommandError(f"Migration {name!r} exists already. Choose another name.")
-    if depends_on is None:
-        ordered = registry.sort()
-        met = {needed for migration in ordered for needed in migration.depends_on}
-        depends_on = [migration.name for migration in ordered if migration.name not in met]
-    for needed in depends_on:
-        if needed not in registry.migrations:
-            raise MissingDependencyError(name, needed, find_similar(needed, registry.migrations))
-    if is_async is None:  # projects move from `def` to `async def`, and seldom back
-        is_async = any(migration.is_async for migration in registry.migrations.values())
-    imported = location.attribute.partition(".")[0]
-    function = module_name(name, taken=imported)
-    file = folder / f"{function}.py"
+    file = folder / f"{module_name(name, taken=location.attribute.partition('.')[0])}.py"
     if not (folder / "__init__.py").is_file():
         raise CommandError(f"{folder} is no package. Add an __init__.py that discovers the modules in it.")
     if file.exists() or file.with_suffix("").exists():
         raise CommandError(f"{file} or a package of that name exists already. Choose another name for the migration.")
-    needs = ", ".join(map(_literal, dict.fromkeys(depends_on)))
-    values = {
-        "title": f"{function.replace('_', ' ').strip().capitalize()}.",
-        "module": location.module,
-        "imported": imported,
-        "registry": location.attribute,
-        "options": (f", depends_on=[{needs}]" if needs else "") + (", transaction=True" if transaction else ""),
-        "function": function,
-        "hint": _RETRIED if transaction else _IDEMPOTENT,
-        "name": _literal(name),
-    }
-    write(file, MODULE.format_map(values | (_ASYNC if is_async else _SYNC)))
     return file
 
 
@@ -175,14 +180,14 @@ def _is_module_name(name: str) -> bool:
     return name.isidentifier() and not iskeyword(name)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Write a string for Python and TOML: JSON's escapes mean the same in both."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _add_table(project: Path, text: str, **settings: str) -> str:
     """Return the text of the pyproject.toml with our table added at its end."""
-    table = CONFIGURATION.format_map({key: _literal(value) for key, value in settings.items()})
+    table = CONFIGURATION.format_map({key: literal(value) for key, value in settings.items()})
     if not text:
         return table
     newline = "\r\n" if "\r\n" in text else "\n"

@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout, suppress
 from functools import cached_property, partial
@@ -272,6 +272,21 @@ class Target:
         """
         return self._call(lambda: question(self._make_runner(self.db, on_event)))
 
+    def run_elsewhere(self, registry: MigrationRegistry, name: str) -> None:
+        """Apply the migrations of another registry to another database of the server."""
+        self._call(lambda: self._make_runner(name, _ignore, registry).run())
+
+    def read(self, name: str, read: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """Read a database of the server. The coroutine awaits nothing but what an async client returns."""
+        if self.server.loop is not None:
+            return self._call(lambda: read(self.server.db(name)))  # type: ignore[return-value]  # it's awaited
+        try:
+            read(self.server.db(name)).send(None)
+        except StopIteration as returned:
+            result: T = returned.value
+            return result
+        raise RuntimeError("A sync client returned something to wait for.")
+
     def _call(self, function: Callable[[], T]) -> T:
         """Call a function; with an async client in the loop, where what it returns is awaited."""
         loop = self.server.loop
@@ -328,10 +343,10 @@ class Target:
         results: list[DatabaseResult] = server.loop.call(run)
         return results
 
-    def _make_runner(self, name: str, on_event: Hook) -> Any:
+    def _make_runner(self, name: str, on_event: Hook, registry: MigrationRegistry | None = None) -> Any:
         server = self.server
         other_db = None if server.other_db is None else server.other_db(name)
-        arguments = (self.registry, server.db(name), self.settings.value("prefix"))
+        arguments = (registry or self.registry, server.db(name), self.settings.value("prefix"))
         if server.loop is None:
             return SyncRunner(*arguments, async_db=other_db, on_event=on_event, **self.options)
         return AsyncRunner(*arguments, sync_db=other_db, on_event=on_event, **self.options)

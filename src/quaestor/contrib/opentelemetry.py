@@ -16,6 +16,7 @@ from quaestor.events import (
     ChangesAccepted,
     DatabaseFinished,
     Event,
+    HistoryImported,
     HistoryNotWritten,
     LeaseAwaited,
     MajorityAwaited,
@@ -40,10 +41,11 @@ _BOUNDARIES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36000.0)
 _NEVER_FIRST = (DatabaseFinished, HistoryNotWritten, MajorityAwaited, ServerAwaited)
 """Events that also come outside of a run."""
 
-_WORK = {
+_WORK: dict[type[Event], str] = {
     RunFinished: "run",
     RollbackFinished: "rollback",
     RecordsMarked: "mark",
+    HistoryImported: "mark",
     ChangesAccepted: "mark",
     BackfillReset: "mark",
 }
@@ -138,7 +140,7 @@ class OpenTelemetryHook:
             case RunStarted() | RollbackStarted():
                 run.open.span.set_attribute("quaestor.planned", len(event.plan))
                 self._end_wait(run)
-            case RunFinished() | RollbackFinished() | RecordsMarked() | ChangesAccepted() | BackfillReset():
+            case _ if type(event) in _WORK:
                 self._end_run(run, event, _WORK[type(event)])
             case RunFailed():
                 # An interruption may have come just before `MigrationFailed`.
