@@ -106,7 +106,10 @@ BOTH = BaseExceptionGroup("both", [KeyboardInterrupt(), SystemExit(1)])
         # Events before it have the message.
         (DatabaseFinished(*WHERE, (), OSError("x")), logging.ERROR, ["Ended with an error: OSError"]),
         # The end of the run says the same.
-        (DatabaseFinished(*WHERE, ("a",)), logging.DEBUG, ["1 migration"]),
+        (DatabaseFinished(*WHERE, ("a",)), logging.DEBUG, ["1 migration applied"]),
+        (DatabaseFinished(*WHERE, (), rolled_back=("a",), work="rollback"), logging.DEBUG, ["1 migration rolled back"]),
+        (DatabaseFinished(*WHERE, (), marked=("a", "b"), work="mark"), logging.DEBUG, ["2 migrations marked"]),
+        (DatabaseFinished(*WHERE, (), work="rollback"), logging.DEBUG, ["0 migrations rolled back"]),
         (RunStarted(*WHERE, ()), logging.DEBUG, ["0 migrations"]),
         (RollbackStarted(*WHERE, ()), logging.DEBUG, ["0 migrations"]),
     ],

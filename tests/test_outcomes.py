@@ -8,6 +8,7 @@ import pymongo
 import pytest
 from pymongo.errors import (
     AutoReconnect,
+    BulkWriteError,
     ConfigurationError,
     DuplicateKeyError,
     EncryptionError,
@@ -25,6 +26,7 @@ from quaestor._core.store import Ending
 from quaestor._mongo.outcomes import (
     check_id_is_taken,
     explain_refusal,
+    find_cause,
     find_ending,
     find_unknown_outcome,
     is_deadline_over,
@@ -50,6 +52,27 @@ def test_unknown_outcome(error: PyMongoError) -> None:
     unknown = find_unknown_outcome(error)
     assert unknown is not None
     assert (unknown.error, unknown.no_server) == (error, False)
+
+
+def bulk_error(**details: Any) -> BulkWriteError:
+    return BulkWriteError({"writeErrors": [], "writeConcernErrors": []} | details)
+
+
+def test_several_writes() -> None:
+    """The error of several writes in one command is told apart as that of one is."""
+    taken = {"code": 11000, "errmsg": "E11000", "keyPattern": {"_id": 1}}
+    lost = {"code": 64, "errmsg": "waiting for replication timed out"}
+    down = {"code": 11600, "errmsg": "shutting down"}
+    cause = find_cause(bulk_error(writeErrors=[taken], writeConcernErrors=[lost]))
+    assert isinstance(cause, DuplicateKeyError)
+    assert cause.details == taken
+    cause = find_cause(bulk_error(writeConcernErrors=[lost]))
+    unknown = find_unknown_outcome(cause)
+    assert unknown is not None
+    assert unknown.no_majority
+    assert find_unknown_outcome(find_cause(bulk_error(writeErrors=[down]))) is not None
+    assert find_unknown_outcome(find_cause(bulk_error(writeErrors=[{"code": 121, "errmsg": "invalid"}]))) is None
+    assert find_cause(error := bulk_error()) is error
 
 
 def test_no_server() -> None:

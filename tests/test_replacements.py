@@ -436,7 +436,7 @@ def interrupted_in_old() -> Server:
 
 
 def test_start_mark_of_a_replaced_migration() -> None:
-    """A run stops for it, and names it; the status shows it. It can be retried, or marked."""
+    """A run stops for it, and names it; the status shows it. It can be retried, undone, or marked."""
     server = interrupted_in_old()
     since = server.marks["old_a"].since
     with pytest.raises(InterruptedMigrationError) as caught:
@@ -451,6 +451,10 @@ def test_start_mark_of_a_replaced_migration() -> None:
     perform(lambda scope: engine.mark_pending(scope, ["old_a"]), server, newer()).finish()
     assert server.marks == {}
     assert Process(server, newer()).run().finish() == ["new", "last"]
+
+    server = interrupted_in_old()
+    assert Process(server, newer("old_a")).roll_back("old_a").finish() == ["old_a"]
+    assert (server.undone, server.marks) == (["old_a"], {})
 
     server = interrupted_in_old()
     perform(lambda scope: engine.mark_applied(scope, ["old_a"]), server, newer("old_b")).finish()

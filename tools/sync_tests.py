@@ -41,7 +41,7 @@ SUBSTITUTIONS = [
         (r"\bAwaitable\[([^\[\]]*)\]", r"\1"),
         # A registry is called with a database first, a runner never.
         (r"\.run\((?=(?:db|another|weak|proxy|Own\())", ".run_sync("),
-        (r"\.run_many\(", ".run_many_sync("),
+        (r"\.(run|rollback|mark)_many\(", r".\1_many_sync("),
         (r"\bsync_(?=dbs?\b)", "async_"),
         (r'"pymongo", "motor"', '"pymongo"'),
         (r'"async"', '"sync"'),

@@ -644,7 +644,7 @@ class OutageError(QuaestorError, TimeoutError):
 
 @dataclass(eq=False)
 class DatabaseSkippedError(QuaestorError, RuntimeError):
-    """One of many databases wasn't migrated, because ten in a row before it had found no server.
+    """Nothing was done in one of many databases, because ten in a row before it had found no server.
 
     Attributes:
         unreachable: The names of these ten.

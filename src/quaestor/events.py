@@ -49,8 +49,8 @@ class Event:
     Attributes:
         database: The name of the database.
         prefix: The prefix of the run.
-        run: The id of the run, rollback or mark, also in the records and the history that it writes. `run_many` has
-            one for all databases.
+        run: The id of the run, rollback or mark, also in the records and the history that it writes. Over many
+            databases it is the same in all of them.
     """
 
     database: str
@@ -661,7 +661,8 @@ class BackfillReset(RunEvent):
 @dataclass(frozen=True, slots=True)
 class RunFailed(RunEvent):
     """A run, rollback or mark has ended with an exception: the last event of each that doesn't end with `RunFinished`,
-    `RollbackFinished` or `RecordsMarked`. With `run_many`, also of a database whose run couldn't start.
+    `RollbackFinished` or `RecordsMarked`. Over many databases, also of one where it
+    couldn't start.
 
     Attributes:
         error: The exception, which the caller gets.
@@ -683,19 +684,27 @@ class RunFailed(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFinished(RunEvent):
-    """The run on one of many databases has ended. Emitted by `MigrationRegistry.run_many` and `run_many_sync`.
+    """A run, rollback or mark on one of many databases has ended. Emitted by `MigrationRegistry.run_many`,
+    `rollback_many`, `mark_many`, and their sync forms.
 
     Attributes:
-        applied: The migrations that this run applied, in order.
+        applied: The migrations that the run applied, in order.
         error: The exception that ended it; None if it succeeded.
+        rolled_back: The migrations that the rollback undid, in order.
+        marked: The migrations that were marked, in order; empty after an error.
+        work: The operation: "run", "rollback" or "mark".
     """
 
     applied: tuple[str, ...]
     error: BaseException | None = None
+    rolled_back: tuple[str, ...] = field(default=(), kw_only=True)
+    marked: tuple[str, ...] = field(default=(), kw_only=True)
+    work: Work = field(default="run", kw_only=True)
 
     def __str__(self) -> str:
         if self.error is None:
-            return f"Finished: {format_count(len(self.applied))} applied"
+            done = {"run": "applied", "rollback": "rolled back", "mark": "marked"}[self.work]
+            return f"Finished: {format_count(len(self.applied or self.rolled_back or self.marked))} {done}"
         return f"Ended with an error: {read_error(self.error)}"  # `RunFailed` or `MigrationFailed` has its message
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # the registry loads no driver and is quick: the runners are 
     from quaestor.context import AsyncMigrationContext, MigrationContext
     from quaestor.databases import AsyncDatabase, SyncDatabase
     from quaestor.events import Hook
-    from quaestor.status import AfterCrash, DatabaseResult, Phase
+    from quaestor.status import AfterCrash, DatabaseResult, MarkState, Phase
 
     # An `async def` function that takes the context of a `def` function must be a type error. No type means "not
     # awaitable", so this lists what a `def` function with a context may return, although nothing uses it.
@@ -562,11 +562,11 @@ class MigrationRegistry:
                 end after their current migration. Only the events (`DatabaseFinished`) have the results so far.
         """
         from quaestor._core.phases import Selection
-        from quaestor._many import Options, run_many
+        from quaestor._many import Options, perform_many, run
 
-        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release, selection)
-        return run_many(self, databases, sync_db, options, is_async=True)
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
+        operation = run(Selection(targets, strict, retry, phase, steps, ignore_delays))
+        return perform_many(self, databases, sync_db, options, operation, is_async=True)
 
     def run_many_sync(
         self,
@@ -595,11 +595,135 @@ class MigrationRegistry:
         """
         from quaestor._core.phases import Selection
         from quaestor._hosts.threads import run_to_completion
-        from quaestor._many import Options, run_many
+        from quaestor._many import Options, perform_many, run
 
-        selection = Selection(targets, strict, retry, phase, steps, ignore_delays)
-        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release, selection)
-        return run_to_completion(run_many(self, databases, async_db, options, is_async=False))
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
+        operation = run(Selection(targets, strict, retry, phase, steps, ignore_delays))
+        return run_to_completion(perform_many(self, databases, async_db, options, operation, is_async=False))
+
+    def rollback_many(
+        self,
+        databases: Iterable[AsyncDatabase],
+        prefix: str = "app",
+        targets: Collection[str] | None = None,
+        *,
+        last: int | None = None,
+        to: str | None = None,
+        sync_db: Callable[[str], SyncDatabase] | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE_OF_MANY,
+        concurrency: int = 8,
+        release: str | None = None,
+    ) -> Coroutine[Any, Any, list[DatabaseResult]]:
+        """Roll back migrations in many databases, and before them every applied one that depends on them.
+
+        What to roll back is said by exactly one of `targets`, `last` and `to`, as in `AsyncRunner.rollback`, and found
+        out in each database. The other arguments are those of `run_many`.
+
+        Returns:
+            One result for each database, in the given order, with what was `rolled_back` in it. Its `error` is what
+            `AsyncRunner.rollback` would have raised, or a `DatabaseSkippedError`.
+
+        Raises:
+            InvalidOptionError: An argument isn't valid, or there isn't exactly one of the three; nothing was sent to a
+                server.
+            UnknownMigrationError: A target, or `to`, isn't registered; likewise.
+            BaseException: Whatever `run_many` raises.
+        """
+        from quaestor._core.undo import Undo
+        from quaestor._many import Options, perform_many, roll_back
+
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
+        operation = roll_back(Undo(targets, last, to))
+        return perform_many(self, databases, sync_db, options, operation, is_async=True)
+
+    def rollback_many_sync(
+        self,
+        databases: Iterable[SyncDatabase],
+        prefix: str = "app",
+        targets: Collection[str] | None = None,
+        *,
+        last: int | None = None,
+        to: str | None = None,
+        async_db: Callable[[str], AsyncDatabase] | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE_OF_MANY,
+        concurrency: int = 8,
+        release: str | None = None,
+    ) -> list[DatabaseResult]:
+        """Do what `rollback_many` does, without an event loop. `async_db` is as in `run_many_sync`."""
+        from quaestor._core.undo import Undo
+        from quaestor._hosts.threads import run_to_completion
+        from quaestor._many import Options, perform_many, roll_back
+
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
+        operation = roll_back(Undo(targets, last, to))
+        return run_to_completion(perform_many(self, databases, async_db, options, operation, is_async=False))
+
+    def mark_many(
+        self,
+        databases: Iterable[AsyncDatabase],
+        prefix: str,
+        names: Collection[str],
+        state: MarkState = "applied",
+        *,
+        with_dependencies: bool = False,
+        sync_db: Callable[[str], SyncDatabase] | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE_OF_MANY,
+        concurrency: int = 8,
+        release: str | None = None,
+    ) -> Coroutine[Any, Any, list[DatabaseResult]]:
+        """Mark migrations as "applied", "pending" or "accepted" in many databases, without running anything.
+
+        `state` says what to do in each: what `AsyncRunner.mark_applied`, `mark_pending` or `mark_accepted` does with
+        these `names`. `with_dependencies` is for "applied". The other arguments are those of `run_many`.
+
+        Returns:
+            One result for each database, in the given order, with what was `marked` in it. Its `error` is what that
+            method would have raised, or a `DatabaseSkippedError`.
+
+        Raises:
+            UnknownMigrationError: A name isn't registered; nothing was sent to a server. (As "pending", a name may also
+                be recorded only, so this is the error of each database that doesn't know it.)
+            BaseException: Whatever `run_many` raises.
+        """
+        from quaestor._many import Options, mark, perform_many
+
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
+        return perform_many(
+            self, databases, sync_db, options, mark(names, state, with_dependencies=with_dependencies), is_async=True
+        )
+
+    def mark_many_sync(
+        self,
+        databases: Iterable[SyncDatabase],
+        prefix: str,
+        names: Collection[str],
+        state: MarkState = "applied",
+        *,
+        with_dependencies: bool = False,
+        async_db: Callable[[str], AsyncDatabase] | None = None,
+        on_event: Hook | None = None,
+        lease_ttl: float = DEFAULT_TTL,
+        lease_timeout: float | None = None,
+        patience: float = DEFAULT_PATIENCE_OF_MANY,
+        concurrency: int = 8,
+        release: str | None = None,
+    ) -> list[DatabaseResult]:
+        """Do what `mark_many` does, without an event loop. `async_db` is as in `run_many_sync`."""
+        from quaestor._hosts.threads import run_to_completion
+        from quaestor._many import Options, mark, perform_many
+
+        options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
+        operation = mark(names, state, with_dependencies=with_dependencies)
+        return run_to_completion(perform_many(self, databases, async_db, options, operation, is_async=False))
 
 
 def _check_duplicate(

@@ -1,12 +1,12 @@
 """The runners: run, plan, status, verify, rollback, mark and unlock. Each `MigrationRegistry.run` uses one."""
 
 import secrets
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
@@ -43,6 +43,16 @@ from quaestor.status import (
 
 if TYPE_CHECKING:  # the registry imports the runners
     from quaestor.registry import MigrationRegistry
+
+
+MakeOperation: TypeAlias = Callable[[Scope], Operation]
+"""Makes an operation. It checks the arguments, and that the dependencies can be put in order."""
+
+
+def make_scope(registry: "MigrationRegistry", kinds: Collection[bool], terms: Terms) -> Scope:
+    """Make the scope of one operation. Migrations that are registered later belong to the next one."""
+    catalog = Catalog(dict(registry.migrations), frozenset(registry.retired))
+    return Scope(catalog, kinds, terms, partial(datetime.now, UTC))
 
 
 def make_run_id() -> str:
@@ -87,18 +97,21 @@ class _Runner:
         terms = replace(self._terms, owner=owner, is_concurrent=concurrency > 1)
         author = make_author(run, self._release)
         host = LoopHost() if self._is_async else ThreadHost(partial(close_client, self._databases.get(True)))
-        # Migrations that are registered meanwhile belong to the next operation.
-        catalog = Catalog(dict(self._registry.migrations), frozenset(self._registry.retired))
-        scope = Scope(catalog, self._databases.keys(), terms, partial(datetime.now, UTC))
+        scope = make_scope(self._registry, self._databases.keys(), terms)
         store = MongoStore(self._db, self._prefix, terms, author, host=host, emit=self._emit)
         functions = MongoFunctions(self._databases, self._prefix, terms, author, host=host, emit=self._emit)
         return Engine(scope, store, host, functions)
 
 
-def join_run(runner: _Runner, run: str, number: int) -> None:
-    """Make the runner a part of a run over many databases, in which its own has this number."""
+def perform_part(runner: "AsyncRunner | SyncRunner", make_operation: MakeOperation, run: str, number: int) -> Any:
+    """Perform an operation as a part of one over many databases, among which the runner's own has this number.
+
+    Returns what the methods of the runner return.
+    """
     # The same database may be there twice, so the id of the run alone is no owner of a lease.
     runner._ids = (run, f"{run}-{number}")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+    engine = runner._open()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - likewise
+    return runner._perform(engine, make_operation(engine.scope))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncRunner(_Runner):
@@ -659,3 +672,8 @@ class SyncRunner(_Runner):
         """Release the lease of another instance. See `AsyncRunner.unlock`."""
         with closing(self._open()) as engine:
             return run_to_completion(engine.unlock())
+
+    @staticmethod
+    def _perform(engine: Engine, operation: Operation) -> list[str]:
+        with closing(engine):
+            return run_to_completion(engine.perform(operation))

@@ -1,6 +1,6 @@
 """What is applied, what is pending, and who holds the lease, as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
@@ -27,6 +27,9 @@ Happening: TypeAlias = Literal[
 AfterCrash: TypeAlias = Literal["rerun", "stop"]
 """What a run does with a migration that was interrupted or failed halfway: repeat it, or refuse to unless asked."""
 
+MarkState: TypeAlias = Literal["applied", "pending", "accepted"]
+"""What migrations are marked as: see `AsyncRunner.mark_applied`, `mark_pending` and `mark_accepted`."""
+
 Phase: TypeAlias = Literal["deploy", "post_deploy"]
 """When a rollout applies a migration: before the new release takes over, or after the old one is gone."""
 
@@ -49,7 +52,7 @@ DEFAULT_PATIENCE = 300.0
 """How long a run in progress waits for an unreachable server or a missing majority, in seconds."""
 
 DEFAULT_PATIENCE_OF_MANY = 30.0
-"""The same, for each of the databases of `run_many`."""
+"""The same, for each of the databases of `run_many`, `rollback_many` and `mark_many`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ class Lease:
     """The lease of a database and prefix, as stored.
 
     Attributes:
-        owner: The id of the run that holds it; in `run_many`, followed by the number of its database.
+        owner: The id of the run that holds it; over many databases, followed by the number of
+            its database.
         token: The fencing token: higher for each holder.
         host: The machine of the run.
         pid: Its process there.
@@ -384,17 +388,22 @@ class PinnedPlan:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseResult:
-    """The result of the run on one of many databases.
+    """The result of a run, rollback or mark on one of many databases.
 
     Attributes:
         database: The database's name.
-        applied: The migrations that this run applied, in order, including those before an error.
-        error: The exception of the run, with its notes; None if it succeeded.
+        applied: The migrations that the run applied, in order, including those before an error.
+        error: The exception that ended it, with its notes; None if it succeeded.
+        rolled_back: The migrations that the rollback undid, in order, including those before an error.
+        marked: The migrations that were marked, in order. After an error it is empty, although some may have been
+            marked before it.
     """
 
     database: str
     applied: list[str]
     error: BaseException | None = None
+    rolled_back: list[str] = field(default_factory=list)
+    marked: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from quaestor import (
     AsyncRunner,
     Event,
     InvalidMigrationError,
+    LeaseLostError,
     MigrationRegistry,
     MigrationReplacedError,
     PartlyReplacedError,
@@ -18,7 +19,7 @@ from quaestor import (
     UnknownRecordsError,
 )
 from tests.databases import drivers, in_transactions
-from tests.functions import notes_async, nothing_async, recorded_async
+from tests.functions import notes_async, nothing_async, outside_async, recorded_async
 from tests.operations import LONG_AGO, records
 from tools.commands import Commands
 
@@ -178,6 +179,26 @@ async def test_rollback(db: Any, transaction: bool, has_record: bool) -> None:
     assert await recorded_async(db) == []
     assert await runner.run() == ["new", "last"]
     assert await recorded_async(db) == EVERYTHING
+
+
+@in_transactions("pymongo", "motor")
+async def test_recorded_meanwhile(db: Any, other: Any, transaction: bool) -> None:
+    """A process of an older release that wakes and records a part of it stops the run; in a transaction, without a
+    trace. The next run sees what is there.
+    """
+    registry = MigrationRegistry()
+
+    @registry.register("new", replaces=["old_a", "old_b"], transaction=transaction)
+    async def new(db: Any) -> None:
+        await outside_async(lambda: other.app_migrations.insert_one({"_id": "old_b", "name": "old_b"}))
+
+    with pytest.raises(LeaseLostError):
+        await registry.run(db, "app")
+
+    assert await recorded_async(db) == (["old_b"] if transaction else ["new", "old_a", "old_b"])
+    registry.register("old_a")(nothing_async)
+    assert await registry.run(db, "app") == (["old_a"] if transaction else [])
+    assert await recorded_async(db) == ["new", "old_a", "old_b"]
 
 
 async def test_marks(db: Any) -> None:

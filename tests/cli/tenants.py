@@ -25,6 +25,11 @@ def first(db):
     wait_for_the_gate("first")
     db.effects.insert_one({"_id": "first"})
 
+@registry.register_rollback("first")
+def undo_first(db):
+    wait_for_the_gate("undo_first")
+    db.effects.delete_one({"_id": "first"})
+
 @registry.register("second", depends_on=["first"])
 async def second(db, context):
     context.progress(1, 2)
@@ -33,6 +38,12 @@ async def second(db, context):
             raise SystemExit(int(os.environ["EXITS"]))
         raise ValueError("boom as ada:" + os.environ.get("WORD", "nobody"))
     await db.effects.insert_one({"_id": "second"})
+
+@registry.register_rollback("second")
+async def undo_second(db):
+    if db.name.endswith(os.environ.get("FAILS", "never")):
+        raise ValueError("boom as ada:" + os.environ.get("WORD", "nobody"))
+    await db.effects.delete_one({"_id": "second"})
 
 @registry.register("third")
 def third(db):

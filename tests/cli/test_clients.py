@@ -152,6 +152,14 @@ def test_many_databases(project: Project, function: str) -> None:
         assert "3 databases" in project.quaestor("status")[0]
         output, _ = project.quaestor("check", "--verify", code=0 if function == "both" else 1)
         assert "Verified: 0 migrations." in output
+        assert "Marked 3 migrations in 3 of 3 databases" in project.quaestor("mark", "pending", "third", "--yes")[0]
+        assert "Marked 3 migrations in 3 of 3 databases" in project.quaestor("mark", "applied", "third")[0]
+        assert project.quaestor("history", "third")[0].count("marked applied") == 3
+        assert "Nobody holds the lease of 3 databases.\n" in project.quaestor("unlock", "--yes")[0]
+        if function == "both":
+            output, _ = project.quaestor("rollback", "first", "--yes")
+            assert "Rolled back 6 migrations in 3 of 3 databases" in output
+            assert databases.recorded(0) == {"third"}
 
 
 @pytest.mark.parametrize(

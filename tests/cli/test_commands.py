@@ -1033,7 +1033,7 @@ def test_help(bare: Project, command: str) -> None:
             assert parameter.help
     assert f"Examples: quaestor {command}" in words
     assert not re.search(r"<\w+", output)
-    assert ("with a pattern" in words) is (command == "run")
+    assert ("with a pattern" in words) is (command in {"run", "rollback", "mark"})
     assert ("QUAESTOR_URI, MONGODB_URI" in words) is (command != "init")
     if command == "check":
         assert "not readiness or liveness" in words

@@ -201,6 +201,200 @@ async def is_there(db):
     assert f"{three.names[0]}: The verification shop.migrations.is_there of migration 'first' returned a" in errors
 
 
+def test_rollback(three: Tenants) -> None:
+    """What is named is undone in all databases that match, with what depends on it; then nothing is to do."""
+    three.project.quaestor("run", "second")
+    output, errors = three.project.quaestor("rollback", "first", "--yes", "--concurrency", "2")
+    assert [three.recorded(number) for number in range(3)] == [set()] * 3
+    assert [three.effects(number) for number in range(3)] == [set()] * 3
+    for name in three.names:
+        assert f"INFO    {name}/app Rolled back 'first' (2 of 2)" in output
+    assert "Rolled back 6 migrations in 3 of 3 databases; it took " in output
+    assert errors == ""
+    output, _ = three.project.quaestor("rollback", "first", "--yes")
+    assert output.endswith("Nothing to roll back in 3 databases.\n")
+    three.project.quaestor("run", "second")
+    assert "Rolled back 3 migrations" in three.project.quaestor("rollback", "--to", "first", "--yes")[0]
+    assert [three.recorded(number) for number in range(3)] == [{"first"}] * 3
+    assert "Rolled back 3 migrations" in three.project.quaestor("rollback", "--last", "1", "--yes")[0]
+    assert [three.recorded(number) for number in range(3)] == [set()] * 3
+    assert three.leases() == []
+
+
+def test_failed_rollback(three: Tenants) -> None:
+    """A database where it fails, or where something can't be undone, is in the table; the others are rolled back."""
+    three.project.quaestor("run", "second")
+    three.client[three.names[2]].app_migrations_lock.replace_one({}, HELD)
+    output, errors = three.project.quaestor("rollback", "first", "--yes", "--lease-timeout", "0.2", FAILS="_01", code=1)
+    assert [three.recorded(number) for number in range(3)] == [set(), {"first", "second"}, {"first", "second"}]
+    assert f"✗  {three.names[1]}  ValueError: boom" in output
+    assert "while rolling back migration 'second', 1 of 2" in output
+    assert f"✗  {three.names[2]}  Waited" in output
+    assert "Failed in 2 of 3 databases, rolled back 2 migrations in 1; it took " in output
+    assert "Traceback" not in errors
+    three.project.quaestor("rollback", "first", "--yes", "--lease-timeout", "0", "--db", f"{three.pattern}2", code=75)
+
+
+def test_rollback_as_json(three: Tenants) -> None:
+    """The last object has what became of each; with a log in JSON, that and the errors are in it."""
+    three.project.quaestor("run", "second")
+    output, _ = three.project.quaestor("rollback", "second", "--yes", "--json", FAILS="_01", code=1)
+    *events, last = [json.loads(line) for line in output.splitlines()]
+    assert {event["event"] for event in events} >= {"RollbackStarted", "MigrationRolledBack", "DatabaseFinished"}
+    finished = {event["database"]: event for event in events if event["event"] == "DatabaseFinished"}
+    assert (finished[three.names[0]]["rolled_back"], finished[three.names[0]]["work"]) == (["second"], "rollback")
+    assert last["event"] == "RollbackManyFinished"
+    assert last["results"][0] == {"database": three.names[0], "rolled_back": ["second"], "error": None}
+    assert last["results"][1]["rolled_back"] == []
+    assert last["results"][1]["error"]["type"] == "ValueError"
+
+    _, errors = three.project.quaestor("rollback", "first", "--yes", "--log-format", "json", FAILS="_01", code=1)
+    logged = [json.loads(line) for line in errors.splitlines()]
+    assert {line["event"] for line in logged if line["database"] == three.names[0]} >= {"RollbackFinished"}
+    assert {line["migration"] for line in logged if line["event"] == "MigrationFailed"} == {"second"}
+    assert [line["message"][:38] for line in logged[-1:]] == ["Failed in 1 of 3 databases, rolled back"[:38]]
+
+
+def test_rollback_needs_a_confirmation(three: Tenants) -> None:
+    """Without a terminal the plan of each is shown, and nothing is done; a dry run shows it, too."""
+    three.project.quaestor("run", "second", "--db", three.names[0])
+    three.project.quaestor("run", "first", "--db", three.names[2])
+    plan = [
+        ["database", "to", "roll", "back"],
+        [three.names[0], "2", "second,", "first"],
+        [three.names[2], "1", "first"],
+        [],
+    ]
+    counted = "3 migrations to roll back in 2 of 3 databases: second (1), first (2)."
+    output, errors = three.project.quaestor("rollback", "first", code=2)
+    assert [line.split() for line in output.splitlines()[:-1]] == plan
+    assert output.splitlines()[-1] == counted
+    assert errors == "quaestor: Not a terminal: pass --yes to confirm.\n"
+    output, errors = three.project.quaestor("rollback", "first", "--dry-run")
+    assert [line.split() for line in output.splitlines()[:-1]] == plan
+    assert output.splitlines()[-1] == counted
+    planned = json.loads(three.project.quaestor("rollback", "first", "--dry-run", "--json")[0])
+    assert [len(one["planned"]) for one in planned] == [2, 0, 1]
+    assert planned[0]["planned"][0]["undo"] is True
+    assert "--json can't ask" in three.project.quaestor("rollback", "first", "--json", code=2)[1]
+    assert "0 migrations to roll back in 0 of 3" in three.project.quaestor("rollback", "third")[0]
+    assert [three.recorded(number) for number in range(3)] == [{"first", "second"}, set(), {"first"}]
+
+    three.project.quaestor("run", "third", "--db", three.names[1])
+    output, errors = three.project.quaestor("rollback", "first", "third", code=1)
+    assert "3 migrations to roll back in 2 of 2 databases" in output
+    assert f"{three.names[1]}: " in errors
+    assert errors.endswith("Nothing was done. To go on with the other databases, pass --yes.\n")
+    three.project.quaestor("rollback", "first", "third", "--confirm", three.pattern, code=1)
+    assert [three.recorded(number) for number in range(3)] == [set(), {"third"}, set()]
+
+
+def test_mark(three: Tenants) -> None:
+    """Migrations are marked in all that match, without running; what is wrong in one is told, and the others go on."""
+    three.project.quaestor("run", "first", "--db", three.names[0])
+    output, errors = three.project.quaestor("mark", "applied", "--all")
+    assert "Marked 8 migrations in 3 of 3 databases; it took " in output
+    assert errors == ""
+    assert [three.recorded(number) for number in range(3)] == [EVERYTHING] * 3
+    assert [three.effects(number) for number in range(3)] == [{"first"}, set(), set()]
+    output, _ = three.project.quaestor("mark", "applied", "--all", "--concurrency", "1")
+    assert output.endswith("Nothing to mark in 3 databases.\n")
+
+    output, _ = three.project.quaestor("mark", "pending", "--all", "--yes")
+    three.project.quaestor("mark", "applied", "second", "--with-dependencies")
+    assert [three.recorded(number) for number in range(3)] == [{"first", "second"}] * 3
+    three.project.quaestor("mark", "pending", "second", "--yes")
+    assert [three.recorded(number) for number in range(3)] == [{"first"}] * 3
+    three.project.quaestor("run", "second", "--db", three.names[1])
+    output, _ = three.project.quaestor("mark", "pending", "first", "--yes", code=1)
+    assert f"✗  {three.names[1]}  " in output
+    assert "Failed in 1 of 3 databases, marked 2 migrations in 2; it took " in output
+    assert [three.recorded(number) for number in range(3)] == [set(), {"first", "second"}, set()]
+
+    three.client[three.names[1]].app_migrations.update_one({"name": "first"}, {"$set": {"checksum": "another"}})
+    output, _ = three.project.quaestor("mark", "accepted", "--all", "--json")
+    last = json.loads(output.splitlines()[-1])
+    assert last["event"] == "MarkManyFinished"
+    assert [result["marked"] for result in last["results"]] == [[], ["first"], []]
+
+
+def test_mark_pending_needs_a_confirmation(three: Tenants) -> None:
+    """In many databases, deleting records is confirmed, with the number of databases and the names."""
+    three.project.quaestor("mark", "applied", "--all", "--db", three.names[0])
+    three.project.quaestor("mark", "applied", "first", "--db", three.names[2])
+    assert (
+        "--with-dependencies" in three.project.quaestor("mark", "pending", "second", "--with-dependencies", code=2)[1]
+    )
+    output, errors = three.project.quaestor("mark", "pending", "first", "second", code=2)
+    *table, last = output.splitlines()
+    assert [line.split() for line in table] == [
+        ["database", "to", "mark", "as", "pending"],
+        [three.names[0], "2", "first,", "second"],
+        [three.names[2], "1", "first"],
+        [],
+    ]
+    assert last == "3 migrations to mark as pending in 2 of 3 databases: first (2), second (1)."
+    assert errors == "quaestor: Not a terminal: pass --yes to confirm.\n"
+    assert [three.recorded(number) for number in range(3)] == [EVERYTHING, set(), {"first"}]
+    output, _ = three.project.quaestor("mark", "pending", "--all", "--yes")
+    assert "Marked 4 migrations in 2 of 3 databases, nothing to mark in 1; it took " in output
+
+
+def test_history(three: Tenants) -> None:
+    """The entries of all, newest first, each with its database; with --json a list for each database."""
+    three.project.quaestor("run", "first", "--db", three.names[2])
+    three.project.quaestor("run", "first", "--db", three.names[0])
+    three.project.quaestor("run", "second", "--db", three.names[0], FAILS="_00", code=1)
+    three.project.quaestor("rollback", "first", "--db", three.names[2], "--yes")
+    table = [line.split() for line in three.project.quaestor("history")[0].splitlines()]
+    assert table[0][:5] == ["when", "(UTC)", "database", "migration", "what"]
+    assert [(row[3], row[4], row[5]) for row in table[1:]] == [
+        (three.names[2], "first", "rolled"),
+        (three.names[0], "second", "failed"),
+        (three.names[0], "first", "applied"),
+    ]
+    assert len(three.project.quaestor("history", "--failed")[0].splitlines()) == 2
+    assert three.project.quaestor("history", "third")[0] == "The history has no such entry.\n"
+    histories = json.loads(three.project.quaestor("history", "first", "--json")[0])
+    assert [(one["database"], [entry["what"] for entry in one["history"]], one["error"]) for one in histories] == [
+        (three.names[0], ["applied"], None),
+        (three.names[1], [], None),
+        (three.names[2], ["rolled_back"], None),
+    ]
+    three.client[three.names[1]].app_migrations.insert_one({"_id": "old", "name": "old"})
+    assert len(three.project.quaestor("history", "old")[0].splitlines()) == 2, "the others don't know it"
+    assert three.project.quaestor("history", "older", code=2)[1].count("'older'") == 1
+
+
+def test_unlock(three: Tenants) -> None:
+    """The leases that are held are released, and each holder is named."""
+    for number in (0, 2):
+        three.client[three.names[number]].app_migrations_lock.insert_one(HELD)
+    output, errors = three.project.quaestor("unlock", code=2)
+    assert [line.partition("held by ")[0] for line in output.splitlines()] == [
+        f"{three.names[0]}: ",
+        f"{three.names[2]}: ",
+    ]
+    assert errors == "quaestor: Not a terminal: pass --yes to confirm.\n"
+    assert three.leases() == [three.names[0], three.names[2]]
+    output, _ = three.project.quaestor("unlock", "--yes")
+    first, second, last = output.splitlines()
+    assert first.startswith(f"{three.names[0]}: released. It was held by {HELD_BY}")
+    assert second.startswith(f"{three.names[2]}: released.")
+    assert last == "Released in 2 of 3 databases."
+    assert three.leases() == []
+    assert three.project.quaestor("unlock", "--yes")[0] == "Nobody holds the lease of 3 databases.\n"
+    assert "Nobody holds the lease of 3 databases, or it has expired." in three.project.quaestor("unlock")[0]
+
+
+def test_concurrency_of_one_database(three: Tenants) -> None:
+    """`--concurrency` of a rollback or mark is for many databases."""
+    for command in (["rollback", "first", "--yes"], ["mark", "applied", "first"]):
+        _, errors = three.project.quaestor(*command, "--db", three.names[0], "--concurrency", "2", code=2)
+        assert errors == "quaestor: --concurrency is for many databases. Pass a pattern (--db), or leave it out.\n"
+        assert "from 1 to 100" in three.project.quaestor(*command, "--concurrency", "0", code=2)[1]
+
+
 def test_no_match(three: Tenants) -> None:
     """A pattern without a match is an error; none matches the databases of MongoDB itself."""
     for command in ("run", "check"):
@@ -244,14 +438,7 @@ def test_sources_of_the_pattern(three: Tenants) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["rollback", "first", "--yes"],
-        ["mark", "applied", "--all"],
-        ["unlock"],
-        ["graph"],
-    ],
-    ids=" ".join,
+    "arguments", [["restart-backfill", "first", "--yes"], ["show", "first"], ["graph"]], ids=" ".join
 )
 def test_commands_for_one_database(three: Tenants, arguments: list[str]) -> None:
     """Others refuse a pattern, and say their name."""
@@ -280,7 +467,13 @@ def test_bad_numbers(three: Tenants, db: str, option: str, value: str) -> None:
 
 def test_wrong_everywhere(three: Tenants) -> None:
     """An error that every database would have is shown once."""
-    for command in (["run"], ["run", "--dry-run"]):
+    for command in (
+        ["run"],
+        ["run", "--dry-run"],
+        ["rollback", "--dry-run"],
+        ["rollback", "--yes"],
+        ["mark", "applied"],
+    ):
         output, errors = three.project.quaestor(*command, "secon", code=2)
         assert errors.count("Did you mean 'second'?") == 1
         assert output == ""

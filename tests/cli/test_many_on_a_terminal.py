@@ -1,4 +1,4 @@
-"""What a user sees of a run over many databases, or of several migrations at once, on a pseudo-terminal."""
+"""What a user sees of many databases, or of several migrations at once, on a pseudo-terminal."""
 
 import re
 from collections.abc import Iterator
@@ -26,6 +26,13 @@ PLACE = ("shop", "app", "r1")
 def thirty(project: Project) -> Iterator[Tenants]:
     """Thirty databases, and migrations that are held until the gate is open."""
     with tenants(project, 30) as made:
+        yield made
+
+
+@pytest.fixture
+def five(project: Project) -> Iterator[Tenants]:
+    """The same, five."""
+    with tenants(project, 5) as made:
         yield made
 
 
@@ -88,6 +95,99 @@ def test_interrupted(thirty: Tenants) -> None:
     assert lines[-2:] == ["quaestor: Stopped after 0 of 30 databases: 3 migrations applied.", "quaestor: Interrupted."]
     assert [thirty.recorded(number) for number in range(4)] == [{"first"}, {"first"}, {"first"}, set()]
     assert thirty.leases() == []
+
+
+def migrated(made: Tenants, *names: str) -> None:
+    """Apply migrations in all databases, and close the gate."""
+    made.open_the_gate()
+    made.project.quaestor("run", *names)
+    (made.project.folder / "gate").unlink()
+
+
+def test_rollback(thirty: Tenants) -> None:
+    """One question about all databases, with their number and what would be undone. Then it's shown as a run is; a
+    database that was made after the question isn't touched.
+    """
+    migrated(thirty, "second")
+    later = thirty.client[f"{thirty.names[0]}_later"]
+    with terminal(thirty.project, "rollback", "first", lines=50, FAILS="_02", QUIET="1") as screen:
+        shown = screen.shows("[y/n]")
+        assert shown[0].split() == ["database", "to", "roll", "back"]
+        assert [line.split() for line in shown[1:31]] == [[name, "2", "second,", "first"] for name in thirty.names]
+        assert "60 migrations to roll back in 30 of 30 databases: second (30), first (30)." in shown
+        question = f"Roll back 60 in 30 of 30 databases ({thirty.pattern}/app)? [y/n] (n):"
+        assert "".join(shown[33:]).replace(" ", "") == question.replace(" ", "")
+        later.app_migrations.insert_one({"_id": "first", "name": "first"})
+        screen.press("y\n")
+        screen.until(lambda lines: sum(" 1 of 2  first" in line for line in lines) == 8)
+        shown = screen.shows("8 in progress", "1 failed")
+        assert any("1 of 30 databases, " in line for line in shown)
+        assert "1 failed, 8 in progress, 21 to go" in shown
+        thirty.open_the_gate()
+        assert screen.ended() == 1
+        lines = screen.lines()
+    assert any(line.startswith(f"✗  {thirty.names[2]}  ValueError: boom") for line in lines)
+    assert re.fullmatch(r"Failed in 1 of 30 databases, rolled back 58 migrations in 29; it took \d.*", lines[-1])
+    assert [thirty.recorded(number) for number in range(4)] == [set(), set(), {"first", "second"}, set()]
+    assert later.app_migrations.count_documents({}) == 1
+    assert thirty.leases() == []
+
+
+def test_rollback_declined(five: Tenants) -> None:
+    """Anything but a yes leaves all of them as they are."""
+    migrated(five, "first")
+    with terminal(five.project, "rollback", "first") as screen:
+        screen.shows("5 migrations to roll back in 5 of 5 databases: first (5).", "[y/n]")
+        screen.press("n\n")
+        assert screen.ended() == 1
+        assert screen.lines()[-1] == "quaestor: Nothing was done."
+    assert all(five.recorded(number) == {"first"} for number in range(5))
+
+
+def test_interrupted_rollback(five: Tenants) -> None:
+    """Ctrl-C says how many were rolled back; nothing new starts."""
+    migrated(five, "first")
+    with terminal(five.project, "rollback", "first", "--yes", "--concurrency", "3") as screen:
+        screen.until(lambda lines: sum(line == "printed by undo_first" for line in lines) == 3)
+        screen.press("\x03")
+        screen.shows("quaestor: Interrupted: waiting for the migrations in progress: first in")
+        five.open_the_gate()
+        assert screen.ended() == 130
+        lines = screen.lines()
+    assert "quaestor: Stopped after 3 of 5 databases: 3 migrations rolled back." in lines
+    assert [five.recorded(number) for number in range(4)] == [set(), set(), set(), {"first"}]
+    assert five.leases() == []
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1)])
+def test_mark_pending_asks(five: Tenants, answer: str, code: int) -> None:
+    """The question has the number of records and of databases; only a yes deletes them."""
+    five.project.quaestor("mark", "applied", "first", "third")
+    with terminal(five.project, "mark", "pending", "third", columns=60) as screen:
+        screen.shows("5 migrations to mark as pending in 5 of 5 databases:", "Mark 5 as pending in 5 of 5", "[y/n]")
+        screen.press(answer)
+        assert screen.ended() == code
+        last = screen.lines()[-1]
+    assert all(five.recorded(number) == ({"first", "third"} if code else {"first"}) for number in range(5))
+    assert ("Nothing was done." if code else "Marked 5 migrations in 5 of 5 databases; it took ") in last
+
+
+def test_unlock_asks(five: Tenants) -> None:
+    """Every lease is shown with its holder. A yes releases these, and none that was acquired since."""
+    for number in (1, 4):
+        five.client[five.names[number]].app_migrations_lock.insert_one(HELD)
+    with terminal(five.project, "unlock", columns=200) as screen:
+        shown = screen.shows("[y/n]")
+        assert [line.split(": ")[0] for line in shown if "held by elsewhere" in line] == [
+            five.names[1],
+            five.names[4],
+        ]
+        assert any("Release it in 2 of 5 databases" in line for line in shown)
+        five.client[five.names[3]].app_migrations_lock.insert_one(HELD)
+        screen.press("y\n")
+        assert screen.ended() == 0
+        assert screen.lines()[-1] == "Released in 2 of 2 databases."
+    assert five.leases() == [five.names[3]]
 
 
 def test_nothing_to_do(thirty: Tenants) -> None:

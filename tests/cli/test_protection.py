@@ -138,5 +138,45 @@ def test_pattern(project: Project) -> None:
         project.quaestor("protect", "--off", "--confirm", made.names[0], code=2)
         project.quaestor("protect", "--off", "--confirm", made.pattern)
         assert "production" not in project.quaestor("status")[0]
-        for arguments in UNDOING.values():
-            assert "works on one database" in project.quaestor(*arguments, "--confirm", made.pattern, code=2)[1]
+
+
+@pytest.mark.parametrize("arguments", UNDOING.values(), ids=[*UNDOING])
+def test_one_of_many_is_protected(project: Project, arguments: list[str]) -> None:
+    """If one database that matches is protected, the pattern must be confirmed by itself, and then it is for all."""
+    with tenants(project, 3) as made:
+        made.open_the_gate()
+        project.quaestor("run", "first")
+        project.quaestor("protect", "--as", "production", "--db", made.names[1])
+        for name in made.names:
+            made.client[name].app_migrations_lock.replace_one({"_id": "lease"}, HELD)
+        for way in ([], ["--yes"], ["--confirm", made.names[1]]):
+            _, errors = project.quaestor(*arguments, *way, code=2)
+            assert errors.endswith("Nothing was done.\n")
+        _, errors = project.quaestor(*arguments, "--yes", code=2)
+        assert f"{made.names[1]}/app is protected as 'production'" in errors
+        assert f"--confirm '{made.pattern}'" in errors
+        assert [made.recorded(number) for number in range(3)] == [{"first"}] * 3
+        assert made.leases() == made.names
+        if arguments != ["unlock"]:
+            project.quaestor("unlock", "--confirm", made.pattern)
+
+        project.quaestor(*arguments, "--confirm", made.pattern)
+
+        left: set[str] = {"first"} if arguments == ["unlock"] else set()
+        assert [made.recorded(number) for number in range(3)] == [left] * 3
+        assert made.leases() == []
+
+
+def test_unreadable_label_of_one_of_many(project: Project) -> None:
+    """If one can't be read, it may be protected: nothing is done in any."""
+    with tenants(project, 3) as made:
+        made.open_the_gate()
+        project.quaestor("run", "first")
+        collection = f"{made.names[1]}.app_migrations_lock"
+        failure = fail_command(
+            project.environ["QUAESTOR_URI"], ["find"], times="alwaysOn", namespace=collection, errorCode=13
+        )
+        with failure:
+            for arguments in UNDOING.values():
+                assert "nothing has run" in project.quaestor(*arguments, "--yes", code=2)[1]
+        assert [made.recorded(number) for number in range(3)] == [{"first"}] * 3

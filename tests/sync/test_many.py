@@ -1,5 +1,7 @@
 # Generated from tests/async/test_many.py by tools/sync_tests.py
-"""Runs over many databases: what is applied in each, which events there are, and that a failure in one stays in it."""
+"""Runs, rollbacks and marks over many databases: what is done in each, which events there are, and that a failure in
+one stays in it.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +14,20 @@ from quaestor import (
     DatabaseFinished,
     DatabaseResult,
     DatabaseSkippedError,
+    DependencyConflictError,
     Event,
     InvalidDatabaseError,
     InvalidOptionError,
     InvalidPrefixError,
+    IrreversibleMigrationError,
     LeaseTimeoutError,
     MigrationApplied,
     MigrationRegistry,
+    MigrationRolledBack,
     MigrationStarted,
     QuaestorError,
+    RollbackFinished,
+    RollbackStarted,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -317,3 +324,211 @@ def test_no_server(several: Callable[[int], list[Any]], driver: str) -> None:
     assert {type(error) for error in errors[1:11]} == {ServerSelectionTimeoutError}
     ended = [event for event in events if isinstance(event, DatabaseFinished)]
     assert [event.database for event in ended if event.error is skipped[-1]][-1] == "n29"
+
+
+# rollbacks and marks
+
+
+def undoable(undo_b: Callable[[Any], Any] = nothing) -> MigrationRegistry:
+    """Three migrations: b and c depend on a, and c has no rollback."""
+    registry = MigrationRegistry()
+    registry.register("a")(leaves_an_effect)
+    registry.register("b", depends_on=["a"])(nothing)
+    registry.register("c", depends_on=["a"])(nothing)
+    registry.register_rollback("b")(undo_b)
+
+    @registry.register_rollback("a")
+    def undo_a(db: Any) -> None:
+        db.effects.delete_one({})
+
+    return registry
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_rolled_back(dbs: list[Any], concurrency: int) -> None:
+    """Targets and what depends on them are undone in each, dependents first; again there is nothing to do. The events
+    are those of a rollback, and they all have the id of the one call.
+    """
+    registry, events = undoable(), Events()
+    registry.run_many_sync(dbs, "app", targets=["b"])
+
+    results = registry.rollback_many_sync(dbs, "app", iter(["a"]), on_event=events, concurrency=concurrency)  # type: ignore[arg-type]
+
+    assert results == [DatabaseResult(one.name, [], None, rolled_back=["b", "a"]) for one in dbs]
+    assert recorded_in(dbs) == [[]] * 5
+    assert are_free(dbs)
+    (run,) = {event.run for event in events}
+    for one in dbs:
+        assert one.effects.count_documents({}) == 0
+        of_one = [event for event in events if event.database == one.name]
+        assert [event for event in of_one if not isinstance(event, MigrationRolledBack)] == [
+            RollbackStarted(one.name, "app", run, ("b", "a")),
+            MigrationStarted(one.name, "app", run, "b", 1, 2, undo=True),
+            MigrationStarted(one.name, "app", run, "a", 2, 2, undo=True),
+            RollbackFinished(one.name, "app", run, ("b", "a")),
+            DatabaseFinished(one.name, "app", run, (), rolled_back=("b", "a"), work="rollback"),
+        ]
+        assert str(of_one[-1]) == "Finished: 2 migrations rolled back"
+    assert registry.rollback_many_sync(dbs, "app", ["a"]) == [DatabaseResult(one.name, [], None) for one in dbs]
+
+
+def test_last_ones_are_rolled_back(dbs: list[Any]) -> None:
+    """What came last, or after one of them, is found out in each database."""
+    registry = undoable()
+    registry.run_many_sync(dbs, "app", targets=["b"])
+    registry.rollback_many_sync(dbs[:1], "app", ["b"])
+
+    last = registry.rollback_many_sync(dbs, "app", last=1)
+
+    assert [result.rolled_back for result in last] == [["a"], *[["b"]] * 4]
+    registry.run_many_sync(dbs, "app", targets=["b"])
+    after = registry.rollback_many_sync(dbs, "app", to="a")
+    assert after == [DatabaseResult(one.name, [], None, rolled_back=["b"]) for one in dbs]
+
+
+@pytest.mark.parametrize("kind", [Broken, SystemExit])
+def test_failed_rollback_in_one(dbs: list[Any], kind: type[BaseException]) -> None:
+    """What fails in one database, or can't be undone there, is its error; the result has what was undone before it."""
+    error, events = kind("own"), Events()
+
+    def undo_b(db: Any) -> None:
+        if number_of(db) == "02":
+            raise error
+
+    registry = undoable(undo_b)
+    registry.register("d", depends_on=["b"])(nothing)
+    registry.register_rollback("d")(nothing)
+    registry.run_many_sync(dbs, "app", targets=["d"])
+    registry.run_many_sync(dbs[:1], "app")
+
+    results = registry.rollback_many_sync(dbs, "app", ["a"], on_event=events, concurrency=2)
+
+    assert [result.rolled_back for result in results] == [
+        [],
+        ["d", "b", "a"],
+        ["d"],
+        ["d", "b", "a"],
+        ["d", "b", "a"],
+    ]
+    assert isinstance(results[0].error, IrreversibleMigrationError)
+    assert results[2].error is error
+    assert error.__notes__ == ["quaestor: while rolling back migration 'b', 2 of 3"]
+    failed = {event.database: event.work for event in events if isinstance(event, RunFailed)}
+    assert failed == {dbs[0].name: "rollback", dbs[2].name: "rollback"}
+    assert recorded_in(dbs) == [["a", "b", "c", "d"], [], ["a", "b"], [], []]
+    assert are_free(dbs)
+
+
+@both_kinds
+def test_rollback_of_both_kinds(dbs: list[Any], registry: MigrationRegistry, async_dbs: Any) -> None:
+    """Rollbacks of both kinds run in all databases."""
+
+    @registry.register("a")
+    async def awaited(db: Any) -> None:
+        await db.effects.insert_one({})
+
+    @registry.register_rollback("a")
+    def undo(db: Any) -> None:
+        db.effects.delete_one({})
+
+    registry.run_many_sync(dbs, "app", async_db=async_dbs)
+    results = registry.rollback_many_sync(dbs, "app", ["a"], async_db=async_dbs)
+
+    assert results == [DatabaseResult(one.name, [], None, rolled_back=["a"]) for one in dbs]
+    assert [one.effects.count_documents({}) for one in dbs] == [0] * 5
+
+
+def test_marked(dbs: list[Any]) -> None:
+    """Migrations are marked in each database, without a call, and what was marked already isn't in the result."""
+    registry, events = undoable(), Events()
+    registry.run_many_sync(dbs[:1], "app", targets=["a"])
+
+    applied = registry.mark_many_sync(dbs, "app", iter(["b", "a"]), on_event=events)  # type: ignore[arg-type]
+
+    assert [result.marked for result in applied] == [["b"], *[["a", "b"]] * 4]
+    assert recorded_in(dbs) == [["a", "b"]] * 5
+    assert [one.effects.count_documents({}) for one in dbs] == [1, 0, 0, 0, 0]
+    finished = [event for event in events if isinstance(event, DatabaseFinished) and event.database == dbs[1].name]
+    assert finished == [DatabaseFinished(dbs[1].name, "app", finished[0].run, (), marked=("a", "b"), work="mark")]
+    assert str(finished[0]) == "Finished: 2 migrations marked"
+    pending = registry.mark_many_sync(dbs, "app", ["b"], "pending", concurrency=2)
+    assert pending == [DatabaseResult(one.name, [], None, marked=["b"]) for one in dbs]
+    assert recorded_in(dbs) == [["a"]] * 5
+
+    again = registry.mark_many_sync(dbs, "app", ["b"], with_dependencies=True)
+    assert [result.marked for result in again] == [["b"]] * 5
+    dbs[3].app_migrations.update_one({"name": "a"}, {"$set": {"checksum": "another"}})
+    accepted = registry.mark_many_sync(dbs, "app", registry.migrations, state="accepted")
+    assert [result.marked for result in accepted] == [[], [], [], ["a"], []]
+    assert are_free(dbs)
+
+
+def test_mark_refused_in_one(dbs: list[Any]) -> None:
+    """A mark that the records of one database don't allow is its error; the others are marked."""
+    registry, events = undoable(), Events()
+    registry.mark_many_sync(dbs, "app", ["a"])
+    registry.mark_many_sync(dbs[1:2], "app", ["a"], "pending")
+    dbs[4].app_migrations.insert_one({"_id": "old", "name": "old"})
+
+    results = registry.mark_many_sync(dbs, "app", ["b"], on_event=events)
+
+    assert [result.marked for result in results] == [["b"], [], ["b"], ["b"], ["b"]]
+    assert isinstance(results[1].error, DependencyConflictError)
+    assert [event.work for event in events if isinstance(event, RunFailed)] == ["mark"]
+    gone = registry.mark_many_sync(dbs, "app", ["old"], "pending")
+    assert [type(result.error) for result in gone] == [*[UnknownMigrationError] * 4, type(None)]
+    assert gone[4].marked == ["old"]
+
+
+@real
+def test_bad_names_and_states(dbs: list[Any], commands: Commands) -> None:
+    """An argument that is wrong for any database is refused before the first command."""
+    registry = undoable()
+    wrong: list[tuple[tuple[Any, ...], type[QuaestorError], str]] = [
+        (("applied", ["z"]), UnknownMigrationError, "z"),
+        (("accepted", ["z"]), UnknownMigrationError, "z"),
+        (("pending", "a"), InvalidOptionError, "names must be a list of names, not a str"),
+        (("done", ["a"]), InvalidOptionError, "state must be 'applied', 'pending' or 'accepted', not 'done'."),
+        (([], ["a"]), InvalidOptionError, "state must be 'applied', 'pending' or 'accepted', not []."),
+    ]
+    with pytest.raises(InvalidOptionError, match="with_dependencies is for the state 'applied', not 'pending'"):
+        registry.mark_many_sync(dbs, "app", ["a"], "pending", with_dependencies=True)
+    for (state, names), error, words in wrong:
+        with pytest.raises(error) as refused:
+            registry.mark_many_sync(dbs, "app", names, state)
+        assert words in str(refused.value)
+    meant: list[tuple[dict[str, Any], type[QuaestorError], str]] = [
+        ({"targets": ["z"]}, UnknownMigrationError, "z"),
+        ({"to": "z"}, UnknownMigrationError, "z"),
+        ({"targets": "a"}, InvalidOptionError, "targets must be a list of names, not a str"),
+        ({"last": 0}, InvalidOptionError, "last must be a whole number"),
+        ({}, InvalidOptionError, "exactly one of targets, last and to"),
+        ({"targets": ["a"], "last": 1}, InvalidOptionError, "exactly one of targets, last and to"),
+    ]
+    for options, error, words in meant:
+        with pytest.raises(error) as unknown:
+            registry.rollback_many_sync(dbs, "app", **options)
+        assert words in str(unknown.value)
+    with pytest.raises(InvalidOptionError):
+        registry.rollback_many_sync(dbs, "app", ["a"], concurrency=0)
+    with pytest.raises(InvalidPrefixError):
+        registry.mark_many_sync(dbs, "", ["a"])
+    assert commands.sent == []
+
+
+@real
+@pytest.mark.parametrize("work", ["rollback", "mark"])
+def test_no_server_for_a_rollback_or_mark(several: Callable[[int], list[Any]], driver: str, work: str) -> None:
+    """After ten databases in a row that find no server no further one is started."""
+    events = Events()
+    with opened(driver, NOWHERE, "x", serverSelectionTimeoutMS=10) as nowhere:
+        dbs = [*several(1), *(nowhere.client[f"n{number}"] for number in range(12))]
+        registry = undoable()
+        if work == "rollback":
+            results = registry.rollback_many_sync(dbs, "app", ["a"], on_event=events, concurrency=1)
+        else:
+            results = registry.mark_many_sync(dbs, "app", ["a"], on_event=events, concurrency=1)
+
+    kinds = [type(result.error) for result in results]
+    assert kinds == [type(None), *[ServerSelectionTimeoutError] * 10, *[DatabaseSkippedError] * 2]
+    assert {event.work for event in events if isinstance(event, RunFailed | DatabaseFinished)} == {work}

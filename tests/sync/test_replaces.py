@@ -9,6 +9,7 @@ import pytest
 from quaestor import (
     Event,
     InvalidMigrationError,
+    LeaseLostError,
     MigrationRegistry,
     MigrationReplacedError,
     PartlyReplacedError,
@@ -19,7 +20,7 @@ from quaestor import (
     UnknownRecordsError,
 )
 from tests.databases import drivers, in_transactions
-from tests.functions import notes, nothing, recorded
+from tests.functions import notes, nothing, outside, recorded
 from tests.operations import LONG_AGO, records
 from tools.commands import Commands
 
@@ -177,6 +178,26 @@ def test_rollback(db: Any, transaction: bool, has_record: bool) -> None:
     assert recorded(db) == []
     assert runner.run() == ["new", "last"]
     assert recorded(db) == EVERYTHING
+
+
+@in_transactions("pymongo")
+def test_recorded_meanwhile(db: Any, other: Any, transaction: bool) -> None:
+    """A process of an older release that wakes and records a part of it stops the run; in a transaction, without a
+    trace. The next run sees what is there.
+    """
+    registry = MigrationRegistry()
+
+    @registry.register("new", replaces=["old_a", "old_b"], transaction=transaction)
+    def new(db: Any) -> None:
+        outside(lambda: other.app_migrations.insert_one({"_id": "old_b", "name": "old_b"}))
+
+    with pytest.raises(LeaseLostError):
+        registry.run_sync(db, "app")
+
+    assert recorded(db) == (["old_b"] if transaction else ["new", "old_a", "old_b"])
+    registry.register("old_a")(nothing)
+    assert registry.run_sync(db, "app") == (["old_a"] if transaction else [])
+    assert recorded(db) == ["new", "old_a", "old_b"]
 
 
 def test_marks(db: Any) -> None:

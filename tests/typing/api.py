@@ -139,9 +139,10 @@ def hook(event: Event) -> None:
             assert_type(seconds, float)
         case LeaseAwaited(holder=holder):
             assert_type(holder, Lease)
-        case DatabaseFinished(applied=names, error=failure):
-            assert_type(names, tuple[str, ...])
+        case DatabaseFinished(applied=names, rolled_back=undone, marked=marked, error=failure, work=work):
+            assert_type((names, undone, marked), tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]])
             assert_type(failure, BaseException | None)
+            assert_type(work, Literal["run", "rollback", "mark"])
         case DependenciesPending(conflicts=conflicts):
             assert_type(conflicts, Mapping[str, Sequence[str]])
         case MigrationsWaiting(delayed=delayed, dependents=names, post_deploy=others):
@@ -212,6 +213,15 @@ async def asynchronous(db: AsyncDatabase[Document], motor: AsyncIOMotorDatabase[
     assert_type(await registry.run_many((motor for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     await registry.run_many([db], "app", sync_db=old.client.get_database, on_event=hook, targets={"a"}, concurrency=2)
     await registry.run_many([db], sync_db=None, lease_ttl=10, lease_timeout=0.5, release="1.4.2")
+    assert_type(await registry.rollback_many([db, db], "app", ["a"]), list[DatabaseResult])
+    await registry.rollback_many((motor for _ in range(2)), prefix="app", targets={"a"}, on_event=hook, concurrency=2)
+    await registry.rollback_many([db], "app", ["a"], sync_db=old.client.get_database, patience=10, release="1.4.2")
+    await registry.rollback_many([db], last=2)
+    await registry.rollback_many([db], "app", to="a")
+    assert_type(await registry.mark_many([db, db], "app", registry.migrations), list[DatabaseResult])
+    await registry.mark_many([db], "app", ["a"], with_dependencies=True)
+    await registry.mark_many([db], "app", ["a"], "pending", sync_db=None, on_event=hook, lease_ttl=10)
+    await registry.mark_many((motor for _ in range(2)), prefix="app", names={"a"}, state="accepted", concurrency=2)
 
 
 def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: MockDatabase[Any]) -> None:
@@ -259,13 +269,22 @@ def synchronous(db: Database[Document], new: AsyncDatabase[Document], mock: Mock
     assert_type(registry.run_many_sync((mock for _ in range(2)), prefix="app", strict=True), list[DatabaseResult])
     registry.run_many_sync([db], "app", async_db=lambda name: new.client[name], on_event=hook, targets=["a"])
     registry.run_many_sync([db], async_db=None, lease_ttl=10, lease_timeout=None, concurrency=2, release="1.4.2")
+    assert_type(registry.rollback_many_sync([db, db], "app", ["a"]), list[DatabaseResult])
+    registry.rollback_many_sync((mock for _ in range(2)), prefix="app", targets={"a"}, on_event=hook, concurrency=2)
+    registry.rollback_many_sync([db], "app", ["a"], async_db=lambda name: new.client[name], lease_timeout=None)
+    registry.rollback_many_sync([db], last=2)
+    registry.rollback_many_sync([db], "app", to="a")
+    assert_type(registry.mark_many_sync([db, db], "app", registry.migrations), list[DatabaseResult])
+    registry.mark_many_sync([db], "app", ["a"], with_dependencies=True)
+    registry.mark_many_sync([db], "app", ["a"], "pending", async_db=None, on_event=hook, lease_ttl=10)
+    registry.mark_many_sync((mock for _ in range(2)), prefix="app", names={"a"}, state="accepted", concurrency=2)
     for result in registry.run_many_sync([db], "app"):
         results(result)
 
 
 def results(result: DatabaseResult) -> None:
     assert_type(result.database, str)
-    assert_type(result.applied, list[str])
+    assert_type((result.applied, result.rolled_back, result.marked), tuple[list[str], list[str], list[str]])
     assert_type(result.error, BaseException | None)
 
 

@@ -200,6 +200,8 @@ async def run_many(db: Database[Document], new: AsyncDatabase[Document], result:
     registry.run_many_sync([db], "app", async_db=new)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a database, not a function that returns one
     await registry.run_many([new], "app", sync_db=lambda name: new)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]  # an async database
     await registry.run_many([new], "app", on_event=awaited)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a hook isn't awaited
+    await registry.rollback_many([db], "app", ["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # sync databases in the async call
+    registry.mark_many_sync([db], "app", ["a"], "done")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no state has this name
     result.error = None  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # read-only
 
 

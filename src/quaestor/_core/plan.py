@@ -305,7 +305,10 @@ def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, 
     check_not_replaced(catalog, view.applied, undo.names)
     meant = find_undone(catalog, view, partial(find_date, view=view, records=records), records.applied.keys(), undo)
     names = find_dependents(view, meant) & {*view.applied, *marks}
-    undone = [catalog.definitions[name] for name in reversed(order(make_sorter(view.graph))) if name in names]
+    ordered = [name for name in reversed(order(make_sorter(view.graph))) if name in names]
+    # An older release was interrupted in one that is replaced by now.
+    started = sorted(catalog.definitions.keys() & marks.keys() & (undo.targets or ()) - view.graph.keys())
+    undone = [catalog.definitions[name] for name in [*started, *ordered]]
     if irreversible := [migration.name for migration in undone if migration.rollback is None]:
         raise IrreversibleMigrationError(irreversible)
     return Plan(

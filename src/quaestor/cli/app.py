@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from rich.console import Console, Group, RenderableType
 from rich.prompt import Confirm
 from rich.text import Text
 
-from quaestor import ImportResult, PlannedMigration, SyncRunner
+from quaestor import HistoryEntry, ImportResult, Lease, PlannedMigration, SyncRunner
 from quaestor._text import find_similar, format_count
 from quaestor.cli import endings, reports, scaffold, signals
 from quaestor.cli.display import show_events
@@ -36,7 +36,7 @@ from quaestor.cli.settings import LOG_FORMATS, VARIABLES, CommandError, Setting,
 from quaestor.cli.target import Command, Commands, Target, command
 from quaestor.errors import UnknownMigrationError
 from quaestor.events import Hook
-from quaestor.status import MigrationStatus, Phase, State, Status, Tool
+from quaestor.status import MigrationStatus, Phase, State, Status, Tool, Work
 
 T = TypeVar("T")
 
@@ -70,6 +70,8 @@ app: typer.Typer = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_RECORDED = {"applied", "unknown", "retired"}
+_REFUSED = "Nothing was done. To go on with the other databases, pass --yes."
 _UP_TO_DATE, _NOT_APPLIED = "Up to date: nothing to apply.", "Nothing to roll back: not applied."
 _WIDE = 10_000  # cells: a pipe or a file has no width, so nothing is cut
 
@@ -134,6 +136,15 @@ Confirmed = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
+Databases = Annotated[
+    int | None,
+    typer.Option(
+        "--concurrency",
+        metavar="NUMBER",
+        help="With a pattern, in how many databases at once. Defaults to 8.",
+        show_default=False,
+    ),
+]
 
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
 Marked = StrEnum("Marked", ["APPLIED", "PENDING", "ACCEPTED"])
@@ -162,7 +173,14 @@ def _status(target: Target) -> None:
         _show(seen, reports.report_status(seen, out.width), target)
 
 
-@command(app, "history", "quaestor history", "quaestor history split_names", "quaestor history --failed --since 7d")
+@command(
+    app,
+    "history",
+    "quaestor history",
+    "quaestor history split_names",
+    "quaestor history --failed --since 7d --db 'tenant_*'",
+    takes_pattern=True,
+)
 def _history(
     target: Target,
     *,
@@ -182,12 +200,25 @@ def _history(
     from quaestor.cli import history_reports  # here: few commands need it
 
     start = None if since is None else history_reports.parse_since(since, datetime.now(UTC))
-    entries = [
-        entry
-        for entry in target.ask(lambda runner: runner.history(names or None))
-        if (entry.what == "failed" or not failed) and (start is None or (entry.at is not None and entry.at >= start))
-    ]
-    _show(entries, history_reports.report_history(entries, out.width), target)
+
+    def ask(runner: SyncRunner) -> list[HistoryEntry]:
+        return runner.history(names or None)
+
+    def choose(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
+        return [
+            entry
+            for entry in entries
+            if (entry.what == "failed" or not failed)
+            and (start is None or (entry.at is not None and entry.at >= start))
+        ]
+
+    if not target.is_many:
+        entries = choose(target.ask(ask))
+        _show(entries, history_reports.report_history(entries, out.width), target)
+        return
+    answers = _accept_unknown(target.ask_each(ask), [])
+    found = {name: one if isinstance(one, Exception) else choose(one) for name, one in answers.items()}
+    _show_each(target, found, partial(history_reports.report_histories, width=out.width), key="history")
 
 
 @command(app, "show", "quaestor show split_names", "quaestor show split_names --json")
@@ -294,7 +325,7 @@ def _plan(
     """Show what `run` would apply, in order, and why, and what would wait. Nothing is changed."""
     options = _make_options(targets, retry, phase, steps, ignore_delays=no_delay)
     if not pin:
-        _show_plans(target, options)
+        _show_run(target, options)
         return
     _check_one_database(target, "--pin")
     pinned = target.ask(lambda runner: runner.pin(**options))
@@ -351,16 +382,16 @@ def _run(
     """
     if dry_run and plan_id is not None:
         raise CommandError("Pass --plan or --dry-run, not both: `plan --pin` shows the plan and its id.")
-    options = _make_options(targets, retry, phase, steps, ignore_delays=no_delay) | {"strict": strict}
+    options: dict[str, Any] = {**_make_options(targets, retry, phase, steps, ignore_delays=no_delay), "strict": strict}
     if dry_run:
-        _show_plans(target, options)
+        _show_run(target, options)
         return
     if plan_id is not None:
         _check_one_database(target, "--plan")
         options["plan_id"] = plan_id
     options |= {} if concurrency is None else {"concurrency": concurrency}
     if target.is_many:
-        _run_many(target, options)
+        _work_on_each(target, "run", **options)
     else:
         _work(target, lambda runner: runner.run(**options))
 
@@ -372,7 +403,9 @@ def _run(
     "quaestor rollback --last 1",
     "quaestor rollback --to split_names --yes",
     "quaestor rollback split_names --confirm shop",
+    "quaestor rollback split_names --db 'tenant_*'",
     has_lease=True,
+    takes_pattern=True,
 )
 def _rollback(
     target: Target,
@@ -402,24 +435,37 @@ def _rollback(
     yes: Yes = False,
     confirm: Confirmed = None,
     dry_run: DryRun = False,
+    concurrency: Databases = None,
 ) -> None:
     """Roll back migrations, and before them the applied ones that depend on them.
 
-    It shows the plan and asks. If one of them has no rollback, nothing runs.
+    It shows the plan and asks. If one of them has no rollback, nothing runs; with a pattern, nothing in that database.
     """
     if sum([bool(targets), last is not None, to is not None]) != 1:
         raise CommandError("Pass what to roll back: the names of migrations, --last or --to.")
     options: dict[str, Any] = {"targets": targets or None, "last": last, "to": to}
     yes = yes or confirm is not None
-    _check_confirmation(target, target.db, confirm, is_needed=not dry_run)
+    at_once = _check_concurrency(target, concurrency)
+    _check_confirmation(target, confirm, is_needed=not dry_run)
     if not (yes or dry_run):
         _check_can_ask(target)
     if dry_run or not yes:
-        planned = _show_plan(target, lambda runner: runner.plan_rollback(**options), _NOT_APPLIED)
-        if dry_run or not planned:
+        plans = _show_plans(
+            target,
+            lambda runner: runner.plan_rollback(**options),
+            _NOT_APPLIED,
+            names=(*(targets or ()), *([] if to is None else [to])),
+            what="to roll back",
+            hint="" if dry_run else _REFUSED,
+        )
+        counts = [len(planned) for planned in plans.values() if planned]
+        if dry_run or not counts:
             return
-        _confirm(target, f"Roll back {len(planned)}")
-    _work(target, lambda runner: runner.rollback(**options))
+        _confirm(target, f"Roll back {sum(counts)}", len(counts))
+    if target.is_many:
+        _work_on_each(target, "rollback", **options, **at_once)
+    else:
+        _work(target, lambda runner: runner.rollback(**options))
 
 
 @command(
@@ -428,7 +474,9 @@ def _rollback(
     "quaestor mark applied --all",
     "quaestor mark applied split_names --with-dependencies",
     "quaestor mark pending split_names",
+    "quaestor mark applied --all --db 'tenant_*'",
     has_lease=True,
+    takes_pattern=True,
 )
 def _mark(
     target: Target,
@@ -448,21 +496,29 @@ def _mark(
     ] = False,
     yes: Yes = False,
     confirm: Confirmed = None,
+    concurrency: Databases = None,
 ) -> None:
-    """Mark migrations as applied or pending, or accept their changes, without running anything."""
+    """Mark migrations as applied or pending, or accept their changes, without running anything.
+
+    Before it deletes records of all migrations, or in many databases, it asks.
+    """
     yes = yes or confirm is not None
     if every == bool(names):
         raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
     if with_dependencies and state is not Marked.APPLIED:
         raise CommandError(f"--with-dependencies is for `mark applied`, not for `mark {state}`.")
-    _check_confirmation(target, target.db, confirm, is_needed=state is Marked.PENDING)
-    if every and state is Marked.PENDING and not yes:
-        _check_can_ask(target)
-        recorded = target.ask(_read_status).names("applied")
-        if recorded:
-            _print([f"To mark as pending, which deletes the record of each: {', '.join(map(escape, recorded))}."])
-            _confirm(target, f"Mark {len(recorded)} as pending")
+    at_once = _check_concurrency(target, concurrency)
+    _check_confirmation(target, confirm, is_needed=state is Marked.PENDING)
     marked = names or list(target.registry.migrations)
+    if (every or target.is_many) and state is Marked.PENDING and not yes:
+        _check_can_ask(target)
+        counts = [len(recorded) for recorded in _show_recorded(target, marked) if recorded]
+        if counts:
+            _confirm(target, f"Mark {sum(counts)} as pending", len(counts))
+    if target.is_many:
+        options = {"names": marked, "state": state.value, "with_dependencies": with_dependencies}
+        _work_on_each(target, "mark", **options, **at_once)
+        return
 
     def mark(runner: SyncRunner) -> list[str]:
         match state:
@@ -571,21 +627,32 @@ def _restart_backfill(
         _print([f"Nothing to restart: no backfill of {escape(name)} has a checkpoint."])
 
 
-@command(app, "unlock", "quaestor unlock", "quaestor unlock --yes", "quaestor unlock --confirm shop", has_json=False)
+@command(
+    app,
+    "unlock",
+    "quaestor unlock",
+    "quaestor unlock --yes",
+    "quaestor unlock --confirm shop",
+    "quaestor unlock --db 'tenant_*'",
+    has_json=False,
+    takes_pattern=True,
+)
 def _unlock(target: Target, *, yes: Yes = False, confirm: Confirmed = None) -> None:
     """Release the lease of an instance that hangs.
 
     The lease of a dead instance expires by itself. An instance that loses its lease stops at its next step.
     """
-    _check_confirmation(target, target.db, confirm)
+    _check_confirmation(target, confirm)
+    names = None  # all
     if not yes and confirm is None:
-        lease = target.ask(_read_status).lease
-        if lease is None:
-            _print(["Nobody holds the lease, or it has expired. Pass --yes to release it anyway."])
+        held = _show_leases(target)
+        if not held:
             return
-        renewed = f"last renewed at {lease.renewed_at:%H:%M:%S} UTC"
-        _print([f"The lease is held by {escape(str(lease))}; {renewed}."])
-        _confirm(target, "Its holder stops at its next step. Release it")
+        _confirm(target, "Its holder stops at its next step. Release it", len(held))
+        names = list(held)  # no lease that was acquired since
+    if target.is_many:
+        _show_each(target, target.ask_each(lambda runner: runner.unlock(), names), reports.report_released)
+        return
     released = target.ask(lambda runner: runner.unlock())
     _print(["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."])
 
@@ -615,8 +682,7 @@ def _protect(
     """
     if off is (label is not None) or label == "":
         raise CommandError("Pass --as LABEL, or --off.")
-    name = target.settings.value("db") if target.is_many else target.db
-    _check_confirmation(target, name, confirm, is_needed=off)
+    _check_confirmation(target, confirm, is_needed=off)
     said = "No longer protected" if off else f"Protected as {escape(label or '')}"
 
     def protect(runner: SyncRunner) -> None:
@@ -850,9 +916,9 @@ def _suggest(arguments: Sequence[str], prog_name: str) -> None:
 
 
 @contextmanager
-def _follow(target: Target, names: Sequence[str] = ()) -> Iterator[tuple[RunProgress, Hook]]:
+def _follow(target: Target, names: Sequence[str] = (), work: Work = "run") -> Iterator[tuple[RunProgress, Hook]]:
     """Show the events of a run, the logs, and what an interruption waits for."""
-    progress, loop, on_event = RunProgress(target.clean, names), target.server.loop, target.on_event
+    progress, loop, on_event = RunProgress(target.clean, names, work=work), target.server.loop, target.on_event
     try:
         with (
             show_events(progress, as_json=target.as_json, on_event=on_event) as hook,
@@ -873,21 +939,22 @@ def _work(target: Target, ask: Callable[[SyncRunner], list[str]]) -> list[str]:
         return target.ask(ask, hook)
 
 
-def _run_many(target: Target, options: Mapping[str, Any]) -> None:
-    """Run the migrations of many databases, and show the events and results."""
-    names = target.names
-    with _follow(target, names) as (progress, hook):
-        results = target.run_many(names, hook, **options)
+def _work_on_each(target: Target, work: Work, **options: Any) -> None:
+    """Run, roll back or mark in many databases, and show the events and results. The options are the registry's."""
+    with _follow(target, target.names, work) as (progress, hook):
+        results = target.work_on_each(work, hook, **options)
     errors = {one.database: one.error for one in results if one.error is not None}
     source = target.settings.source
     if target.as_json:
         found = {database: endings.describe_as_json(error, source) for database, error in errors.items()}
+        field = progress.words.field
         values = [
-            {"database": one.database, "applied": one.applied, "error": found.get(one.database)} for one in results
+            {"database": one.database, field: getattr(one, field), "error": found.get(one.database)} for one in results
         ]
-        typer.echo(format_json_line("RunManyFinished", {"results": to_json(values, target.clean)}, datetime.now(UTC)))
+        name = f"{work.capitalize()}ManyFinished"
+        typer.echo(format_json_line(name, {"results": to_json(values, target.clean)}, datetime.now(UTC)))
     took = progress.format_time_since(progress.started)
-    summary = reports.NO_MIGRATIONS if progress.is_empty else reports.summarize_results(results, took)
+    summary = reports.NO_MIGRATIONS if progress.is_empty else reports.summarize_results(results, took, work)
     if isinstance(sys.stderr, JsonStderr):
         for database, error in errors.items():
             print_error(target.clean(endings.describe_error(error, source)), database=database)
@@ -924,30 +991,42 @@ def _to_phase(option: Phases | None) -> Phase | None:
     return {None: None, Phases.DEPLOY: "deploy", Phases.POST_DEPLOY: "post_deploy"}[option]
 
 
-def _show_plans(target: Target, options: Mapping[str, Any]) -> None:
+def _show_run(target: Target, options: Mapping[str, Any]) -> None:
     """Show the plan of a run, on one database or many."""
+    _show_plans(
+        target,
+        lambda runner: runner.plan(**options),
+        _UP_TO_DATE,
+        names=(*(options["targets"] or ()), *options["retry"]),
+        what="to apply",
+    )
 
-    def ask(runner: SyncRunner) -> list[PlannedMigration]:
-        return runner.plan(**options)
 
+def _show_plans(
+    target: Target,
+    ask: Callable[[SyncRunner], list[PlannedMigration]],
+    nothing: str,
+    *,
+    names: Collection[str],
+    what: str,
+    hint: str = "",
+) -> Mapping[str, list[PlannedMigration]]:
+    """Show the plan of a command that takes these names, on one database or many. Returns the plan of each."""
     if not target.is_many:
-        _show_plan(target, ask, _UP_TO_DATE)
-        return
+        planned = target.ask(ask)
+        _show(planned, _report_plan(target, planned, out.width, nothing), target)
+        return {target.db: planned}
     known = target.registry.migrations
-    names = (*(options["targets"] or ()), *options["retry"])
     if unknown := {name: find_similar(name, known) for name in names if name not in known}:
         raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
     if not known:
         print_error(reports.NO_MIGRATIONS)
-    _show_each(target, target.ask_each(ask), partial(reports.report_plans, width=out.width), is_plan=True)
 
+    def report(plans: Mapping[str, Sequence[PlannedMigration]]) -> Iterator[RenderableType]:
+        planned = {database: reports.list_work(plan) for database, plan in plans.items()}
+        return reports.report_plans(planned, out.width, what, is_counted=what != "to apply")
 
-def _show_plan(
-    target: Target, ask: Callable[[SyncRunner], list[PlannedMigration]], nothing: str
-) -> list[PlannedMigration]:
-    planned = target.ask(ask)
-    _show(planned, _report_plan(target, planned, out.width, nothing), target)
-    return planned
+    return _show_each(target, target.ask_each(ask), report, key="planned", hint=hint)
 
 
 def _report_plan(
@@ -964,12 +1043,13 @@ def _show_each(
     report: Callable[[Mapping[str, T]], Iterable[RenderableType]],
     describe: Callable[[str, T], object] = lambda _, answer: answer,
     *,
-    is_plan: bool = False,
+    key: str = "",
     code: int = FAILED,
+    hint: str = "",
 ) -> Mapping[str, T]:
-    """Show the status or the plan of each database; exit if there are errors, by default with this code.
+    """Show the answer of each database; exit if there are errors, by default with this code, and show the hint.
 
-    `describe` makes the value for JSON.
+    `describe` makes the value for JSON; with a key, this is the answer's in an object that says of which database.
     """
     source = target.settings.source
     found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
@@ -977,16 +1057,57 @@ def _show_each(
 
     def to_value(name: str) -> object:
         error = endings.describe_as_json(failed[name], source) if name in failed else None
-        if is_plan:
-            return {"database": name, "planned": found.get(name), "error": error}
+        if key:
+            return {"database": name, key: found.get(name), "error": error}
         return describe(name, found[name]) if error is None else {"database": name, "error": error}
 
     _show([to_value(name) for name in answers], report(found) if found else [], target)
     for name, error in failed.items():
         print_error(target.clean(f"{name}: {endings.describe_error(error, source)}"), database=name)
     if failed:
+        if hint and found:
+            print_error(hint)
         raise typer.Exit(endings.choose_code(list(failed.values()), code))
     return found
+
+
+def _show_recorded(target: Target, names: Collection[str]) -> Iterable[Sequence[str]]:
+    """Show the records of these migrations, in one database or many. Returns their names in each of them."""
+
+    def list_recorded(status: Status) -> list[str]:
+        return [one.name for one in status.migrations if one.state in _RECORDED and one.name in names]
+
+    if target.is_many:
+        answers = target.ask_each(_read_status)
+        recorded = {name: one if isinstance(one, Exception) else list_recorded(one) for name, one in answers.items()}
+        what = "to mark as pending"
+        report = partial(reports.report_plans, width=out.width, what=what, is_counted=True)
+        return _show_each(target, recorded, report, hint=_REFUSED).values()
+    found = list_recorded(target.ask(_read_status))
+    if found:
+        _print([f"To mark as pending, which deletes the record of each: {', '.join(map(escape, found))}."])
+    return [found]
+
+
+def _show_leases(target: Target) -> Mapping[str, Lease]:
+    """Show who holds the lease, in one database or many. Returns the leases that are held."""
+    if target.is_many:
+        answers = target.ask_each(_read_status)
+        leases = {name: one if isinstance(one, Exception) else one.lease for name, one in answers.items()}
+        found = _show_each(target, leases, reports.report_leases, hint=_REFUSED)
+    else:
+        lease = target.ask(_read_status).lease
+        found = {target.db: lease}
+        _print(reports.report_lease(lease))
+    return {name: lease for name, lease in found.items() if lease is not None}
+
+
+def _accept_unknown(answers: Mapping[str, T | Exception], instead: T) -> dict[str, T | Exception]:
+    """Accept that some databases don't know a migration. If none of them does, raise the error."""
+    unknown = [error for error in answers.values() if isinstance(error, UnknownMigrationError)]
+    if len(unknown) == len(answers):
+        raise unknown[0]
+    return {name: instead if isinstance(one, UnknownMigrationError) else one for name, one in answers.items()}
 
 
 def _read_status(runner: SyncRunner) -> Status:
@@ -1032,17 +1153,28 @@ def _check_one_database(target: Target, option: str) -> None:
         raise CommandError(f"{option} works on one database. Name it (--db).")
 
 
-def _check_confirmation(target: Target, name: str, confirm: str | None, *, is_needed: bool = True) -> None:
+def _check_concurrency(target: Target, concurrency: int | None) -> dict[str, int]:
+    """Check the option of a command that works on several databases at once. Returns it for the registry."""
+    if concurrency is None:
+        return {}
+    if not target.is_many:
+        raise CommandError("--concurrency is for many databases. Pass a pattern (--db), or leave it out.")
+    return {"concurrency": concurrency}
+
+
+def _check_confirmation(target: Target, confirm: str | None, *, is_needed: bool = True) -> None:
     """Check that the database, or the pattern, was confirmed by its name if it must be: if any of them is protected."""
+    target.settings.check()
+    name = target.settings.value("db")
     if confirm is not None and confirm != name:
         raise CommandError(f"--confirm names {confirm!r}, but the database is {name!r}. Nothing was done.")
     if confirm is not None or not is_needed:
         return
-    label = target.find_protection()
-    if label is not None:
+    if (found := target.find_protection()) is not None:
+        database, label = found
         raise CommandError(
-            f"{target.place} is protected as {label!r}. To do it all the same, pass --confirm {quote(name)}. Nothing "
-            "was done."
+            f"{database}/{target.settings.value('prefix')} is protected as {label!r}. To do it all the same, pass "
+            f"--confirm {quote(name)}. Nothing was done."
         )
 
 
@@ -1051,11 +1183,14 @@ def _check_can_ask(target: Target) -> None:
         raise CommandError("--json can't ask for confirmation: pass --yes.")
 
 
-def _confirm(target: Target, action: str) -> None:
-    """Ask whether to do it in the database of the target, or exit."""
+def _confirm(target: Target, action: str, number: int = 1) -> None:
+    """Ask whether to do it in the database of the target, or in this number of those that match, or exit."""
     if not sys.stdin.isatty():
         raise CommandError("Not a terminal: pass --yes to confirm.")
-    question = f"{action} in {target.place}?"
+    if target.is_many:
+        question = f"{action} in {number:,} of {format_count(len(target.names), 'database')} ({target.place})?"
+    else:
+        question = f"{action} in {target.place}?"
     with suppress(EOFError):  # Ctrl-D
         if Confirm.ask(Text(escape(question)), console=out, default=False):
             return

@@ -231,7 +231,7 @@ class _OneDisplay:
 
 
 class _ManyDisplay:
-    """The display of a run over many databases.
+    """The display of a run, rollback or mark over many databases.
 
     Failures and warnings are printed and scroll up. Below them are the databases in progress as far as there is room, a
     bar, and how many databases have ended in which way.

@@ -30,6 +30,7 @@ _RECORDS = {"applied", "marked_applied", "imported"}
 _UNRECORDED = {"pending", "waiting", "replaced"}
 _GONE = {"replaced", "retired", "unknown"}
 _NO_FILE = "not in a file"
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _LEAST_DETAILS = 24
 _MOST_SHOWN = 20
 
@@ -47,8 +48,17 @@ def parse_since(text: str, now: datetime) -> datetime:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def report_history(entries: Sequence[HistoryEntry], width: int, *, names: bool = True) -> Iterator[RenderableType]:
-    """Report entries, a line for each; with or without the names of the migrations."""
+def report_histories(histories: Mapping[str, Sequence[HistoryEntry]], width: int) -> Iterator[RenderableType]:
+    """Report the entries of many databases as one history, newest first."""
+    placed = [(database, entry) for database, entries in histories.items() for entry in entries]
+    placed.sort(key=lambda one: one[1].at or _LONG_AGO, reverse=True)
+    yield from report_history([entry for _, entry in placed], width, databases=[database for database, _ in placed])
+
+
+def report_history(
+    entries: Sequence[HistoryEntry], width: int, *, names: bool = True, databases: Sequence[str] = ()
+) -> Iterator[RenderableType]:
+    """Report entries, a line for each; with or without the names of the migrations, and of the entries' databases."""
     if not entries:
         yield "The history has no such entry."
         return
@@ -56,6 +66,7 @@ def report_history(entries: Sequence[HistoryEntry], width: int, *, names: bool =
     columns = {
         "": [mark.text for mark in marks],
         "when (UTC)": make_column(_format_date(entry.at) for entry in entries),
+        "database": make_column(databases),
         "migration": make_column(entry.name or "" for entry in entries) if names else [],
         "what": [Text(_describe(entry), mark.style) for entry, mark in zip(entries, marks, strict=True)],
         "details": [],

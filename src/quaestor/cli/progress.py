@@ -1,14 +1,16 @@
-"""The progress of a run, from its events: of a migration, and of a run over many databases."""
+"""The progress of a run, rollback or mark, from its events: of a migration, and over many databases."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Final, NamedTuple
 
 from quaestor._text import format_amount, format_count, format_duration, format_list, format_rate, is_interruption
 from quaestor.cli.redaction import Clean, escape
 from quaestor.events import (
     BackfillStarted,
+    ChangesAccepted,
     DatabaseFinished,
     Event,
     LeaseAwaited,
@@ -17,11 +19,30 @@ from quaestor.events import (
     MigrationProgressed,
     MigrationRolledBack,
     MigrationStarted,
+    RecordsMarked,
     RegistryEmpty,
     RollbackStarted,
     RunStarted,
     current_migration,
 )
+from quaestor.status import Work
+
+
+class Words(NamedTuple):
+    """The words for an operation over many databases."""
+
+    field: str  # of a result and of `DatabaseFinished`: what was done in the database
+    verb: str
+    done: str  # of migrations
+    changed: str  # of databases in which something was done
+    idle: str  # of databases in which nothing was to do
+
+
+WORDS: Final[Mapping[Work, Words]] = {
+    "run": Words("applied", "apply", "applied", "migrated", "up to date"),
+    "rollback": Words("rolled_back", "roll back", "rolled back", "rolled back", "nothing to roll back"),
+    "mark": Words("marked", "mark", "marked", "marked", "nothing to mark"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +117,21 @@ class DatabaseProgress:
 class RunProgress:
     """The progress of a run, on one database or on many (then `names` has their names)."""
 
-    def __init__(self, clean: Clean, names: Sequence[str] = (), clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        clean: Clean,
+        names: Sequence[str] = (),
+        clock: Callable[[], float] = monotonic,
+        *,
+        work: Work = "run",
+    ) -> None:
         self.names = names
+        self.words: Words = WORDS[work]
         self.clean = clean
         self.started: float = clock()
         self.in_progress: dict[str, DatabaseProgress] = {}
         self.ended: Counter[str] = Counter()  # databases, by their end: migrated, up to date, failed
-        self.applied: int = 0  # migrations
+        self.done: int = 0  # migrations that were applied, rolled back or marked
         self.kept: list[str] = []  # the checkpoints of interrupted backfills
         self.is_empty: bool = False  # no migration is registered
         self._started: dict[tuple[str, str], MigrationStarted] = {}  # by database and migration: those in progress
@@ -134,7 +163,7 @@ class RunProgress:
         if self.names:
             ended = f"{self.ended.total():,} of {format_count(len(self.names), 'database')}"
             failed = f", {self.ended['failed']:,} failed" if self.ended["failed"] else ""
-            sentences.append(f"Stopped after {ended}: {format_count(self.applied)} applied{failed}.")
+            sentences.append(f"Stopped after {ended}: {format_count(self.done)} {self.words.done}{failed}.")
         if self.kept:
             sentences.append(
                 f"The checkpoint is kept{format_list(self.kept)}. Run the same command again to resume there."
@@ -146,11 +175,12 @@ class RunProgress:
         if isinstance(event, DatabaseFinished):
             self.in_progress.pop(event.database, None)
             if event.error is None:
-                self.ended["migrated" if event.applied else "up to date"] += 1
+                self.ended[self.words.changed if getattr(event, self.words.field) else self.words.idle] += 1
             elif not is_interruption(event.error):
                 self.ended["failed"] += 1
             return
-        self.applied += isinstance(event, MigrationApplied)
+        self.done += isinstance(event, MigrationApplied | MigrationRolledBack)
+        self.done += len(event.names) if isinstance(event, RecordsMarked | ChangesAccepted) else 0
         self.is_empty |= isinstance(event, RegistryEmpty)
         if isinstance(event, MigrationStarted):
             self._started[event.database, event.name] = event

@@ -1,6 +1,7 @@
 """The reports of read-only commands: tables of migrations or databases, and sentences that sum up."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -9,11 +10,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from quaestor import DatabaseResult, MigrationDefinition, PlannedMigration
+from quaestor import DatabaseResult, Lease, MigrationDefinition, PlannedMigration
 from quaestor._text import format_amount, format_count, format_list
 from quaestor.cli.marks import FAILED, MARKS, choose_mark, count_marks, find_state, format_place, list_current
+from quaestor.cli.progress import WORDS
 from quaestor.cli.redaction import escape
-from quaestor.status import BackfillStatus, MigrationStatus, Phase, State, Status
+from quaestor.status import BackfillStatus, MigrationStatus, Phase, State, Status, Work
 
 _ROOM = 24
 """The least width of a column, in cells."""
@@ -106,31 +108,74 @@ def _report_planned(
     return make_table(columns, width, needed={""})
 
 
+def list_work(planned: Iterable[PlannedMigration]) -> list[str]:
+    """List the migrations of a plan whose function would be called."""
+    return [one.name for one in planned if not _is_extra(one)]
+
+
 def _is_extra(planned: PlannedMigration) -> bool:
     """Say whether no function would be called for it."""
     return planned.is_waiting or planned.is_recorded_only
 
 
-def report_plans(plans: Mapping[str, Sequence[PlannedMigration]], width: int) -> Iterator[RenderableType]:
-    """Report the databases with something to apply."""
-    applied = {database: [one.name for one in planned if not _is_extra(one)] for database, planned in plans.items()}
-    named = {database: names for database, names in applied.items() if names}
+def report_plans(
+    plans: Mapping[str, Sequence[str]], width: int, what: str = "to apply", *, is_counted: bool = False
+) -> Iterator[RenderableType]:
+    """Report the databases with something to do, and the names of the migrations.
+
+    `is_counted`: say of each migration in how many databases, for a question after a table that is long.
+    """
+    named = {database: names for database, names in plans.items() if names}
     if named:
         columns = {
             "database": make_column(named),
             "": make_column((f"{len(names):,}" for names in named.values()), justify="right"),
-            "to apply": make_column(", ".join(names) for names in named.values()),
+            what: make_column(", ".join(names) for names in named.values()),
         }
         yield make_table(columns, width, needed={""})
         yield ""
+    counted = Counter(name for names in named.values() for name in names) if is_counted else {}
+    each = format_list([f"{escape(name)} ({number:,})" for name, number in counted.items()])
     number = format_count(sum(map(len, named.values())))
-    yield Text(f"{number} to apply in {len(named):,} of {format_count(len(plans), 'database')}.", "bold")
+    yield Text(f"{number} {what} in {len(named):,} of {format_count(len(plans), 'database')}{each}.", "bold")
+
+
+def report_lease(lease: Lease | None) -> Iterator[RenderableType]:
+    """Report who holds the lease, before it is released."""
+    if lease is None:
+        yield "Nobody holds the lease, or it has expired. Pass --yes to release it anyway."
+    else:
+        yield f"The lease is held by {_describe_lease(lease)}."
+
+
+def report_leases(leases: Mapping[str, Lease | None]) -> Iterator[RenderableType]:
+    """Report the databases whose lease is held, and by whom, before these are released."""
+    for database, lease in leases.items():
+        if lease is not None:
+            yield f"{escape(database)}: held by {_describe_lease(lease)}."
+    if not any(leases.values()):
+        total = format_count(len(leases), "database")
+        yield f"Nobody holds the lease of {total}, or it has expired. Pass --yes to release it anyway."
+
+
+def _describe_lease(lease: Lease) -> str:
+    return f"{escape(str(lease))}; last renewed at {lease.renewed_at:%H:%M:%S} UTC"
+
+
+def report_released(released: Mapping[str, Lease | None]) -> Iterator[RenderableType]:
+    """Report the databases whose lease was released, and who held it."""
+    held = {database: lease for database, lease in released.items() if lease is not None}
+    yield from (
+        f"{escape(database)}: released. It was held by {escape(str(lease))}." for database, lease in held.items()
+    )
+    total = format_count(len(released), "database")
+    yield f"Released in {len(held):,} of {total}." if held else f"Nobody holds the lease of {total}."
 
 
 def report_results(
     results: Sequence[DatabaseResult], summary: str, describe: Callable[[BaseException], str], width: int
 ) -> Iterator[RenderableType]:
-    """Report a run over many databases: every failure in full, and the summary."""
+    """Report a run, rollback or mark over many databases: every failure in full, and the summary."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(_LEAST_NAME, width // 3))
@@ -144,19 +189,20 @@ def report_results(
     yield Text(summary, FAILED.style if table.row_count else "bold green")
 
 
-def summarize_results(results: Sequence[DatabaseResult], took: str) -> str:
-    """Summarize the results of a run over many databases in a sentence."""
-    applied = format_count(sum(len(result.applied) for result in results))
+def summarize_results(results: Sequence[DatabaseResult], took: str, work: Work = "run") -> str:
+    """Summarize the results of a run, rollback or mark over many databases in a sentence."""
+    words = WORDS[work]
+    counts = [len(getattr(result, words.field)) for result in results]
     failed = sum(result.error is not None for result in results)
-    migrated = sum(bool(result.applied) for result in results)
-    idle = len(results) - sum(bool(result.applied) or result.error is not None for result in results)
+    changed = sum(map(bool, counts))
+    idle = sum(not count and result.error is None for count, result in zip(counts, results, strict=True))
     total = format_count(len(results), "database")
     if idle == len(results):
-        return f"Up to date: nothing to apply in {total}."
+        return f"{'Up to date: nothing' if work == 'run' else 'Nothing'} to {words.verb} in {total}."
     clauses = {
         f"failed in {failed:,}": failed,
-        f"applied {applied} in {migrated:,}": migrated,
-        f"nothing to apply in {idle:,}": idle,
+        f"{words.done} {format_count(sum(counts))} in {changed:,}": changed,
+        f"nothing to {words.verb} in {idle:,}": idle,
     }
     first, *others = (clause for clause, number in clauses.items() if number)
     return f"{', '.join([f'{first.capitalize()} of {total}', *others])}; it took {took}"

@@ -31,7 +31,7 @@ from quaestor.cli.signals import Loop
 from quaestor.errors import InvalidDatabaseError
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
-from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, Work
 
 T = TypeVar("T")
 
@@ -259,9 +259,9 @@ class Target:
         other_db = clients[False].get_database if False in clients else None
         return Server(clients[True].get_database, other_db, clients[True].list_database_names, loop)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
-        """The databases that match the pattern, sorted (list of str)."""
+        """The databases that match the pattern, sorted. Read once, so what is confirmed is what is done."""
         self.settings.check()
         return self.settings.match_names(self._call(self.server.list_names))
 
@@ -293,10 +293,15 @@ class Target:
         result: T = function() if loop is None else loop.call(function)
         return result
 
-    def ask_each(self, question: Callable[[SyncRunner], T]) -> dict[str, T | Exception]:
-        """Ask a runner for each database that matches the pattern; return the answer or the error of each, sorted."""
+    def ask_each(
+        self, question: Callable[[SyncRunner], T], names: Sequence[str] | None = None
+    ) -> dict[str, T | Exception]:
+        """Ask a runner for each of these databases, by default all that match the pattern.
+
+        Returns the answer or the error of each, sorted.
+        """
         self.registry.sort()  # otherwise each database would report the same error
-        names = self.names
+        names = self.names if names is None else names
         if self.server.loop is not None:
             return dict(zip(names, self.server.loop.call(lambda: self._ask_in_loop(question, names)), strict=True))
 
@@ -318,29 +323,33 @@ class Target:
 
         return await asyncio.gather(*map(ask, names), return_exceptions=True)
 
-    def find_protection(self) -> str | None:
-        """Find the label of the database, or of one that matches the pattern, if it is protected.
+    def find_protection(self) -> tuple[str, str] | None:
+        """Find the database, or the first that matches the pattern, that is protected, and its label.
 
         Raises what it can't read, because it may be protected.
         """
         if not self.is_many:
-            return self.ask(lambda runner: runner.read_protection())
-        for label in self.ask_each(lambda runner: runner.read_protection()).values():
-            if isinstance(label, Exception):
-                raise label
-            if label is not None:
-                return label
+            label = self.ask(lambda runner: runner.read_protection())
+            return None if label is None else (self.db, label)
+        for name, answer in self.ask_each(lambda runner: runner.read_protection()).items():
+            if isinstance(answer, Exception):
+                raise answer
+            if answer is not None:
+                return name, answer
         return None
 
-    def run_many(self, names: Sequence[str], on_event: Hook, **options: Any) -> list[DatabaseResult]:
-        """Run the migrations of these databases."""
+    def work_on_each(self, work: Work, on_event: Hook, **options: Any) -> list[DatabaseResult]:
+        """Call the registry's `run_many`, `rollback_many` or `mark_many` for all databases that match the pattern."""
         server, prefix = self.server, self.settings.value("prefix")
-        databases = [server.db(name) for name in names]
+        databases = [server.db(name) for name in self.names]
         options |= {"on_event": on_event, **self.options}
+        results: list[DatabaseResult]
         if server.loop is None:
-            return self.registry.run_many_sync(databases, prefix, async_db=server.other_db, **options)
-        run = partial(self.registry.run_many, databases, prefix, sync_db=server.other_db, **options)
-        results: list[DatabaseResult] = server.loop.call(run)
+            work_sync = getattr(self.registry, f"{work}_many_sync")
+            results = work_sync(databases, prefix, async_db=server.other_db, **options)
+        else:
+            work_async = getattr(self.registry, f"{work}_many")
+            results = server.loop.call(partial(work_async, databases, prefix, sync_db=server.other_db, **options))
         return results
 
     def _make_runner(self, name: str, on_event: Hook, registry: MigrationRegistry | None = None) -> Any:
