@@ -43,8 +43,8 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),  # elsewhere they are code
     # Of Python and of frameworks, whose indexes would need the network:
     ("py:class", r"(celery|collections\.abc|contextlib|datetime|flask|opentelemetry|os|pymongo|starlette)\..*"),
-    ("py:class", r"(quaestor\.([\w.]+\.)?)?(AfterCrash|App|D|D_co|F|G|State)"),  # type variables and literals
-    ("py:class", "datetime"),  # in a dict of a dataclass
+    ("py:class", r"(quaestor\.([\w.]+\.)?)?(AfterCrash|App|D|D_co|F|G|Phase|State)"),  # type variables and literals
+    ("py:class", "datetime|timedelta"),  # in a dict of a dataclass, or of the standard library
     ("py:exc", "ImproperlyConfigured"),  # Django's
 ]
 myst_enable_extensions = ["colon_fence"]

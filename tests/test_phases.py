@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quaestor._core import plan
 from quaestor._core.catalog import Catalog
 from quaestor._core.definition import MigrationDefinition
-from quaestor._core.phases import NOTHING, Selection, Waiting
+from quaestor._core.phases import NOTHING_WAITS, Selection, Waiting
 from quaestor._core.plan import Adoption, Change, Records
 from quaestor._core.store import RecordEntry
 from quaestor.errors import InvalidMigrationError, InvalidOptionError, MigrationDelayedError, UnknownMigrationError
@@ -246,9 +246,9 @@ def test_deploy_takes_what_it_needs() -> None:
         migration("last", ["next"], phase="post_deploy"),
     )
     assert planned(known, {}, phase="deploy") == (["clean", "next"], Waiting(post_deploy=("last",)))
-    assert planned(known, {}, phase="post_deploy") == planned(known, {}) == (["clean", "next", "last"], NOTHING)
+    assert planned(known, {}, phase="post_deploy") == planned(known, {}) == (["clean", "next", "last"], NOTHING_WAITS)
     assert planned(known, {"clean": 0, "next": 0}, phase="deploy") == ([], Waiting(post_deploy=("last",)))
-    assert planned(known, {}, phase="deploy", targets=["next"]) == (["clean", "next"], NOTHING)
+    assert planned(known, {}, phase="deploy", targets=["next"]) == (["clean", "next"], NOTHING_WAITS)
 
 
 def test_nothing_comes_along_for_a_delayed_migration() -> None:
@@ -262,7 +262,7 @@ def test_nothing_comes_along_for_a_delayed_migration() -> None:
     waiting = Waiting({"drop": day(8)}, ("next",), ("clean",))
     assert planned(known, {"a": 1}, 2, phase="deploy") == ([], waiting)
     assert planned(known, {"a": 1}, 2) == (["clean"], Waiting({"drop": day(8)}, ("next",)))
-    assert planned(known, {"a": 1}, 9, phase="deploy") == (["clean", "drop", "next"], NOTHING)
+    assert planned(known, {"a": 1}, 9, phase="deploy") == (["clean", "drop", "next"], NOTHING_WAITS)
 
 
 def test_delay() -> None:
@@ -276,11 +276,11 @@ def test_delay() -> None:
     )
     until = Waiting({"drop": day(9)}, ("after",))
     assert planned(known, {"a": 1, "b": 2}, 8) == (["other"], until)
-    assert planned(known, {"a": 1, "b": 2}, 9) == (["drop", "after", "other"], NOTHING)
-    assert planned(known, {"a": 1, "b": 2}) == (["drop", "after", "other"], NOTHING)
+    assert planned(known, {"a": 1, "b": 2}, 9) == (["drop", "after", "other"], NOTHING_WAITS)
+    assert planned(known, {"a": 1, "b": 2}) == (["drop", "after", "other"], NOTHING_WAITS)
     # What is applied in this run wasn't applied for long; what has no date was.
     assert planned(known, {"a": 1}, 99) == (["b", "other"], Waiting({"drop": None}, ("after",)))
-    assert planned(known, {"a": None, "b": None}, 0) == (["drop", "after", "other"], NOTHING)
+    assert planned(known, {"a": None, "b": None}, 0) == (["drop", "after", "other"], NOTHING_WAITS)
     assert planned(known, {"a": None, "b": 2}, 8) == (["other"], until)
 
 
@@ -294,7 +294,7 @@ def test_delayed_targets() -> None:
         with pytest.raises(MigrationDelayedError, match="its dependencies are pending"):
             planned(known, {"x": 0}, 7, targets=[target])
         assert planned(known, {"a": 1}, 8, targets=[target])[0] == ["drop", "after"][: 1 + (target == "after")]
-    assert planned(known, {"x": 0}, 7, targets=["a"]) == (["a"], NOTHING)
+    assert planned(known, {"x": 0}, 7, targets=["a"]) == (["a"], NOTHING_WAITS)
 
 
 def test_steps() -> None:
@@ -319,7 +319,7 @@ def test_a_replacement_is_recorded_by_the_run_that_completes_it() -> None:
         todo = plan_of(known, {"a": 0, "early": 9}, 9, Selection(**options))
         assert [change.name for change in todo] == ["b", "ab"]
         assert isinstance(list(todo)[-1], Adoption)
-    assert planned(known, {"a": 0, "early": 9}, 9) == (["b", "ab", "needs"], NOTHING)
+    assert planned(known, {"a": 0, "early": 9}, 9) == (["b", "ab", "needs"], NOTHING_WAITS)
     # But where none of them is applied, it is a migration like any other.
     assert planned(known, {"early": 9}, 9) == ([], Waiting({"ab": day(10)}, ("needs",)))
     assert planned(known, {"early": 9}, 9, phase="deploy") == ([], Waiting(post_deploy=("ab", "needs")))

@@ -17,7 +17,11 @@ from tools.replica_set import ReplicaSet, replica_set
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="play the chaos in its long form (tests/faults/chaos.py)")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="play the chaos in its long form (tests/faults/chaos.py), and kill at every step with every driver",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(r"ignore:unclosed (<socket|transport):ResourceWarning"))
             if item.get_closest_marker("timeout") is None:  # otherwise it would override that of a module
                 item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether everything is tried, with every driver."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session")

@@ -27,12 +27,13 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self, TypeAlias
 
-import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
@@ -78,7 +79,8 @@ class Orders:
         driver: One of "pymongo", "pymongo-async", "motor".
         uri, database: Where.
         works: The migrations.
-        calls: The methods of the runner that it calls, one after the other, each with its arguments.
+        calls: The methods of the runner that it calls, one after the other, each with its arguments; last, if there are
+            any, a dictionary of those with names.
         lease_ttl: As for `run`.
         traced: It says every step.
         stopped_at: The step before which, or after which, it stops when it comes there first.
@@ -168,7 +170,7 @@ class Instance:
             except queue.Empty:
                 self.process.send_signal(signal.SIGABRT)
                 self.process.wait()
-                pytest.fail(f"It hasn't said {kinds}: {self.lines}")
+                raise AssertionError(f"It hasn't said {kinds}: {self.lines}") from None
             self.lines.append(line)
             if line["is"] in kinds:
                 return line
@@ -355,7 +357,13 @@ def _is_renewal(command: Mapping[str, Any]) -> bool:
 def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
     registry = MigrationRegistry()
     for work in works:
-        options: dict[str, Any] = {"transaction": work.transaction, "after_crash": "stop" if work.stops else "rerun"}
+        options: dict[str, Any] = {
+            "transaction": work.transaction,
+            "after_crash": "stop" if work.stops else "rerun",
+            "replaces": work.replaces,
+            "phase": work.phase,
+            "delay": None if work.delay is None else timedelta(seconds=work.delay),
+        }
         registry.register(work.name, work.depends_on, **options)(_function(work, driver))
         registry.register_rollback(work.name)(_function(work, driver, "undo_"))
         if work.checked:
@@ -453,6 +461,10 @@ def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], li
     options: dict[str, Any] = {"event_listeners": [_Steps(orders)], "heartbeatFrequencyMS": 500}
 
     more = {"run": {"concurrency": orders.concurrency, "retry": orders.retry}}
+    calls: list[Callable[[Any], Any]] = []
+    for method, *given in orders.calls:
+        named = given.pop() if given and isinstance(given[-1], dict) else {}
+        calls.append(methodcaller(method, *given, **more.get(method, {}), **named))
     crossed = any(work.crossed for work in orders.works)
 
     def call() -> list[str]:
@@ -460,7 +472,7 @@ def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], li
             # The runner closes that client.
             other = AsyncMongoClient[Any](orders.uri)[orders.database] if crossed else None
             runner = SyncRunner(registry, client[orders.database], "app", async_db=other, **settings)
-            return [getattr(runner, method)(*rest, **more.get(method, {})) for method, *rest in orders.calls][-1]
+            return [call_one(runner) for call_one in calls][-1]
 
     async def call_async(driver: Callable[..., Any]) -> list[str]:
         client = driver(orders.uri, **options)
@@ -468,7 +480,7 @@ def caller(orders: Orders, on_event: Callable[[Event], None]) -> Callable[[], li
         try:
             sync_db = None if other is None else other[orders.database]
             runner = AsyncRunner(registry, client[orders.database], "app", sync_db=sync_db, **settings)
-            return [await getattr(runner, method)(*rest, **more.get(method, {})) for method, *rest in orders.calls][-1]
+            return [await call_one(runner) for call_one in calls][-1]
         finally:
             if other is not None:
                 other.close()

@@ -39,6 +39,8 @@ class Work:
         fails: It raises a ValueError instead of changing its document once more.
         stops: It is registered with after_crash="stop".
         checked: It has a precondition and a verification, which read its document.
+        replaces, phase: As for `register`.
+        delay: Likewise, in seconds.
     """
 
     name: str
@@ -51,6 +53,9 @@ class Work:
     fails: bool = False
     stops: bool = False
     checked: bool = False
+    replaces: Sequence[str] = ()
+    phase: Literal["deploy", "post_deploy"] = "deploy"
+    delay: float | None = None
 
 
 PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")

@@ -77,7 +77,7 @@ class Waiting:
         return bool(self.delayed or self.dependents or self.post_deploy)
 
 
-NOTHING = Waiting()
+NOTHING_WAITS = Waiting()
 
 
 def find_asked_for(catalog: Catalog, view: View, selection: Selection) -> Collection[str] | None:
@@ -104,7 +104,7 @@ def select(
     if delayed and selection.targets is not None:
         raise MigrationDelayedError(dict(sorted(delayed.items())))
     if len(wanted) == len(pending) and not delayed:  # nearly always
-        return pending, NOTHING
+        return pending, NOTHING_WAITS
     needed_by = reverse({name: [needed for needed in graph[name] if needed in pending] for name in pending})
     stopped = find_reachable(needed_by, delayed)
     ready = wanted - stopped
@@ -112,7 +112,7 @@ def select(
         ready = find_reachable(graph, ready.intersection(asked_for), stop=view.applied)
     chosen = complete(catalog, view, ready)
     if selection.targets is not None:
-        return chosen, NOTHING
+        return chosen, NOTHING_WAITS
     left = pending - chosen
     ordered = order(make_sorter({name: [needed for needed in graph[name] if needed in left] for name in left}))
     late = left - stopped | left.difference(wanted)
@@ -142,16 +142,17 @@ def _find_delayed(
 ) -> dict[str, datetime | None]:
     """Find which of these pending migrations are delayed, and until when; None: a dependency is pending."""
     found: dict[str, datetime | None] = {}
-    for name in names:
-        definition = catalog.definitions[name]
-        if definition.delay is None or view.standings.get(name) in {Standing.COMPLETED, Standing.PARTLY}:
+    definitions = catalog.definitions
+    delays = {name: delay for name in names if (delay := definitions[name].delay) is not None}
+    for name, delay in delays.items():
+        if view.standings.get(name) in {Standing.COMPLETED, Standing.PARTLY}:
             continue  # without a function to call, there is nothing to wait for
         # Not those of the graph: what is applied and gone isn't there. Without a date, it was long ago.
-        dependencies = [view.stand_ins.get(needed, needed) for needed in definition.depends_on]
+        dependencies = [view.stand_ins.get(needed, needed) for needed in definitions[name].depends_on]
         dates = [date for needed in dependencies if (date := find_date(needed)) is not None]
         if any(needed not in view.applied for needed in view.graph[name]):
             found[name] = None
-        elif dates and (until := max(dates) + definition.delay) > now:
+        elif dates and (until := max(dates) + delay) > now:
             found[name] = until
     return found
 

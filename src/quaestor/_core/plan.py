@@ -16,7 +16,16 @@ from quaestor._core.catalog import Catalog, Definitions, Parts, Standing, View
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
 from quaestor._core.graph import find_reachable, make_sorter, order, reverse
 from quaestor._core.guards import Guard, make_guards
-from quaestor._core.phases import EVERYTHING, NOTHING, Selection, Waiting, complete, find_asked_for, find_causes, select
+from quaestor._core.phases import (
+    EVERYTHING,
+    NOTHING_WAITS,
+    Selection,
+    Waiting,
+    complete,
+    find_asked_for,
+    find_causes,
+    select,
+)
 from quaestor._core.store import RecordEntry
 from quaestor._core.undo import Undo, find_undone
 from quaestor.errors import (
@@ -31,6 +40,7 @@ from quaestor.errors import (
 )
 from quaestor.status import MigrationRecord, PlannedMigration
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _ID_LENGTH = 16  # hexadecimal digits: short enough to paste, and too many for two plans to share
 
 
@@ -167,7 +177,7 @@ class Plan:
     """The changes, in order, and what a run leaves for later."""
 
     changes: Sequence[RecordChange]
-    waiting: Waiting = NOTHING
+    waiting: Waiting = NOTHING_WAITS
     asked_for: Collection[str] | None = None  # None: all of them; the others are needed by these, or need them
 
     def __iter__(self) -> Iterator[RecordChange]:
@@ -191,7 +201,7 @@ def plan_run(
     selection: Selection = EVERYTHING,
     *,
     now: datetime | None = None,
-    marks: Marks = MappingProxyType({}),
+    marks: Marks = _NOTHING,
 ) -> Plan:
     """Plan to apply the pending migrations that a run selects. Uses up the sorter. Without `now`, delays don't count.
 
@@ -264,29 +274,28 @@ def _adopt(name: str, view: View, records: Records, marks: Marks) -> Adoption:
 
 
 def _make_step(definition: MigrationDefinition, view: View, marks: Marks) -> RecordChange:
-    name = definition.name
-    own = find_marks([name], marks)
-    match view.standings.get(name):
-        case Standing.COMPLETED:  # by the steps before this one
-            return Adoption(name, applies=True, stops=definition.stops, marks=own, replaced=view.replaces[name])
-        case Standing.PARTLY:
+    # Most migrations have no standing, marks or guards, and a plan may have 200,000.
+    name, replaced = definition.name, tuple[str, ...]()
+    if (standing := view.standings.get(name)) is not None:
+        replaced, own = view.replaces[name], find_marks([name], marks)
+        if standing is Standing.COMPLETED:  # by the steps before this one
+            return Adoption(name, applies=True, stops=definition.stops, marks=own, replaced=replaced)
+        if standing is Standing.PARTLY:
             return Undecided(name, applies=True, stops=definition.stops, marks=own, parts=view.parts[name])
-    # Also the marks of what it replaces: an older release may have left that half done.
-    replaced = view.replaces.get(name, ())
     return Change(
         name,
         applies=True,
-        replaces=dict.fromkeys(replaced, ()) if replaced else {},
+        replaces=dict.fromkeys(replaced, ()) if replaced else _NOTHING,
         function=definition.execute,
         is_async=definition.is_async,
         transaction=definition.transaction,
         wants_context=definition.wants_context,
         can_backfill=definition.can_backfill,
-        # Most have none, and a plan may have 200,000 migrations.
         preconditions=make_guards("precondition", definition) if definition.preconditions else (),
         verifications=make_guards("verification", definition) if definition.verifications else (),
         stops=definition.stops,
-        marks={**own, **find_marks(replaced, marks)} if marks else {},
+        # Also those of what it replaces: an older release may have left that half done.
+        marks=find_marks((name, *replaced), marks) if marks else _NOTHING,
     )
 
 
