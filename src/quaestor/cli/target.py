@@ -6,7 +6,6 @@ The address `mongomock://` means an empty database in memory.
 """
 
 import asyncio
-import inspect
 import os
 import sys
 import threading
@@ -15,88 +14,32 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout, suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import typer
 from pymongo import AsyncMongoClient, MongoClient
-from typer.core import TyperCommand, TyperGroup
 
 from quaestor import AsyncRunner, DatabaseResult, MigrationDefinition, SyncRunner
-from quaestor.cli.endings import FAILED, report_errors
 from quaestor.cli.loader import describe_kind, load_client, load_hook, load_registry
 from quaestor.cli.logs import JsonStderr
 from quaestor.cli.redaction import redact
-from quaestor.cli.settings import LOG_FORMATS, MOCK, VARIABLES, CommandError, Settings, find
+from quaestor.cli.settings import MOCK, CommandError, Settings, find
 from quaestor.cli.signals import Loop
 from quaestor.errors import InvalidDatabaseError
 from quaestor.events import Event, Hook
 from quaestor.registry import MigrationRegistry
-from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, Work
+from quaestor.status import Work
 
 T = TypeVar("T")
 
 _READS_AT_ONCE = 8
 _TIMEOUT_OPTION = "serverSelectionTimeoutMS"
 _TIMEOUT = 10_000  # milliseconds until a server is found: a person is waiting
+LEASE = ("lease_ttl", "lease_timeout", "patience")  # the options of a command that acquires it
 _CLOSE_TIMEOUT = 1.0  # seconds to end a client's sessions on the server, which isn't needed
 
 
 def _ignore(_event: Event) -> None:
     """The hook of a command that shows the outcome itself."""
-
-
-_PLACE, _WAITING, _OUTPUT = "Project and database", "Waiting", "Output and errors"  # panels of the help
-
-
-def _option(
-    name: str, kind: Any, panel: str, text: str, *names: str, default: object = None, metavar: str | None = None
-) -> inspect.Parameter:
-    option = typer.Option(*names, help=text, metavar=metavar, show_default=False, rich_help_panel=panel)
-    annotation: Any = Annotated[kind, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _setting(name: str, metavar: str, text: str, panel: str = _PLACE) -> inspect.Parameter:
-    """Make an option for a setting that the environment can give, too."""
-    text = f"{text} Environment: {', '.join(VARIABLES[name])}."
-    return _option(name, str | None, panel, text, metavar=metavar)
-
-
-def _seconds(name: str, text: str, default: float | None = None) -> inspect.Parameter:
-    return _option(name, float | None, _WAITING, text, default=default, metavar="SECONDS")
-
-
-def _make_options(*, takes_pattern: bool) -> list[inspect.Parameter]:
-    """Make the options that commands share. With a pattern, some say something else."""
-    pattern = ", or a pattern such as 'tenant_*'" if takes_pattern else ""
-    patience = f"{DEFAULT_PATIENCE:.0f}" + (
-        f"; with a pattern, {DEFAULT_PATIENCE_OF_MANY:.0f}" if takes_pattern else ""
-    )
-    formats = f"{' or '.join(LOG_FORMATS)}: with json, every line on stderr is an object, and events are there, too."
-    everything = "Show the whole traceback of an error, not only your own code. It may show documents."
-    return [
-        _setting("registry", "MODULE:NAME", "Your registry, such as shop.migrations:registry, or FILE:NAME."),
-        _setting("uri", "URI", "The MongoDB URI, or mongomock:// for an empty database in memory."),
-        _setting("client", "MODULE:NAME", "Your application's own client, or a function for it, in place of a URI."),
-        _setting("db", "NAME", f"The database{pattern}. Defaults to the one in the URI."),
-        _setting("prefix", "NAME", "The prefix of quaestor's collections, as in app_migrations. Defaults to app."),
-        _setting("release", "NAME", "The release of your application, for the records and the history."),
-        _seconds("lease_ttl", "How long the lease of a killed run blocks other instances. Defaults to 30.", 30),
-        _seconds("lease_timeout", "How long to wait while another instance holds the lease. Defaults to no limit."),
-        _seconds(
-            "patience",
-            "How long to wait for an unreachable server or a missing majority, once the command has started. Defaults "
-            f"to {patience}.",
-        ),
-        _option("as_json", bool, _OUTPUT, "Write the answer to stdout as JSON.", "--json", default=False),
-        _setting("log_format", "FORMAT", formats, _OUTPUT),
-        _setting("on_event", "MODULE:NAME", "A function of yours to call with every event.", _OUTPUT),
-        _option("traceback", bool, _OUTPUT, everything, "--traceback", default=False),
-    ]
-
-
-_JSON, _LEASE = ("as_json",), ("lease_ttl", "lease_timeout", "patience")  # not of every command
-_WRITES = (*_LEASE, "release", "on_event")
 
 
 class Server(NamedTuple):
@@ -151,7 +94,7 @@ class Target:
     def __init__(self, command: str = "", *, as_json: bool = False, **options: Any) -> None:
         self.as_json = as_json
         framework = options.pop("framework", {})
-        lease = {name: value for name in _LEASE if (value := options.pop(name, None)) is not None}
+        lease = {name: value for name in LEASE if (value := options.pop(name, None)) is not None}
         self.settings: Settings = find(options, os.environ, Path.cwd(), framework)
         release = self.settings.values.get("release")
         self.options: dict[str, Any] = lease | {"release": None if release is None else release.value}
@@ -359,66 +302,3 @@ class Target:
         if server.loop is None:
             return SyncRunner(*arguments, async_db=other_db, on_event=on_event, **self.options)
         return AsyncRunner(*arguments, sync_db=other_db, on_event=on_event, **self.options)
-
-
-class _Help:
-    """Makes help show the metavar of a value, where Typer would show a type, such as `<list[str]>`."""
-
-    def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, each with its metavar alone."""
-        parent: Any = super()
-        parameters = parent.get_params(ctx)
-        for parameter in parameters:
-            shown = parameter.metavar or "" if parameter.param_type_name == "option" else ""
-            vars(parameter)["display_type_rich"] = lambda ctx, shown=shown: shown  # noqa: ARG005 - Typer passes it
-        return parameters
-
-
-class Command(_Help, TyperCommand):
-    """A command of the command line."""
-
-
-class Commands(_Help, TyperGroup):
-    """The command line."""
-
-
-def command(
-    app: typer.Typer,
-    name: str,
-    *examples: str,
-    has_json: bool = True,
-    has_lease: bool = False,
-    takes_pattern: bool = False,
-    failed: int = FAILED,
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function that takes a `Target` as a command that takes the options of the target instead.
-
-    Typer reads the options of a command from its signature, so this adds them there. `failed` is its exit code for
-    errors that have no other.
-    """
-    others = (() if has_json else _JSON) + (() if has_lease else _WRITES)
-    shared = [option for option in _make_options(takes_pattern=takes_pattern) if option.name not in others]
-
-    def decorator(function: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            parameter.replace(kind=parameter.KEYWORD_ONLY)
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name != "target"
-        ]
-
-        def run(*, ctx: typer.Context, traceback: bool, **arguments: Any) -> None:
-            report = partial(report_errors, failed=failed, trace=traceback)
-            with report(partial(redact, uri=arguments["uri"] or "")):
-                options = {one.name: arguments.pop(one.name) for one in shared if one.name != "traceback"}
-                target = Target(name, framework=(name != "new" and ctx.obj) or {}, **options)
-            with report(target.clean, source=target.settings.source), target.stack:
-                function(target, **arguments)
-
-        parameters = [*own, *shared, inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__doc__ = function.__doc__
-        app.command(name, cls=Command, epilog="\n\n".join(["Examples:", *examples]))(run)
-        return function
-
-    return decorator

@@ -1,0 +1,92 @@
+"""The command import."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from quaestor import ImportResult
+from quaestor._text import format_count
+from quaestor.cli.answers import out, show
+from quaestor.cli.command import command
+from quaestor.cli.endings import FAILED, print_error
+from quaestor.cli.options import DryRun, argument
+from quaestor.cli.target import Target
+from quaestor.cli.work import follow
+from quaestor.status import Tool
+
+app = typer.Typer()
+
+
+@command(
+    app,
+    "import",
+    "quaestor import mongrator --dry-run",
+    "quaestor import migrate-mongo --map names.json",
+    "quaestor import beanie --timezone Europe/Berlin",
+    has_lease=True,
+)
+def _import(
+    target: Target,
+    *,
+    tool: Annotated[str, argument(f"The tool: {', '.join(get_args(Tool))}.", "TOOL")],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help='A JSON file with its names, each with the name here: {"theirs": "ours"}. Defaults to the same names.',
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The tool's collection. Defaults to the tool's default.", show_default=False),
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE",
+            help="The time zone of its dates, such as Europe/Berlin, if it stores local time (beanie, "
+            "mongodb-migrations). Defaults to UTC.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    allow_unplaced: Annotated[
+        bool,
+        typer.Option("--allow-unplaced", help="Import the rest if some migrations can't be placed."),
+    ] = False,
+) -> None:
+    """Record as applied what another migration tool has applied, with its dates. Nothing is run.
+
+    Stop the other tool first. If something can't be placed, nothing is imported, and the exit code is 1.
+    """
+    from quaestor.cli import import_reports  # here: only this command needs it
+
+    options: Any = {"collection": collection, "timezone": timezone}
+    options["names"] = None if names is None else import_reports.read_names(names)
+    kind: Any = tool  # the runner checks it
+
+    def is_incomplete(result: ImportResult) -> bool:
+        return bool(result.unplaced) and not allow_unplaced
+
+    result = target.ask(lambda runner: runner.plan_import(kind, **options))
+    is_done = not (dry_run or is_incomplete(result))
+    if is_done and target.as_json:
+        result = target.ask(lambda runner: runner.import_history(kind, **options))
+    elif is_done:
+        with follow(target) as (_, hook):
+            result = target.ask(lambda runner: runner.import_history(kind, **options), hook)
+    is_refused = not (dry_run or is_done)
+    shown = replace(result, imported=()) if is_refused and target.as_json else result
+    show(shown, import_reports.report_import(result, out.width, is_done=is_done), target)
+    if is_incomplete(result):
+        undone = " Nothing was imported." if is_refused else ""
+        print_error(
+            f"{format_count(len(result.unplaced))} of {tool} can't be placed. Register or retire these names, or map "
+            f"them (--map), or import the rest (--allow-unplaced).{undone}"
+        )
+        raise typer.Exit(FAILED)

@@ -1,0 +1,296 @@
+"""The commands that undo, mark, or override what protects a database. They ask first."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from quaestor import Lease, SyncRunner
+from quaestor._text import format_count
+from quaestor.cli import reports
+from quaestor.cli.answers import REFUSED, out, print_report, read_status, show_each, show_plans
+from quaestor.cli.command import command
+from quaestor.cli.confirmation import ask_to_confirm, check_can_ask, check_confirmation
+from quaestor.cli.options import Confirmed, Databases, DryRun, Yes, argument, complete_names
+from quaestor.cli.redaction import escape
+from quaestor.cli.settings import CommandError
+from quaestor.cli.target import Target
+from quaestor.cli.work import work_on_each, work_on_one
+from quaestor.status import Status
+
+app = typer.Typer()
+
+_RECORDED = {"applied", "unknown", "retired"}
+_NOT_APPLIED = "Nothing to roll back: not applied."
+
+Marked = StrEnum("Marked", ["APPLIED", "PENDING", "ACCEPTED"])
+
+
+@command(
+    app,
+    "rollback",
+    "quaestor rollback split_names --dry-run",
+    "quaestor rollback --last 1",
+    "quaestor rollback --to split_names --yes",
+    "quaestor rollback split_names --confirm shop",
+    "quaestor rollback split_names --db 'tenant_*'",
+    has_lease=True,
+    takes_pattern=True,
+)
+def _rollback(
+    target: Target,
+    *,
+    targets: Annotated[
+        list[str] | None, argument("The migrations to roll back. Applied migrations that depend on them go first.")
+    ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            "--last",
+            metavar="NUMBER",
+            help="Roll back the last so many, by the dates in their records.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="NAME",
+            autocompletion=complete_names,
+            help="Roll back everything that was applied after this migration, which stays, with what it needs.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Yes = False,
+    confirm: Confirmed = None,
+    dry_run: DryRun = False,
+    concurrency: Databases = None,
+) -> None:
+    """Roll back migrations, and before them the applied ones that depend on them.
+
+    It shows the plan and asks. If one of them has no rollback, nothing runs; with a pattern, nothing in that database.
+    """
+    if sum([bool(targets), last is not None, to is not None]) != 1:
+        raise CommandError("Pass what to roll back: the names of migrations, --last or --to.")
+    options: dict[str, Any] = {"targets": targets or None, "last": last, "to": to}
+    yes = yes or confirm is not None
+    at_once = _check_concurrency(target, concurrency)
+    check_confirmation(target, confirm, is_needed=not dry_run)
+    if not (yes or dry_run):
+        check_can_ask(target)
+    if dry_run or not yes:
+        plans = show_plans(
+            target,
+            lambda runner: runner.plan_rollback(**options),
+            _NOT_APPLIED,
+            names=(*(targets or ()), *([] if to is None else [to])),
+            what="to roll back",
+            hint="" if dry_run else REFUSED,
+        )
+        counts = [len(planned) for planned in plans.values() if planned]
+        if dry_run or not counts:
+            return
+        ask_to_confirm(target, f"Roll back {sum(counts)}", len(counts))
+    if target.is_many:
+        work_on_each(target, "rollback", **options, **at_once)
+    else:
+        work_on_one(target, lambda runner: runner.rollback(**options))
+
+
+@command(
+    app,
+    "mark",
+    "quaestor mark applied --all",
+    "quaestor mark applied split_names --with-dependencies",
+    "quaestor mark pending split_names",
+    "quaestor mark applied --all --db 'tenant_*'",
+    has_lease=True,
+    takes_pattern=True,
+)
+def _mark(
+    target: Target,
+    *,
+    state: Annotated[
+        Marked,
+        argument(
+            "`applied`, to adopt a database that is migrated already; `pending`, to run again; or `accepted`, if a "
+            "change of the function since it was applied is all right.",
+            "STATE",
+        ),
+    ],
+    names: Annotated[list[str] | None, argument("The migrations to mark.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Mark all registered migrations.")] = False,
+    with_dependencies: Annotated[
+        bool, typer.Option("--with-dependencies", help="With `applied`: mark what they depend on as well.")
+    ] = False,
+    yes: Yes = False,
+    confirm: Confirmed = None,
+    concurrency: Databases = None,
+) -> None:
+    """Mark migrations as applied or pending, or accept their changes, without running anything.
+
+    Before it deletes records of all migrations, or in many databases, it asks.
+    """
+    yes = yes or confirm is not None
+    if every == bool(names):
+        raise CommandError("Pass --all or names, not both." if every else "Pass the names of migrations, or --all.")
+    if with_dependencies and state is not Marked.APPLIED:
+        raise CommandError(f"--with-dependencies is for `mark applied`, not for `mark {state}`.")
+    at_once = _check_concurrency(target, concurrency)
+    check_confirmation(target, confirm, is_needed=state is Marked.PENDING)
+    marked = names or list(target.registry.migrations)
+    if (every or target.is_many) and state is Marked.PENDING and not yes:
+        check_can_ask(target)
+        counts = [len(recorded) for recorded in _show_recorded(target, marked) if recorded]
+        if counts:
+            ask_to_confirm(target, f"Mark {sum(counts)} as pending", len(counts))
+    if target.is_many:
+        options = {"names": marked, "state": state.value, "with_dependencies": with_dependencies}
+        work_on_each(target, "mark", **options, **at_once)
+        return
+
+    def mark(runner: SyncRunner) -> list[str]:
+        match state:
+            case Marked.APPLIED:
+                return runner.mark_applied(marked, with_dependencies=with_dependencies)
+            case Marked.PENDING:
+                return runner.mark_pending(marked)
+            case Marked.ACCEPTED:
+                return runner.mark_accepted(marked)
+
+    work_on_one(target, mark)
+
+
+@command(app, "restart-backfill", "quaestor restart-backfill order_cents --yes", has_lease=True)
+def _restart_backfill(
+    target: Target,
+    *,
+    name: Annotated[str, argument("The migration.")],
+    backfill: Annotated[
+        str | None, typer.Option("--backfill", metavar="NAME", help="The backfill, if the migration has several.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Remove the checkpoint of a migration's backfill, so the next run starts it over.
+
+    It processes all documents again, from the first.
+    """
+    if not yes:
+        check_can_ask(target)
+        ask_to_confirm(target, f"Process the documents of {name} again, from the first, in its next run")
+    restarted = work_on_one(target, lambda runner: runner.restart_backfill(name, backfill=backfill))
+    if not restarted and not target.as_json:
+        print_report([f"Nothing to restart: no backfill of {escape(name)} has a checkpoint."])
+
+
+@command(
+    app,
+    "unlock",
+    "quaestor unlock",
+    "quaestor unlock --yes",
+    "quaestor unlock --confirm shop",
+    "quaestor unlock --db 'tenant_*'",
+    has_json=False,
+    takes_pattern=True,
+)
+def _unlock(target: Target, *, yes: Yes = False, confirm: Confirmed = None) -> None:
+    """Release the lease of an instance that hangs.
+
+    The lease of a dead instance expires by itself. An instance that loses its lease stops at its next step.
+    """
+    check_confirmation(target, confirm)
+    names = None  # all
+    if not yes and confirm is None:
+        held = _show_leases(target)
+        if not held:
+            return
+        ask_to_confirm(target, "Its holder stops at its next step. Release it", len(held))
+        names = list(held)  # no lease that was acquired since
+    if target.is_many:
+        show_each(target, target.ask_each(lambda runner: runner.unlock(), names), reports.report_released)
+        return
+    released = target.ask(lambda runner: runner.unlock())
+    print_report(
+        ["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."]
+    )
+
+
+@command(
+    app,
+    "protect",
+    "quaestor protect --as production",
+    "quaestor protect --off --confirm shop",
+    "quaestor protect --db 'tenant_*' --as production",
+    has_json=False,
+    takes_pattern=True,
+)
+def _protect(
+    target: Target,
+    *,
+    label: Annotated[
+        str | None,
+        typer.Option("--as", metavar="LABEL", help="The label to show, such as production.", show_default=False),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="End the protection.")] = False,
+    confirm: Confirmed = None,
+) -> None:
+    """Protect a database: `rollback`, `mark pending` and `unlock` then require --confirm with its name.
+
+    It restricts commands only, not the API.
+    """
+    if off is (label is not None) or label == "":
+        raise CommandError("Pass --as LABEL, or --off.")
+    check_confirmation(target, confirm, is_needed=off)
+    said = "No longer protected" if off else f"Protected as {escape(label or '')}"
+
+    def protect(runner: SyncRunner) -> None:
+        return runner.protect(label)
+
+    if target.is_many:
+        show_each(target, target.ask_each(protect), lambda found: [f"{said}: {format_count(len(found), 'database')}."])
+    else:
+        target.ask(protect)
+        print_report([f"{said}: {escape(target.place)}."])
+
+
+def _check_concurrency(target: Target, concurrency: int | None) -> dict[str, int]:
+    """Check the option of a command that works on several databases at once. Returns it for the registry."""
+    if concurrency is None:
+        return {}
+    if not target.is_many:
+        raise CommandError("--concurrency is for many databases. Pass a pattern (--db), or leave it out.")
+    return {"concurrency": concurrency}
+
+
+def _show_recorded(target: Target, names: Collection[str]) -> Iterable[Sequence[str]]:
+    """Show the records of these migrations, in one database or many. Returns their names in each of them."""
+
+    def list_recorded(status: Status) -> list[str]:
+        return [one.name for one in status.migrations if one.state in _RECORDED and one.name in names]
+
+    if target.is_many:
+        answers = target.ask_each(read_status)
+        recorded = {name: one if isinstance(one, Exception) else list_recorded(one) for name, one in answers.items()}
+        what = "to mark as pending"
+        report = partial(reports.report_plans, width=out.width, what=what, is_counted=True)
+        return show_each(target, recorded, report, hint=REFUSED).values()
+    found = list_recorded(target.ask(read_status))
+    if found:
+        print_report([f"To mark as pending, which deletes the record of each: {', '.join(map(escape, found))}."])
+    return [found]
+
+
+def _show_leases(target: Target) -> Mapping[str, Lease]:
+    """Show who holds the lease, in one database or many. Returns the leases that are held."""
+    if target.is_many:
+        answers = target.ask_each(read_status)
+        leases = {name: one if isinstance(one, Exception) else one.lease for name, one in answers.items()}
+        found = show_each(target, leases, reports.report_leases, hint=REFUSED)
+    else:
+        lease = target.ask(read_status).lease
+        found = {target.db: lease}
+        print_report(reports.report_lease(lease))
+    return {name: lease for name, lease in found.items() if lease is not None}
