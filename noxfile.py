@@ -181,8 +181,13 @@ def browser(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Break network, server and processes on purpose, in many ways, and look at what is left."""
     install(session, ".[cli]", *groups("test"))
-    # One by one: they assert within how many seconds a lease is taken over. With `--long`, one takes half an hour.
-    session.run("pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600", *session.posargs)
+    run = ["pytest", "tests/faults", "--override-ini=faulthandler_timeout=3600"]  # with --long, one takes half an hour
+    if session.posargs:
+        session.run(*run, *session.posargs)
+        return
+    # Two at a time, each process with servers of its own: they mostly wait.
+    session.run(*run, "-m", "not alone", "--numprocesses=2", "--dist=loadfile")
+    session.run(*run, "-m", "alone")
 
 
 # Names of tools/servers.py.

@@ -85,7 +85,7 @@ def test_names_that_nobody_knows(history: History) -> None:
 @each_history
 def test_damaged_documents(history: History) -> None:
     """A record without a name or a date is listed, whatever else is there."""
-    damaged = [{"_id": 7}, *({**one, **dict.fromkeys(one.keys() - {"_id"}, 7)} for one in history.documents)]
+    damaged = [{}, {"_id": 7}, *({**one, **dict.fromkeys(one.keys() - {"_id"}, 7)} for one in history.documents)]
     result = read(history.tool, damaged, history.ours)
 
     assert result.imported == ()
@@ -115,6 +115,21 @@ def test_similar_name() -> None:
     assert result.unplaced == (
         UnplacedMigration("split_name", "no migration here has this name; did you mean split_names?"),
     )
+
+
+def test_many_names_that_nobody_knows() -> None:
+    """Only the first ones get a suggestion, because finding one is slow."""
+    documents = [{"_id": f"split_{number:02}", "direction": "up", "applied_at": FIRST} for number in range(99)]
+    result = read("mongrator", documents, ["split_names"])
+
+    assert ["did you mean" in one.reason for one in result.unplaced] == [True] * 10 + [False] * 89
+
+
+def test_no_digits() -> None:
+    """Digits are looked for at the beginning of our names, and nothing else is."""
+    documents = [{"_id": name, "migration_datetime": name, "created_at": FIRST} for name in ("", ".", "a")]
+
+    assert names(read("mongodb-migrations", documents, ["a_b"]).unplaced) == ["", ".", "a"]
 
 
 def test_two_of_theirs_for_one_of_ours() -> None:
@@ -298,6 +313,14 @@ def test_local_time() -> None:
     ]
 
     assert dates == [[12, 12], [11, 10]]
+
+
+def test_date_that_is_out_of_range() -> None:
+    """A date that isn't one in UTC can't be recorded."""
+    document = {"_id": 1, "migration_datetime": "1", "created_at": datetime(1, 1, 1, tzinfo=UTC)}
+    (unplaced,) = read("mongodb-migrations", [document], ["1"], timezone="Asia/Tokyo").unplaced
+
+    assert unplaced == UnplacedMigration("1", "its date, in UTC, is before the year 1 or after 9999")
 
 
 def test_order_is_that_of_the_dependencies() -> None:
@@ -560,6 +583,9 @@ def test_checksum_is_that_of_the_file(tmp_path: Path) -> None:
         ("mongodb-migrations", {"a": ""}, InvalidOptionError, "has no migrations of mongodb-migrations"),
         ("mongrator", {"a": ""}, InvalidMigrationError, "a.py has no function up()"),
         ("mongrator", {"a": "up = 7"}, InvalidMigrationError, "a.py has no function up()"),
+        ("mongrator", {"a": "def up(): ..."}, InvalidMigrationError, "a.py must take the database"),
+        ("mongrator", {"a": "def up(db): yield"}, InvalidMigrationError, "a.py is a generator function"),
+        ([], {"a": ""}, InvalidOptionError, "tool must be one of"),
         ("pymongo-migrate", {"a": "name = 'b'"}, InvalidMigrationError, "which must be that of the file: 'a'"),
         ("pymongo-migrate", {"a": ""}, InvalidMigrationError, "has no list of dependencies"),
         ("pymongo-migrate", {"a": "dependencies = []"}, InvalidMigrationError, "has no function upgrade()"),
@@ -571,6 +597,12 @@ def test_checksum_is_that_of_the_file(tmp_path: Path) -> None:
             },
             InvalidMigrationError,
             "has no function upgrade()",
+        ),
+        (
+            "mongodb-migrations",
+            {"1_a": MONGODB_MIGRATIONS.format(number=1) + "\n    downgrade = 7\n"},
+            InvalidMigrationError,
+            "has no function downgrade()",
         ),
         ("mongodb-migrations", {"1_a": "", "1_b": ""}, InvalidMigrationError, "begin with the same digits"),
         ("mongrator", {"a": "1 / 0"}, ZeroDivisionError, "division by zero"),

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quaestor._core import plan
@@ -15,8 +15,6 @@ from quaestor._core.undo import Undo
 from quaestor.errors import MigrationReplacedError, PartlyReplacedError
 from tests.releases import Model, Unit, make_catalog, units
 from tests.world import LONG_AGO
-
-many = settings(max_examples=200)
 
 
 def records(names: Collection[str]) -> Records:
@@ -49,7 +47,6 @@ def histories(draw: st.DrawFn) -> tuple[list[Unit], set[str]]:
     return found, draw(st.sets(st.sampled_from([*names, "retired", "of another release"])))
 
 
-@many
 @given(histories(), st.data())
 def test_run(history: tuple[list[Unit], set[str]], data: st.DataObject) -> None:
     """A run applies what isn't, once; records all that is replaced; or is refused and says what is half there. Wherever
@@ -100,7 +97,6 @@ def check_parts(found: list[Unit], recorded: Collection[str], error: PartlyRepla
     assert not any(model.units[name].is_registered for name in error.missing)
 
 
-@many
 @given(histories(), st.data())
 def test_targets(history: tuple[list[Unit], set[str]], data: st.DataObject) -> None:
     """Targets, which may be replaced, and what they need are applied, and nothing else. What counts is recorded, also
@@ -120,7 +116,6 @@ def test_targets(history: tuple[list[Unit], set[str]], data: st.DataObject) -> N
         assert whole == list(todo)
 
 
-@many
 @given(histories())
 def test_standings(history: tuple[list[Unit], set[str]]) -> None:
     """Every replacement in the graph has its standing, and each name one meaning."""
@@ -148,7 +143,6 @@ def test_standings(history: tuple[list[Unit], set[str]]) -> None:
         assert view.find([name]) == ([] if unit_meant is None else [unit_meant.name])
 
 
-@many
 @given(histories(), st.data())
 def test_rollback_then_run(history: tuple[list[Unit], set[str]], data: st.DataObject) -> None:
     """A rollback removes the records of what is replaced, too; those of a replaced migration go with its replacement.
@@ -181,7 +175,6 @@ def test_rollback_then_run(history: tuple[list[Unit], set[str]], data: st.DataOb
     assert left.union(*map(list_written, plan_run(catalog, left))) == everything
 
 
-@many
 @given(histories(), st.data())
 def test_adopted_dates(history: tuple[list[Unit], set[str]], data: st.DataObject) -> None:
     """What counts as applied is recorded with the latest date of what it replaces, first in the plan."""

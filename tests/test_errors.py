@@ -64,7 +64,7 @@ EXAMPLES = [
     (
         errors.UnknownRecordsError(["y", "z"], undo=True),
         ValueError,
-        "The last migrations include some that the code doesn't have: y, z. Only a release that has them can undo",
+        "The migrations to roll back include some that this release can't undo: y, z. Only a release that has them can",
     ),
     (
         errors.MigrationDelayedError({"a": LONG_AGO, "b": None}),
@@ -92,6 +92,11 @@ EXAMPLES = [
         errors.DependencyConflictError({"b": ["a"]}, True),
         ValueError,
         "'b' needs 'a'. They would run in the wrong",
+    ),
+    (
+        errors.DependencyConflictError({"b": ["a"]}, undo=True),
+        ValueError,
+        "Roll it back, too. Nothing was rolled back.",
     ),
     (errors.InvalidOptionError("on_event must be a plain function."), ValueError, "on_event"),
     (errors.UnfinishedMigrationError("a", "a generator"), TypeError, "'a' returned a generator"),

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from quaestor._core import engine
+from quaestor._core.definition import MigrationDefinition
 from quaestor._core.plan import Change, compute_id
 from quaestor.errors import PlanChangedError
 from tests.fake_store import Process, Server
-from tests.functions import definitions
+from tests.functions import definitions, nothing
+from tests.world import LONG_AGO
 
 
 def change(name: str, function: Callable[..., object] = print) -> Change:
@@ -52,6 +54,21 @@ def test_plan_that_is_applied(left: list[str]) -> None:
         assert process.finish() == []
     assert server.work == ["a", "b", "c"][: 3 - len(left)]
     assert server.holder is None
+
+
+def test_nothing_left_but_a_record() -> None:
+    """A replacement that is only recorded is no part of the plan: the id covers the functions."""
+    known = {
+        "a": MigrationDefinition("a", nothing),
+        "new": MigrationDefinition("new", nothing, replaces=("old",)),
+    }
+    server = Server(recorded={"old": LONG_AGO})
+    process = Process(server, known)
+    pinned = process.start(process.engine.pin(engine.run(process.scope))).finish()
+    assert Process(server, definitions({"a": []}), "of an older release").run().finish() == ["a"]
+
+    assert Process(server, known).run(plan_id=pinned.id).finish() == []
+    assert server.records == {"a", "new", "old"}
 
 
 @pytest.mark.parametrize("records", [0, 1, 2])

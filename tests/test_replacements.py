@@ -453,8 +453,14 @@ def test_start_mark_of_a_replaced_migration() -> None:
     assert Process(server, newer()).run().finish() == ["new", "last"]
 
     server = interrupted_in_old()
+    process = Process(server, newer("old_a"))
+    rollback = engine.roll_back(process.scope, Undo(["old_a"]))
+    (planned,) = process.start(process.engine.explain(rollback)).finish()
+    assert (planned.name, planned.reason) == ("old_a", "asked for")
     assert Process(server, newer("old_a")).roll_back("old_a").finish() == ["old_a"]
     assert (server.undone, server.marks) == (["old_a"], {})
+    with pytest.raises(UnknownRecordsError, match="can't undo: old_a"):  # its code is gone
+        Process(interrupted_in_old(), newer()).roll_back("old_a").finish()
 
     server = interrupted_in_old()
     perform(lambda scope: engine.mark_applied(scope, ["old_a"]), server, newer("old_b")).finish()
@@ -481,6 +487,57 @@ def test_start_mark_of_its_own() -> None:
         Process(server, known).run().finish()
     assert caught.value.names == ["new"]
     assert Process(server, known).run(retry=["new"]).finish() == ["old_b", "last"]
+    assert server.marks == {}
+
+
+def test_start_mark_of_its_own_beside_its_records() -> None:
+    """It goes when the replacement is recorded because all that it replaces is applied."""
+    server = recorded("first", "old_a", "old_b")
+    server.marks["new"] = StartMark("dead", LONG_AGO)
+    assert Process(server, newer(after_crash="stop")).run().finish() == ["last"]
+    assert server.marks == {}
+
+
+def test_start_marks_for_an_older_release() -> None:
+    """A replacement that stops a run marks what it replaces as well, so an older release stops for it, too.
+
+    Its own mark is enough to say what was interrupted, and to retry, undo or mark it.
+    """
+    known = newer(after_crash="stop")
+
+    def interrupt() -> Server:
+        server = recorded("first")
+        process = Process(server, known, "killed").run()
+        process.reach("function new")
+        process.kill()
+        server.now += TTL + 1
+        return server
+
+    server = interrupt()
+    assert [*server.marks] == ["new", "old_a", "old_b"]
+    stopping = {name: replace(one, after_crash="stop") for name, one in older().items()}
+    with pytest.raises(InterruptedMigrationError) as caught:
+        Process(server, stopping, "old").run().finish()
+    assert caught.value.names == ["old_a", "old_b"]
+    with pytest.raises(InterruptedMigrationError) as caught:
+        Process(server, known).run().finish()
+    assert caught.value.names == ["new"]
+    assert Process(server, known).run(retry=["new"]).finish() == ["new", "last"]
+    assert server.marks == {}
+
+    server = interrupt()
+    assert Process(server, known).roll_back("new").finish() == ["new"]
+    assert server.marks == {}
+
+    for mark in (engine.mark_applied, engine.mark_pending):
+        server = interrupt()
+        perform(lambda scope, mark=mark: mark(scope, ["new"]), server, known).finish()
+        assert server.marks == {}
+
+    server = interrupt()
+    assert Process(server, stopping, "old").run(retry=["old_a", "old_b"]).finish() == ["old_a", "old_b", "last"]
+    assert [*server.marks] == ["new"]
+    assert Process(server, known).run().finish() == []
     assert server.marks == {}
 
 

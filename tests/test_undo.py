@@ -11,6 +11,7 @@ from quaestor._core import plan
 from quaestor._core.catalog import Catalog
 from quaestor._core.undo import Undo
 from quaestor.errors import (
+    DependencyConflictError,
     InvalidOptionError,
     IrreversibleMigrationError,
     MigrationReplacedError,
@@ -100,7 +101,7 @@ def test_unknown_records() -> None:
     assert undone(KNOWN, days, last=1) == ["b"]
     assert undone(KNOWN, days, to="b") == []
     for options in ({"last": 2}, {"last": 9}, {"to": "a"}):
-        with pytest.raises(UnknownRecordsError, match="include some that the code doesn't have: of tomorrow") as caught:
+        with pytest.raises(UnknownRecordsError, match="some that this release can't undo: of tomorrow") as caught:
             undone(KNOWN, days, **options)
         assert (caught.value.names, caught.value.undo) == (["of tomorrow"], True)
     with pytest.raises(UnknownRecordsError):
@@ -124,8 +125,19 @@ def test_replaced_and_retired_records_do_not_count() -> None:
 
 def test_the_one_that_stays_must_be_applied() -> None:
     """Otherwise nobody knows what came after it."""
-    with pytest.raises(InvalidOptionError, match="'b' isn't applied, so nothing was applied after it"):
+    with pytest.raises(InvalidOptionError, match="'b' isn't applied, or its code is gone"):
         undone(KNOWN, {"a": 1}, to="b")
+
+
+@pytest.mark.parametrize("left", [["b"], []], ids=["the rest is registered", "the rest is gone"])
+def test_replaced_targets_that_are_gone(left: list[str]) -> None:
+    """What is applied, and only has a pending replacement, is refused. It isn't passed over."""
+    known = catalog(migration("ab", replaces=("a", "b")), *map(migration, left), migration("c", ["a"]))
+    with pytest.raises(UnknownRecordsError, match="this release can't undo: a") as caught:
+        undone(known, {"a": 1, "c": 2}, targets=["a", "b"])
+    assert (caught.value.names, caught.value.undo) == (["a"], True)
+    with pytest.raises(InvalidOptionError, match="'a' isn't applied, or its code is gone"):
+        undone(known, {"a": 1}, to="a")
 
 
 def test_no_rollback() -> None:
@@ -136,15 +148,26 @@ def test_no_rollback() -> None:
         undone(known, {"a": 1, "b": 2}, last=2)
 
 
+def test_without_dependents() -> None:
+    """Applied migrations that depend on the targets are an error; pending ones don't count."""
+    known = catalog(migration("a"), migration("b", ["a"]), migration("c", ["b"]), migration("d"))
+    assert undone(known, {"a": 1, "d": 2}, targets=["a"], with_dependents=False) == ["a"]
+    assert undone(known, {"a": 1, "b": 2}, targets=["a", "b"], with_dependents=False) == ["b", "a"]
+    with pytest.raises(DependencyConflictError) as caught:
+        undone(known, {"a": 1, "b": 2, "c": 3}, targets=["a"], with_dependents=False)
+    assert (caught.value.conflicts, caught.value.undo) == ({"b": ["a"], "c": ["b"]}, True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "exactly one of targets, last and to"),
         ({"targets": ["a"], "last": 1}, "exactly one"),
         ({"last": 1, "to": "a"}, "exactly one"),
-        ({"last": 0}, "last must be a whole number, from 1, not 0"),
+        ({"last": 0}, "last must be a whole number, at least 1, not 0"),
         ({"last": "2"}, "last must be"),
-        ({"to": 7}, "to must be"),
+        ({"to": 7}, "to must be a str"),
+        ({"to": ["a"]}, "to must be a str"),
         ({"targets": "a"}, "targets must be a list"),
     ],
 )

@@ -254,8 +254,8 @@ class RecordConflictError(QuaestorError, ValueError):
 
 @dataclass(eq=False)
 class UnknownRecordsError(QuaestorError, ValueError):
-    """A strict run found applied migrations that aren't registered, or a rollback without targets would have to undo
-    some. Nothing has run.
+    """A strict run found applied migrations that aren't registered, or a rollback would have to undo some: among the
+    last ones, or because something that isn't applied replaces its target. Nothing has run.
 
     Attributes:
         names: Their names, alphabetically.
@@ -268,8 +268,8 @@ class UnknownRecordsError(QuaestorError, ValueError):
     def __str__(self) -> str:
         if self.undo:
             return (
-                f"The last migrations include some that the code doesn't have: {', '.join(self.names)}. Only a release "
-                "that has them can undo them. Roll back with that release first, or name the migrations to roll back. "
+                f"The migrations to roll back include some that this release can't undo: {', '.join(self.names)}. "
+                "Only a release that has them can. Roll back with that release first, or name others. "
                 "Nothing has run."
             )
         return (
@@ -438,22 +438,26 @@ class InterruptedMigrationError(QuaestorError, RuntimeError):
 
 @dataclass(eq=False)
 class DependencyConflictError(QuaestorError, ValueError):
-    """A mark would leave a migration applied while its dependencies are pending, or a strict run found one like that.
-    Nothing was marked or run.
+    """A mark, or a rollback without dependents, would leave a migration applied while its dependencies are pending, or
+    a strict run found one like that. Nothing was marked, rolled back or run.
 
     Attributes:
         conflicts: Each such migration with its pending dependencies.
         in_run: Whether it was a run.
+        undo: Whether it was a rollback.
     """
 
     conflicts: dict[str, list[str]]
     in_run: bool = False
+    undo: bool = False
 
     def __str__(self) -> str:
         needs = "; ".join(f"{name!r} needs {', '.join(map(repr, needed))}" for name, needed in self.conflicts.items())
         remedy = (
             "They would run in the wrong order: check the data, then run without strict. Nothing has run."
             if self.in_run
+            else "Another instance may have applied it since. Roll it back, too. Nothing was rolled back."
+            if self.undo
             else "Mark them together. Nothing was marked."
         )
         return f"A migration can't stay applied while its dependencies are pending: {needs}. {remedy}"

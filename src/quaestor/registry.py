@@ -167,7 +167,8 @@ class MigrationRegistry:
                 transaction=transaction,
                 description=summarize(function) if description is None else description,
                 after_crash=after_crash,
-                replaces=replaces,  # type: ignore[arg-type] # checked, and made a tuple
+                # Checked, and made a tuple.
+                replaces=replaces,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
                 phase=phase,
                 delay=delay,
             )
@@ -609,6 +610,7 @@ class MigrationRegistry:
         *,
         last: int | None = None,
         to: str | None = None,
+        with_dependents: bool = True,
         sync_db: Callable[[str], SyncDatabase] | None = None,
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
@@ -620,7 +622,7 @@ class MigrationRegistry:
         """Roll back migrations in many databases, and before them every applied one that depends on them.
 
         What to roll back is said by exactly one of `targets`, `last` and `to`, as in `AsyncRunner.rollback`, and found
-        out in each database. The other arguments are those of `run_many`.
+        out in each database. `with_dependents` is as there. The other arguments are those of `run_many`.
 
         Returns:
             One result for each database, in the given order, with what was `rolled_back` in it. Its `error` is what
@@ -636,7 +638,7 @@ class MigrationRegistry:
         from quaestor._many import Options, perform_many, roll_back
 
         options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
-        operation = roll_back(Undo(targets, last, to))
+        operation = roll_back(Undo(targets, last, to, with_dependents))
         return perform_many(self, databases, sync_db, options, operation, is_async=True)
 
     def rollback_many_sync(
@@ -647,6 +649,7 @@ class MigrationRegistry:
         *,
         last: int | None = None,
         to: str | None = None,
+        with_dependents: bool = True,
         async_db: Callable[[str], AsyncDatabase] | None = None,
         on_event: Hook | None = None,
         lease_ttl: float = DEFAULT_TTL,
@@ -661,7 +664,7 @@ class MigrationRegistry:
         from quaestor._many import Options, perform_many, roll_back
 
         options = Options(prefix, on_event, lease_ttl, lease_timeout, patience, concurrency, release)
-        operation = roll_back(Undo(targets, last, to))
+        operation = roll_back(Undo(targets, last, to, with_dependents))
         return run_to_completion(perform_many(self, databases, async_db, options, operation, is_async=False))
 
     def mark_many(

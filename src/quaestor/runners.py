@@ -240,7 +240,12 @@ class AsyncRunner(_Runner):
             return await engine.read_history(names, limit)
 
     def rollback(
-        self, targets: Collection[str] | None = None, *, last: int | None = None, to: str | None = None
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        last: int | None = None,
+        to: str | None = None,
+        with_dependents: bool = True,
     ) -> Coroutine[Any, Any, list[str]]:
         """Roll back migrations, and before them every applied one that depends on them.
 
@@ -255,6 +260,8 @@ class AsyncRunner(_Runner):
             targets: The names to roll back; pass `registry.migrations` for all.
             last: How many to roll back, newest first, of those that no other applied migration needs.
             to: The migration after which everything is rolled back. It stays, and so does what it needs.
+            with_dependents: Whether to roll back the applied migrations that depend on them as well. With False, they
+                are an error: for a plan that was confirmed, because another instance may apply more meanwhile.
 
         Returns:
             The names rolled back by this call, in order.
@@ -266,9 +273,10 @@ class AsyncRunner(_Runner):
             UnknownRecordsError: `last` or `to` would roll back migrations that aren't registered; nothing has run.
             MigrationReplacedError: An applied migration replaces one of them; nothing has run.
             IrreversibleMigrationError: Some have no rollback; the error names them all. Nothing has run.
+            DependencyConflictError: Without `with_dependents`, applied migrations depend on them; nothing has run.
             Exception: Whatever `run` raises. Migrations rolled back before a failure stay rolled back.
         """
-        undo = Undo(targets, last, to)
+        undo = Undo(targets, last, to, with_dependents)
         engine = self._open()
         return self._perform(engine, operations.roll_back(engine.scope, undo))
 
@@ -591,10 +599,15 @@ class SyncRunner(_Runner):
             return run_to_completion(engine.read_history(names, limit))
 
     def rollback(
-        self, targets: Collection[str] | None = None, *, last: int | None = None, to: str | None = None
+        self,
+        targets: Collection[str] | None = None,
+        *,
+        last: int | None = None,
+        to: str | None = None,
+        with_dependents: bool = True,
     ) -> list[str]:
         """Roll back migrations, and before them every one that depends on them. See `AsyncRunner.rollback`."""
-        undo = Undo(targets, last, to)
+        undo = Undo(targets, last, to, with_dependents)
         with closing(self._open()) as engine:
             return run_to_completion(engine.perform(operations.roll_back(engine.scope, undo)))
 

@@ -332,6 +332,7 @@ class PlannedMigration:
         undo: Whether it would be rolled back.
         replaces: The migrations that it replaces.
         is_recorded_only: Whether only its record would be written, because all that it replaces is applied.
+        completes: The replacement that is only recorded after it, because the rest of what that replaces is applied.
         waits_for_phase: The phase that it waits for: "post_deploy", in a run of the other one.
         is_delayed: Whether it waits until its dependencies have been applied for long enough.
         delayed_until: Until when, if they are applied (aware, UTC).
@@ -344,6 +345,7 @@ class PlannedMigration:
     undo: bool = False
     replaces: tuple[str, ...] = ()
     is_recorded_only: bool = False
+    completes: str | None = None
     waits_for_phase: Phase | None = None
     is_delayed: bool = False
     delayed_until: datetime | None = None
@@ -368,8 +370,13 @@ class PlannedMigration:
         if self.is_recorded_only:
             verb = "is" if len(self.replaces) == 1 else "are"
             return f"{replaced}, which {verb} applied: only recorded"
-        asked = "" if self.asked_for else f"{'needs' if self.undo else 'needed by'} {', '.join(self.because_of)}"
-        return "; ".join(filter(None, [asked, replaced if self.replaces and not self.undo else ""])) or "asked for"
+        others = [name for name in self.because_of if name != self.completes]
+        reasons = [f"{'needs' if self.undo else 'needed by'} {', '.join(others)}"] if others else []
+        if self.completes is not None:
+            reasons.append(f"completes {self.completes}")
+        if self.replaces and not self.undo:
+            reasons.append(replaced)
+        return "; ".join(reasons) or "asked for"
 
 
 @dataclass(frozen=True, slots=True)

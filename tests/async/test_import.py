@@ -110,15 +110,6 @@ async def test_options(db: Any) -> None:
     assert await recorded_async(db) == ["a"]
 
 
-async def test_dependency_that_is_pending(db: Any) -> None:
-    """What ran has run, even if a file that was merged late should have run before; the next run applies that."""
-    await db.mongrator_migrations.insert_one({"_id": "c", "direction": "up", "applied_at": FIRST})
-    runner = AsyncRunner(registry({"a": [], "b": ["a"], "c": ["b"]}, "async", []), db, "app")
-
-    assert [one.name for one in (await runner.import_history("mongrator")).imported] == ["c"]
-    assert await runner.run() == ["a", "b"]
-
-
 async def test_replaced_and_retired_names(db: Any) -> None:
     """They are recorded under the old names; the next run records what replaces them, and runs nothing."""
     await db.mongrator_migrations.insert_many(
@@ -158,6 +149,25 @@ async def test_replacement(db: Any) -> None:
 
     assert [one.name for one in result.imported] == ["old_a", "new"]
     assert await read_dates(db) == {"new": SECOND, "old_a": FIRST, "old_b": SECOND}
+    assert await runner.run() == []
+
+
+async def test_chain_of_replacements(db: Any) -> None:
+    """What several of them replace, one by way of another, is recorded once."""
+    await db.mongrator_migrations.insert_many(
+        [{"_id": name, "direction": "up", "applied_at": date} for name, date in (("b", FIRST), ("c", SECOND))]
+    )
+    code = MigrationRegistry()
+
+    async def nothing(db: Any) -> None: ...
+
+    code.register("b", replaces=["a"])(nothing)
+    code.register("c", replaces=["b"])(nothing)
+    runner = AsyncRunner(code, db, "app")
+    result = await runner.import_history("mongrator")
+
+    assert [one.name for one in result.imported] == ["b", "c"]
+    assert await read_dates(db) == {"a": FIRST, "b": FIRST, "c": SECOND}
     assert await runner.run() == []
 
 

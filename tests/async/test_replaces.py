@@ -217,37 +217,6 @@ async def test_marks(db: Any) -> None:
     ]
 
 
-async def test_missing_record(db: Any) -> None:
-    """A record that is missing beside that of a replacement is written by the next run, with its date."""
-    await db.app_migrations.insert_many(records("new", "old_a"))
-    events: list[Event] = []
-
-    assert await newer([]).run(db, "app", targets=["new"], on_event=events.append) == []
-
-    found = {record["_id"]: record async for record in db.app_migrations.find()}
-    assert {name: record["appliedAt"].replace(tzinfo=UTC) for name, record in found.items()} == dict.fromkeys(
-        ["new", "old_a", "old_b"], LONG_AGO
-    )
-    assert found["old_b"]["source"] == "replaces"
-    assert "source" not in found["new"]
-    assert len([event for event in events if isinstance(event, ReplacementRecorded)]) == 1
-
-
-async def test_concurrent(db: Any) -> None:
-    """Several at once: what counts is recorded before what needs it starts."""
-    await db.app_migrations.insert_many(records("old_a", "old_b"))
-    seen: list[list[str]] = []
-    registry = newer([])
-
-    @registry.register("more", ["new"])
-    async def more(db: Any) -> None:
-        seen.append(await recorded_async(db))
-
-    assert sorted(await registry.run(db, "app", concurrency=3)) == ["last", "more"]
-    assert seen
-    assert "new" in seen[0]
-
-
 async def test_retired(db: Any) -> None:
     """A retired migration isn't unknown, but the status has it."""
     calls: list[str] = []

@@ -88,7 +88,7 @@ async def test_bad_arguments(db: Any) -> None:
             ask()
         with pytest.raises(InvalidOptionError, match="exactly one"):
             ask(["top"], last=1)
-        with pytest.raises(InvalidOptionError, match="last must be a whole number, from 1, not 0"):
+        with pytest.raises(InvalidOptionError, match="last must be a whole number, at least 1, not 0"):
             ask(last=0)
         with pytest.raises(UnknownMigrationError, match="Did you mean 'top'"):
             ask(to="tip")

@@ -26,6 +26,7 @@ from quaestor.events import (
     DatabaseFinished,
     DependenciesPending,
     Event,
+    HistoryImported,
     HistoryNotWritten,
     LeaseAwaited,
     LeaseNotReleased,
@@ -94,6 +95,7 @@ EVENTS: list[Event] = [
     RollbackStarted(*PLACE, ("b", "a")),
     RollbackFinished(*PLACE, ("b", "a")),
     RecordsMarked(*PLACE, ("a",), applied=True),
+    HistoryImported(*PLACE, ("a",), "mongrator"),
     DatabaseFinished(*PLACE, ("a",), ERROR),
     RunFailed(*PLACE, ERROR, work="rollback"),
 ]
@@ -360,6 +362,19 @@ def test_nothing_to_do(started: Event, finished: Event, closing: str) -> None:
     with Display(80, 24) as terminal:
         terminal.tell(started, finished)
         assert terminal.end() == [closing]
+
+
+def test_recorded_and_waiting() -> None:
+    """A run says which migrations it only records, and which it leaves for later."""
+    with Display(80, 24) as terminal:
+        terminal.tell(ReplacementRecorded(*PLACE, "n", ("o", "p")), RunStarted(*PLACE, ()))
+        terminal.tell(MigrationsWaiting(*PLACE, {"c": NOON}, (), ("g",)), RunFinished(*PLACE, ()))
+        assert terminal.end() == [
+            "Recorded 'n' as applied, because it replaces applied migrations: o, p",
+            "2 migrations left for later: c (delayed until 2026-01-02 12:00 UTC), g (phase",
+            "post_deploy)",
+            "Up to date: nothing to apply.",
+        ]
 
 
 def test_rollback() -> None:

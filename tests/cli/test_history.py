@@ -119,6 +119,7 @@ def test_width(width: int) -> None:
         entry("restarted", backfill="users"),
         entry("unlocked", None),
         entry("applied", duration_ms=30, record=MigrationRecord(NOW)),
+        entry("applied", record=MigrationRecord(NOW, source="replaces")),
     ]
     console = Console(width=width)
     with console.capture() as captured:
@@ -129,6 +130,8 @@ def test_width(width: int) -> None:
     assert max(map(cell_len, shown)) <= width
     assert all("2026-11-30 12:00" in line for line in shown[1:])
     assert "rollback failed" in shown[2]
+    assert "applied" in shown[6]
+    assert "recorded" in shown[7]  # by a replacement, without a call of its function
     if width >= 120:
         assert "ValueError: a long story" in shown[1]
         assert "2 min 5 s; was applied" in shown[3]

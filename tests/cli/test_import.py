@@ -114,13 +114,16 @@ def test_options(project: Project) -> None:
         (["mongrator", "--timezone", "UTC"], 2, "mongrator stores its dates in UTC"),
         (["mongrator", "--map", "missing.json"], 2, "Can't read missing.json: No such file"),
         (["mongrator", "--map", "text.json"], 2, "text.json isn't JSON"),
+        (["mongrator", "--map", "twice.json"], 2, "twice.json isn't JSON: the name 'a' is there twice"),
+        (["mongrator", "--map", "deep.json"], 2, "deep.json isn't JSON: maximum recursion depth"),
         (["mongrator", "--map", "list.json"], 2, 'list.json must have a JSON object such as {"their name"'),
         (["mongrator", "--map", "wrong.json"], 2, "There is no migration 'frist'. Did you mean 'first'?"),
     ],
 )
 def test_mistakes(project: Project, arguments: list[str], code: int, message: str) -> None:
     """They are reported with what to do; nothing is imported."""
-    for name, text in {"text": "no JSON", "list": "[1]", "wrong": '{"a": "frist"}'}.items():
+    wrong = {"text": "no JSON", "list": "[1]", "wrong": '{"a": "frist"}', "twice": '{"a": "first", "a": "second"}'}
+    for name, text in {**wrong, "deep": "[" * 100_000}.items():
         project.write(f"{name}.json", text)
 
     assert message in project.quaestor("import", *arguments, code=code)[1]

@@ -144,6 +144,28 @@ def test_rollback_declined(five: Tenants) -> None:
     assert all(five.recorded(number) == {"first"} for number in range(5))
 
 
+@pytest.mark.parametrize("arguments", [["--last", "1"], ["--to", "third"]])
+def test_rollback_after_another_instance(five: Tenants, arguments: list[str]) -> None:
+    """In each database only what was shown for it is undone, whatever another instance applies before the answer."""
+    five.open_the_gate()
+    five.project.quaestor("run", "third")
+    for number, name in enumerate(five.names):
+        five.project.quaestor("run", "first" if number < 3 else "second", "--db", name)
+    with terminal(five.project, "rollback", *arguments) as screen:
+        screen.shows("in 5 of 5 databases", "[y/n]")
+        for name in five.names[1:3]:
+            five.project.quaestor("run", "second", "--db", name)
+        screen.press("y\n")
+        assert screen.ended() == 1
+        lines = screen.lines()
+    assert [line.split()[1] for line in lines if line.startswith("✗  ")] == five.names[1:3]
+    assert "Failed in 2 of 5 databases" in lines[-1]
+    kept = {"third", "first"} if arguments == ["--last", "1"] else {"third"}
+    all_three = {"first", "second", "third"}
+    assert [five.recorded(number) for number in range(5)] == [{"third"}, all_three, all_three, kept, kept]
+    assert five.leases() == []
+
+
 def test_interrupted_rollback(five: Tenants) -> None:
     """Ctrl-C says how many were rolled back; nothing new starts."""
     migrated(five, "first")

@@ -69,6 +69,31 @@ def test_rollback_asks(project: Project, answer: str, code: int) -> None:
     assert project.recorded() == ({"aside"} if code == 0 else {"aside", "first", "second"})
 
 
+@pytest.mark.parametrize("arguments", [["first"], ["--last", "1"], ["--to", "aside"]])
+def test_rollback_after_another_instance(project: Project, arguments: list[str]) -> None:
+    """Only what was shown is undone, whatever another instance applies before the answer: or nothing, with an error."""
+    project.quaestor("run", "aside")
+    project.quaestor("run", "first")
+    with terminal(project, "rollback", *arguments) as screen:
+        screen.shows("Roll back 1", "[y/n]")
+        project.quaestor("run", "second")
+        screen.press("y\n")
+        assert screen.ended() == 1
+        assert "'second' needs 'first'. Another instance may have applied it since." in " ".join(screen.lines())
+    assert project.recorded() == {"aside", "first", "second"}
+
+
+def test_rollback_of_the_last_after_another_instance(project: Project) -> None:
+    """What another instance applies before the answer isn't the last: the migration that was shown is."""
+    project.quaestor("run", "first")
+    with terminal(project, "rollback", "--last", "1") as screen:
+        screen.shows("Roll back 1", "[y/n]")
+        project.quaestor("run", "aside")
+        screen.press("y\n")
+        assert screen.ended() == 0
+    assert project.recorded() == {"aside"}
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1)])
 def test_mark_all_as_pending_asks(project: Project, answer: str, code: int) -> None:
     """The records to delete are shown before the question; only a yes does it."""

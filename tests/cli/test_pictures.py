@@ -1,5 +1,6 @@
 """The dependency graph as a picture: what is said about it must hold for every graph, and in a real browser."""
 
+import dataclasses
 import itertools
 import random
 import re
@@ -12,7 +13,7 @@ from rich.console import Console, Group
 
 from quaestor.cli import pictures
 from quaestor.cli.layout import HEIGHT, Box, layout
-from quaestor.status import Status
+from quaestor.status import MigrationStatus, Status
 from tests.graphs import AWKWARD, Needs, shaped, status
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -142,6 +143,13 @@ class TestNotations:
             '  m2["? old"]:::unknown',
         ]
         assert "  m0 --> m1" in pictures.mermaid(status({"a": (), "b_2": ("a",)}))
+
+    def test_mermaid_has_no_class_without_a_colour(self) -> None:
+        drawn = status({"a": ()})
+        gone = MigrationStatus("old", "replaced", replaced_by="a")
+        picture = pictures.mermaid(dataclasses.replace(drawn, migrations=(*drawn.migrations, gone)))
+        assert "1 → replaced" in picture
+        assert re.findall(r"classDef (\w+) fill:#", picture) == re.findall("classDef ([a-z]+)", picture) != []
 
     def test_mermaid_gets_what_has_a_meaning_in_it_as_codes(self) -> None:
         labels = re.findall(r'\["(.*)"\]', pictures.mermaid(status(dict.fromkeys(AWKWARD, ()))))

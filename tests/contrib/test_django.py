@@ -363,6 +363,20 @@ def test_new(project: Project) -> None:
     assert planned.index("first") < planned.index("third") < planned.index("fourth")
 
 
+def test_squash(project: Project) -> None:
+    """`squash` writes into the package of an app, as `new` does, and proves the result on the server."""
+    project.write("shop/mongo_migrations/third.py", FIRST.replace("first", "third"))
+    done = project.manage("quaestor", "squash", "first", "third", "--into=both", "--app=users", fails=True)
+    assert "Make it a package" in done.stderr
+    assert "--app LABEL" in project.manage("quaestor", "squash", "first", "third", "--into=both", fails=True).stderr
+    shown = project.manage("quaestor", "squash", "first", "third", "--into=both", "--app=shop").stdout
+    assert "shop/mongo_migrations/both.py" in shown
+    assert "Proved: in an empty database" in shown
+    text = (project.folder / "shop" / "mongo_migrations" / "both.py").read_text()
+    assert "from quaestor.contrib.django import registry" in text
+    assert "Proved" in project.manage("quaestor", "squash", "--prove", "both").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,6 +1,6 @@
 """Chaos: 8 processes migrate at once and are killed and frozen at random, on one node and on three with step-downs.
 
-    python -m tests.faults.chaos                      # the short form: 6 rounds on one node, 3 on three
+    python -m tests.faults.chaos                      # the short form: 4 rounds on one node, 2 on three
     python -m tests.faults.chaos --rounds 26          # the long form: 26 rounds on each
     python -m tests.faults.chaos --rounds 26 --write  # likewise, and the figures go to docs/reliability.md
     python -m tests.faults.chaos --nodes 3 --rounds 1 --seed 7   # one round again, with the faults that it had
@@ -51,7 +51,7 @@ ROLLBACKS: dict[Kind, int] = {"roll back": 4}
 TTL = {1: 1.0, 3: 5.0}
 """The lease, in seconds, by the number of nodes: on three it has to last while they elect a new primary."""
 
-SHORT, LONG = {1: 6, 3: 3}, {1: 26, 3: 26}
+SHORT, LONG = {1: 4, 3: 2}, {1: 26, 3: 26}
 """How many rounds, by the number of nodes."""
 
 LONGEST_ROUND = 180.0

@@ -356,7 +356,8 @@ def _is_renewal(command: Mapping[str, Any]) -> bool:
 
 def _registry(works: Iterable[Work], driver: str) -> MigrationRegistry:
     registry = MigrationRegistry()
-    for work in works:
+    registry.retire(*[work.name for work in works if work.retired])
+    for work in (work for work in works if not work.retired):
         options: dict[str, Any] = {
             "transaction": work.transaction,
             "after_crash": "stop" if work.stops else "rerun",

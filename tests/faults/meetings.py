@@ -5,14 +5,12 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from quaestor import Event, LeaseAwaited, RollbackFinished, RunFinished
 from tests.faults.instance import Instance, Orders, caller
-from tests.faults.works import Left, Work, left
+from tests.faults.works import Left, Work, left, prepared
 from tests.meeting import PATIENCE
-
-T = TypeVar("T")
 
 RUN = ("run",)
 
@@ -101,8 +99,28 @@ def go_on(
             assert getattr(found, counts) == {one: was[one] + (done and one in names) for one in was}, found
 
 
-def nothing_wrong(attempt: Callable[[T], str | None], jobs: Iterable[T]) -> None:
-    """Try all, several at once, because each waits for a lease to end, most of the time."""
+def trace_after(orders: Orders, before: Iterable[Does], does_then: Does) -> tuple[list[str], list[str]]:
+    """Let an instance make a call after these, in a new database; return what it gave, and its steps."""
+    with prepared(orders.uri, orders.database, orders.works):
+        for works, call in before:
+            does(orders, works, *call)
+        return trace(orders, *does_then)
+
+
+def attempt_all(attempt: Callable[..., None], orders: Orders, jobs: Iterable[tuple[Any, ...]]) -> None:
+    """Attempt this with each driver where an instance stops there, each in a database of its own; and with what else
+    a job has. All are attempted before the test fails; several at once, because each waits for a lease, most of the
+    time.
+    """
+
+    def attempt_one(job: tuple[Any, ...]) -> str | None:
+        driver, stop, *more = job
+        try:
+            attempt(stopping(replace(orders, driver=driver), stop), *more)
+        except Exception as error:  # noqa: BLE001 - it is reported
+            return f"{driver}, {stop}, {more}: {type(error).__name__}: {error}"
+        return None
+
     with ThreadPoolExecutor(6) as pool:
-        wrong = [report for report in pool.map(attempt, jobs) if report is not None]
+        wrong = [report for report in pool.map(attempt_one, jobs) if report is not None]
     assert not wrong, "\n\n".join(wrong)

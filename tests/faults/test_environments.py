@@ -201,6 +201,7 @@ def test_transaction_of_a_client_that_awaits_nothing(driver: str, uri: str, name
     assert state(db) == State(["a"], ["a"])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("goes_on", [False, True], ids=["in a command", "between two commands"])
 def test_deadline_of_the_caller(app: Application, db: Any, *, goes_on: bool, transaction: bool) -> None:

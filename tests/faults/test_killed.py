@@ -1,10 +1,11 @@
-"""An instance is killed before or after any command of a run or of a rollback. Real processes, real signals."""
+"""An instance is killed before or after any command of a run, a rollback or an import. Real processes, real signals."""
 
 import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -44,8 +45,9 @@ STEPS = {
 """The steps of a call that nobody disturbs. A run without records looks for others."""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("call", CALLS)
-def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: str) -> None:
+def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: str, *, is_long: bool) -> None:
     """Whenever the holder is killed, the next run, or rollback, ends in the right state, and takes over within
     ttl + 0.5 s, which is the median of all, because a loaded machine makes single ones late.
     """
@@ -58,11 +60,15 @@ def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: 
     assert left(work_db) == LEFT[call]
 
     waits: list[float] = []
+    number = DRIVERS.index(orders.driver)
+    steps = range(1, len(STEPS[call]) + 1)
+    if number and not is_long:  # all drivers send the same, as seen above: of the async ones, each takes half of it
+        steps = steps[number - 1 :: 2]
 
     def killed_at(step: int) -> str | None:
         """What was wrong, if anything was."""
-        # Every command is followed by every call, with one driver or another.
-        following = FOLLOWING[call][((step - 1) // 2 + DRIVERS.index(orders.driver)) % len(FOLLOWING[call])]
+        # Every step is followed by every call, with the sync driver or an async one.
+        following = FOLLOWING[call][((step - 1) // 2 + bool(number)) % len(FOLLOWING[call])]
         try:
             waits.extend(_kill_at(step, replace(orders, database=f"{orders.database}_{step}", lease_ttl=1), following))
         except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
@@ -70,7 +76,7 @@ def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: 
         return None
 
     with ThreadPoolExecutor(4) as pool:  # each waits for a lease to end, most of the time
-        wrong = [report for report in pool.map(killed_at, range(1, len(STEPS[call]) + 1)) if report is not None]
+        wrong = [report for report in pool.map(killed_at, steps) if report is not None]
     assert not wrong, "\n\n".join(wrong)
     assert median(waits) <= 1 + 0.5, waits
     assert max(waits) <= 1 + SLOW, waits
@@ -112,39 +118,93 @@ def _kill_at(step: int, orders: Orders, following: str) -> list[float]:
     return [end - begin for begin, end in pairwise(times)]
 
 
-ACCEPTING = (
-    *("find records", "findAndModify lease", "find records"),
-    *("update lease", "update records", "update history") * 3,
-    "update lease",
-)
+DATES = {name: datetime(2020, 1, day) for day, name in enumerate(NAMES, 1)}  # noqa: DTZ001 - as the other tool reads them
 
 
-def test_killed_while_accepting(orders: Orders) -> None:
-    """Whenever the process that accepts changes is killed, what it has accepted stays, and another accepts the rest."""
-    orders = replace(orders, calls=[("mark_accepted", NAMES)], lease_ttl=1)
+@dataclass(frozen=True)
+class Correction:
+    """A call that changes records, and runs nothing.
 
-    def kill_at(step: int | None) -> list[str]:
+    Attributes:
+        call: The call, which changes one record after the other.
+        change: The command that changes a record.
+        commands: What it sends.
+        fields: What must be the same in the end, of each record.
+    """
+
+    call: Sequence[Any]
+    change: str
+    commands: Sequence[str]
+    fields: Sequence[str]
+
+
+READ_FOREIGN = ("find records", "find pymongo_migrate")
+CORRECTIONS = {
+    "accept": Correction(
+        ("mark_accepted", NAMES),
+        "update records",
+        [
+            *("find records", "findAndModify lease", "find records"),
+            *("update lease", "update records", "update history") * len(NAMES),
+            "update lease",
+        ],
+        ("name", "checksum"),
+    ),
+    "import": Correction(
+        ("import_history", "pymongo-migrate"),
+        "insert records",
+        [
+            *(*READ_FOREIGN, "findAndModify lease", *READ_FOREIGN),
+            *("delete progress", "update lease", "insert records", "delete progress", "update history") * len(NAMES),
+            "update lease",
+        ],
+        ("name", "checksum", "source", "appliedAt"),
+    ),
+}
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_killed_while_correcting(orders: Orders, correction: str, *, is_long: bool) -> None:
+    """Whenever a process that accepts changes or imports a history is killed, what it has written stays, and another
+    one does the rest. Without `--long`, each step is tried with one of the drivers.
+    """
+    there = CORRECTIONS[correction]
+    orders = replace(orders, calls=[there.call], lease_ttl=1)
+    steps = [f"{when} {command}" for command in there.commands for when in ("before", "after")]
+
+    def kill_at(step: int | None) -> Any:
+        """Returns what is left."""
         own = replace(orders, database=f"{orders.database}_{step}")
         dying = replace(own, dies_at=step, traced=step is None)
         with prepared(own.uri, own.database, own.works) as db, Instance(dying) as victim:
-            migrated(own)
-            db.app_migrations.update_many({}, {"$unset": {"checksum": ""}})  # as an earlier release recorded them
+            if correction == "accept":
+                migrated(own)
+                db.app_migrations.update_many({}, {"$unset": {"checksum": ""}})  # as an earlier release recorded them
+            else:
+                db.pymongo_migrate.insert_many({"name": name, "applied": date} for name, date in DATES.items())
             victim.go()
             if step is None:
-                assert victim.outcome()["names"] == NAMES
-                return [line["name"] for line in victim.said("step")]
-            victim.until("dies")
-            assert victim.process.wait() == -signal.SIGKILL
-            ahead = [name for name in NAMES if db.app_migrations.find_one({"_id": name, "checksum": None}) is not None]
-            assert caller(own, lambda _: None)() == ahead
-            assert db.app_migrations.count_documents({"checksum": {"$type": "string"}}) == len(NAMES)
+                victim.outcome()
+                assert [line["name"] for line in victim.said("step")] == steps
+            else:
+                victim.until("dies")
+                assert victim.process.wait() == -signal.SIGKILL
+            is_changed = {"checksum": {"$type": "string"}}
+            ahead = [name for name in NAMES if db.app_migrations.find_one({"_id": name, **is_changed}) is None]
+            assert ahead == NAMES[len(NAMES) - len(ahead) :]
+            done: Any = caller(own, lambda _: None)()
+            assert (done if correction == "accept" else [one.name for one in done.imported]) == ahead
             state = left(db)
-            assert replace(state, holder=None) == once(WORKS)
             assert state.holder is None or not ahead
-        return ahead
+            entries = [entry["name"] for entry in db.app_migrations_history.find()]
+            assert len(entries) == len(set(entries))
+            records = [[record[field] for field in there.fields] for record in db.app_migrations.find().sort("name")]
+        return records, replace(state, holder=None)
 
-    steps = [f"{when} {command}" for command in ACCEPTING for when in ("before", "after")]
-    assert kill_at(None) == steps
+    expected = kill_at(None)
+    if correction == "import":
+        assert [(source, date) for *_, source, date in expected[0]] == [("import", date) for date in DATES.values()]
+    first, by = (1, 1) if is_long else (DRIVERS.index(orders.driver) + 1, len(DRIVERS))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(kill_at, range(1, len(steps) + 1)))
-    assert [len(ahead) for ahead in found] == [3] * 9 + [2] * 6 + [1] * 6 + [0] * 5
+        for found in pool.map(kill_at, range(first, len(steps) + 1, by)):
+            assert found == expected

@@ -1,11 +1,12 @@
-"""Instances that leave migrations for later, or undo the last ones: killed next to every change of records, and at once
-with another instance, of a release that knows no phases and no delays, too.
+"""Instances that leave migrations for later, undo the last ones, or mark what others need: killed next to every change
+of records, and at once with another instance, of a release that knows no phases and no delays, too.
 
 What waits doesn't run by accident, and everything runs once, whichever instance applies it. `--long` tries every step.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,20 +14,7 @@ import pytest
 
 from tests.faults.applications import DRIVERS
 from tests.faults.instance import Orders
-from tests.faults.meetings import (
-    RUN,
-    Does,
-    Stop,
-    check_killed,
-    does,
-    find_stops,
-    go_on,
-    kill,
-    meet,
-    nothing_wrong,
-    stopping,
-    trace,
-)
+from tests.faults.meetings import RUN, Does, attempt_all, check_killed, does, find_stops, go_on, kill, meet, trace_after
 from tests.faults.works import Work, left, prepared
 
 pytestmark = pytest.mark.timeout(3600)  # with --long one test takes minutes
@@ -51,12 +39,14 @@ DELAYLESS = (FIRST, replace(DROP, delay=None), AFTER, OTHER)
 
 WITHOUT_DROP = (FIRST, OTHER)
 THREE = (Work("x"), Work("y", transaction=True), Work("z"))
+RETIRED = (*THREE[:2], replace(THREE[2], retired=True))
 EVERYTHING = tuple({work.name: work for work in (*ROLLOUT, *DELAYED, *THREE)}.values())
 
 DEPLOY, POST_DEPLOY = ("run", {"phase": "deploy"}), ("run", {"phase": "post_deploy"})
 NO_DELAY = ("run", {"ignore_delays": True})
 STEPS = ("run", {"steps": 2})
 LAST, TO = ("rollback", {"last": 2}), ("rollback", {"to": "x"})
+MARK = ("mark_applied", ["late"], {"with_dependencies": True})
 
 
 @dataclass(frozen=True)
@@ -92,14 +82,16 @@ CASES = {
     "new database": Case(DELAYED, RUN, ["first", "drop", "after", "other"]),
     "last": Case(THREE, LAST, ["z", "y"], [(THREE, RUN)]),
     "to": Case(THREE, TO, ["z", "y"], [(THREE, RUN)]),
+    "last but a retired one": Case(RETIRED, LAST, ["y", "x"], [(THREE, RUN)]),
+    "marked with dependencies": Case(ROLLOUT, MARK, ["first", "cleaned", "next", "late"]),
 }
 
 
 def expect(records: list[str], works: Sequence[Work], call: Sequence[Any]) -> list[str]:
     """What a call returns in a database with these records."""
-    method, options = call[0], call[1] if len(call) > 1 else {}
+    method, options = call[0], call[-1] if len(call) > 1 else {}
     if method == "rollback":
-        applied = [work.name for work in reversed(works) if work.name in records]
+        applied = [work.name for work in reversed(works) if work.name in records and not work.retired]
         return applied[: options["last"]] if "last" in options else applied[: applied.index(options["to"])]
     pending = [work for work in works if work.name not in records]
     if options.get("phase") == "deploy":
@@ -116,29 +108,16 @@ def test_killed(uri: str, name: str, case: str, *, is_long: bool) -> None:
     asked for. Nothing that is recorded runs again. In the end everything is applied.
     """
     there = CASES[case]
-
-    def kill_at(job: tuple[Stop, str]) -> str | None:
-        """What was wrong, if anything was."""
-        where, driver = job
-        orders = Orders(driver=driver, uri=uri, database=name, works=EVERYTHING, lease_ttl=1)
-        try:
-            _kill(there, stopping(orders, where))
-        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
-            return f"{driver}, {where}: {type(error).__name__}: {error}"
-        return None
-
+    orders = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING, lease_ttl=1)
     if is_long:
-        undisturbed = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING)
-        with prepared(uri, name, EVERYTHING):
-            for works, call in there.before:
-                does(undisturbed, works, *call)
-            names, steps = trace(undisturbed, there.works, there.call)
-            assert names == there.names
-        nothing_wrong(kill_at, product(find_stops(steps), DRIVERS))
+        names, steps = trace_after(orders, there.before, (there.works, there.call))
+        assert names == there.names
+        jobs = product(DRIVERS, find_stops(steps))
     else:
         change = "delete records" if there.call[0] == "rollback" else "insert records"
         some = [(f"before {change}", 0), (f"after {change}", 0), (f"after {change}", len(there.names) - 1)]
-        nothing_wrong(kill_at, zip(dict.fromkeys(some), DRIVERS, strict=False))
+        jobs = zip(DRIVERS, dict.fromkeys(some), strict=False)
+    attempt_all(partial(_kill, there), orders, jobs)
 
 
 def _kill(case: Case, orders: Orders) -> None:
@@ -199,27 +178,14 @@ def test_meet(uri: str, name: str, meeting: str, *, is_long: bool) -> None:
     although its dependency was applied after the look that came first.
     """
     there = MEETINGS[meeting]
-
-    def meet_at(job: tuple[Stop, str]) -> str | None:
-        """What was wrong, if anything was."""
-        where, driver = job
-        orders = Orders(driver=driver, uri=uri, database=name, works=EVERYTHING)
-        try:
-            _meet(there, stopping(orders, where))
-        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
-            return f"{driver}, {where}: {type(error).__name__}: {error}"
-        return None
-
+    orders = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING)
     if is_long:
-        undisturbed = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING)
-        with prepared(uri, name, EVERYTHING):
-            for works, call in there.before:
-                does(undisturbed, works, *call)
-            _, steps = trace(undisturbed, *there.first)
-        nothing_wrong(meet_at, product(find_stops(steps), DRIVERS))
+        _, steps = trace_after(orders, there.before, there.first)
+        jobs = product(DRIVERS, find_stops(steps))
     else:
         some = [("after find records", 0), ("before insert records", 0), ("after insert records", 0)]
-        nothing_wrong(meet_at, zip(some, DRIVERS, strict=True))
+        jobs = zip(DRIVERS, some, strict=True)
+    attempt_all(partial(_meet, there), orders, jobs)
 
 
 def _meet(meeting: Meeting, orders: Orders) -> None:

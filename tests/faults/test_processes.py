@@ -14,6 +14,7 @@ from tests.faults.instance import Orders, Start, check_takeover, migrated
 from tests.faults.works import IN_TRANSACTION, LAST, NAMES, PLAIN, WORKS, Work, left, once, prepared
 
 
+@pytest.mark.alone
 def test_killed_in_a_transaction(orders: Orders, work_db: Any, start: Start) -> None:
     """What an open transaction of a killed holder has touched does not block the one that waited for it: that one takes
     over as soon as the lease has expired, and the effect is there once.
@@ -128,6 +129,7 @@ def test_clocks_two_hours_apart(orders: Orders, work_db: Any, start: Start, *, h
     assert abs(recorded_at - datetime.now(UTC)) > timedelta(minutes=55)  # its own clock, in what is for people
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("minutes", [10, -10])
 def test_clock_jumps(orders: Orders, work_db: Any, start: Start, tmp_path: Path, minutes: int) -> None:
     """While one process waits for another, the wall clocks of both jump: the holder keeps the lease as long as it

@@ -7,6 +7,7 @@ records. Without `--long`, only the steps next to a change of records are tried,
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, cycle, product
 from typing import Any
 
@@ -18,16 +19,15 @@ from tests.faults.instance import Orders, Start
 from tests.faults.meetings import (
     RUN,
     Does,
-    Stop,
+    attempt_all,
     check_killed,
     does,
     find_stops,
     go_on,
     kill,
     meet,
-    nothing_wrong,
-    stopping,
     trace,
+    trace_after,
 )
 from tests.faults.works import Left, Work, left, prepared
 
@@ -169,25 +169,14 @@ def test_killed_at_every_step(uri: str, name: str, case: str, *, is_long: bool) 
     again, what is replaced doesn't run after its replacement, and a run of the newer release ends in the same state.
     """
     there = CASES[case]
-
-    def kill_at(job: tuple[Stop | None, Sequence[Does], str]) -> str | None:
-        """What was wrong, if anything was."""
-        where, following, driver = job
-        orders = Orders(driver=driver, uri=uri, database=name, works=EVERYTHING, lease_ttl=1)
-        try:
-            _kill(there, stopping(orders, where), following)
-        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
-            calls = [*(call for _, call in following), RUN]
-            return f"{driver}, {where}, then {calls}: {type(error).__name__}: {error}"
-        return None
-
+    orders = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING, lease_ttl=1)
     ways = list(product(there.following, DRIVERS))
-    nothing_wrong(kill_at, [(None, *way) for way in ways[: len(DRIVERS) if is_long else 1]])
     stops = find_stops(there.steps)
     changes = [one for one in stops if one[0].endswith(("insert records", "delete records", "commitTransaction"))]
     some = zip([*changes[::2], changes[-1]], cycle(ways), strict=False)
-    jobs = product(stops, ways) if is_long else some
-    nothing_wrong(kill_at, [(where, *way) for where, way in jobs])
+    undisturbed = product([None], ways[: len(DRIVERS) if is_long else 1])
+    jobs = chain(undisturbed, product(stops, ways) if is_long else some)
+    attempt_all(partial(_kill, there), orders, ((driver, stop, after) for stop, (after, driver) in jobs))
 
 
 def _kill(case: Case, orders: Orders, following: Sequence[Does]) -> None:
@@ -273,27 +262,14 @@ def test_meet_at_every_step(uri: str, name: str, meeting: str, *, is_long: bool)
     raises, and one of the two finds done what is left to it.
     """
     there = MEETINGS[meeting]
-
-    def meet_at(job: tuple[Stop, str]) -> str | None:
-        """What was wrong, if anything was."""
-        where, driver = job
-        orders = Orders(driver=driver, uri=uri, database=name, works=EVERYTHING)
-        try:
-            _meet(there, stopping(orders, where))
-        except Exception as error:  # noqa: BLE001 - all steps are tried before the test fails
-            return f"{driver}, {where}: {type(error).__name__}: {error}"
-        return None
-
+    orders = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING)
     if is_long:
-        undisturbed = Orders(driver=DRIVERS[0], uri=uri, database=name, works=EVERYTHING)
-        with prepared(uri, name, EVERYTHING):
-            for works, call in there.before:
-                does(undisturbed, works, *call)
-            _, steps = trace(undisturbed, there.first, RUN)
-        nothing_wrong(meet_at, product(find_stops(steps), DRIVERS))
+        _, steps = trace_after(orders, there.before, (there.first, RUN))
+        jobs = product(DRIVERS, find_stops(steps))
     else:
         some = [("after find records", 0), ("after insert records", 0), ("after insert records", 1)]
-        nothing_wrong(meet_at, zip(some, DRIVERS, strict=True))
+        jobs = zip(DRIVERS, some, strict=True)
+    attempt_all(partial(_meet, there), orders, jobs)
 
 
 def _meet(meeting: Meeting, orders: Orders) -> None:

@@ -101,6 +101,7 @@ def test_killed(orders: Orders, work_db: Any, start: Start) -> None:
     assert left(work_db) == again("a", "c")
 
 
+@pytest.mark.alone
 def test_killed_while_another_waits(orders: Orders, work_db: Any, start: Start) -> None:
     """What a killed holder was in, and its open transactions, keep nobody waiting for longer than its lease lasts."""
     orders = replace(orders, lease_ttl=1)

@@ -41,6 +41,7 @@ class Work:
         checked: It has a precondition and a verification, which read its document.
         replaces, phase: As for `register`.
         delay: Likewise, in seconds.
+        retired: It isn't registered: its name is retired.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Work:
     replaces: Sequence[str] = ()
     phase: Literal["deploy", "post_deploy"] = "deploy"
     delay: float | None = None
+    retired: bool = False
 
 
 PLAIN, IN_TRANSACTION, LAST = Work("a"), Work("b", transaction=True), Work("c")

@@ -109,15 +109,6 @@ def test_options(db: Any) -> None:
     assert recorded(db) == ["a"]
 
 
-def test_dependency_that_is_pending(db: Any) -> None:
-    """What ran has run, even if a file that was merged late should have run before; the next run applies that."""
-    db.mongrator_migrations.insert_one({"_id": "c", "direction": "up", "applied_at": FIRST})
-    runner = SyncRunner(registry({"a": [], "b": ["a"], "c": ["b"]}, "sync", []), db, "app")
-
-    assert [one.name for one in runner.import_history("mongrator").imported] == ["c"]
-    assert runner.run() == ["a", "b"]
-
-
 def test_replaced_and_retired_names(db: Any) -> None:
     """They are recorded under the old names; the next run records what replaces them, and runs nothing."""
     db.mongrator_migrations.insert_many(
@@ -157,6 +148,25 @@ def test_replacement(db: Any) -> None:
 
     assert [one.name for one in result.imported] == ["old_a", "new"]
     assert read_dates(db) == {"new": SECOND, "old_a": FIRST, "old_b": SECOND}
+    assert runner.run() == []
+
+
+def test_chain_of_replacements(db: Any) -> None:
+    """What several of them replace, one by way of another, is recorded once."""
+    db.mongrator_migrations.insert_many(
+        [{"_id": name, "direction": "up", "applied_at": date} for name, date in (("b", FIRST), ("c", SECOND))]
+    )
+    code = MigrationRegistry()
+
+    def nothing(db: Any) -> None: ...
+
+    code.register("b", replaces=["a"])(nothing)
+    code.register("c", replaces=["b"])(nothing)
+    runner = SyncRunner(code, db, "app")
+    result = runner.import_history("mongrator")
+
+    assert [one.name for one in result.imported] == ["b", "c"]
+    assert read_dates(db) == {"a": FIRST, "b": FIRST, "c": SECOND}
     assert runner.run() == []
 
 

@@ -31,6 +31,7 @@ from quaestor import (
     RunFailed,
     RunFinished,
     RunStarted,
+    SyncRunner,
     UnknownMigrationError,
     UnknownRecordsError,
 )
@@ -308,22 +309,29 @@ def test_bad_databases(dbs: list[Any], commands: Commands, position: int) -> Non
 
 
 @real
-def test_no_server(several: Callable[[int], list[Any]], driver: str) -> None:
+@pytest.mark.parametrize("work", ["run", "rollback", "mark"])
+def test_no_server(several: Callable[[int], list[Any]], driver: str, work: str) -> None:
     """After ten databases in a row that find no server no further one is started, and the result says which."""
-    events = Events()
+    registry, events = undoable(), Events()
+    options: Any = {"on_event": events, "concurrency": 5}
     with opened(driver, NOWHERE, "x", serverSelectionTimeoutMS=10) as nowhere:
         dbs = [*several(1), *(nowhere.client[f"n{number}"] for number in range(30))]
-
-        results = ab().run_many_sync(dbs, "app", on_event=events, concurrency=2)
+        if work == "run":
+            results = registry.run_many_sync(dbs, "app", **options)
+        elif work == "rollback":
+            results = registry.rollback_many_sync(dbs, "app", ["a"], **options)
+        else:
+            results = registry.mark_many_sync(dbs, "app", ["a"], **options)
 
     errors = [result.error for result in results]
     assert errors[0] is None
     skipped = [error for error in errors if isinstance(error, DatabaseSkippedError)]
-    assert 18 <= len(skipped) <= 20
+    assert 16 <= len(skipped) <= 20
     assert len(skipped[0].unreachable) == 10
     assert {type(error) for error in errors[1:11]} == {ServerSelectionTimeoutError}
     ended = [event for event in events if isinstance(event, DatabaseFinished)]
     assert [event.database for event in ended if event.error is skipped[-1]][-1] == "n29"
+    assert {event.work for event in events if isinstance(event, RunFailed | DatabaseFinished)} == {work}
 
 
 # rollbacks and marks
@@ -384,6 +392,20 @@ def test_last_ones_are_rolled_back(dbs: list[Any]) -> None:
     registry.run_many_sync(dbs, "app", targets=["b"])
     after = registry.rollback_many_sync(dbs, "app", to="a")
     assert after == [DatabaseResult(one.name, [], None, rolled_back=["b"]) for one in dbs]
+
+
+def test_rollback_without_dependents(dbs: list[Any]) -> None:
+    """Where an applied migration depends on a target, it's an error, and nothing is undone."""
+    registry = undoable()
+    registry.run_many_sync(dbs, "app", targets=["a"])
+    registry.run_many_sync(dbs[:1], "app", targets=["b"])
+
+    results = registry.rollback_many_sync(dbs, "app", ["a"], with_dependents=False)
+
+    assert isinstance(results[0].error, DependencyConflictError)
+    assert [result.rolled_back for result in results] == [[], *[["a"]] * 4]
+    with pytest.raises(DependencyConflictError):
+        SyncRunner(registry, dbs[0], "app").rollback(["a"], with_dependents=False)
 
 
 @pytest.mark.parametrize("kind", [Broken, SystemExit])
@@ -514,21 +536,3 @@ def test_bad_names_and_states(dbs: list[Any], commands: Commands) -> None:
     with pytest.raises(InvalidPrefixError):
         registry.mark_many_sync(dbs, "", ["a"])
     assert commands.sent == []
-
-
-@real
-@pytest.mark.parametrize("work", ["rollback", "mark"])
-def test_no_server_for_a_rollback_or_mark(several: Callable[[int], list[Any]], driver: str, work: str) -> None:
-    """After ten databases in a row that find no server no further one is started."""
-    events = Events()
-    with opened(driver, NOWHERE, "x", serverSelectionTimeoutMS=10) as nowhere:
-        dbs = [*several(1), *(nowhere.client[f"n{number}"] for number in range(12))]
-        registry = undoable()
-        if work == "rollback":
-            results = registry.rollback_many_sync(dbs, "app", ["a"], on_event=events, concurrency=1)
-        else:
-            results = registry.mark_many_sync(dbs, "app", ["a"], on_event=events, concurrency=1)
-
-    kinds = [type(result.error) for result in results]
-    assert kinds == [type(None), *[ServerSelectionTimeoutError] * 10, *[DatabaseSkippedError] * 2]
-    assert {event.work for event in events if isinstance(event, RunFailed | DatabaseFinished)} == {work}

@@ -21,6 +21,8 @@ from quaestor.status import ImportedMigration, ImportResult, Tool, UnplacedMigra
 
 Document: TypeAlias = Mapping[str, Any]
 
+_MOST_HINTS = 10  # finding a similar name is slow, and all names may be wrong
+
 EntryState: TypeAlias = Literal["applied", "not applied", "unclear"]
 
 
@@ -150,7 +152,8 @@ def _place(
         if entry.state == "not applied":
             result.not_applied.append(UnplacedMigration(theirs, entry.reason))
             continue
-        one = _place_one(theirs, entry, ours, known, source.zone)
+        hints = known if len(result.unplaced) < _MOST_HINTS else ()
+        one = _place_one(theirs, entry, ours, hints, source.zone)
         if isinstance(one, UnplacedMigration):
             result.unplaced.append(one)
         else:
@@ -175,7 +178,11 @@ def _place_one(
         return UnplacedMigration(name, "its record has no date")
     if len(ours) != 1:
         return UnplacedMigration(name, _explain_name(name, ours, known))
-    return ImportedMigration(ours[0], name, entry.applied_at.replace(tzinfo=zone).astimezone(UTC))
+    try:
+        applied_at = entry.applied_at.replace(tzinfo=zone).astimezone(UTC)
+    except OverflowError:
+        return UnplacedMigration(name, "its date, in UTC, is before the year 1 or after 9999")
+    return ImportedMigration(ours[0], name, applied_at)
 
 
 def _explain_name(name: str, ours: Sequence[str], known: Collection[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from quaestor._core.catalog import Catalog, Standing, View
@@ -13,6 +13,8 @@ from quaestor.status import Phase
 
 Dates: TypeAlias = Callable[[str], datetime | None]
 """Finds when a migration was applied; None: it isn't, or nobody knows."""
+
+_END = datetime.max.replace(tzinfo=UTC)  # people may have stored it, or later
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ EVERYTHING = Selection()
 def check_number(argument: str, value: object) -> None:
     """Check how many migrations are meant."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOptionError(f"{argument} must be a whole number, from 1, not {value!r:.40}.")
+        raise InvalidOptionError(f"{argument} must be a whole number, at least 1, not {value!r:.40}.")
 
 
 def _find_phase(catalog: Catalog, name: str) -> Phase:
@@ -152,7 +154,7 @@ def _find_delayed(
         dates = [date for needed in dependencies if (date := find_date(needed)) is not None]
         if any(needed not in view.applied for needed in view.graph[name]):
             found[name] = None
-        elif dates and (until := max(dates) + delay) > now:
+        elif dates and (until := max(dates) + min(delay, _END - max(dates))) > now:
             found[name] = until
     return found
 

@@ -37,6 +37,7 @@ from quaestor.errors import (
     MissingDatabaseError,
     PartlyReplacedError,
     RecordConflictError,
+    UnknownRecordsError,
 )
 from quaestor.status import MigrationRecord, PlannedMigration
 
@@ -105,9 +106,9 @@ class RecordChange:
         return self.stops or bool(self.replaces)
 
     @property
-    def marked(self) -> set[str]:
-        """The names that may have a mark to remove: it was found, or the migration was just applied."""
-        return {*self.marks, self.name} if self.applies and self.stops else {*self.marks}
+    def marked(self) -> tuple[str, ...]:
+        """The names that may have a mark to remove."""
+        return tuple(self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,11 @@ class Change(RecordChange):
     def kinds(self) -> list[bool]:
         """The kind (is_async) of each of its functions."""
         return [self.is_async, *[guard.is_async for guard in self.preconditions + self.verifications]]
+
+    @property
+    def marked(self) -> tuple[str, ...]:
+        """The names that may have a mark to remove: all of them, if it was just applied."""
+        return self.names if self.applies and self.stops else tuple(self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,15 +234,21 @@ def plan_run(
         kept = complete(catalog, view, functions[: selection.steps])
         names = [name for name in names if name in kept]
     steps = [_make_step(definitions[name], view, marks) for name in names]
-    started = {name: mark.since for step in steps for name, mark in step.marks.items()} if marks else {}
-    if interrupted := {name: since for name, since in started.items() if name not in selection.retry}:
+    started = [name for step in steps for name in _find_started(step)] if marks else ()
+    if interrupted := {name: marks[name].since for name in started if name not in selection.retry}:
         raise InterruptedMigrationError(interrupted)
-    return Plan([*(_adopt(name, view, records, marks) for name in sorted(view.unrecorded)), *steps], waiting, asked_for)
+    adoptions = [_adopt(definitions[name], view, records, marks) for name in sorted(view.unrecorded)]
+    return Plan([*adoptions, *steps], waiting, asked_for)
 
 
 def find_marks(names: Iterable[str], marks: Marks) -> Marks:
     """Find the start marks of these migrations."""
     return {name: marks[name] for name in names if name in marks} if marks else marks
+
+
+def _find_started(change: RecordChange) -> Iterable[str]:
+    """Find the names that a run may not repeat unasked. A mark of its own says it for what it replaces, too."""
+    return [change.name] if change.name in change.marks else change.marks
 
 
 def find_date(name: str, view: View, records: Records) -> datetime | None:
@@ -261,11 +273,13 @@ def list_names(todo: Plan) -> tuple[str, ...]:
     return tuple(change.name for change in todo if not isinstance(change, Adoption))
 
 
-def _adopt(name: str, view: View, records: Records, marks: Marks) -> Adoption:
+def _adopt(definition: MigrationDefinition, view: View, records: Records, marks: Marks) -> Adoption:
+    name = definition.name
     return Adoption(
         name,
         applies=True,
         replaces={old: () for old in view.unrecorded[name] if old != name},
+        stops=definition.stops,
         marks=find_marks((name, *view.replaces[name]), marks),
         replaced=view.replaces[name],
         has_record=name in records.applied,
@@ -312,8 +326,15 @@ def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, 
     Migrations are undone if they are applied, or have a start mark.
     """
     check_not_replaced(catalog, view.applied, undo.names)
+    begun = records.applied.keys() | (marks.keys() - catalog.definitions.keys())
+    if gone := sorted(begun & {*(undo.targets or ())} - view.graph.keys()):
+        raise UnknownRecordsError(gone, undo=True)
     meant = find_undone(catalog, view, partial(find_date, view=view, records=records), records.applied.keys(), undo)
     names = find_dependents(view, meant) & {*view.applied, *marks}
+    if not undo.with_dependents and (others := sorted(names.difference(meant))):
+        raise DependencyConflictError(
+            {name: sorted(names.intersection(view.graph[name])) for name in others}, undo=True
+        )
     ordered = [name for name in reversed(order(make_sorter(view.graph))) if name in names]
     # An older release was interrupted in one that is replaced by now.
     started = sorted(catalog.definitions.keys() & marks.keys() & (undo.targets or ()) - view.graph.keys())
@@ -384,20 +405,20 @@ def plan_import(catalog: Catalog, records: Records, marks: Marks, dates: Mapping
     replaced = {name: catalog.list_replaced(name) for name in written}
     after = catalog.view({*records.applied, *dates, *chain.from_iterable(replaced.values())})
     others, ordered = _sort_marked(after, written, dict.fromkeys(written, ()))  # each with its own date
-    there = {*records.applied, *dates}
-    return Plan(
-        [
-            Import(
-                name,
-                applies=True,
-                applied_at=dates[name],
-                replaces={old: () for old in replaced[name] if old not in there},
-                stops=has_stops(catalog, [name]),
-                marks=find_marks((name, *replaced[name]), marks),
-            )
-            for name in [*others, *ordered]
-        ]
-    )
+    there, changes = {*records.applied, *dates}, list[RecordChange]()
+    for name in [*others, *ordered]:
+        missing = [old for old in replaced[name] if old not in there]
+        there.update(missing)  # of a chain, several may replace it
+        change = Import(
+            name,
+            applies=True,
+            applied_at=dates[name],
+            replaces=dict.fromkeys(missing, ()),
+            stops=has_stops(catalog, [name]),
+            marks=find_marks((name, *replaced[name]), marks),
+        )
+        changes.append(change)
+    return Plan(changes)
 
 
 def plan_mark_pending(catalog: Catalog, records: Records, marks: Marks, names: Collection[str]) -> Plan:
@@ -482,11 +503,19 @@ def explain(catalog: Catalog, view: View, todo: Plan, *, undo: bool = False) -> 
 
     def explain_one(change: RecordChange) -> PlannedMigration:
         name, is_recorded_only = change.name, isinstance(change, Adoption)
-        is_asked_for = todo.asked_for is None or name in todo.asked_for or is_recorded_only
+        # A replaced migration to undo isn't in the graph; it was asked for by its own name.
+        is_asked_for = todo.asked_for is None or name in todo.asked_for or name not in view.graph or is_recorded_only
         # A migration to undo may need a target by way of a pending one, which is named then.
         because_of = () if is_asked_for else tuple(sorted(planned.intersection(reasons[name]) or reasons[name]))
-        replaces = catalog.definitions[name].replaces
-        return PlannedMigration(name, is_asked_for, because_of, undo, replaces, is_recorded_only)
+        return PlannedMigration(
+            name,
+            is_asked_for,
+            because_of,
+            undo,
+            replaces=catalog.definitions[name].replaces,
+            is_recorded_only=is_recorded_only,
+            completes=None if undo else catalog.replaced.get(name),
+        )
 
     return [*map(explain_one, todo), *_explain_waiting(catalog, view, todo.waiting)]
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import TypeAlias
 
 from quaestor._core.catalog import Catalog, View
-from quaestor._core.definition import check_names
+from quaestor._core.definition import check_names, check_text
 from quaestor._core.graph import find_reachable, make_sorter, order, reverse
 from quaestor._core.phases import Dates, check_number
 from quaestor.errors import InvalidOptionError, UnknownRecordsError
@@ -29,6 +29,7 @@ class Undo:
     targets: Collection[str] | None = None
     last: int | None = None
     to: str | None = None
+    with_dependents: bool = True
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.targets, self.last, self.to)) != 1:
@@ -38,8 +39,7 @@ class Undo:
         if self.last is not None:
             check_number("last", self.last)
         if self.to is not None:
-            (name,) = check_names("to", [self.to])
-            object.__setattr__(self, "to", name)
+            object.__setattr__(self, "to", check_text("to", self.to, InvalidOptionError))
 
     @property
     def names(self) -> Collection[str]:
@@ -96,6 +96,8 @@ def _find_last(view: View, newest: Sequence[str], count: int | None) -> list[str
 def _find_after(view: View, newest: Sequence[str], to: str) -> list[str]:
     """Find what was recorded after this one, without what it needs."""
     if to not in newest:
-        raise InvalidOptionError(f"Migration {to!r} isn't applied, so nothing was applied after it.")
+        raise InvalidOptionError(
+            f"Migration {to!r} isn't applied, or its code is gone, so nobody knows what was applied after it."
+        )
     needed = find_reachable(view.graph, [to])
     return [name for name in newest[: newest.index(to)] if name not in needed]

@@ -71,7 +71,7 @@ def _find_gaps(documents: Sequence[Document], known: Collection[str]) -> Iterato
         file = name if name.endswith(".py") else f"{name}.py"
         is_file = _count_digits(file) == _count_digits(last) > 0
         if is_file and file < last and file not in log.names:
-            reason = f"it sorts before {last}, so Beanie takes it for applied, but its log doesn't have it"
+            reason = f"it sorts before {last}, so Beanie counts it as applied, but its log doesn't have it"
             yield Entry(file, "unclear", reason)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
-from quaestor._core.definition import is_async
+from quaestor._core.definition import is_async, takes_context
 from quaestor._text import add_note
 from quaestor.errors import InvalidMigrationError, InvalidOptionError
 
@@ -56,7 +56,7 @@ def register_folder(registry: "MigrationRegistry", folder: str | PathLike[str], 
         DuplicateMigrationError: A name is taken.
         Exception: Whatever a file raises when it is imported, unchanged, with a note that names it.
     """
-    if tool not in _READERS:
+    if tool not in tuple(_READERS):  # a tuple, because it may be unhashable
         raise InvalidOptionError(f"tool must be one of {', '.join(map(repr, _READERS))}, not {tool!r:.40}.")
     path = Path(folder).resolve()
     files = _sort([file for file in path.glob("*.py") if not file.stem.startswith("__")], tool)
@@ -161,7 +161,10 @@ def _read_mongodb_migrations(file: Path) -> _Migration:
     if not isinstance(found, type) or not issubclass(found, _BaseMigration):
         raise InvalidMigrationError(f"{file} has no class Migration(BaseMigration).")
     _find_function(file, found, "upgrade")
-    return _Migration(_bind(found, "upgrade"), _bind(found, "downgrade") if hasattr(found, "downgrade") else None)
+    if getattr(found, "downgrade", None) is None:
+        return _Migration(_bind(found, "upgrade"), None)
+    _find_function(file, found, "downgrade")
+    return _Migration(_bind(found, "upgrade"), _bind(found, "downgrade"))
 
 
 def _bind(migration: type[_BaseMigration], name: str) -> Function:
@@ -180,6 +183,7 @@ def _bind(migration: type[_BaseMigration], name: str) -> Function:
 def _read_mongrator(file: Path) -> _Migration:
     module = _load(file)
     up = _find_function(file, module, "up")
+    takes_context(f"up() in {file}", up)  # now, because what wraps it takes the database in any case
     down = getattr(module, "down", None)
     if is_async(up):
         return _Migration(_refuse_operations(up), down)

@@ -16,7 +16,7 @@ def _read(documents: Sequence[Document]) -> Iterator[Entry]:
 
 def _find(name: str, known: Collection[str]) -> list[str]:
     """Find the migrations whose names begin with these digits."""
-    return sorted(one for one in known if re.fullmatch(rf"{re.escape(name)}(?!\d).*", one, re.DOTALL))
+    return sorted(one for one in known if name.isdecimal() and re.fullmatch(rf"{name}(?!\d).*", one, re.DOTALL))
 
 
 MONGODB_MIGRATIONS = Adapter("mongodb-migrations", "database_migrations", _read, _find, is_local=True)

@@ -11,7 +11,7 @@ from quaestor._core.imports import Adapter, Document, Entry
 
 def _read(documents: Sequence[Document]) -> Iterator[Entry]:
     for document in documents:
-        name, status = document["_id"], document.get("status", "applied")
+        name, status = document.get("_id"), document.get("status", "applied")
         if status == "applied":
             yield Entry(name, "applied", applied_at=document.get("applied_at"))
         elif status == "failed":

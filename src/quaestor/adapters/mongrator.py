@@ -12,7 +12,7 @@ _LOCK = "_mongrator_lock"
 
 def _read(documents: Sequence[Document]) -> Iterator[Entry]:
     for document in documents:
-        name = document["_id"]
+        name = document.get("_id")  # none in a view
         if name == _LOCK:
             continue
         match document.get("direction"):

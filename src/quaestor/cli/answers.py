@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TextIO, TypeVar
 
@@ -10,7 +10,6 @@ import typer
 from rich.console import Console, Group, RenderableType
 
 from quaestor import PlannedMigration, SyncRunner
-from quaestor._text import find_similar
 from quaestor.cli import endings, reports
 from quaestor.cli.endings import FAILED, print_error
 from quaestor.cli.event_lines import to_json
@@ -21,10 +20,10 @@ from quaestor.status import Status
 T = TypeVar("T")
 
 REFUSED = "Nothing was done. To go on with the other databases, pass --yes."
-UP_TO_DATE = "Up to date: nothing to apply."
+_UP_TO_DATE = "Up to date: nothing to apply."
 WIDE = 10_000  # cells: a pipe or a file has no width, so nothing is cut
 
-make_console = partial(Console, highlight=False, markup=False, emoji=False)
+make_console: Callable[..., Console] = partial(Console, highlight=False, markup=False, emoji=False)
 out: Console = make_console(width=None if sys.stdout.isatty() else WIDE)
 
 
@@ -45,22 +44,28 @@ def print_report(report: Iterable[RenderableType], console: Console = out, file:
     typer.echo(text, file=sys.stdout if file is None else file, nl=False)
 
 
-def show_each(
+def show_answers(
     target: Target,
     answers: Mapping[str, T | Exception],
-    report: Callable[[Mapping[str, T]], Iterable[RenderableType]],
+    report: Callable[[T], Iterable[RenderableType]],
+    report_many: Callable[[Mapping[str, T]], Iterable[RenderableType]],
     describe: Callable[[str, T], object] = lambda _, answer: answer,
     *,
     key: str = "",
     code: int = FAILED,
     hint: str = "",
 ) -> Mapping[str, T]:
-    """Show the answer of each database; exit if there are errors, by default with this code, and show the hint.
+    """Show the answer of the database, or of each; exit if there are errors, by default with this code, and show the
+    hint. Returns the answers.
 
-    `describe` makes the value for JSON; with a key, this is the answer's in an object that says of which database.
+    `describe` makes the value for JSON. With a key it is that of an answer among many, beside its database.
     """
     source = target.settings.source
     found = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
+    if not target.is_many:
+        for name, answer in found.items():
+            show(describe(name, answer), report(answer), target)
+        return found
     failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
 
     def to_value(name: str) -> object:
@@ -69,7 +74,7 @@ def show_each(
             return {"database": name, key: found.get(name), "error": error}
         return describe(name, found[name]) if error is None else {"database": name, "error": error}
 
-    show([to_value(name) for name in answers], report(found) if found else [], target)
+    show([to_value(name) for name in answers], report_many(found) if found else [], target)
     for name, error in failed.items():
         print_error(target.clean(f"{name}: {endings.describe_error(error, source)}"), database=name)
     if failed:
@@ -95,32 +100,27 @@ def read_status(runner: SyncRunner) -> Status:
 def show_plans(
     target: Target,
     ask: Callable[[SyncRunner], list[PlannedMigration]],
-    nothing: str,
-    *,
-    names: Collection[str],
-    what: str,
+    what: str = "to apply",
+    nothing: str = _UP_TO_DATE,
     hint: str = "",
 ) -> Mapping[str, list[PlannedMigration]]:
-    """Show the plan of a command that takes these names, on one database or many. Returns the plan of each."""
-    if not target.is_many:
-        planned = target.ask(ask)
-        show(planned, report_plan(target, planned, out.width, nothing), target)
-        return {target.db: planned}
-    known = target.registry.migrations
-    if unknown := {name: find_similar(name, known) for name in names if name not in known}:
-        raise UnknownMigrationError(unknown)  # otherwise each database would report the same error
-    if not known:
+    """Show the plan of a command, in one database or many. Returns the plan of each."""
+    answers = accept_unknown(target.ask_each(ask), [])
+    if target.is_many and not target.registry.migrations:
         print_error(reports.NO_MIGRATIONS)
 
-    def report(plans: Mapping[str, Sequence[PlannedMigration]]) -> Iterator[RenderableType]:
+    def report_many(plans: Mapping[str, Sequence[PlannedMigration]]) -> Iterator[RenderableType]:
         planned = {database: reports.list_work(plan) for database, plan in plans.items()}
         return reports.report_plans(planned, out.width, what, is_counted=what != "to apply")
 
-    return show_each(target, target.ask_each(ask), report, key="planned", hint=hint)
+    def report(planned: Sequence[PlannedMigration]) -> Iterator[RenderableType]:
+        return report_plan(target, planned, out.width, nothing)
+
+    return show_answers(target, answers, report, report_many, key="planned", hint=hint)
 
 
 def report_plan(
-    target: Target, planned: Sequence[PlannedMigration], width: int, nothing: str = UP_TO_DATE
+    target: Target, planned: Sequence[PlannedMigration], width: int, nothing: str = _UP_TO_DATE
 ) -> Iterator[RenderableType]:
     """Report a plan, or that there is nothing to do."""
     if all(one.is_waiting for one in planned):

@@ -33,7 +33,9 @@ from quaestor.events import (
     MigrationFailed,
     MigrationRetried,
     MigrationRolledBack,
+    MigrationsWaiting,
     RecordsMarked,
+    ReplacementRecorded,
     ReplicasAwaited,
     RollbackFinished,
     RollbackStarted,
@@ -163,7 +165,7 @@ class _OneDisplay:
                 took = f" in {self._time_since(run.since)}" if names else ""
                 sys.stdout.flush()  # a line without an end, which a migration printed, comes before this one
                 self._console.print(Text(f"{message}{took}", "bold green"))
-            case RecordsMarked() | ChangesAccepted() | HistoryImported():
+            case ReplacementRecorded() | MigrationsWaiting() | RecordsMarked() | ChangesAccepted() | HistoryImported():
                 self._console.print(message)
             case RunFailed() if run.count is not None:
                 self._console.print(Text(f"Stopped after {run.done} of {run.count}", FAILED.style))

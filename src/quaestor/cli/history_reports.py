@@ -185,6 +185,8 @@ def _choose_mark(entry: HistoryEntry) -> Mark:
 
 
 def _describe(entry: HistoryEntry) -> str:
+    if entry.what == "applied" and entry.record is not None and entry.record.source == "replaces":
+        return "recorded"  # with a replacement: its function wasn't called
     return "rollback failed" if entry.what == "failed" and entry.undo else entry.what.replace("_", " ")
 
 

@@ -1,6 +1,7 @@
 """The file with the names for an import, and the report of what was imported."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,13 +17,22 @@ from quaestor.cli.settings import CommandError
 def read_names(file: Path) -> Mapping[str, str]:
     """Read the names in the other tool with those here, from JSON."""
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
+        names = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_make_object)
     except OSError as error:
         raise CommandError(f"Can't read {file}: {error.strerror}.") from None
-    except ValueError as error:  # also of the encoding
+    except (ValueError, RecursionError) as error:  # also of the encoding
         raise CommandError(f"{file} isn't JSON: {error}.") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CommandError(f'{file} must have a JSON object such as {{"their name": "our name"}}.')
+    return names
+
+
+def _make_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of JSON. Of a name that is there twice, Python would take the last."""
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name!r} is there twice")
     return names
 
 

@@ -29,27 +29,26 @@ def argument(text: str, metavar: str = "NAME") -> Any:
     return typer.Argument(metavar=metavar, help=text, autocompletion=complete, show_default=False)
 
 
+def option(name: str, metavar: str, text: str, *, completes: bool = False) -> Any:
+    """Make an option with a value; `completes`: with the name of a migration."""
+    complete = complete_names if completes else None
+    return typer.Option(name, metavar=metavar, help=text, autocompletion=complete, show_default=False)
+
+
 Names = Annotated[
     list[str] | None, argument("The migrations to apply; their dependencies come first. Defaults to all.")
 ]
-
-
 Retry = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--retry",
-        metavar="NAME",
-        autocompletion=complete_names,
-        help="Repeat a migration with after_crash='stop' that was interrupted or failed halfway; repeat the option "
+        "NAME",
+        "Repeat a migration with after_crash='stop' that was interrupted or failed halfway; repeat the option "
         "for several.",
-        show_default=False,
+        completes=True,
     ),
 ]
-
-
 Phases = StrEnum("Phases", ["DEPLOY", "POST_DEPLOY"])
-
-
 PhaseOption = Annotated[
     Phases | None,
     typer.Option(
@@ -59,47 +58,22 @@ PhaseOption = Annotated[
         show_default=False,
     ),
 ]
-
-
 NoDelay = Annotated[bool, typer.Option("--no-delay", help="Apply delayed migrations, too.")]
-
-
 Steps = Annotated[
     int | None,
-    typer.Option(
-        "--steps",
-        metavar="NUMBER",
-        help="Apply only the first so many of the plan. Defaults to all.",
-        show_default=False,
-    ),
+    option("--steps", "NUMBER", "Apply only the first so many of the plan. Defaults to all."),
 ]
-
-
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
-
-
 Confirmed = Annotated[
     str | None,
-    typer.Option(
-        "--confirm",
-        metavar="DATABASE",
-        help="Name the database to confirm, in place of --yes. A protected database requires it.",
-        show_default=False,
+    option(
+        "--confirm", "DATABASE", "Name the database to confirm, in place of --yes. A protected database requires it."
     ),
 ]
-
-
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
-
-
 Databases = Annotated[
     int | None,
-    typer.Option(
-        "--concurrency",
-        metavar="NUMBER",
-        help="With a pattern, in how many databases at once. Defaults to 8.",
-        show_default=False,
-    ),
+    option("--concurrency", "NUMBER", "With a pattern, in how many databases at once. Defaults to 8."),
 ]
 
 

@@ -89,7 +89,8 @@ def mermaid(status: Status) -> str:
         lines.append(f'  {identifier}["{mark.sign} {label}"]:::{mark.word}')
     lines += [f"  {needed} --> {identifier}" for needed, identifier in _edges(status)]
     for mark, _ in count_marks(status):
-        lines.append(f"  classDef {mark.word} fill:{mark.fill},stroke:{mark.line},color:#1e293b")
+        if mark.fill:
+            lines.append(f"  classDef {mark.word} fill:{mark.fill},stroke:{mark.line},color:#1e293b")
     return "\n".join(lines) + "\n"
 
 

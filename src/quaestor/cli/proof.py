@@ -18,7 +18,7 @@ from quaestor._text import add_note, find_similar, format_count
 from quaestor.cli import signals
 from quaestor.cli.progress import RunProgress
 from quaestor.cli.settings import CommandError
-from quaestor.cli.squash import find_dependencies
+from quaestor.cli.squash import find_dependencies, reach
 from quaestor.cli.target import Target
 from quaestor.errors import UnknownMigrationError
 from quaestor.registry import MigrationRegistry
@@ -88,21 +88,11 @@ def _split(registry: MigrationRegistry, name: str) -> tuple[MigrationRegistry, M
     needs, needs_before = find_dependencies(registry), find_dependencies(registry, without=name)
     if name not in needs:
         raise CommandError(f"Migration {name!r} is replaced itself. Prove what replaces it.")
-    others = {*_reach(needs, [name]), *_reach(needs_before, old)} - {name, *old}
+    others = {*reach(needs, [name]), *reach(needs_before, old)} - {name, *old}
     return (
-        _copy(registry, needs_before, _reach(needs_before, [*others, *old])),
-        _copy(registry, needs, _reach(needs, [*others, name])),
+        _copy(registry, needs_before, reach(needs_before, [*others, *old])),
+        _copy(registry, needs, reach(needs, [*others, name])),
     )
-
-
-def _reach(needs: Mapping[str, Sequence[str]], names: Iterable[str]) -> list[str]:
-    found: dict[str, None] = {}
-    ahead = list(names)
-    while ahead:
-        if (name := ahead.pop()) not in found:
-            found[name] = None
-            ahead.extend(needs[name])
-    return [*found]
 
 
 def _copy(registry: MigrationRegistry, needs: Mapping[str, Sequence[str]], names: Iterable[str]) -> MigrationRegistry:

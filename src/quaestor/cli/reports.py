@@ -162,6 +162,11 @@ def _describe_lease(lease: Lease) -> str:
     return f"{escape(str(lease))}; last renewed at {lease.renewed_at:%H:%M:%S} UTC"
 
 
+def report_release(released: Lease | None) -> Iterator[RenderableType]:
+    """Report whether the lease was released, and who held it."""
+    yield "Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."
+
+
 def report_released(released: Mapping[str, Lease | None]) -> Iterator[RenderableType]:
     """Report the databases whose lease was released, and who held it."""
     held = {database: lease for database, lease in released.items() if lease is not None}

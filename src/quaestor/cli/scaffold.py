@@ -136,7 +136,8 @@ def choose_file(folder: Path, name: str, registry: MigrationRegistry, location: 
     """Choose the file of a new migration, whose function has the same name. It must not exist."""
     if attrgetter(location.attribute)(sys.modules[location.module]) is not registry:
         raise CommandError(
-            f"{location.attribute!r} is a factory, whose registry a module can't import. Configure the registry itself."
+            f"{location.attribute!r} is a factory, whose registry a module can't import. Configure the registry "
+            "itself, or pass it, such as --registry shop.migrations:registry."
         )
     MigrationRegistry().register(name)  # checks the name
     if _NO_NAME.search(name) or not name.isprintable():

@@ -2,42 +2,37 @@
 
 import ast
 import importlib
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from quaestor import MigrationDefinition
 from quaestor._text import find_similar, format_count
-from quaestor.cli.bundle import Bundle
-from quaestor.cli.imports import WIDTH, fold, write_imports
+from quaestor.cli.bundle import bundle
 from quaestor.cli.loader import Location, locate_error
 from quaestor.cli.scaffold import IDEMPOTENT, RETRIED, choose_file, literal, write
 from quaestor.cli.settings import CommandError
-from quaestor.cli.sources import Definition
 from quaestor.errors import UnknownMigrationError
 from quaestor.registry import MigrationRegistry
 
-
-class Squashed(NamedTuple):
-    """What was written."""
-
-    file: Path
-    notes: list[str]  # what the replacement lacks
+_WIDTH = 88  # columns
 
 
-def squash(registry: MigrationRegistry, names: Sequence[str], into: str, folder: Path, location: Location) -> Squashed:
+def squash(
+    registry: MigrationRegistry, names: Sequence[str], into: str, folder: Path, location: Location
+) -> tuple[Path, list[str]]:
     """Write a module with a migration that replaces others, and import it.
 
-    If it can't be imported, there is no file.
+    Returns the file, and what the migration lacks. If the module can't be imported, there is no file.
     """
     file = choose_file(folder, into, registry, location)
     if into in registry.retired or into in find_replaced(registry):
         raise CommandError(f"There was a migration {into!r} before, which is retired or replaced. Choose another name.")
     package = _find_package(folder)
     old = _choose(registry, names)
-    options = _choose_options(old)
-    text = _Module(registry, old, into, file.stem, location, package=package).write(find_needed(registry, old), options)
+    text = _write(registry, old, into, file.stem, location)
     write(file, text)
     importlib.invalidate_caches()
     try:
@@ -48,7 +43,7 @@ def squash(registry: MigrationRegistry, names: Sequence[str], into: str, folder:
             f"The module for {into!r} can't be imported: {locate_error(error)} It isn't written. Simplify the modules "
             "of the migrations first."
         ) from error
-    return Squashed(file, list(_list_losses(old)))
+    return file, [*_list_losses(old, text, location.module)]
 
 
 def find_replaced(registry: MigrationRegistry) -> dict[str, str]:
@@ -73,27 +68,30 @@ def find_dependencies(registry: MigrationRegistry, without: str = "") -> dict[st
     }
 
 
+def reach(needs: Mapping[str, Sequence[str]], names: Iterable[str]) -> list[str]:
+    """Find these migrations and all that they depend on."""
+    found: dict[str, None] = {}
+    ahead = list(names)
+    while ahead:
+        if (name := ahead.pop()) not in found:
+            found[name] = None
+            ahead.extend(needs[name])
+    return [*found]
+
+
 def find_needed(registry: MigrationRegistry, migrations: Iterable[MigrationDefinition]) -> list[str]:
     """Find the other migrations that these depend on. None of them may depend on one of these."""
     names, needs = [one.name for one in migrations], find_dependencies(registry)
-    needed = {other: name for name in reversed(names) for other in reversed(needs[name]) if other not in names}
-    for first, name in needed.items():
-        ahead, passed = [first], {first}
-        while ahead:
-            other = ahead.pop()
-            if inner := next((one for one in needs[other] if one in names), None):
-                raise CommandError(
-                    f"{other!r}, which isn't among them, depends on {inner!r}, and {name!r} needs it. Squash {other!r} "
-                    f"as well, or leave {inner!r} or {name!r} out."
-                )
-            ahead += set(needs[other]) - passed
-            passed.update(needs[other])
+    for other in reach(needs, names):
+        inner = next((one for one in needs[other] if one in names), None)
+        if other not in names and inner is not None:
+            name = next(one for one in names if other in reach(needs, [one]))
+            raise CommandError(
+                f"{other!r}, which isn't among them, depends on {inner!r}, and {name!r} needs it. Squash {other!r} "
+                f"as well, or leave {inner!r} or {name!r} out."
+            )
+    needed = {other for name in names for other in needs[name]}.difference(names)
     return [one.name for one in registry.sort() if one.name in needed]
-
-
-def is_async(function: Callable[..., object]) -> bool:
-    """Say whether a function is `async def`, as the registry sees it."""
-    return MigrationDefinition("any", function).is_async
 
 
 def _find_package(folder: Path) -> str:
@@ -118,9 +116,15 @@ def _choose(registry: MigrationRegistry, names: Sequence[str]) -> list[Migration
 
 def _choose_options(old: Sequence[MigrationDefinition]) -> list[str]:
     """Choose the options of the replacement; refuse migrations that can't be one."""
-    _check_kinds("functions", {one.name: is_async(one.execute) for one in old})
-    if all(one.rollback is not None for one in old):
-        _check_kinds("rollbacks", {one.name: is_async(one.rollback) for one in old if one.rollback is not None})
+    used: dict[str, list[Any]] = {"functions": [one.execute for one in old], "rollbacks": [one.rollback for one in old]}
+    for what, functions in used.items():
+        kinds = {one.name: None not in functions and _define(f).is_async for one, f in zip(old, functions, strict=True)}
+        names = [[name for name, is_async in kinds.items() if is_async is kind] for kind in (False, True)]
+        if all(names):
+            raise CommandError(
+                f"The {what} of {_list(names[0])} are `def`, and those of {_list(names[1])} are `async def`. Squash "
+                "each kind for itself."
+            )
     phases: dict[str, str] = {one.phase: one.name for one in old}
     if len(phases) > 1:
         raise CommandError(
@@ -135,7 +139,7 @@ def _choose_options(old: Sequence[MigrationDefinition]) -> list[str]:
     return options
 
 
-def _list_losses(old: Sequence[MigrationDefinition]) -> Iterator[str]:
+def _list_losses(old: Sequence[MigrationDefinition], text: str, own: str) -> Iterator[str]:
     """List what the replacement doesn't have, or does otherwise."""
     no_rollback = [one.name for one in old if one.rollback is None]
     if 0 < len(no_rollback) < len(old):
@@ -151,107 +155,73 @@ def _list_losses(old: Sequence[MigrationDefinition]) -> Iterator[str]:
         yield "All its verifications are checked after its last step. Do they hold there?"
     if chained := [one.name for one in old if one.replaces]:
         yield f"Before you remove {_list(chained)}, add the names that it replaces to those here."
-
-
-def _check_kinds(what: str, kinds: Mapping[str, bool]) -> None:
-    if len(set(kinds.values())) > 1:
-        names = [[name for name, is_async in kinds.items() if is_async is kind] for kind in (False, True)]
-        raise CommandError(
-            f"The {what} of {_list(names[0])} are `def`, and those of {_list(names[1])} are `async def`. Squash each "
-            "kind for itself."
-        )
+    for module in dict.fromkeys(one.execute.__module__ for one in old):
+        if module != own and re.search(rf"\b(from|import) {re.escape(module)}\b", text):
+            yield f"It imports {module}, which it has copied. Use the copy before you remove that module."
 
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-class _Module:
-    """The text of the new module."""
+def _write(
+    registry: MigrationRegistry, old: Sequence[MigrationDefinition], into: str, function: str, location: Location
+) -> str:
+    """Write the text of the new module."""
+    options, needed, attribute = _choose_options(old), find_needed(registry, old), location.attribute
+    executes: list[Any] = [one.execute for one in old]
+    undos: list[Any] = [one.rollback for one in reversed(old)]
+    undos = [] if None in undos else undos
+    guards: list[tuple[str, MigrationDefinition, Any]] = [
+        (kind, one, guard)
+        for one in old
+        for kind, guards in (("precondition", one.preconditions), ("verification", one.verifications))
+        for guard in guards
+    ]
+    labels: dict[Any, str] = {one.execute: f"migration {one.name!r}" for one in old}
+    labels |= {one.rollback: f"the rollback of {one.name!r}" for one in old if undos}
+    labels |= {guard: f"a {kind} of {one.name!r}" for kind, one, guard in guards}
+    header = f"from {location.module} import {attribute.partition('.')[0]}"
+    text, nodes = bundle(registry, labels, header, [function, f"undo_{function}"])
+    name, register = literal(into), f"{attribute}.register"
+    summary = f'"""{function.replace("_", " ").strip().capitalize()}: {format_count(len(old))}, squashed."""'
+    hint = f"# {RETRIED if 'transaction=True' in options else IDEMPOTENT}"
+    depends_on = [_fold("depends_on=[", map(literal, needed), "]")] if needed else []
+    replaces = _fold("replaces=[", (literal(one.name) for one in old), "]")
+    decorator = _fold(f"@{register}(", [name, *depends_on, *options, replaces], ")")
+    parts = [f"{summary}\n\n{text}", decorator + _write_function(function, executes, nodes, summary, hint)]
+    if guards:
+        calls = [f"{register}_{kind}({name})({nodes[guard].name})" for kind, _, guard in guards]
+        parts.append("\n".join(dict.fromkeys(calls)))
+    if undos:
+        doc = f'"""Undo {"it" if len(old) == 1 else "them"}, in reverse order."""'
+        parts.append(f"@{register}_rollback({name})" + _write_function(f"undo_{function}", undos, nodes, doc))
+    return "\n\n\n".join(parts) + "\n"
 
-    def __init__(
-        self,
-        registry: MigrationRegistry,
-        old: Sequence[MigrationDefinition],
-        into: str,
-        function: str,
-        location: Location,
-        *,
-        package: str,
-    ) -> None:
-        self._old, self._into, self._function, self._location = old, into, function, location
-        functions = [function for one in old for function in (one.execute, one.rollback) if function is not None]
-        self._bundle = bundle = Bundle(
-            registry,
-            location.attribute,
-            going={one.__module__ for one in functions if hasattr(one, "__module__")} - {location.module},
-            package=package,
-            taken=[function, f"undo_{function}"],
-        )
-        self._functions = [bundle.add(f"migration {one.name!r}", one.execute) for one in old]
-        self._guards = {
-            (kind, bundle.add(f"a {kind} of {one.name!r}", guard)): None
-            for one in old
-            for kind, guards in (("precondition", one.preconditions), ("verification", one.verifications))
-            for guard in guards
-        }
-        can_undo = all(one.rollback is not None for one in old)
-        undone = reversed(old) if can_undo else ()
-        self._rollbacks = [bundle.add(f"the rollback of {one.name!r}", one.rollback) for one in undone]
 
-    def write(self, needed: Sequence[str], options: Sequence[str]) -> str:
-        """Return the text."""
-        sections = self._bundle.write()
-        title = self._function.replace("_", " ").strip().capitalize()
-        summary = f'"""{title}: {format_count(len(self._old))}, squashed."""'
-        hint = RETRIED if "transaction=True" in options else IDEMPOTENT
-        names = [literal(one.name) for one in self._old]
-        depends_on = [fold("depends_on=[", map(literal, needed), "]", WIDTH - 5)] if needed else []
-        replaces = fold("replaces=[", names, "]", WIDTH - 5)
-        register = f"@{self._location.attribute}.register"
-        into = literal(self._into)
-        head = fold(f"{register}(", [into, *depends_on, *options, replaces], ")")
-        call = self._write_function(self._function, self._functions, [one.execute for one in self._old])
-        parts = [f"{head}\n{call[0]}\n    {summary}\n    # {hint}\n{call[1]}"]
-        if self._guards:
-            lines = [f"{register[1:]}_{kind}({into})({self._bundle.name(one)})" for kind, one in self._guards]
-            parts.append("\n".join(lines))
-        if self._rollbacks:
-            undone = [one.rollback for one in reversed(self._old)]
-            define, body = self._write_function(f"undo_{self._function}", self._rollbacks, undone)
-            doc = f'    """Undo {"it" if len(self._old) == 1 else "them"}, in reverse order."""'
-            parts.append(f"{register}_rollback({into})\n{define}\n{doc}\n{body}")
-        copied = [self._write_section(module, texts) for module, texts in sections.items() if texts]
-        body = "\n\n\n".join([*copied, *parts])
-        imports = write_imports(self._bundle, self._location)
-        return f"{summary}\n\n{imports}\n\n{body}\n"
+def _write_function(name: str, functions: Sequence[Any], nodes: Mapping[Any, Any], *start: str) -> str:
+    """Write a function that calls the copies of others, with the parameters of one of them."""
+    wants = [_define(one).wants_context for one in functions]
+    model = nodes[functions[wants.index(max(wants))]]
+    parameters = [*model.args.posonlyargs, *model.args.args][: 1 + max(wants)]
+    define, call = ("async def", "await ") if _define(functions[0]).is_async else ("def", "")
+    head = _fold(f"{define} {name}(", map(ast.unparse, parameters), ") -> None:" if model.returns else "):")
+    calls = [
+        f"{call}{nodes[one].name}({', '.join(each.arg for each in parameters[: 1 + wanted])})"
+        for one, wanted in zip(functions, wants, strict=True)
+    ]
+    return "\n    ".join([f"\n{head}", *start, *calls])
 
-    def _write_section(self, module: str, texts: Sequence[str]) -> str:
-        """Write what is copied from a module, under a comment that names it."""
-        first, _, more = self._bundle.find_docstring(module).partition("\n")
-        is_known = first in {one.description for one in self._old}  # a function says so, too
-        lines = [f"From {module}", *([] if is_known or not first else ["", first]), *more.rstrip().splitlines()]
-        text, was_block = "\n".join(f"# {line}".rstrip() for line in lines), False
-        for number, one in enumerate(texts):
-            is_block = isinstance(ast.parse(one).body[0], ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            is_apart = number == 0 or one.startswith("\n")
-            text += "\n" * (3 if is_block or was_block else 1 + is_apart) + one.lstrip("\n")
-            was_block = is_block
-        return text
 
-    def _write_function(self, name: str, copied: Sequence[Definition], functions: Sequence[Any]) -> tuple[str, str]:
-        """Write the first line and the body of a function that calls the copies of others."""
-        wants = [MigrationDefinition("any", one).wants_context for one in functions]
-        is_coroutine = is_async(functions[0])
-        db = self._bundle.find_annotation(copied[0])
-        parameters = ["db" if db is None else f"db: {db}"]
-        if any(wants):
-            kind = "AsyncMigrationContext" if is_coroutine else "MigrationContext"
-            parameters.append("context" if db is None else f"context: {self._bundle.use('quaestor', kind)}")
-        start = f"{'async ' if is_coroutine else ''}def {name}("
-        define = fold(start, parameters, "):" if db is None else ") -> None:")
-        calls = [
-            f"    {'await ' if is_coroutine else ''}{self._bundle.name(one)}({'db, context' if wanted else 'db'})"
-            for one, wanted in zip(copied, wants, strict=True)
-        ]
-        return define, "\n".join(calls)
+def _define(function: Any) -> MigrationDefinition:
+    """Read a function as the registry does."""
+    return MigrationDefinition("any", function)
+
+
+def _fold(start: str, items: Iterable[str], end: str) -> str:
+    """Write a list in one line, or each item in a line of its own."""
+    items = list(items)
+    line = start + ", ".join(items) + end
+    if "\n" not in line and len(line) < _WIDTH:
+        return line
+    return "\n".join([start, *(f"    {one},".replace("\n", "\n    ") for one in items), end])

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout, suppress
 from functools import cached_property, partial
@@ -98,7 +98,7 @@ class Target:
         self.settings: Settings = find(options, os.environ, Path.cwd(), framework)
         release = self.settings.values.get("release")
         self.options: dict[str, Any] = lease | {"release": None if release is None else release.value}
-        self.stack = ExitStack()  # closed when the command ends
+        self.stack: ExitStack = ExitStack()  # closed when the command ends
         self._command = command
         if isinstance(sys.stderr, JsonStderr):
             sys.stderr.clean = self.clean
@@ -241,8 +241,10 @@ class Target:
     ) -> dict[str, T | Exception]:
         """Ask a runner for each of these databases, by default all that match the pattern.
 
-        Returns the answer or the error of each, sorted.
+        Returns the answer or the error of each, sorted. If the settings name one database, its error is raised.
         """
+        if not self.is_many:
+            return {self.db: self.ask(question)}
         self.registry.sort()  # otherwise each database would report the same error
         names = self.names if names is None else names
         if self.server.loop is not None:
@@ -271,9 +273,6 @@ class Target:
 
         Raises what it can't read, because it may be protected.
         """
-        if not self.is_many:
-            label = self.ask(lambda runner: runner.read_protection())
-            return None if label is None else (self.db, label)
         for name, answer in self.ask_each(lambda runner: runner.read_protection()).items():
             if isinstance(answer, Exception):
                 raise answer
@@ -281,10 +280,10 @@ class Target:
                 return name, answer
         return None
 
-    def work_on_each(self, work: Work, on_event: Hook, **options: Any) -> list[DatabaseResult]:
-        """Call the registry's `run_many`, `rollback_many` or `mark_many` for all databases that match the pattern."""
+    def work_on_each(self, work: Work, on_event: Hook, names: Iterable[str], /, **options: Any) -> list[DatabaseResult]:
+        """Call the registry's `run_many`, `rollback_many` or `mark_many` for these databases."""
         server, prefix = self.server, self.settings.value("prefix")
-        databases = [server.db(name) for name in self.names]
+        databases = [server.db(name) for name in names]
         options |= {"on_event": on_event, **self.options}
         results: list[DatabaseResult]
         if server.loop is None:

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import typer
 
@@ -20,6 +21,9 @@ from quaestor.cli.target import Target
 from quaestor.events import Hook
 from quaestor.status import Work
 
+Part: TypeAlias = tuple[Sequence[str], dict[str, Any]]
+"""Names of databases, and options for these alone."""
+
 
 def work_on_one(target: Target, ask: Callable[[SyncRunner], list[str]]) -> list[str]:
     """Run something that acquires the lease, and show its events."""
@@ -28,10 +32,18 @@ def work_on_one(target: Target, ask: Callable[[SyncRunner], list[str]]) -> list[
         return target.ask(ask, hook)
 
 
-def work_on_each(target: Target, work: Work, **options: Any) -> None:
-    """Run, roll back or mark in many databases, and show the events and results. The options are the registry's."""
+def work_on_each(target: Target, work: Work, *parts: Part, **options: Any) -> None:
+    """Run, roll back or mark in many databases, and show the events and results. The options are the registry's.
+
+    By default there is one part, of all databases that match the pattern.
+    """
     with follow(target, target.names, work) as (progress, hook):
-        results = target.work_on_each(work, hook, **options)
+        results = [
+            result
+            for names, more in parts or [(target.names, {})]
+            for result in target.work_on_each(work, hook, names, **options, **more)
+        ]
+    results.sort(key=attrgetter("database"))
     errors = {one.database: one.error for one in results if one.error is not None}
     source = target.settings.source
     if target.as_json:

@@ -11,12 +11,12 @@ from quaestor._text import format_count
 from quaestor.cli.answers import out, show
 from quaestor.cli.command import command
 from quaestor.cli.endings import FAILED, print_error
-from quaestor.cli.options import DryRun, argument
+from quaestor.cli.options import DryRun, argument, option
 from quaestor.cli.target import Target
 from quaestor.cli.work import follow
 from quaestor.status import Tool
 
-app = typer.Typer()
+app: typer.Typer = typer.Typer()
 
 
 @command(
@@ -43,15 +43,15 @@ def _import(
     ] = None,
     collection: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The tool's collection. Defaults to the tool's default.", show_default=False),
+        option("--collection", "NAME", "The tool's collection. Defaults to the tool's default."),
     ] = None,
     timezone: Annotated[
         str | None,
-        typer.Option(
-            metavar="ZONE",
-            help="The time zone of its dates, such as Europe/Berlin, if it stores local time (beanie, "
+        option(
+            "--timezone",
+            "ZONE",
+            "The time zone of its dates, such as Europe/Berlin, if it stores local time (beanie, "
             "mongodb-migrations). Defaults to UTC.",
-            show_default=False,
         ),
     ] = None,
     dry_run: DryRun = False,

@@ -18,16 +18,16 @@ from rich.console import Group, RenderableType
 from quaestor import HistoryEntry, SyncRunner
 from quaestor._text import format_count
 from quaestor.cli import reports, scaffold
-from quaestor.cli.answers import WIDE, accept_unknown, make_console, out, read_status, show, show_each
+from quaestor.cli.answers import WIDE, accept_unknown, make_console, out, read_status, show, show_answers
 from quaestor.cli.command import command
 from quaestor.cli.endings import MISUSED, err
-from quaestor.cli.options import Phases, argument, to_phase
+from quaestor.cli.options import Phases, argument, option, to_phase
 from quaestor.cli.redaction import escape
 from quaestor.cli.settings import CommandError
 from quaestor.cli.target import Target
 from quaestor.status import MigrationStatus, State, Status
 
-app = typer.Typer()
+app: typer.Typer = typer.Typer()
 
 Format = StrEnum("Format", ["TERMINAL", "MERMAID", "DOT", "SVG", "HTML"])
 _SUFFIXES: Mapping[str, Format] = dict(zip((".txt", ".mmd", ".dot", ".svg", ".html"), Format, strict=True))
@@ -36,13 +36,12 @@ _SUFFIXES: Mapping[str, Format] = dict(zip((".txt", ".mmd", ".dot", ".svg", ".ht
 @command(app, "status", "quaestor status", "quaestor status --db 'tenant_*' --json", takes_pattern=True)
 def _status(target: Target) -> None:
     """Show what is applied, what is pending, and who holds the lease."""
-    if target.is_many:
-        show_each(
-            target, target.ask_each(read_status), lambda found: reports.report_statuses(found.values(), out.width)
-        )
-    else:
-        seen = target.ask(read_status)
-        show(seen, reports.report_status(seen, out.width), target)
+    show_answers(
+        target,
+        target.ask_each(read_status),
+        lambda seen: reports.report_status(seen, out.width),
+        lambda found: reports.report_statuses(found.values(), out.width),
+    )
 
 
 @command(
@@ -60,11 +59,10 @@ def _history(
     failed: Annotated[bool, typer.Option("--failed", help="Only failures.")] = False,
     since: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--since",
-            metavar="AGE",
-            help="Only what has happened since: 30m, 12h, 7d or 2w ago, or since a date such as 2026-11-30 (UTC).",
-            show_default=False,
+            "AGE",
+            "Only what has happened since: 30m, 12h, 7d or 2w ago, or since a date such as 2026-11-30 (UTC).",
         ),
     ] = None,
 ) -> None:
@@ -84,13 +82,15 @@ def _history(
             and (start is None or (entry.at is not None and entry.at >= start))
         ]
 
-    if not target.is_many:
-        entries = choose(target.ask(ask))
-        show(entries, history_reports.report_history(entries, out.width), target)
-        return
     answers = accept_unknown(target.ask_each(ask), [])
     found = {name: one if isinstance(one, Exception) else choose(one) for name, one in answers.items()}
-    show_each(target, found, partial(history_reports.report_histories, width=out.width), key="history")
+    show_answers(
+        target,
+        found,
+        partial(history_reports.report_history, width=out.width),
+        partial(history_reports.report_histories, width=out.width),
+        key="history",
+    )
 
 
 @command(app, "show", "quaestor show split_names", "quaestor show split_names --json")
@@ -145,7 +145,11 @@ def _check(
     def find_notes(statuses: Iterable[Status]) -> list[str]:
         return [reports.summarize_verified(statuses, target.registry.migrations)] if verify else []
 
-    def report(statuses: Mapping[str, Status]) -> list[str]:
+    def report(seen: Status) -> list[RenderableType]:
+        lines: list[RenderableType] = [*find_faults(seen.database, seen)]
+        return [*(lines or [reports.summarize(seen)]), *find_notes([seen]), *reports.find_warnings(seen)]
+
+    def report_many(statuses: Mapping[str, Status]) -> list[str]:
         faults = {database: find_faults(database, seen) for database, seen in statuses.items()}
         lines = [f"{escape(database)}: {' '.join(found)}" for database, found in faults.items() if found]
         lines = lines or [f"Up to date: {format_count(len(statuses), 'database')}."]
@@ -160,25 +164,15 @@ def _check(
 
     if not target.registry.migrations:
         raise CommandError(reports.NO_MIGRATIONS)
-    if target.is_many:
-        answers = target.ask_each(read_status)
-        failed |= _verify(target, answers) if verify else {}
-        statuses = show_each(target, answers, report, to_value, code=MISUSED)
-    else:
-        seen = target.ask(read_status)
-        statuses = {target.db: seen}
-        failed |= _verify(target) if verify else {}
-        lines: list[RenderableType] = [*find_faults(target.db, seen)]
-        lines = [*(lines or [reports.summarize(seen)]), *find_notes([seen]), *reports.find_warnings(seen)]
-        show(to_value(target.db, seen), lines, target)
+    answers = target.ask_each(read_status)
+    failed |= _verify(target, answers) if verify else {}
+    statuses = show_answers(target, answers, report, report_many, to_value, code=MISUSED)
     raise typer.Exit(1 if any(find_faults(database, seen) for database, seen in statuses.items()) else 0)
 
 
-def _verify(target: Target, answers: MutableMapping[str, Any] | None = None) -> dict[str, Mapping[str, str]]:
+def _verify(target: Target, answers: MutableMapping[str, Any]) -> dict[str, Mapping[str, str]]:
     """Call the verifications in the database, or in each. Returns those that fail; errors go to the answers."""
     with redirect_stdout(sys.stderr):  # a verification may print, and stdout is for the answer
-        if answers is None:
-            return {target.db: target.ask(lambda runner: runner.verify())}
         found = target.ask_each(lambda runner: runner.verify())
     answers.update({database: error for database, error in found.items() if isinstance(error, Exception)})
     return {database: failed for database, failed in found.items() if not isinstance(failed, Exception)}

@@ -1,19 +1,18 @@
 """The commands plan and run."""
 
 import sys
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from quaestor.cli.answers import UP_TO_DATE, WIDE, make_console, print_report, report_plan, show, show_plans
+from quaestor.cli.answers import WIDE, make_console, print_report, report_plan, show, show_plans
 from quaestor.cli.command import command
-from quaestor.cli.options import DryRun, Names, NoDelay, PhaseOption, Phases, Retry, Steps, to_phase
+from quaestor.cli.options import DryRun, Names, NoDelay, PhaseOption, Phases, Retry, Steps, option, to_phase
 from quaestor.cli.settings import CommandError
 from quaestor.cli.target import Target
 from quaestor.cli.work import work_on_each, work_on_one
 
-app = typer.Typer()
+app: typer.Typer = typer.Typer()
 
 
 @command(
@@ -39,7 +38,7 @@ def _plan(
     """Show what `run` would apply, in order, and why, and what would wait. Nothing is changed."""
     options = _make_options(targets, retry, phase, steps, ignore_delays=no_delay)
     if not pin:
-        _show_run(target, options)
+        show_plans(target, lambda runner: runner.plan(**options))
         return
     _check_one_database(target, "--pin")
     pinned = target.ask(lambda runner: runner.pin(**options))
@@ -73,20 +72,15 @@ def _run(
     no_delay: NoDelay = False,
     plan_id: Annotated[
         str | None,
-        typer.Option(
-            "--plan",
-            metavar="ID",
-            help="Refuse any plan but the one with this id, as `plan --pin` printed it.",
-            show_default=False,
-        ),
+        option("--plan", "ID", "Refuse any plan but the one with this id, as `plan --pin` printed it."),
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="How many migrations to run at once; with a pattern, in how many databases. Defaults to 1; with a "
+        option(
+            "--concurrency",
+            "NUMBER",
+            "How many migrations to run at once; with a pattern, in how many databases. Defaults to 1; with a "
             "pattern, 8.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -98,7 +92,7 @@ def _run(
         raise CommandError("Pass --plan or --dry-run, not both: `plan --pin` shows the plan and its id.")
     options: dict[str, Any] = {**_make_options(targets, retry, phase, steps, ignore_delays=no_delay), "strict": strict}
     if dry_run:
-        _show_run(target, options)
+        show_plans(target, lambda runner: runner.plan(**options))
         return
     if plan_id is not None:
         _check_one_database(target, "--plan")
@@ -126,17 +120,6 @@ def _make_options(
         "steps": steps,
         "ignore_delays": ignore_delays,
     }
-
-
-def _show_run(target: Target, options: Mapping[str, Any]) -> None:
-    """Show the plan of a run, on one database or many."""
-    show_plans(
-        target,
-        lambda runner: runner.plan(**options),
-        UP_TO_DATE,
-        names=(*(options["targets"] or ()), *options["retry"]),
-        what="to apply",
-    )
 
 
 def _check_one_database(target: Target, option: str) -> None:

@@ -7,23 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from quaestor import Lease, SyncRunner
+from quaestor import Lease, PlannedMigration
 from quaestor._text import format_count
 from quaestor.cli import reports
-from quaestor.cli.answers import REFUSED, out, print_report, read_status, show_each, show_plans
+from quaestor.cli.answers import REFUSED, out, print_report, read_status, show_answers, show_plans
 from quaestor.cli.command import command
 from quaestor.cli.confirmation import ask_to_confirm, check_can_ask, check_confirmation
-from quaestor.cli.options import Confirmed, Databases, DryRun, Yes, argument, complete_names
+from quaestor.cli.options import Confirmed, Databases, DryRun, Yes, argument, option
 from quaestor.cli.redaction import escape
 from quaestor.cli.settings import CommandError
 from quaestor.cli.target import Target
-from quaestor.cli.work import work_on_each, work_on_one
+from quaestor.cli.work import Part, work_on_each, work_on_one
 from quaestor.status import Status
 
-app = typer.Typer()
+app: typer.Typer = typer.Typer()
 
 _RECORDED = {"applied", "unknown", "retired"}
-_NOT_APPLIED = "Nothing to roll back: not applied."
 
 Marked = StrEnum("Marked", ["APPLIED", "PENDING", "ACCEPTED"])
 
@@ -47,21 +46,15 @@ def _rollback(
     ] = None,
     last: Annotated[
         int | None,
-        typer.Option(
-            "--last",
-            metavar="NUMBER",
-            help="Roll back the last so many, by the dates in their records.",
-            show_default=False,
-        ),
+        option("--last", "NUMBER", "Roll back the last so many, by the dates in their records."),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--to",
-            metavar="NAME",
-            autocompletion=complete_names,
-            help="Roll back everything that was applied after this migration, which stays, with what it needs.",
-            show_default=False,
+            "NAME",
+            "Roll back everything that was applied after this migration, which stays, with what it needs.",
+            completes=True,
         ),
     ] = None,
     yes: Yes = False,
@@ -81,22 +74,24 @@ def _rollback(
     check_confirmation(target, confirm, is_needed=not dry_run)
     if not (yes or dry_run):
         check_can_ask(target)
+    parts: list[Part] = []
     if dry_run or not yes:
         plans = show_plans(
             target,
             lambda runner: runner.plan_rollback(**options),
-            _NOT_APPLIED,
-            names=(*(targets or ()), *([] if to is None else [to])),
-            what="to roll back",
+            "to roll back",
+            "Nothing to roll back: not applied.",
             hint="" if dry_run else REFUSED,
         )
         counts = [len(planned) for planned in plans.values() if planned]
         if dry_run or not counts:
             return
         ask_to_confirm(target, f"Roll back {sum(counts)}", len(counts))
+        parts = _group(plans)
     if target.is_many:
-        work_on_each(target, "rollback", **options, **at_once)
+        work_on_each(target, "rollback", *(parts or [(target.names, options)]), **at_once)
     else:
+        ((_, options),) = parts or [([], options)]
         work_on_one(target, lambda runner: runner.rollback(**options))
 
 
@@ -147,21 +142,11 @@ def _mark(
         counts = [len(recorded) for recorded in _show_recorded(target, marked) if recorded]
         if counts:
             ask_to_confirm(target, f"Mark {sum(counts)} as pending", len(counts))
+    options = {"names": marked, **({"with_dependencies": True} if with_dependencies else {})}
     if target.is_many:
-        options = {"names": marked, "state": state.value, "with_dependencies": with_dependencies}
-        work_on_each(target, "mark", **options, **at_once)
-        return
-
-    def mark(runner: SyncRunner) -> list[str]:
-        match state:
-            case Marked.APPLIED:
-                return runner.mark_applied(marked, with_dependencies=with_dependencies)
-            case Marked.PENDING:
-                return runner.mark_pending(marked)
-            case Marked.ACCEPTED:
-                return runner.mark_accepted(marked)
-
-    work_on_one(target, mark)
+        work_on_each(target, "mark", state=state.value, **options, **at_once)
+    else:
+        work_on_one(target, lambda runner: getattr(runner, f"mark_{state}")(**options))
 
 
 @command(app, "restart-backfill", "quaestor restart-backfill order_cents --yes", has_lease=True)
@@ -209,13 +194,8 @@ def _unlock(target: Target, *, yes: Yes = False, confirm: Confirmed = None) -> N
             return
         ask_to_confirm(target, "Its holder stops at its next step. Release it", len(held))
         names = list(held)  # no lease that was acquired since
-    if target.is_many:
-        show_each(target, target.ask_each(lambda runner: runner.unlock(), names), reports.report_released)
-        return
-    released = target.ask(lambda runner: runner.unlock())
-    print_report(
-        ["Nobody holds the lease." if released is None else f"Released. It was held by {escape(str(released))}."]
-    )
+    answers = target.ask_each(lambda runner: runner.unlock(), names)
+    show_answers(target, answers, reports.report_release, reports.report_released)
 
 
 @command(
@@ -232,7 +212,7 @@ def _protect(
     *,
     label: Annotated[
         str | None,
-        typer.Option("--as", metavar="LABEL", help="The label to show, such as production.", show_default=False),
+        option("--as", "LABEL", "The label to show, such as production."),
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="End the protection.")] = False,
     confirm: Confirmed = None,
@@ -246,14 +226,23 @@ def _protect(
     check_confirmation(target, confirm, is_needed=off)
     said = "No longer protected" if off else f"Protected as {escape(label or '')}"
 
-    def protect(runner: SyncRunner) -> None:
-        return runner.protect(label)
+    show_answers(
+        target,
+        target.ask_each(lambda runner: runner.protect(label)),
+        lambda _: [f"{said}: {escape(target.place)}."],
+        lambda found: [f"{said}: {format_count(len(found), 'database')}."],
+    )
 
-    if target.is_many:
-        show_each(target, target.ask_each(protect), lambda found: [f"{said}: {format_count(len(found), 'database')}."])
-    else:
-        target.ask(protect)
-        print_report([f"{said}: {escape(target.place)}."])
+
+def _group(plans: Mapping[str, Iterable[PlannedMigration]]) -> list[Part]:
+    """Group the databases by their plans, with the options to carry out these and nothing else.
+
+    Another instance may apply more while a person answers.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for database, planned in plans.items():
+        found.setdefault(tuple(one.name for one in planned), []).append(database)
+    return [(databases, {"targets": names, "with_dependents": False}) for names, databases in found.items()]
 
 
 def _check_concurrency(target: Target, concurrency: int | None) -> dict[str, int]:
@@ -271,26 +260,19 @@ def _show_recorded(target: Target, names: Collection[str]) -> Iterable[Sequence[
     def list_recorded(status: Status) -> list[str]:
         return [one.name for one in status.migrations if one.state in _RECORDED and one.name in names]
 
-    if target.is_many:
-        answers = target.ask_each(read_status)
-        recorded = {name: one if isinstance(one, Exception) else list_recorded(one) for name, one in answers.items()}
-        what = "to mark as pending"
-        report = partial(reports.report_plans, width=out.width, what=what, is_counted=True)
-        return show_each(target, recorded, report, hint=REFUSED).values()
-    found = list_recorded(target.ask(read_status))
-    if found:
-        print_report([f"To mark as pending, which deletes the record of each: {', '.join(map(escape, found))}."])
-    return [found]
+    def report(found: Sequence[str]) -> list[str]:
+        shown = f"To mark as pending, which deletes the record of each: {', '.join(map(escape, found))}."
+        return [shown] if found else []
+
+    answers = target.ask_each(read_status)
+    recorded = {name: one if isinstance(one, Exception) else list_recorded(one) for name, one in answers.items()}
+    report_many = partial(reports.report_plans, width=out.width, what="to mark as pending", is_counted=True)
+    return show_answers(target, recorded, report, report_many, hint=REFUSED).values()
 
 
 def _show_leases(target: Target) -> Mapping[str, Lease]:
     """Show who holds the lease, in one database or many. Returns the leases that are held."""
-    if target.is_many:
-        answers = target.ask_each(read_status)
-        leases = {name: one if isinstance(one, Exception) else one.lease for name, one in answers.items()}
-        found = show_each(target, leases, reports.report_leases, hint=REFUSED)
-    else:
-        lease = target.ask(read_status).lease
-        found = {target.db: lease}
-        print_report(reports.report_lease(lease))
+    answers = target.ask_each(read_status)
+    leases = {name: one if isinstance(one, Exception) else one.lease for name, one in answers.items()}
+    found = show_answers(target, leases, reports.report_lease, reports.report_leases, hint=REFUSED)
     return {name: lease for name, lease in found.items() if lease is not None}

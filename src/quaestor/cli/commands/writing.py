@@ -11,12 +11,12 @@ from quaestor.cli.answers import out, print_report
 from quaestor.cli.command import Command, command
 from quaestor.cli.endings import FAILED
 from quaestor.cli.loader import locate
-from quaestor.cli.options import argument, complete_names
+from quaestor.cli.options import argument, complete_names, option
 from quaestor.cli.redaction import escape
 from quaestor.cli.settings import CommandError
 from quaestor.cli.target import Target
 
-app = typer.Typer()
+app: typer.Typer = typer.Typer()
 
 
 @app.command("init", cls=Command, epilog="Examples:\n\nquaestor init\n\nquaestor init shop.migrations --prefix shop")
@@ -94,16 +94,12 @@ def _squash(
     names: Annotated[list[str] | None, argument("The migrations to replace, in any order.")] = None,
     into: Annotated[
         str | None,
-        typer.Option("--into", metavar="NAME", help="The name of the migration to write.", show_default=False),
+        option("--into", "NAME", "The name of the migration to write."),
     ] = None,
     proved: Annotated[
         str | None,
-        typer.Option(
-            "--prove",
-            metavar="NAME",
-            autocompletion=complete_names,
-            help="Prove this migration, which replaces others, again. Nothing is written.",
-            show_default=False,
+        option(
+            "--prove", "NAME", "Prove this migration, which replaces others, again. Nothing is written.", completes=True
         ),
     ] = None,
 ) -> None:
@@ -123,14 +119,14 @@ def _squash(
         raise CommandError("Pass the names of the migrations to replace, and --into with that of the new one.")
     settings = target.settings
     _ = target.db if target.has_server else ""  # reports wrong settings before anything is written
-    written = squash(
+    file, notes = squash(
         target.registry,
         names,
         into,
         settings.folder("migrations") / settings.value("migrations"),
         locate(settings.value("registry"), settings.folder("registry")),
     )
-    print_report([escape(line) for line in (f"Written: {written.file}", *written.notes)])
+    print_report([escape(line) for line in (f"Written: {file}", *notes)])
     prove = f"quaestor squash --prove {quote(into)}"
     if target.has_server:
         _prove(target, into)

@@ -19,7 +19,7 @@ from quaestor.cli.loader import locate_error
 from quaestor.cli.settings import Setting
 from quaestor.contrib.django.configuration import MODULE, configure_cli, get_registry, read_setting
 
-_NOTE = "The settings come from QUAESTOR. `new` takes --app LABEL, the app that gets the migration."
+_NOTE = "The settings come from QUAESTOR. `new` and `squash` take --app LABEL, the app that gets the migration."
 _NO_INIT = "Django needs no `init`: `manage.py quaestor new NAME --app LABEL` makes the package for migrations."
 _NO_MIGRATIONS = "No migration is registered. Write one: `manage.py quaestor new NAME --app LABEL`."
 _HELP = {"-h", "--help"}
@@ -77,10 +77,12 @@ def _configure(arguments: list[str]) -> tuple[list[str], dict[str, Setting]]:
         return arguments, {}
     if command == "init":
         raise ImproperlyConfigured(_NO_INIT)
-    if command == "new":
+    is_squash = command == "squash" and any(one.partition("=")[0] == "--into" for one in arguments)
+    if command == "new" or is_squash:
         (label,), arguments = _split(arguments, "--app")
         _prepare_new(label)
-        return arguments, {}
+        settings = configure_cli() if is_squash else {}
+        return arguments, {name: one for name, one in settings.items() if name != "registry"}
     return arguments, configure_cli()
 
 
@@ -94,14 +96,15 @@ def _split(arguments: Sequence[str], *options: str) -> tuple[list[str | None], l
 
 
 def _prepare_new(label: str | None) -> None:
-    """Tell `new` where the registry and the migrations are; it needs no other setting."""
+    """Tell `new` and `squash` where the registry and the migrations are: a new module needs the real places."""
+    folder = _find_folder(label)  # first: the registry imports it, even if it's new
     try:
         get_registry()
     except ImproperlyConfigured:
         raise
     except Exception as error:
         raise ImproperlyConfigured(f"The migrations can't be imported: {locate_error(error)}") from error
-    os.environ |= {"QUAESTOR_REGISTRY": read_setting("REGISTRY"), "QUAESTOR_MIGRATIONS": str(_find_folder(label))}
+    os.environ |= {"QUAESTOR_REGISTRY": read_setting("REGISTRY"), "QUAESTOR_MIGRATIONS": str(folder)}
 
 
 def _find_folder(label: str | None) -> Path:
