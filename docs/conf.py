@@ -43,7 +43,10 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),  # elsewhere they are code
     # Of Python and of frameworks, whose indexes would need the network:
     ("py:class", r"(celery|collections\.abc|contextlib|datetime|flask|opentelemetry|os|pymongo|starlette)\..*"),
-    ("py:class", r"(quaestor\.([\w.]+\.)?)?(AfterCrash|App|D|D_co|F|G|Phase|State)"),  # type variables and literals
+    (
+        "py:class",
+        r"(quaestor\.([\w.]+\.)?)?(AfterCrash|App|D|D_co|F|G|MarkState|Phase|State)",
+    ),  # type variables and literals
     ("py:class", "datetime|timedelta"),  # in a dict of a dataclass, or of the standard library
     ("py:exc", "ImproperlyConfigured"),  # Django's
 ]

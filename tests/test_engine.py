@@ -486,7 +486,7 @@ def test_pending_dependencies(targets: list[str] | None) -> None:
     strict = Process(server, graph).run(targets, strict=True)
     with pytest.raises(DependencyConflictError) as caught:
         strict.finish()
-    assert caught.value.args == ({"b": ["a"]}, True)
+    assert (caught.value.conflicts, caught.value.in_run) == ({"b": ["a"]}, True)
     assert (strict.find("acquire_lease"), server.work) == ([], [])
     process = Process(server, graph).run(targets)
     assert process.finish() == (["a", "c"] if targets is None else ["c"])
@@ -1147,6 +1147,16 @@ def test_lease_not_released() -> None:
     assert process.finish() == ["a"]
     assert process.events[-2] == LeaseNotReleased(*WHERE, TTL, error)
     assert not process.find("end_sessions"), "others can still kill them"
+
+
+def test_sessions_not_ended() -> None:
+    """A lease that was released is released, whatever happens to the sessions after that."""
+    process = start_run(transactional=True, is_undisturbed=False)
+    process.reach("end_sessions")
+    process.main.go_on(error=MemoryError())
+    assert process.finish() == ["a"]
+    assert process.server.holder is None
+    assert LeaseNotReleased not in map(type, process.events)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InterruptedError])

@@ -42,6 +42,11 @@ EXAMPLES = [
     ),
     (errors.MissingDependencyError("b", "aa", "a"), ValueError, "'b' depends on 'aa', which is not registered. Did"),
     (errors.MissingDependencyError("b", "zz"), ValueError, "Register it"),
+    (
+        errors.MissingDependencyError("b", "old", is_retired=True),
+        ValueError,
+        "'b' depends on 'old', which was retired.",
+    ),
     (errors.CircularDependencyError(["a", "b", "a"]), ValueError, "a -> b -> a"),
     (errors.InvalidPrefixError("The prefix must not be empty."), ValueError, "prefix"),
     (errors.InvalidDatabaseError("db must be a database."), TypeError, "database"),

@@ -333,7 +333,7 @@ def test_reasons() -> None:
         migration("ef", replaces=("e", "f")),
     )
     assert explained(known, {"a": 1, "e": 1, "f": 1}, 2, phase="deploy") == [
-        "ef: replaces e, f, which are applied: only recorded",
+        "ef: only recorded: replaces e, f",
         "b: asked for",
         "cd: replaces c, d",
         "drop: delayed until 2026-01-09 00:00 UTC [waits]",
@@ -345,7 +345,7 @@ def test_reasons() -> None:
     needing = catalog(*known.definitions.values(), migration("x", ["c"]))
     assert explained(needing, {"b": 1}, 2, targets=["x"]) == ["cd: needed by x; replaces c, d", "x: asked for"]
     half = catalog(migration("c"), migration("d"), migration("cd", replaces=("c", "d")), migration("x", ["d"]))
-    recorded_only = "cd: replaces c, d, which are applied: only recorded"
+    recorded_only = "cd: only recorded: replaces c, d"
     for targets, others in ((None, ["x: asked for"]), (["cd"], []), (["d"], [])):
         assert explained(half, {"c": 1}, 2, targets=targets) == ["d: completes cd", recorded_only, *others]
     with_x = ["d: needed by x; completes cd", recorded_only, "x: asked for"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quaestor._core import overview, plan
+from quaestor._core import corrections, overview, plan
 from quaestor._core.catalog import Catalog
 from quaestor._core.definition import MigrationDefinition, check_names
 from quaestor._core.phases import Selection
@@ -129,11 +129,11 @@ def test_mark_applied(needs: Needs, data: st.DataObject) -> None:
 
     if any(missing.values()):
         with pytest.raises(DependencyConflictError) as caught:
-            plan.plan_mark_applied(known, recorded(*applied), {}, marked)
+            corrections.plan_mark_applied(known, recorded(*applied), {}, marked)
         assert caught.value.conflicts == {name: lacking for name, lacking in missing.items() if lacking}
     else:
         expected = [name for name in smallest_order(needs) if name in marked and name not in applied]
-        assert list(plan.plan_mark_applied(known, recorded(*applied), {}, marked)) == [
+        assert list(corrections.plan_mark_applied(known, recorded(*applied), {}, marked)) == [
             RecordChange(name, applies=True) for name in expected
         ]
 
@@ -148,11 +148,11 @@ def test_mark_pending(needs: Needs, data: st.DataObject) -> None:
 
     if any(stays.values()):
         with pytest.raises(DependencyConflictError) as caught:
-            plan.plan_mark_pending(known, recorded(*applied), {}, marked)
+            corrections.plan_mark_pending(known, recorded(*applied), {}, marked)
         assert caught.value.conflicts == {name: needed for name, needed in stays.items() if needed}
     else:
         order = ["of another release", *reversed(smallest_order(needs))]
-        assert list(plan.plan_mark_pending(known, recorded(*applied), {}, marked)) == [
+        assert list(corrections.plan_mark_pending(known, recorded(*applied), {}, marked)) == [
             RecordChange(name, applies=False, recorded_at=(LONG_AGO,))
             for name in order
             if name in applied and name in marked

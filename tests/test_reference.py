@@ -17,14 +17,14 @@ def test_every_public_name_once() -> None:
 
 def test_every_setting() -> None:
     """Each setting of the command line is in the table, with its option and its environment variables."""
-    # Here, for `nox -s matrix` collects this file without the extra `cli`.
+    # Here, because `nox -s matrix` collects this file without the extra `cli`.
+    from quaestor.cli.options import make_shared_options
     from quaestor.cli.settings import VARIABLES
-    from quaestor.cli.target import _make_options
 
     text = (DOCS / "commands.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| .*? \| +(.*?) *\| (.*?) \| `(\w+)` \|$", text, re.MULTILINE)
     assert {key: tuple(re.findall(r"`(\w+)`", variables)) for _, variables, key in rows} == VARIABLES
-    options = {option.name for option in _make_options(takes_pattern=True)}
+    options = {option.name for option in make_shared_options(takes_pattern=True)}
     assert [option.strip("`-").replace("-", "_") for option, _, _ in rows] == [
         key if key in options else "" for _, _, key in rows
     ]

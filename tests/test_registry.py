@@ -414,3 +414,20 @@ def test_graph_of_replaced_migrations() -> None:
     with pytest.raises(CircularDependencyError) as caught:
         registry.sort()
     assert caught.value.cycle == ["between", "new", "old", "between"]
+    registry.register("old", replace=True)(nothing)
+    registry.register("newest", ["old"], replaces=["new"])(nothing)
+    with pytest.raises(CircularDependencyError) as caught:
+        registry.sort()
+    assert caught.value.cycle == ["newest", "newest"], "by a chain, it replaces what it depends on"
+
+
+def test_dependency_on_a_retired_name() -> None:
+    """The error doesn't ask to register it."""
+    registry = MigrationRegistry()
+    registry.register("next", ["gone"])(nothing)
+    registry.retire("gone")
+    with pytest.raises(MissingDependencyError, match="'next' depends on 'gone', which was retired"):
+        registry.sort()
+    registry.register("next", replace=True)(nothing)
+    with pytest.raises(UnknownMigrationError, match="'gone' was retired"):
+        registry.run_sync(mongomock.MongoClient().db, "app", targets=["gone"])

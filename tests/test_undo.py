@@ -140,6 +140,20 @@ def test_replaced_targets_that_are_gone(left: list[str]) -> None:
         undone(known, {"a": 1}, to="a")
 
 
+@pytest.mark.parametrize("left", [["b"], []], ids=["the rest is registered", "the rest is gone"])
+def test_what_a_part_that_is_gone_needs(left: list[str]) -> None:
+    """It isn't undone under what is applied, and only has a pending replacement."""
+    known = catalog(
+        migration("x"), migration("ab", ["x"], replaces=("a", "b")), *map(migration, left), migration("y", ["x"])
+    )
+    days = {"x": 1, "a": 2, "y": 3}
+    assert undone(known, days, last=1) == ["y"]
+    for undo in ({"targets": ["x"]}, {"last": 2}):
+        with pytest.raises(UnknownRecordsError, match="this release can't undo: a"):
+            undone(known, days, **undo)
+    assert undone(known, {"x": 1, "y": 3}, targets=["x"]) == ["y", "x"]
+
+
 def test_no_rollback() -> None:
     """A migration without a rollback is refused, also as one of the last."""
     known = catalog(migration("a"), *(one for one in KNOWN.definitions.values() if one.name != "a"))

@@ -43,10 +43,10 @@ IRREGULAR_PARTICIPLES = (
 def lines(_uri: str) -> Iterator[Row]:
     """Count the lines of Python, docstrings and comments included."""
     package, frameworks = (sum(map(_lines, folder.rglob("*.py"))) for folder in (PACKAGE, PACKAGE / "contrib"))
-    yield Row("lines in src/quaestor without contrib", f"{package - frameworks:,}", "14,800")
+    yield Row("lines in src/quaestor without contrib", f"{package - frameworks:,}", "18,800")
     yield Row("lines in src/quaestor/contrib", f"{frameworks:,}", "1,150")
     by_hand = [path for path in TESTS.rglob("*.py") if not path.read_bytes().startswith(GENERATED)]
-    yield Row("hand-written lines in tests", f"{sum(map(_lines, by_hand)):,}", "36,000")
+    yield Row("hand-written lines in tests", f"{sum(map(_lines, by_hand)):,}", "42,300")
 
 
 def _lines(path: Path) -> int:

@@ -54,6 +54,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # data of errors; at run time this module imports nothing of quaestor
+    from collections.abc import Collection
     from datetime import datetime
 
     from quaestor.status import Lease
@@ -146,9 +147,11 @@ class UnknownMigrationError(QuaestorError, ValueError):
 
     Attributes:
         suggestions: Each unknown name with the most similar registered name, or None.
+        retired: Those that were retired.
     """
 
     suggestions: dict[str, str | None]
+    retired: Collection[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -157,7 +160,10 @@ class UnknownMigrationError(QuaestorError, ValueError):
 
     def __str__(self) -> str:
         return " ".join(
-            f"There is no migration {name!r}. {_suggest(close)}" for name, close in self.suggestions.items()
+            f"Migration {name!r} was retired."
+            if name in self.retired
+            else f"There is no migration {name!r}. {_suggest(close)}"
+            for name, close in self.suggestions.items()
         )
 
 
@@ -177,13 +183,20 @@ class MissingDependencyError(GraphError):
         migration: The migration that has the dependency.
         dependency: The name that is not registered.
         suggestion: The most similar registered name, or None.
+        is_retired: Whether the name was retired.
     """
 
     migration: str
     dependency: str
     suggestion: str | None = None
+    is_retired: bool = False
 
     def __str__(self) -> str:
+        if self.is_retired:
+            return (
+                f"Migration {self.migration!r} depends on {self.dependency!r}, which was retired. Remove the "
+                "dependency, or don't retire it."
+            )
         return (
             f"Migration {self.migration!r} depends on {self.dependency!r}, which is not registered. "
             f"{_suggest(self.suggestion)}"
@@ -255,7 +268,7 @@ class RecordConflictError(QuaestorError, ValueError):
 @dataclass(eq=False)
 class UnknownRecordsError(QuaestorError, ValueError):
     """A strict run found applied migrations that aren't registered, or a rollback would have to undo some: among the
-    last ones, or because something that isn't applied replaces its target. Nothing has run.
+    last ones, or because something that isn't applied replaces its target, or what depends on it. Nothing has run.
 
     Attributes:
         names: Their names, alphabetically.
@@ -336,7 +349,7 @@ class MigrationReplacedError(QuaestorError, ValueError):
 
     def __str__(self) -> str:
         return " ".join(
-            f"{name!r} is replaced by {by!r}, which is applied: name that one."
+            f"{name!r} is replaced by {by!r}, which is applied: name {by!r} instead."
             for name, by in self.replacements.items()
         )
 

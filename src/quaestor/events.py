@@ -660,9 +660,8 @@ class BackfillReset(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class RunFailed(RunEvent):
-    """A run, rollback or mark has ended with an exception: the last event of each that doesn't end with `RunFinished`,
-    `RollbackFinished` or `RecordsMarked`. Over many databases, also of one where it
-    couldn't start.
+    """A run, rollback or mark has ended with an exception. It's the last event of each that fails; over many databases
+    also of one where it couldn't start.
 
     Attributes:
         error: The exception, which the caller gets.

@@ -85,14 +85,14 @@ class MigrationRegistry:
         _registries[id(self)] = self
 
     @property
-    def retired(self) -> Collection[str]:
-        """The retired names. Read-only."""
-        return frozenset(self._retired)
-
-    @property
     def migrations(self) -> Mapping[str, MigrationDefinition]:
         """All registered migrations by name, in the order of registration. Read-only."""
         return MappingProxyType(self._migrations)
+
+    @property
+    def retired(self) -> Collection[str]:
+        """The retired names. Read-only."""
+        return frozenset(self._retired)
 
     def sort(self) -> list[MigrationDefinition]:
         """Return the migrations in the order in which a run applies them to an empty database.
@@ -105,7 +105,7 @@ class MigrationRegistry:
         """
         from quaestor._core.catalog import Catalog  # late: few programs need it before a run
 
-        return Catalog(self._migrations).sort()
+        return Catalog(self._migrations, frozenset(self._retired)).sort()
 
     def register(
         self,
@@ -148,8 +148,9 @@ class MigrationRegistry:
                 one of them means this migration.
             phase: "deploy", or "post_deploy" for what may only run when no instance of the old release is left. See
                 `run`.
-            delay: Don't apply it until all its dependencies have been applied for that long, by the clocks of the
-                processes that run. In a new database, which had no records before the run, it doesn't wait.
+            delay: Don't apply it until all its dependencies have been applied for that long (at most 3,650 days), by
+                the clocks of the processes that run. It needs a dependency. In a new database, which had no records
+                before the run, it doesn't wait.
 
         Raises:
             InvalidMigrationError: The name, the dependencies, the function or an option isn't valid; another migration
@@ -172,7 +173,7 @@ class MigrationRegistry:
                 phase=phase,
                 delay=delay,
             )
-            self._check_life(definition)
+            self._check_replaces(definition)
             if (known := self._migrations.get(definition.name)) is not None:
                 _check_duplicate(definition.name, known.execute, function, replace=replace)
                 kept = {name: getattr(known, name) for name in ("rollback", "preconditions", "verifications")}
@@ -190,7 +191,7 @@ class MigrationRegistry:
         migration, or no longer needed.
 
         Raises:
-            InvalidMigrationError: One of them is registered, or another migration replaces it.
+            InvalidMigrationError: A name isn't valid, is registered, or another migration replaces it.
         """
         for name in names:
             check_text("A retired name", name, InvalidMigrationError)
@@ -203,8 +204,8 @@ class MigrationRegistry:
                     )
         self._retired.update(map(str.__str__, names))
 
-    def _check_life(self, definition: MigrationDefinition) -> None:
-        """Check a migration against what the others replace, and against the retired names."""
+    def _check_replaces(self, definition: MigrationDefinition) -> None:
+        """Check that none of its names is retired, and none that it replaces is replaced by another one or itself."""
         if retired := next((name for name in (definition.name, *definition.replaces) if name in self._retired), None):
             doing = "is registered" if retired == definition.name else f"is replaced by {definition.name!r}"
             raise InvalidMigrationError(f"Migration {retired!r} {doing}, but it was retired. Remove one of the two.")
@@ -417,7 +418,7 @@ class MigrationRegistry:
             phase: "deploy" leaves the pending migrations of phase "post_deploy" for a later run, except for what the
                 others depend on: for a rollout, while instances of the old release are left. Defaults to both phases,
                 as does "post_deploy", after the rollout.
-            steps: Call at most so many functions, the first ones of the plan. Defaults to all.
+            steps: Call at most this many functions, the first ones of the plan. Defaults to all.
             ignore_delays: Whether to apply migrations whose `delay` isn't over. Otherwise they, and all that depend on
                 them, are left for a later run (`MigrationsWaiting`).
 
@@ -430,6 +431,9 @@ class MigrationRegistry:
             InvalidDatabaseError, InvalidPrefixError, InvalidOptionError: An argument isn't valid; likewise.
             UnknownMigrationError: A target, or a name in `retry`, isn't registered; likewise.
             UnknownRecordsError: `strict`, and applied migrations aren't registered; nothing has run.
+            DependencyConflictError: `strict`, and applied migrations have pending dependencies; nothing has run.
+            PartlyReplacedError: Only some of what a migration replaces is applied, and the rest isn't registered;
+                nothing has run.
             InterruptedMigrationError: A pending migration with after_crash="stop" was interrupted or failed halfway,
                 and `retry` doesn't name it; nothing has run.
             MigrationDelayedError: A target is delayed, or depends on a migration that is; nothing has run.
@@ -621,8 +625,8 @@ class MigrationRegistry:
     ) -> Coroutine[Any, Any, list[DatabaseResult]]:
         """Roll back migrations in many databases, and before them every applied one that depends on them.
 
-        What to roll back is said by exactly one of `targets`, `last` and `to`, as in `AsyncRunner.rollback`, and found
-        out in each database. `with_dependents` is as there. The other arguments are those of `run_many`.
+        Pass exactly one of `targets`, `last` and `to`; `last` and `to` go by the records of each database. These and
+        `with_dependents` are as in `AsyncRunner.rollback`. The other arguments are those of `run_many`.
 
         Returns:
             One result for each database, in the given order, with what was `rolled_back` in it. Its `error` is what
@@ -693,8 +697,9 @@ class MigrationRegistry:
             method would have raised, or a `DatabaseSkippedError`.
 
         Raises:
-            UnknownMigrationError: A name isn't registered; nothing was sent to a server. (As "pending", a name may also
-                be recorded only, so this is the error of each database that doesn't know it.)
+            InvalidOptionError: An argument isn't valid; nothing was sent to a server.
+            UnknownMigrationError: A name isn't registered; likewise. (As "pending", a name may also be recorded only,
+                so this is the error of each database that doesn't know it.)
             BaseException: Whatever `run_many` raises.
         """
         from quaestor._many import Options, mark, perform_many
@@ -730,12 +735,7 @@ class MigrationRegistry:
 
 
 def _check_duplicate(
-    name: str,
-    first: Callable[..., object],
-    second: Callable[..., object],
-    *,
-    rollback: bool = False,
-    replace: bool,
+    name: str, first: Callable[..., object], second: Callable[..., object], *, rollback: bool = False, replace: bool
 ) -> None:
     """Check that the second function may replace the first, which was registered under the same name."""
     if not (replace and _is_of_same_file(first, second)):

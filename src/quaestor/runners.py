@@ -1,4 +1,4 @@
-"""The runners: run, plan, status, verify, rollback, mark and unlock. Each `MigrationRegistry.run` uses one."""
+"""The runners: run, plan, status, verify, rollback, mark, import and unlock. Each `MigrationRegistry.run` uses one."""
 
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -332,6 +332,7 @@ class AsyncRunner(_Runner):
         Raises:
             UnknownMigrationError: A name is neither registered nor recorded; nothing was marked.
             DependencyConflictError: A migration that depends on one of them would stay applied; nothing was marked.
+            MigrationReplacedError: An applied migration replaces one of them; nothing was marked.
             Exception: Whatever the lease and the driver raise, as for `run`.
         """
         engine = self._open()
@@ -374,16 +375,16 @@ class AsyncRunner(_Runner):
         Args:
             tool: "pymongo-migrate", "mongodb-migrations", "migrate-mongo", "mongrator", "mongomig", "beanie", "mongock"
                 or "flamingock".
-            names: The names in that tool, each with the name here, where the two differ. Names that aren't in the
-                mapping must be the same here, apart from what docs/moving.md says of the tool's file names. A name
-                here may be registered, replaced or retired.
+            names: The names in that tool, each with the name here, where the two differ. All others must be the same
+                here, or those of the tool's files (see the guide to moving from another tool). A name here may be
+                registered, replaced or retired.
             collection: The collection with its history. Defaults to the tool's own default.
             timezone: The time zone of its dates, such as "Europe/Berlin", for "beanie" and "mongodb-migrations", which
                 store local time. Defaults to UTC.
 
         Returns:
-            What was recorded, and what couldn't be placed, with the reasons. Look at `unplaced` before the next run:
-            that would apply a migration again whose record wasn't placed.
+            What was recorded, and what couldn't be placed, with the reasons. Look at `unplaced` before the next run,
+            which would apply these migrations again.
 
         Raises:
             HistoryMissingError: There is no such collection.

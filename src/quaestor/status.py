@@ -60,8 +60,7 @@ class Lease:
     """The lease of a database and prefix, as stored.
 
     Attributes:
-        owner: The id of the run that holds it; over many databases, followed by the number of
-            its database.
+        owner: The id of the run that holds it; over many databases, followed by the number of its database.
         token: The fencing token: higher for each holder.
         host: The machine of the run.
         pid: Its process there.
@@ -291,7 +290,8 @@ class Status:
             these, the retired ones that are recorded, and the unknown ones, each alphabetically.
         lease: The lease of the current holder; None if there is none.
         order_conflicts: Each migration that was recorded after one that a new database applies later; of several, the
-            last in the plan. Those that a run with `concurrency` applied have no order among themselves.
+            last in the plan. Those that a run with `concurrency` applied have no order among themselves. Those of phase
+            "post_deploy" or with a delay are left out: they are late on purpose.
         protected_as: The label of a protected database, such as "production" (see `AsyncRunner.protect`); None if it
             isn't protected.
     """
@@ -368,8 +368,7 @@ class PlannedMigration:
             return f"waits for {', '.join(self.waits_for)}{delay}"
         replaced = f"replaces {', '.join(self.replaces)}"
         if self.is_recorded_only:
-            verb = "is" if len(self.replaces) == 1 else "are"
-            return f"{replaced}, which {verb} applied: only recorded"
+            return f"only recorded: {replaced}"
         others = [name for name in self.because_of if name != self.completes]
         reasons = [f"{'needs' if self.undo else 'needed by'} {', '.join(others)}"] if others else []
         if self.completes is not None:

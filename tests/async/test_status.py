@@ -103,6 +103,9 @@ async def test_order_conflicts(db: Any) -> None:
     assert (await runner.status()).order_conflicts == ()
     await runner.run()
     assert (await runner.status()).order_conflicts == (OrderConflict("b", "a"),)
+    late = registry({"b": []}, "async", [])
+    late.register("a", phase="post_deploy")(nothing_async)  # on purpose
+    assert (await AsyncRunner(late, db, "app").status()).order_conflicts == ()
     assert (await corrected.status()).order_conflicts == ()
 
     await runner.rollback(["b", "a"])

@@ -62,11 +62,16 @@ def test_gate_of_a_rollout(rollout: Project) -> None:
     assert rollout.effects() == {"cleaned", "next"}
     output, _ = rollout.quaestor(*arguments)
     assert "2 applied, 1 pending, 2 waiting" in output
+    assert "Not needed for the rollout: clean." in output
     assert rollout.quaestor("check", "--allow-unknown", code=1)[0].startswith("1 pending: clean.")
     assert rollout.quaestor("check", "--allow-unknown", "--phase", "post_deploy", code=1)[0].startswith("1 pending:")
     rollout.quaestor("run", "--phase", "post_deploy")
     assert rollout.effects() == {"cleaned", "next", "clean"}
     rollout.quaestor("check", "--allow-unknown")
+
+
+def test_show_a_delay(rollout: Project) -> None:
+    assert "delay      3000 days after what it needs\n" in rollout.quaestor("show", "drop")[0]
 
 
 def test_plan(rollout: Project) -> None:
@@ -155,7 +160,7 @@ def test_rollback(project: Project) -> None:
     assert "Nothing to roll back" in project.quaestor("rollback", "--to", "aside")[0]
     assert "'second' isn't applied" in project.quaestor("rollback", "--to", "second", "--yes", code=2)[1]
     record(project.db, "from tomorrow")
-    assert "doesn't have: from tomorrow" in project.quaestor("rollback", "--last", "1", "--yes", code=1)[1]
+    assert "can't undo: from tomorrow" in project.quaestor("rollback", "--last", "1", "--yes", code=1)[1]
 
 
 def test_mark(project: Project) -> None:

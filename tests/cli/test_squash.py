@@ -1,6 +1,10 @@
 """What `squash` writes, and its proof: on the real server."""
 
+import re
+
 import pytest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from tests.cli.conftest import Project
 from tests.cli.test_clients import CLIENTS
@@ -337,7 +341,7 @@ def test_losses(shop: Project) -> None:
     )
     output, _ = shop.quaestor("squash", "one", "two", "--into", "both")
     assert output.splitlines()[1:6] == [
-        "It is no transaction, because 'two' isn't: after a crash it runs again from its first step.",
+        "It isn't a transaction, because 'two' isn't: after a crash it runs again from its first step.",
         "It has no delay, unlike 'two'. If a database may still need it, add it (delay=).",
         "All its preconditions are checked before its first step. Do they hold there?",
         "All its verifications are checked after its last step. Do they hold there?",
@@ -347,7 +351,7 @@ def test_losses(shop: Project) -> None:
     assert output.splitlines()[6] == "Proved: in an empty database, both runs. It changes nothing there."
 
 
-LOOP = "for n in ['seven']:\n    def f(db): pass\n    registry.register(n)(f)\n"
+LOOP = "for n in ['seven']:\n    def g(db): pass\n    registry.register(n)(g)\n"
 REFUSED = {
     "unknown": ("", ["tow"], "There is no migration 'tow'. Did you mean 'two'?"),
     "lambda": ("registry.register('x')(lambda db: None)\n", ["x"], "Can't copy migration 'x': it isn't a function"),
@@ -375,7 +379,7 @@ REFUSED = {
     "kinds": (
         "@registry.register('x')\nasync def f(db): pass\n",
         ["one", "x"],
-        "The functions of 'one' are `def`, and those of 'x' are `async def`. Squash each kind for itself.",
+        "The functions of 'one' are `def`, and those of 'x' are `async def`. Squash each kind on its own.",
     ),
     "kinds of rollbacks": (
         (
@@ -489,6 +493,7 @@ def old(db):
     db.create_collection("a", validator={"x": {"$gt": "secret"}})
     db.create_collection("gone")
     db.create_collection("v", viewOn="a", pipeline=[{"$match": {"x": 1}}])
+    db.create_collection("w", viewOn="a", pipeline=[{"$sort": {"x": 1, "y": 1}}])
     db.b.create_index("i")
     db.b.create_index("j", sparse=True)
     db.b.insert_many([{"_id": n, "name": "secret", "n": n, "same": [1, {"a": 1}]} for n in (1, 2, 3)])
@@ -500,6 +505,7 @@ def new(db):
     db.create_collection("a", validator={"x": {"$gt": "other"}})
     db.create_collection("come")
     db.create_collection("v", viewOn="a", pipeline=[])
+    db.create_collection("w", viewOn="a", pipeline=[{"$sort": {"y": 1, "x": 1}}])
     db.b.create_index("i", sparse=True)
     db.b.create_index("k")
     db.b.insert_many([{"_id": n, "name": "secret", "n": n * 2.0, "same": [1, {"a": 1}]} for n in (1, 2)])
@@ -516,15 +522,16 @@ def test_differences(shop: Project) -> None:
         "new doesn't do the same as what it replaces:",
         "  a: other options: validator.",
         "  b: index i_1 differs.",
-        "  b: index j_1 only with what it replaces.",
-        "  b: index k_1 only with new.",
+        "  b: index j_1 only in the database of the old migrations.",
+        "  b: index k_1 only in the database of new.",
         "  b: 2 documents differ, in n.",
-        "  b: 1 document only with what it replaces.",
-        "  c: 1 document only with what it replaces.",
-        "  c: 1 document only with new.",
-        "  come: only with new.",
-        "  gone: only with what it replaces.",
+        "  b: 1 document only in the database of the old migrations.",
+        "  c: 1 document only in the database of the old migrations.",
+        "  c: 1 document only in the database of new.",
+        "  come: only in the database of new.",
+        "  gone: only in the database of the old migrations.",
         "  v: other options: pipeline.",
+        "  w: other options: pipeline.",
     ]
     assert left(shop) == []
 
@@ -560,6 +567,27 @@ def test_a_failure(shop: Project, failing: str) -> None:
     assert f"while applying {what} to an empty database" in errors
     assert "printed" not in output
     assert left(shop) == []
+
+
+def test_databases_that_cannot_be_dropped(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed first is said first, and what is left."""
+    write(
+        shop,
+        old=HEAD + "@registry.register('old')\ndef old(db): raise ValueError('no')\n"
+        "@registry.register('new', replaces=['old'])\ndef new(db): pass\n",
+    )
+
+    def refuse(*_: object) -> None:
+        raise OperationFailure("not authorized", 13)
+
+    monkeypatch.setattr(MongoClient, "drop_database", refuse)
+    _, errors = shop.quaestor("squash", "--prove", "new", code=1)
+    assert "ValueError: no" in errors
+    assert "while applying the migrations that 'new' replaces to an empty database" in errors
+    assert re.search(r"and can't drop quaestor_squash_\w+_old and quaestor_squash_\w+_new, which were only", errors)
+    monkeypatch.undo()
+    for name in left(shop):
+        shop.db.client.drop_database(name)
 
 
 def test_what_they_need(shop: Project) -> None:
@@ -663,6 +691,64 @@ def test_all_kinds_of_statements(shop: Project) -> None:
     assert "wanted = 1  # by `other` too" in text
     assert "other(db)" not in text
     assert "only_others" not in text
+
+
+STATE = """
+from . import registry
+from .{tools} import *
+
+seen = set()
+FIELDS = []
+FIELDS.append("{name}")
+COUNT = 0
+COUNT += 1
+COUNT += 1
+
+@registry.register("{name}")
+@timed("{name}")
+def up(db):
+    seen.add("{name}")
+    db.a.insert_one({{"_id": "{name}", "seen": len(seen), "fields": FIELDS, "count": COUNT, "show": show()}})
+"""
+
+
+TAKEN = """
+import functools
+
+def show():
+    return "{}"
+
+def timed(name):
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(db):
+            function(db)
+            db.timed.insert_one({{"_id": name}})
+        return wrapper
+    return decorate
+"""
+
+
+def test_what_changes_is_not_shared(shop: Project) -> None:
+    """Each module keeps its own objects, its own meaning of `import *`, and calls that only take a migration's name."""
+    for tools in ("tools", "more"):
+        shop.write(f"shop/migrations/{tools}.py", TAKEN.format(tools))
+    write(shop, one=STATE.format(name="one", tools="tools"), two=STATE.format(name="two", tools="more"))
+    output, _ = shop.quaestor("squash", "one", "two", "--into", "both")
+    assert "Proved: " in output
+    text = read(shop)
+    assert "seen_two = set()" in text
+    assert "from shop.migrations.more import show as show_two, timed as timed_two\n" in text
+    assert text.count("COUNT += 1") == 2
+
+
+@pytest.mark.parametrize("statement", ["from . import one", "import shop.migrations.one as one"])
+def test_an_import_of_what_is_copied(shop: Project, statement: str) -> None:
+    """An import of a module that goes away later is noticed, however it is written."""
+    two = f'{statement}\n@registry.register("two")\ndef two(db): one.__name__\n'
+    write(shop, one="one", two=HEAD + two)
+    output, _ = shop.quaestor("squash", "one", "two", "--into", "both")
+    assert "It imports shop.migrations.one, which it has copied." in output
 
 
 def test_a_registry_with_migrations(shop: Project) -> None:

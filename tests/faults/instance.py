@@ -42,6 +42,7 @@ from quaestor import (
     BackfillStarted,
     Event,
     LeaseAwaited,
+    LeaseNotReleased,
     MigrationProgressed,
     MigrationRegistry,
     MigrationRetried,
@@ -448,7 +449,7 @@ def _tell(event: Event) -> None:
             details["plan"] = plan
         case LeaseAwaited(holder=holder):
             details["holder"] = holder.pid
-        case MigrationRetried(error=error):
+        case MigrationRetried(error=error) | LeaseNotReleased(error=error):
             details["error"] = repr(error)
         case BackfillStarted(done=done) | MigrationProgressed(done=done):
             details["done"] = done
@@ -542,13 +543,14 @@ def _main(orders: Orders) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_GATES.listen, daemon=True).start()
     begun = _GATES.at("")
-    _say("ready", clock=time.time())
     try:
         with contextlib.ExitStack() as stack:
             if orders.driver == "pymongo":  # in an event loop no call blocks for long
                 handle = stack.enter_context(repeat_unhandled(_end))
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, handle)
+            # Only now: from here on it may get no more memory, and a thread that starts then may wait forever.
+            _say("ready", clock=time.time())
             begun.result()
             names = call()
     except BaseException as error:  # noqa: BLE001 - the process that started this one gets it

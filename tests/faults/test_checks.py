@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.faults.applications import DRIVERS
 from tests.faults.instance import Instance, Orders, Start, caller
 from tests.faults.works import Left, Work, left, once, prepared
 
@@ -40,8 +41,11 @@ def test_killed_at_every_step(driver: str, uri: str, name: str, start: Start, tr
             caller(there, lambda _: None)()
             return replace(left(db), holder=None)  # who finds nothing to do leaves the lease of the dead
 
+    tried = range(len(expected))
+    if turn := DRIVERS.index(driver):  # all drivers send the same, as seen above: each async one takes half of it
+        tried = tried[turn - 1 :: 2]
     with ThreadPoolExecutor(4) as pool:  # each waits for a lease to end, most of the time
-        found = list(pool.map(kill, range(len(expected))))
+        found = list(pool.map(kill, tried))
     if transaction:
         assert found == [once(works)] * len(found)
     else:

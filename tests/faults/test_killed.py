@@ -62,7 +62,7 @@ def test_killed_at_every_step(orders: Orders, work_db: Any, start: Start, call: 
     waits: list[float] = []
     number = DRIVERS.index(orders.driver)
     steps = range(1, len(STEPS[call]) + 1)
-    if number and not is_long:  # all drivers send the same, as seen above: of the async ones, each takes half of it
+    if number and not is_long:  # all drivers send the same, as seen above: each async one takes half of it
         steps = steps[number - 1 :: 2]
 
     def killed_at(step: int) -> str | None:
@@ -127,13 +127,11 @@ class Correction:
 
     Attributes:
         call: The call, which changes one record after the other.
-        change: The command that changes a record.
         commands: What it sends.
         fields: What must be the same in the end, of each record.
     """
 
     call: Sequence[Any]
-    change: str
     commands: Sequence[str]
     fields: Sequence[str]
 
@@ -142,7 +140,6 @@ READ_FOREIGN = ("find records", "find pymongo_migrate")
 CORRECTIONS = {
     "accept": Correction(
         ("mark_accepted", NAMES),
-        "update records",
         [
             *("find records", "findAndModify lease", "find records"),
             *("update lease", "update records", "update history") * len(NAMES),
@@ -152,7 +149,6 @@ CORRECTIONS = {
     ),
     "import": Correction(
         ("import_history", "pymongo-migrate"),
-        "insert records",
         [
             *(*READ_FOREIGN, "findAndModify lease", *READ_FOREIGN),
             *("delete progress", "update lease", "insert records", "delete progress", "update history") * len(NAMES),

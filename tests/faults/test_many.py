@@ -4,7 +4,7 @@ is killed, frozen or interrupted leaves nothing half done.
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from quaestor import DatabaseResult, LeaseTimeoutError
-from tests.faults.applications import DRIVERS, hold
+from tests.faults.applications import DRIVERS, hold, until_expired
 from tests.faults.tenants import NAMES, Broken, Instance, Left, Orders, dropped, left, migrated
 from tools.replica_set import replica_set
 
@@ -102,6 +102,45 @@ def test_killed(orders: Orders, client: MongoClient[Any]) -> None:
 
     assert [result.error for result in results] == [None] * len(results)
     assert not_whole(client, orders) == {}
+
+
+@pytest.mark.parametrize(
+    ("driver", "call", "where"),
+    [
+        ("pymongo", ("rollback_many", ["a"]), "b"),
+        ("motor", ("rollback_many", ["a"]), "before delete"),
+        ("pymongo-async", ("rollback_many", ["a"]), "after delete"),
+        ("pymongo-async", ("mark_many", NAMES, "applied"), "before insert"),
+        ("pymongo", ("mark_many", NAMES, "applied"), "after insert"),
+        ("pymongo", ("mark_many", NAMES, "pending"), "before delete"),
+        ("motor", ("mark_many", NAMES, "pending"), "after delete"),
+    ],
+)
+def test_killed_in_another_call(orders: Orders, client: MongoClient[Any], call: Sequence[Any], where: str) -> None:
+    """Killed while it rolls back or marks: the same call does the rest in each database, and what is a transaction is
+    undone once. No lease that the killed one held outlives its time.
+    """
+    is_applied = "applied" in call
+    if not is_applied:
+        migrated(orders)
+    before = all_left(client, orders)
+    orders = replace(orders, call=call)
+    with Instance(replace(orders, stops_in=[orders.databases[5], where])) as victim:
+        victim.until_stopped()
+        victim.process.kill()
+        victim.process.wait()
+    assert any(one.records == before[name].records for name, one in all_left(client, orders).items())
+
+    results = migrated(orders)
+
+    assert [result.error for result in results] == [None] * len(results)
+    for name, found in all_left(client, orders).items():
+        assert found.records == (NAMES if is_applied else [])
+        assert found.counts == before[name].counts
+        assert sorted(found.undone) == (NAMES if call[0] == "rollback_many" else [])
+        assert found.undone.get("b", 1) == 1
+        if found.holder is not None:  # the killed one had done all but release it
+            until_expired(client[name])
 
 
 def test_interrupted(orders: Orders, client: MongoClient[Any]) -> None:

@@ -468,6 +468,29 @@ def test_started_and_replaced(orders: Orders, work_db: Any, start: Start, step: 
     assert (counts["a"], counts["b"], counts["ab"]) == (1, 0, 2 if step == "before insert records" else 1)
 
 
+@pytest.mark.parametrize(
+    ("driver", "step", "started"),
+    [("pymongo", "after update start mark", []), ("pymongo-async", "before insert records", ["a", "b"])],
+)
+def test_replacement_started(orders: Orders, work_db: Any, step: str, started: list[str]) -> None:
+    """If the newer release was killed in a replacement that must not be repeated unasked, the older one stops for what
+    it replaces. Killed after its own mark alone, it has begun nothing: the older one does it all.
+    """
+    newer, older = (replace(AB, stops=True), C), (replace(A, stops=True), replace(B, stops=True), C)
+    kill(replace(orders, lease_ttl=1, stopped_at=step), newer, RUN)
+    if started:
+        for works, names in ((older, started), (newer, ["ab"])):
+            with pytest.raises(InterruptedMigrationError) as caught:
+                does(orders, works, *RUN)
+            assert list(caught.value.interrupted) == names
+        assert does(replace(orders, retry=["ab"]), newer, *RUN) == ["ab", "c"]
+    else:
+        assert does(orders, older, *RUN) == ["a", "b", "c"]
+        assert does(orders, newer, *RUN) == []
+    check_end(work_db, orders, newer)
+    assert work_db.app_migrations_lock.count_documents({"_id": {"$ne": "lease"}}) == 0
+
+
 @pytest.fixture
 def work_db(orders: Orders) -> Iterator[Any]:
     """The database of these orders, as the test itself looks at it."""

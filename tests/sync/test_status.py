@@ -102,6 +102,9 @@ def test_order_conflicts(db: Any) -> None:
     assert runner.status().order_conflicts == ()
     runner.run()
     assert runner.status().order_conflicts == (OrderConflict("b", "a"),)
+    late = registry({"b": []}, "sync", [])
+    late.register("a", phase="post_deploy")(nothing)  # on purpose
+    assert SyncRunner(late, db, "app").status().order_conflicts == ()
     assert corrected.status().order_conflicts == ()
 
     runner.rollback(["b", "a"])

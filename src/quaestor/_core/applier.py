@@ -24,7 +24,7 @@ from quaestor.events import (
     PrimaryChanged,
     ReplacementRecorded,
 )
-from quaestor.status import Happening
+from quaestor.status import Happening, Source
 
 
 @dataclass(slots=True)
@@ -139,9 +139,7 @@ class Applier:
         """Record a replacement that counts as applied."""
         locate = partial(self.schedule.locate, change.name)
         await check_lease(self.store, self.held, locate)
-        checksum = self.functions.compute_checksum(self.definitions[change.name].execute)
-        entry = RecordEntry("replaces", checksum, applied_at=change.applied_at)
-        await self._write_record(change, entry, locate)
+        await self._write_record(change, self._make_entry(change), locate)
         self.store.emit(ReplacementRecorded(*self.store.where, change.name, change.replaced))
         await self._remove_marks(change)
         self.schedule.finish(change.name)
@@ -181,8 +179,9 @@ class Applier:
         """Make the entry of a record that is written without a call of its function."""
         definition = self.definitions.get(change.name) if change.applies else None  # a replaced one may be gone
         checksum = None if definition is None else self.functions.compute_checksum(definition.execute)
-        if isinstance(change, Import):
-            return RecordEntry("import", checksum, applied_at=change.applied_at)
+        if isinstance(change, Adoption | Import):
+            source: Source = "replaces" if isinstance(change, Adoption) else "import"
+            return RecordEntry(source, checksum, applied_at=change.applied_at)
         return RecordEntry("mark", checksum)
 
     def _has_checkpoints(self, change: Change) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from quaestor._core.definition import MigrationDefinition
 from quaestor._core.graph import Graph, make_sorter, order
 from quaestor._text import find_similar
-from quaestor.errors import UnknownMigrationError
+from quaestor.errors import MissingDependencyError, PartlyReplacedError, UnknownMigrationError
 
 if TYPE_CHECKING:
     from graphlib import TopologicalSorter
@@ -37,14 +37,6 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The migrations that a replacement replaces, where only some are applied and the rest are gone."""
-
-    recorded: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Catalog:
     """The migrations of a registry, at one time."""
 
@@ -57,10 +49,14 @@ class Catalog:
         object.__setattr__(self, "replaced", replaced)
 
     def check(self) -> TopologicalSorter[str]:
-        """Check the graphs of all databases. Returns that of a new one, and raises, what `graph.make_sorter` does."""
-        if self.replaced:
-            make_sorter({name: list(self._find_all_dependencies(one)) for name, one in self.definitions.items()})
-        return make_sorter(self.view({}).graph)
+        """Check the graphs of all databases, as `graph.make_sorter` does. Returns the sorter of a new database."""
+        try:
+            if self.replaced:
+                make_sorter({name: list(self._find_all_dependencies(one)) for name, one in self.definitions.items()})
+            return make_sorter(self.view({}).graph)
+        except MissingDependencyError as error:
+            error.is_retired = error.dependency in self.retired
+            raise
 
     def sort(self) -> list[MigrationDefinition]:
         """Put the migrations in the order in which a new database gets them, without what is replaced there.
@@ -77,7 +73,7 @@ class Catalog:
         """Check that there are migrations with these names, if only as replaced ones, or that `more` has them."""
         known = {*self.definitions, *self.replaced, *more}
         if unknown := {name: find_similar(name, known) for name in names if name not in known}:
-            raise UnknownMigrationError(unknown)
+            raise UnknownMigrationError(unknown, self.retired.intersection(unknown))
 
     def find_unknown(self, applied: Iterable[str]) -> list[str]:
         """Find the applied migrations that the code doesn't know, alphabetically."""
@@ -100,9 +96,12 @@ class Catalog:
 
     def _find_all_dependencies(self, definition: MigrationDefinition) -> Iterator[str]:
         """Find what it depends on where all that is registered runs, and replacements count as applied after that."""
+        replaced = self.list_replaced(definition.name)
         for name in definition.depends_on:
             if name in self.definitions or name not in self.replaced:
                 yield name
+            if name in replaced:  # by a chain: where this one runs, it is what it depends on
+                yield definition.name
         yield from (old for old in definition.replaces if old in self.definitions)
 
     def _replaces(self, name: str) -> tuple[str, ...]:
@@ -118,7 +117,7 @@ class View:
     standings: Mapping[str, Standing] = field(default_factory=dict)  # of the replacements in the graph
     replaces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of these, chains included
     unrecorded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of those applied: names without a record
-    parts: Mapping[str, Parts] = field(default_factory=dict)  # of those that are PARTLY
+    errors: Mapping[str, PartlyReplacedError] = field(default_factory=dict)  # of those that are PARTLY
     stand_ins: Mapping[str, str] = field(default_factory=dict)  # names outside the graph, with those that they mean
 
     def find(self, names: Iterable[str]) -> list[str]:
@@ -153,8 +152,8 @@ class _Reader:
             standings=standings,
             replaces=replaces,
             unrecorded=unrecorded,
-            parts={
-                name: self._find_parts(replaces[name])
+            errors={
+                name: self._make_error(name, replaces[name])
                 for name, standing in standings.items()
                 if standing is Standing.PARTLY
             },
@@ -204,14 +203,13 @@ class _Reader:
 
     def _find_dependencies(self, name: str) -> Iterator[str]:
         definition = self._definitions[name]
-        is_completed = bool(definition.replaces) and self._find_standing(name) is Standing.COMPLETED
         for needed in definition.depends_on:
             if (stand_in := self._find_stand_in(needed)) is not None:
                 yield stand_in
-        if is_completed:
+        if definition.replaces and self._find_standing(name) is Standing.COMPLETED:
             yield from (old for old in definition.replaces if old in self._definitions)
 
-    def _find_parts(self, replaced: Iterable[str]) -> Parts:
-        recorded = tuple(old for old in replaced if old in self._applied)
-        missing = tuple(old for old in replaced if not self._counts(old) and old not in self._definitions)
-        return Parts(recorded, missing)
+    def _make_error(self, name: str, replaced: Iterable[str]) -> PartlyReplacedError:
+        recorded = [old for old in replaced if old in self._applied]
+        missing = [old for old in replaced if not self._counts(old) and old not in self._definitions]
+        return PartlyReplacedError(name, recorded, missing)

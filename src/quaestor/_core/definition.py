@@ -87,7 +87,7 @@ class MigrationDefinition:
                 f"Migration {self.name!r} has transaction=True and after_crash='stop'. A transaction leaves nothing "
                 "half done, so there is nothing to stop for: leave out one of the two."
             )
-        self._check_life()
+        self._check_release_options()
         object.__setattr__(self, "is_async", is_async(self.execute))
         for function in self.preconditions:
             takes_context(f"A precondition of migration {self.name!r}", function)
@@ -101,8 +101,8 @@ class MigrationDefinition:
                     f"{kinds[1]}."
                 )
 
-    def _check_life(self) -> None:
-        """Check what is about the life of a migration over several releases."""
+    def _check_release_options(self) -> None:
+        """Check replaces, phase and delay, the options that matter over several releases."""
         replaced = check_names(f"replaces of migration {self.name!r}", self.replaces, InvalidMigrationError)
         for old in replaced:
             check_name(old)

@@ -1,4 +1,4 @@
-"""Run, rollback, mark, plan, status, verify, unlock: the order of steps, written once for sync and async applications.
+"""Run, rollback, mark, import, plan, status, verify, unlock: the order of steps, for sync and async applications alike.
 
 Rule 1: the engine only decides. The protocols in `store.py` do everything else.
 Rule 2: bad input raises before the first command.
@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from quaestor._core import overview, plan
+from quaestor._core import corrections, overview, plan
 from quaestor._core.applier import Applier
 from quaestor._core.catalog import Catalog
 from quaestor._core.definition import check_names, check_text
@@ -104,10 +104,9 @@ class Operation:
     plan_id: str | None = None  # of the one plan that it may carry out
     read: Callable[[], Awaitable[None]] | None = None  # reads what the plan needs beside the records
 
-    @property
-    def is_about_more(self) -> bool:
-        """Whether more than the records decides what is in its plan."""
-        return self.is_about_marks or self.read is not None
+    def may_meet_marks(self, todo: plan.Plan) -> bool:
+        """Say whether start marks can change this plan."""
+        return self.is_about_marks or any(change.may_be_marked for change in todo)
 
 
 def run(
@@ -160,7 +159,7 @@ def mark_applied(scope: Scope, names: Collection[str], *, with_dependencies: boo
     marked, catalog = check_names("names", names), scope.catalog
     catalog.check()
     catalog.check_known(marked)
-    make_plan = partial(plan.plan_mark_applied, catalog, names=marked, with_dependencies=with_dependencies)
+    make_plan = partial(corrections.plan_mark_applied, catalog, names=marked, with_dependencies=with_dependencies)
     # Of those that stop a run, the plan says it; a replaced one may be gone.
     may_be_marked = any(name in catalog.replaced for name in marked)
     return Operation("mark", make_plan, partial(RecordsMarked, applied=True), is_about_marks=may_be_marked)
@@ -172,8 +171,8 @@ def mark_pending(scope: Scope, names: Collection[str]) -> Operation:
     catalog.check()
 
     def make_plan(records: Records, marks: Marks) -> plan.Plan:
-        catalog.check_known(marked, records.applied.keys())
-        return plan.plan_mark_pending(catalog, records, marks, marked)
+        catalog.check_known(marked, records.applied.keys() | catalog.retired)
+        return corrections.plan_mark_pending(catalog, records, marks, marked)
 
     may_be_marked = plan.has_stops(catalog, marked) or any(name in catalog.replaced for name in marked)
     return Operation("mark", make_plan, partial(RecordsMarked, applied=False), is_about_marks=may_be_marked)
@@ -184,7 +183,7 @@ def mark_accepted(scope: Scope, names: Collection[str], compute: plan.Compute) -
     marked, catalog = check_names("names", names), scope.catalog
     catalog.check()
     catalog.check_known(marked)
-    make_plan = partial(plan.plan_mark_accepted, catalog, names=marked, compute=compute)
+    make_plan = partial(corrections.plan_mark_accepted, catalog, names=marked, compute=compute)
     return Operation("mark", make_plan, ChangesAccepted)
 
 
@@ -259,7 +258,7 @@ class Engine:
         records = await self._read_records(details=True)
         checkpoints = await self._read("the checkpoints", self._store.read_checkpoints)
         failures = await self._read("the history", self._store.read_last_failures)
-        changed = plan.find_changed(self.scope.catalog.definitions, records, self._functions.compute_checksum)
+        changed = corrections.find_changed(self.scope.catalog.definitions, records, self._functions.compute_checksum)
         return overview.make_status(
             self._where[:2],
             self.scope.catalog,
@@ -278,7 +277,7 @@ class Engine:
         entries = await self._read("the history", partial(self._store.read_history, wanted, limit))
         records = await self._read_records(details=True)
         known = {entry.name for entry in entries if entry.name is not None}
-        self.scope.catalog.check_known(wanted or (), known | records.applied.keys())
+        self.scope.catalog.check_known(wanted or (), known | records.applied.keys() | self.scope.catalog.retired)
         return merge(records, entries, wanted, limit)
 
     async def verify(self, names: Collection[str] | None) -> dict[str, str]:
@@ -407,7 +406,7 @@ class Engine:
         if operation.read is not None:
             await operation.read()
         todo = operation.make_plan(records, {})
-        if read is None or not (operation.is_about_marks or any(change.may_be_marked for change in todo)):
+        if read is None or not operation.may_meet_marks(todo):
             return todo
         found, catalog = (await read()).marks, self.scope.catalog
         return operation.make_plan(
@@ -491,7 +490,7 @@ class Engine:
             read = partial(store.read_records, details=operation.work != "run")
             again = await self._retry("to read the records", read)
             # Another instance may have changed them, or died in a migration that this one must not repeat.
-            if again != records or operation.is_about_more or any(change.may_be_marked for change in todo):
+            if again != records or operation.read is not None or operation.may_meet_marks(todo):
                 todo = await self._plan(
                     operation, again, partial(self._retry, "to read the start marks", store.read_lease)
                 )
@@ -538,7 +537,7 @@ class Engine:
         # One after the other, the order of the plan is enough, which a rollback reverses.
         is_ordered = operation.concurrency == 1
         needs = {} if is_ordered else self.scope.catalog.view(records.applied.keys()).graph
-        recorded_only = [change.name for change in todo if isinstance(change, Adoption)]
+        recorded_only = {change.name for change in todo if isinstance(change, Adoption)}
         return Schedule(names, needs, operation.concurrency, uncounted=recorded_only)
 
     async def _apply_concurrently(
@@ -597,15 +596,15 @@ class Engine:
                         # The lease document still names them, so the next holder kills them.
                         own = tuple(session for session in own if session not in left_open)
                     await self._store.release_lease((*own, *self._others))
+                self._release_failure = None
                 # The application may use the sessions again only now: others can kill those in the lease document.
                 await self._functions.end_sessions()
-            self._release_failure = None
-        except OutcomeUnknown as unknown:
-            self._release_failure = unknown.error
         except Exception as error:
             if self._host.is_from_outside(error):
                 raise
-            self._release_failure = error  # what the run raised, or returns, matters more
+            # What the run raised, or returns, matters more. And sessions that can't be ended end by themselves.
+            if self._release_failure is not None:
+                self._release_failure = error.error if isinstance(error, OutcomeUnknown) else error
         if self._release_failure is None:  # otherwise the server is away
             await self._history.write(max(min(TIMEOUT, deadline - self._store.now()), 0.1))
 

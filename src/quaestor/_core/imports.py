@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 from quaestor._core.catalog import Catalog
+from quaestor._core.corrections import sort_names
 from quaestor._core.definition import check_text
-from quaestor._core.plan import Marks, Plan, Records
-from quaestor._core.plan import plan_import as plan_changes
+from quaestor._core.plan import Import, Marks, Plan, RecordChange, Records, find_marks, has_stops
 from quaestor._text import find_similar
 from quaestor.errors import InvalidOptionError, UnknownMigrationError
 from quaestor.status import ImportedMigration, ImportResult, Tool, UnplacedMigration
@@ -120,7 +121,7 @@ def plan_import(
     """Plan to record what the tool has applied and isn't recorded here. Returns the result as well."""
     found = _place(source, documents, list_known(catalog), records.applied.keys())
     dates = {name: one.applied_at for name, one in found.placed.items()}
-    todo = plan_changes(catalog, records, marks, dates)
+    todo = _plan_changes(catalog, records, marks, dates)
     result = ImportResult(
         source.adapter.tool,
         source.collection,
@@ -130,6 +131,31 @@ def plan_import(
         unplaced=tuple(found.unplaced),
     )
     return todo, result
+
+
+def _plan_changes(catalog: Catalog, records: Records, marks: Marks, dates: Mapping[str, datetime]) -> Plan:
+    """Plan to record these migrations with these dates, unless they are recorded.
+
+    A dependency may be pending: what another tool has applied is applied, whatever its order was.
+    """
+    written = [name for name in dates if name not in records.applied]
+    replaced = {name: catalog.list_replaced(name) for name in written}
+    after = catalog.view({*records.applied, *dates, *chain.from_iterable(replaced.values())})
+    others, ordered = sort_names(after, {*written})
+    there, changes = {*records.applied, *dates}, list[RecordChange]()
+    for name in [*others, *ordered]:
+        missing = [old for old in replaced[name] if old not in there]
+        there.update(missing)  # of a chain, several may replace it
+        change = Import(
+            name,
+            applies=True,
+            applied_at=dates[name],
+            replaces=dict.fromkeys(missing, ()),
+            stops=has_stops(catalog, [name]),
+            marks=find_marks((name, *replaced[name]), marks),
+        )
+        changes.append(change)
+    return Plan(changes)
 
 
 def _place(

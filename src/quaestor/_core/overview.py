@@ -113,9 +113,12 @@ def make_status(
         *(make_gone(name, "retired") for name in sorted(catalog.retired & records.applied.keys())),
         *(make_gone(name, "unknown") for name in catalog.find_unknown(records.applied)),
     ]
-    dates = {name: date for one in migrations if (date := one.applied_at) is not None for name in [one.name]}
-    conflicts = find_order_conflicts([one.name for one in migrations], dates, records.concurrent)
-    return Status(*where, (*migrations, *gone), lease.holder, tuple(conflicts), lease.protected_as)
+    dates = {one.name: one.applied_at for one in migrations if one.applied_at is not None}
+    # What waited for its phase or its delay is late on purpose.
+    prompt = {one.name for one in definitions if one.phase == "deploy" and one.delay is None}
+    found = find_order_conflicts([one.name for one in migrations], dates, records.concurrent)
+    conflicts = tuple(conflict for conflict in found if conflict.second in prompt)
+    return Status(*where, (*migrations, *gone), lease.holder, conflicts, lease.protected_as)
 
 
 def find_order_conflicts(

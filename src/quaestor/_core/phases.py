@@ -19,7 +19,7 @@ _END = datetime.max.replace(tzinfo=UTC)  # people may have stored it, or later
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a run is asked to apply: arguments of `MigrationRegistry.run`. Making one checks them.
+    """The arguments of `MigrationRegistry.run` that choose what it applies. Making one checks them.
 
     Raises:
         InvalidOptionError: One of them isn't valid.
@@ -56,7 +56,7 @@ EVERYTHING = Selection()
 
 
 def check_number(argument: str, value: object) -> None:
-    """Check how many migrations are meant."""
+    """Check a number of migrations."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidOptionError(f"{argument} must be a whole number, at least 1, not {value!r:.40}.")
 

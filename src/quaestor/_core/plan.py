@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from graphlib import TopologicalSorter
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from quaestor._core.catalog import Catalog, Definitions, Parts, Standing, View
+from quaestor._core.catalog import Catalog, Standing, View
 from quaestor._core.definition import MigrationDefinition, is_async, takes_context
 from quaestor._core.graph import find_reachable, make_sorter, order, reverse
 from quaestor._core.guards import Guard, make_guards
@@ -168,10 +167,10 @@ class Import(RecordChange):
 class Undecided(RecordChange):
     """A replacement that can't run, because some of what it replaces is applied, and the rest is gone.
 
-    Without the lease: another release may be between two of them just now.
+    A run raises it only under the lease: before, another release may be between two of them.
     """
 
-    parts: Parts
+    error: PartlyReplacedError = field(compare=False)  # errors have no equality
 
 
 Compute: TypeAlias = Callable[[Callable[..., object]], str | None]
@@ -196,7 +195,7 @@ class Plan:
 def find_conflicts(view: View) -> dict[str, list[str]]:
     """Find the applied migrations with pending dependencies, alphabetically."""
     applied = sorted(view.graph.keys() & view.applied)
-    return _find_pending(view, applied, lambda needed: needed not in view.applied)
+    return find_pending(view, applied, lambda needed: needed not in view.applied)
 
 
 def plan_run(
@@ -247,7 +246,7 @@ def find_marks(names: Iterable[str], marks: Marks) -> Marks:
 
 
 def _find_started(change: RecordChange) -> Iterable[str]:
-    """Find the names that a run may not repeat unasked. A mark of its own says it for what it replaces, too."""
+    """Find the started migrations that a run may not repeat unasked. Its own mark covers what it replaces."""
     return [change.name] if change.name in change.marks else change.marks
 
 
@@ -295,7 +294,7 @@ def _make_step(definition: MigrationDefinition, view: View, marks: Marks) -> Rec
         if standing is Standing.COMPLETED:  # by the steps before this one
             return Adoption(name, applies=True, stops=definition.stops, marks=own, replaced=replaced)
         if standing is Standing.PARTLY:
-            return Undecided(name, applies=True, stops=definition.stops, marks=own, parts=view.parts[name])
+            return Undecided(name, applies=True, stops=definition.stops, marks=own, error=view.errors[name])
     return Change(
         name,
         applies=True,
@@ -317,7 +316,15 @@ def check_decided(todo: Plan) -> None:
     """Check, under the lease, that no replacement is left that can't run."""
     for change in todo:
         if isinstance(change, Undecided):
-            raise PartlyReplacedError(change.name, list(change.parts.recorded), list(change.parts.missing))
+            raise change.error
+
+
+def _find_gone(view: View, names: Iterable[str], records: Records) -> Iterator[str]:
+    """Find what is applied, and gone, of replacements that aren't applied: only an older release can undo it."""
+    for name in names:
+        if view.standings.get(name) in {Standing.COMPLETED, Standing.PARTLY}:
+            outside = (old for old in view.replaces[name] if old in records.applied and old not in view.graph)
+            yield from (old for old in outside if view.stand_ins.get(old) in {None, name})
 
 
 def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, undo: Undo) -> Plan:
@@ -330,7 +337,10 @@ def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, 
     if gone := sorted(begun & {*(undo.targets or ())} - view.graph.keys()):
         raise UnknownRecordsError(gone, undo=True)
     meant = find_undone(catalog, view, partial(find_date, view=view, records=records), records.applied.keys(), undo)
-    names = find_dependents(view, meant) & {*view.applied, *marks}
+    dependents = find_dependents(view, meant)
+    if gone := sorted({*_find_gone(view, dependents, records)}):
+        raise UnknownRecordsError(gone, undo=True)
+    names = dependents & {*view.applied, *marks}
     if not undo.with_dependents and (others := sorted(names.difference(meant))):
         raise DependencyConflictError(
             {name: sorted(names.intersection(view.graph[name])) for name in others}, undo=True
@@ -348,7 +358,7 @@ def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, 
                 applies=False,
                 recorded_at=records.applied.get(migration.name, ()),
                 record=records.newest.get(migration.name),
-                replaces=_find_records(view.replaces.get(migration.name, ()), records),
+                replaces=find_records(view.replaces.get(migration.name, ()), records),
                 stops=migration.stops,
                 marks=find_marks((migration.name, *view.replaces.get(migration.name, ())), marks),
                 function=migration.rollback,
@@ -364,103 +374,13 @@ def plan_rollback(catalog: Catalog, view: View, records: Records, marks: Marks, 
     )
 
 
-def _find_records(names: Iterable[str], records: Records) -> dict[str, tuple[object, ...]]:
+def find_records(names: Iterable[str], records: Records) -> dict[str, tuple[object, ...]]:
     """Find the dates in the records of those names that have one."""
     return {name: records.applied[name] for name in names if name in records.applied}
 
 
-def plan_mark_applied(
-    catalog: Catalog, records: Records, marks: Marks, names: Collection[str], *, with_dependencies: bool = False
-) -> Plan:
-    """Plan to record these migrations, without running anything. They may be replaced ones, registered or not."""
-    if with_dependencies:
-        view = catalog.view(records.applied.keys())
-        needed = (one for name in names if name in catalog.definitions for one in catalog.definitions[name].depends_on)
-        names = [*names, *sorted(find_reachable(view.graph, view.find(needed), stop=view.applied).difference(names))]
-    replaced = {name: catalog.list_replaced(name) for name in names}
-    after = catalog.view({*records.applied, *names, *chain.from_iterable(replaced.values())})
-    _check_dependencies(after, names, lambda needed: needed not in after.applied)
-    written = [name for name in names if name not in records.applied]
-    others, ordered = _sort_marked(after, written, replaced)
-    return Plan(
-        [
-            RecordChange(
-                name,
-                applies=True,
-                replaces={old: () for old in replaced[name] if old not in records.applied},
-                stops=has_stops(catalog, [name]),
-                marks=find_marks((name, *replaced[name]), marks),
-            )
-            for name in [*others, *ordered]
-        ]
-    )
-
-
-def plan_import(catalog: Catalog, records: Records, marks: Marks, dates: Mapping[str, datetime]) -> Plan:
-    """Plan to record these migrations with these dates, unless they are recorded.
-
-    A dependency may be pending: what another tool has applied is applied, whatever its order was.
-    """
-    written = [name for name in dates if name not in records.applied]
-    replaced = {name: catalog.list_replaced(name) for name in written}
-    after = catalog.view({*records.applied, *dates, *chain.from_iterable(replaced.values())})
-    others, ordered = _sort_marked(after, written, dict.fromkeys(written, ()))  # each with its own date
-    there, changes = {*records.applied, *dates}, list[RecordChange]()
-    for name in [*others, *ordered]:
-        missing = [old for old in replaced[name] if old not in there]
-        there.update(missing)  # of a chain, several may replace it
-        change = Import(
-            name,
-            applies=True,
-            applied_at=dates[name],
-            replaces=dict.fromkeys(missing, ()),
-            stops=has_stops(catalog, [name]),
-            marks=find_marks((name, *replaced[name]), marks),
-        )
-        changes.append(change)
-    return Plan(changes)
-
-
-def plan_mark_pending(catalog: Catalog, records: Records, marks: Marks, names: Collection[str]) -> Plan:
-    """Plan to remove the records of these migrations, registered or not, and their start marks."""
-    view = catalog.view(records.applied.keys())
-    check_not_replaced(catalog, {*view.applied} - {*names}, names)
-    replaced = {name: catalog.list_replaced(name) for name in names}
-    after = catalog.view(records.applied.keys() - {*names, *chain.from_iterable(replaced.values())})
-    left = sorted(after.graph.keys() & after.applied)
-    _check_dependencies(
-        after, left, lambda needed: needed not in after.applied and (needed in names or needed in view.applied)
-    )
-    removed = [name for name in names if name in view.applied or find_marks((name, *replaced[name]), marks)]
-    others, ordered = _sort_marked(view, removed, replaced)
-    return Plan(
-        [
-            RecordChange(
-                name,
-                applies=False,
-                recorded_at=records.applied.get(name, ()),
-                record=records.newest.get(name),
-                replaces=_find_records(replaced[name], records),
-                marks=find_marks((name, *replaced[name]), marks),
-            )
-            for name in [*others, *reversed(ordered)]
-        ]
-    )
-
-
-def _sort_marked(
-    view: View, names: Collection[str], replaced: Mapping[str, Collection[str]]
-) -> tuple[list[str], list[str]]:
-    """Sort names: alphabetically those outside the graph, and in order the others.
-
-    Those that others of them replace are left out, because their records are written or removed with these.
-    """
-    left = {*names}.difference(*(replaced[name] for name in names))
-    return sorted(left - view.graph.keys()), [name for name in order(make_sorter(view.graph)) if name in left]
-
-
 def check_not_replaced(catalog: Catalog, applied: Collection[str], names: Iterable[str]) -> None:
-    """Check that no applied migration replaces one of these: then only that one can be undone."""
+    """Check that no applied migration replaces any of these. Otherwise only the replacement can be undone."""
 
     def find(name: str) -> str | None:
         by = catalog.replaced.get(name)
@@ -468,32 +388,6 @@ def check_not_replaced(catalog: Catalog, applied: Collection[str], names: Iterab
 
     if replaced := {name: by for name in names if (by := find(name)) is not None}:
         raise MigrationReplacedError(replaced)
-
-
-def find_changed(definitions: Definitions, records: Records, compute: Compute) -> set[str]:
-    """Find the applied migrations whose function isn't the recorded one. Without a checksum, nobody knows."""
-    return {
-        name
-        for name, record in records.newest.items()
-        if name in definitions
-        and record.checksum is not None
-        and compute(definitions[name].execute) not in {None, record.checksum}
-    }
-
-
-def plan_mark_accepted(catalog: Catalog, records: Records, _: Marks, names: Collection[str], compute: Compute) -> Plan:
-    """Plan to record the present checksums of these migrations. Those that aren't applied are left out."""
-    known = [name for name in names if name in catalog.definitions and name in records.newest]
-    others, ordered = _sort_marked(catalog.view(records.applied.keys()), known, dict.fromkeys(known, ()))
-    applied = [catalog.definitions[name] for name in [*others, *ordered]]
-    return Plan(
-        [
-            Acceptance(one.name, applies=False, recorded_at=records.applied[one.name], record=record, checksum=checksum)
-            for one in applied
-            for record in [records.newest[one.name]]
-            if (checksum := compute(one.execute)) is not None and checksum != record.checksum
-        ]
-    )
 
 
 def explain(catalog: Catalog, view: View, todo: Plan, *, undo: bool = False) -> list[PlannedMigration]:
@@ -533,9 +427,9 @@ def _explain_waiting(catalog: Catalog, view: View, waiting: Waiting) -> Iterator
         yield make(name, waits_for_phase="post_deploy")
 
 
-def compute_id(plan: Plan, compute_checksum: Callable[[Callable[..., object]], str | None]) -> str:
+def compute_id(plan: Plan, compute: Compute) -> str:
     """Compute the id of a plan from its names, their order and the checksums of its functions."""
-    steps = [(one.name, compute_checksum(one.function)) for one in plan if isinstance(one, Change)]
+    steps = [(one.name, compute(one.function)) for one in plan if isinstance(one, Change)]
     return hashlib.sha256(json.dumps(steps).encode()).hexdigest()[:_ID_LENGTH]
 
 
@@ -579,13 +473,8 @@ def has_stops(catalog: Catalog, names: Iterable[str]) -> bool:
     return any(name in catalog.definitions and catalog.definitions[name].stops for name in names)
 
 
-def _check_dependencies(view: View, names: Iterable[str], is_pending: Callable[[str], bool]) -> None:
-    """Check that no dependency of these migrations would be pending after a mark."""
-    if conflicts := _find_pending(view, names, is_pending):
-        raise DependencyConflictError(conflicts)
-
-
-def _find_pending(view: View, names: Iterable[str], is_pending: Callable[[str], bool]) -> dict[str, list[str]]:
+def find_pending(view: View, names: Iterable[str], is_pending: Callable[[str], bool]) -> dict[str, list[str]]:
+    """Find which of these migrations have pending dependencies, and which."""
     pending = {
         name: [needed for needed in view.graph[name] if is_pending(needed)] for name in names if name in view.graph
     }

@@ -30,12 +30,7 @@ class Schedule:
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        needs: Mapping[str, Collection[str]],
-        slots: int,
-        *,
-        uncounted: Collection[str] = (),
+        self, names: Sequence[str], needs: Mapping[str, Collection[str]], slots: int, *, uncounted: Collection[str] = ()
     ) -> None:
         self.count = len(names) - len(uncounted)
         positions = count(1)

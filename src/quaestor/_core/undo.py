@@ -20,7 +20,7 @@ _Place: TypeAlias = tuple[datetime, float]  # when it was recorded, and its plac
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """What a rollback is asked to undo: arguments of `AsyncRunner.rollback`. Making one checks them.
+    """The arguments of `AsyncRunner.rollback`. Making one checks them.
 
     Raises:
         InvalidOptionError: One of them isn't valid, or there isn't exactly one.
@@ -97,7 +97,8 @@ def _find_after(view: View, newest: Sequence[str], to: str) -> list[str]:
     """Find what was recorded after this one, without what it needs."""
     if to not in newest:
         raise InvalidOptionError(
-            f"Migration {to!r} isn't applied, or its code is gone, so nobody knows what was applied after it."
+            f"Migration {to!r} isn't applied, or its code is gone, so nobody knows what was applied after it. Name "
+            "one that is applied."
         )
     needed = find_reachable(view.graph, [to])
     return [name for name in newest[: newest.index(to)] if name not in needed]

@@ -278,14 +278,11 @@ async def insert_records(
             await driver.write(collection.insert_one, records[0], session=session)
         else:
             await driver.write(collection.insert_many, records, session=session)
-    except BulkWriteError as several:
-        error = find_cause(several)
-        if not isinstance(error, DuplicateKeyError):
-            raise error from several
-        check_id_is_taken(error, collection)
-        return False
-    except DuplicateKeyError as error:
-        check_id_is_taken(error, collection)
+    except (BulkWriteError, DuplicateKeyError) as error:
+        cause = find_cause(error) if isinstance(error, BulkWriteError) else error
+        if not isinstance(cause, DuplicateKeyError):
+            raise cause from error
+        check_id_is_taken(cause, collection)
         return False
     return True
 

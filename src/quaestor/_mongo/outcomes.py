@@ -87,11 +87,9 @@ def check_id_is_taken(error: DuplicateKeyError, collection: Any) -> None:
 
 
 def find_cause(error: BulkWriteError) -> OperationFailure:
-    """Make the error of a bulk write what one write would have raised."""
-    details = error.details or {}
-    kinds = {"writeErrors": WriteError, "writeConcernErrors": WriteConcernError}
-    for field, kind in kinds.items():
-        if found := details.get(field):
+    """Find the error that a single write would have raised."""
+    for field, kind in (("writeErrors", WriteError), ("writeConcernErrors", WriteConcernError)):
+        if found := (error.details or {}).get(field):
             first = found[0]
             is_taken = first.get("code") == _DUPLICATE_KEY
             return (DuplicateKeyError if is_taken else kind)(first.get("errmsg", ""), first.get("code"), first)

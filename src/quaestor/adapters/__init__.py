@@ -25,16 +25,7 @@ __all__ = ["register_folder"]
 
 ADAPTERS: "Mapping[str, Adapter]" = {
     one.tool: one
-    for one in (
-        PYMONGO_MIGRATE,
-        MONGODB_MIGRATIONS,
-        MIGRATE_MONGO,
-        MONGRATOR,
-        MONGOMIG,
-        BEANIE,
-        MONGOCK,
-        FLAMINGOCK,
-    )
+    for one in (PYMONGO_MIGRATE, MONGODB_MIGRATIONS, MIGRATE_MONGO, MONGRATOR, MONGOMIG, BEANIE, MONGOCK, FLAMINGOCK)
 }
 """The adapters of all tools, by the tool."""
 

@@ -8,7 +8,7 @@ import builtins
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import resolve_name
 from itertools import product
@@ -22,6 +22,7 @@ from quaestor.registry import MigrationRegistry
 
 _BLOCKS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _IMPORTS = ast.Import | ast.ImportFrom
+_DISPLAYS = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp | ast.GeneratorExp
 _Edit: TypeAlias = tuple[int, int, str, str]  # a line, a column (in bytes), what is there, and what to write instead
 _KINDS = {ast.FunctionDef: "def", ast.AsyncFunctionDef: "async def", ast.ClassDef: "class"}
 
@@ -56,10 +57,10 @@ def bundle(
         for chunk in source.kept:
             if isinstance(chunk.node, _IMPORTS):
                 imports.setdefault(chunk.text)
-            elif (text := chunk.text.strip()) not in written:
+            elif (text := chunk.text.strip()) not in written or not chunk.names:
                 start = f"# From {name}\n\n" + "\n" * isinstance(chunk.node, _BLOCKS)
                 sections[name] = f"{sections[name]}\n{chunk.text}" if name in sections else start + text
-                written.add(text)
+        written.update(one.text.strip() for one in source.kept)
     imports.setdefault(header)
     first = "\n".join(sorted(imports, key=lambda text: not text.startswith("from __future__")))
     text = f"{first}\n\n" + "\n\n\n".join(sections.values())
@@ -86,18 +87,26 @@ class _Source:
             raise CommandError(f"The module {module.__name__!r} has no source to copy from.") from None
         self._module, self._registry, self._header = module, registry, header
         edits: list[_Edit] = []
-        for node in ast.walk(ast.parse(self.text)):
-            if isinstance(node, ast.ImportFrom) and node.level:
+        tree = ast.parse(self.text)
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
                 name = "." * node.level + (node.module or "")
                 absolute = resolve_name(name, module.__package__ or "")
                 edits.append((node.lineno, node.col_offset, f"from {name}", f"from {absolute}"))
+                if node.names[0].name == "*" and absolute in sys.modules:
+                    found = _list_public(sys.modules[absolute])
+                    names = sorted(used.intersection(found) or found)
+                    edits.append((node.names[0].lineno, node.names[0].col_offset, "*", ", ".join(names) or "*"))
         self.text = _change(self.text, edits)
         self.chunks = [*self._split()]
         self._left_out: set[int] = set()
         for index, one in enumerate(self.chunks):
             match one.node:
-                case ast.Expr(value) if self._is_ours(value) or (index == 0 and isinstance(value, ast.Constant)):
-                    self._left_out.add(index)  # a registration, or the docstring
+                case ast.Expr(ast.Call(function) as call) if self._is_ours(call) or self._takes_name(function):
+                    self._left_out.add(index)  # a registration
+                case ast.Expr(ast.Constant()) if index == 0:
+                    self._left_out.add(index)  # the docstring
                 case ast.Assign() | ast.AnnAssign() if {*one.names.values()} == {header}:
                     self._left_out.add(index)  # the registry itself
 
@@ -163,7 +172,7 @@ class _Source:
         for node in ast.parse(self.text).body:
             decorators: list[Any] = getattr(node, "decorator_list", [])
             start = min([node.lineno, *(one.lineno for one in decorators)])
-            ours = max((number for number, one in enumerate(decorators, 1) if self._is_ours(one)), default=0)
+            ours = _find_last(decorators, self._is_ours) or _find_last(decorators, self._takes_name)
             skipped = {line for one in decorators[:ours] for line in range(one.lineno, one.end_lineno + 1)}
             del decorators[:ours]  # also those above ours, which a run doesn't call
             first, end = start if isinstance(node, _IMPORTS) else end + 1, node.end_lineno or 0
@@ -171,27 +180,38 @@ class _Source:
             tables = [*_list_tables(symtable(text, self._module.__name__, "exec"))]
             bound = [one.get_name() for one in tables[0].get_symbols() if one.is_assigned() or one.is_imported()]
             imported = {} if isinstance(node, _BLOCKS) else dict(_list_imported(node))
-            names = {name: imported.get(name, text.strip()) for name in bound}
+            meaning = f"{self._module.__name__}: {text}" if _makes_objects(node) else text.strip()
+            names = {name: imported.get(name, meaning) for name in bound}
             names |= {name: self._header for name in bound if vars(self._module).get(name) is self._registry}
             yield _Chunk(node, start, text, tables, names)
 
     def _is_ours(self, node: ast.expr) -> bool:
-        """Say whether it calls a method of a registry, or is a decorator that takes a migration's name."""
+        """Say whether it calls a method of a registry."""
         match node:
             case ast.Call(ast.Call() as inner):
                 return self._is_ours(inner)
-            case ast.Call(_, [ast.Constant(name), *_]) if name in self._registry.migrations:
-                return True
             case ast.Call(function):
                 with suppress(AttributeError):
                     method = attrgetter(ast.unparse(function))(self._module)
                     return isinstance(getattr(method, "__self__", None), MigrationRegistry)
         return False
 
+    def _takes_name(self, node: ast.expr) -> bool:
+        """Say whether it looks like a function of the application that registers: a call with a migration's name."""
+        match node:
+            case ast.Call(_, [ast.Constant(name), *_]):
+                return name in self._registry.migrations
+        return False
+
     def _refuse(self, name: str, problem: str) -> CommandError:
         return CommandError(
             f"{name!r} in {self._module.__name__} {problem}, and can't be renamed there. Give it another name first."
         )
+
+
+def _find_last(decorators: Sequence[ast.expr], is_wanted: Callable[[ast.expr], bool]) -> int:
+    """Find how many decorators there are up to the last wanted one."""
+    return max((number for number, one in enumerate(decorators, 1) if is_wanted(one)), default=0)
 
 
 def _change(text: str, edits: Iterable[_Edit]) -> str:
@@ -216,6 +236,19 @@ def _find_name(tree: ast.AST, old: str, new: str) -> Iterator[_Edit]:
                 yield node.lineno, node.col_offset, old, f"{old} as {new}"
             case ast.alias(_, name) if name == old:
                 yield node.lineno, (node.end_col_offset or 0) - len(old.encode()), old, new
+
+
+def _list_public(module: ModuleType) -> Sequence[str]:
+    """List the names that `import *` takes from a module."""
+    return getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+
+
+def _makes_objects(statement: ast.stmt) -> bool:
+    """Say whether a statement may make an object that changes later, so that each module needs its own."""
+    return not isinstance(statement, _BLOCKS) and any(
+        isinstance(node, _DISPLAYS) or (isinstance(node, ast.Call) and "getLogger" not in ast.unparse(node.func))
+        for node in ast.walk(statement)
+    )
 
 
 def _list_tables(table: SymbolTable) -> Iterator[SymbolTable]:

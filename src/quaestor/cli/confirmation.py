@@ -1,4 +1,4 @@
-"""What a command asks before it does something, and what a protected database requires."""
+"""The question before a command does something, and the confirmation that a protected database requires."""
 
 import sys
 from contextlib import suppress

@@ -93,6 +93,7 @@ class Known:
     preconditions: tuple[str | None, ...]
     verifications: tuple[str | None, ...]
     after_crash: str | None
+    delay: float | None  # seconds
     status: MigrationStatus | None
     needed_by: tuple[str, ...]
     lease: Lease | None  # of the run that it's in progress in
@@ -116,6 +117,7 @@ def collect(
         () if definition is None else tuple(map(locate, definition.preconditions)),
         () if definition is None else tuple(map(locate, definition.verifications)),
         None if definition is None else definition.after_crash,
+        None if definition is None or definition.delay is None else definition.delay.total_seconds(),
         migration,
         tuple(one.name for one in status.migrations if name in one.depends_on),
         status.lease if is_in_progress else None,
@@ -153,6 +155,7 @@ def _find_facts(known: Known, status: Status) -> dict[str, str | None]:
     if one is None:
         return {"code": "not registered", "needed by": with_states(known.needed_by)}
     failure, is_registered = one.last_failure, known.code is not None or one.state not in _GONE
+    delay = None if known.delay is None else str(timedelta(seconds=known.delay)).removesuffix(", 0:00:00")
     return {
         "description": one.description,
         "code": known.code or (_NO_FILE if is_registered else "not registered"),
@@ -161,6 +164,9 @@ def _find_facts(known: Known, status: Status) -> dict[str, str | None]:
         "verifications": "\n".join(place or _NO_FILE for place in known.verifications),
         "kind": "in a transaction with its record" if one.transaction else None,
         "after a crash": "runs stop until you say how to continue" if known.after_crash == "stop" else None,
+        "phase": "post_deploy" if one.phase == "post_deploy" else None,
+        "delay": None if delay is None else f"{delay} after what it needs",
+        "delayed until": None if one.delayed_until is None else _format_time(one.delayed_until),
         "interrupted": None if one.interrupted_since is None else f"started {_format_time(one.interrupted_since)}",
         "replaces": ", ".join(one.replaces),
         "replaced by": one.replaced_by,

@@ -9,11 +9,7 @@ import typer
 
 from quaestor.cli.settings import LOG_FORMATS, VARIABLES
 from quaestor.cli.target import Target
-from quaestor.status import (
-    DEFAULT_PATIENCE,
-    DEFAULT_PATIENCE_OF_MANY,
-    Phase,
-)
+from quaestor.status import DEFAULT_PATIENCE, DEFAULT_PATIENCE_OF_MANY, Phase
 
 
 def complete_names(incomplete: str) -> list[str]:
@@ -59,10 +55,7 @@ PhaseOption = Annotated[
     ),
 ]
 NoDelay = Annotated[bool, typer.Option("--no-delay", help="Apply delayed migrations, too.")]
-Steps = Annotated[
-    int | None,
-    option("--steps", "NUMBER", "Apply only the first so many of the plan. Defaults to all."),
-]
+Steps = Annotated[int | None, option("--steps", "NUMBER", "Apply only the first NUMBER of the plan. Defaults to all.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
 Confirmed = Annotated[
     str | None,
@@ -72,8 +65,7 @@ Confirmed = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
 Databases = Annotated[
-    int | None,
-    option("--concurrency", "NUMBER", "With a pattern, in how many databases at once. Defaults to 8."),
+    int | None, option("--concurrency", "NUMBER", "With a pattern, in how many databases at once. Defaults to 8.")
 ]
 
 

@@ -118,12 +118,7 @@ class RunProgress:
     """The progress of a run, on one database or on many (then `names` has their names)."""
 
     def __init__(
-        self,
-        clean: Clean,
-        names: Sequence[str] = (),
-        clock: Callable[[], float] = monotonic,
-        *,
-        work: Work = "run",
+        self, clean: Clean, names: Sequence[str] = (), clock: Callable[[], float] = monotonic, *, work: Work = "run"
     ) -> None:
         self.names = names
         self.words: Words = WORDS[work]

@@ -53,6 +53,7 @@ def prove(target: Target, name: str) -> tuple[list[str], str]:
     databases = [f"quaestor_squash_{token}_{side}" for side in ("old", "new")]
     found: list[dict[str, _Collection]] = []
     _ = target.db  # reports wrong settings first
+    failure: Exception | None = None
     with signals.explain_interruption(RunProgress(target.clean), target.server.loop), redirect_stdout(sys.stderr):
         try:
             for registry, database in zip(registries, databases, strict=True):
@@ -61,14 +62,18 @@ def prove(target: Target, name: str) -> tuple[list[str], str]:
         except Exception as error:
             applied = f"{name!r}" if found else f"the migrations that {name!r} replaces"
             add_note(error, f"while applying {applied} to an empty database")
+            failure = error
             raise
         finally:
             try:
                 for database in databases:
                     target.read(database, _drop)
             except Exception as error:
-                add_note(error, f"while dropping {' and '.join(databases)}, which were only for the proof")
-                raise
+                temporary = f"{' and '.join(databases)}, which were only for the proof"
+                if failure is None:
+                    add_note(error, f"while dropping {temporary}")
+                    raise
+                add_note(failure, f"and can't drop {temporary}")
     return list(_compare(found[0], found[1], name)), _describe(found[1])
 
 
@@ -140,7 +145,9 @@ async def _read(db: Any, prefix: str, since: datetime) -> dict[str, _Collection]
         if name.startswith("system.") or name in own:
             continue
         options = {"type": one.get("type", "collection"), **one.get("options", {})}
-        found[name] = seen = _Collection({key: _write(value, since) for key, value in options.items()})
+        found[name] = seen = _Collection(
+            {key: _write(value, since, is_ordered=key == "pipeline") for key, value in options.items()}
+        )
         if options["type"] == "view":
             continue
         collection = db.get_collection(name, codec_options=_CODEC, read_preference=ReadPreference.PRIMARY)
@@ -156,12 +163,16 @@ def _digest(text: str) -> str:
     return blake2b(text.encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
-def _write(value: Any, since: datetime) -> str:
-    """Write a value as text: with its type, without an order of fields, and without what the run has made."""
+def _write(value: Any, since: datetime, *, is_ordered: bool = False) -> str:
+    """Write a value as text: with its type, and without what the run has made; by default without an order of fields.
+
+    A pipeline is ordered: in it, `$sort` has fields.
+    """
     if isinstance(value, Mapping):
-        return "{" + ",".join(sorted(f"{key!r}:{_write(one, since)}" for key, one in value.items())) + "}"
+        fields = [f"{key!r}:{_write(one, since, is_ordered=is_ordered)}" for key, one in value.items()]
+        return "{" + ",".join(fields if is_ordered else sorted(fields)) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_write(one, since) for one in value) + "]"
+        return "[" + ",".join(_write(one, since, is_ordered=is_ordered) for one in value) + "]"
     made: datetime | None = None
     with suppress(ValueError, OverflowError):
         match value:
@@ -178,7 +189,7 @@ def _write(value: Any, since: datetime) -> str:
 
 def _compare(old: Mapping[str, _Collection], new: Mapping[str, _Collection], name: str) -> Iterator[str]:
     """Say what differs, without values."""
-    after = {True: "only with what it replaces", False: f"only with {name}"}
+    after = {True: "only in the database of the old migrations", False: f"only in the database of {name}"}
     for collection in sorted({*old, *new}):
         if collection not in old or collection not in new:
             yield f"{collection}: {after[collection in old]}."

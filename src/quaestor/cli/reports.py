@@ -232,6 +232,13 @@ def find_faults(
     return [f"{len(names)} {state}: {', '.join(map(escape, names))}." for state, names in found.items() if names]
 
 
+def find_late(status: Status, phase: Phase | None) -> list[str]:
+    """Say which pending migrations a check of this phase accepts."""
+    needed = status.names("pending", phase=phase)
+    late = [name for name in status.names("pending") if name not in needed]
+    return [f"Not needed for the rollout: {', '.join(map(escape, late))}."] if late else []
+
+
 def find_failed(failed: Mapping[str, str]) -> list[str]:
     """Return the complaints of a check about the migrations whose verification failed, and why."""
     return [f"The verification of {escape(name)} failed: {escape(why.rstrip('.'))}." for name, why in failed.items()]

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -123,13 +122,13 @@ def _choose_options(old: Sequence[MigrationDefinition]) -> list[str]:
         if all(names):
             raise CommandError(
                 f"The {what} of {_list(names[0])} are `def`, and those of {_list(names[1])} are `async def`. Squash "
-                "each kind for itself."
+                "each kind on its own."
             )
     phases: dict[str, str] = {one.phase: one.name for one in old}
     if len(phases) > 1:
         raise CommandError(
             f"{phases['deploy']!r} is of the phase deploy, and {phases['post_deploy']!r} of post_deploy. Squash each "
-            "phase for itself."
+            "phase on its own."
         )
     options = [] if "deploy" in phases else ['phase="post_deploy"']
     if all(one.transaction for one in old):
@@ -146,7 +145,7 @@ def _list_losses(old: Sequence[MigrationDefinition], text: str, own: str) -> Ite
         yield f"It has no rollback, because {_list(no_rollback)} has none."
     plain = [one.name for one in old if not one.transaction]
     if 0 < len(plain) < len(old):
-        yield f"It is no transaction, because {_list(plain)} isn't: after a crash it runs again from its first step."
+        yield f"It isn't a transaction, because {_list(plain)} isn't: after a crash it runs again from its first step."
     if delayed := [one.name for one in old if one.delay is not None]:
         yield f"It has no delay, unlike {_list(delayed)}. If a database may still need it, add it (delay=)."
     if any(one.preconditions for one in old[1:]):
@@ -155,9 +154,20 @@ def _list_losses(old: Sequence[MigrationDefinition], text: str, own: str) -> Ite
         yield "All its verifications are checked after its last step. Do they hold there?"
     if chained := [one.name for one in old if one.replaces]:
         yield f"Before you remove {_list(chained)}, add the names that it replaces to those here."
+    imported = set(_list_imported_modules(text))
     for module in dict.fromkeys(one.execute.__module__ for one in old):
-        if module != own and re.search(rf"\b(from|import) {re.escape(module)}\b", text):
+        if module != own and module in imported:
             yield f"It imports {module}, which it has copied. Use the copy before you remove that module."
+
+
+def _list_imported_modules(text: str) -> Iterator[str]:
+    """List the modules that a text imports, and everything that may be one."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import(names):
+                yield from (one.name for one in names)
+            case ast.ImportFrom(str(module), names):
+                yield from (module, *(f"{module}.{one.name}" for one in names))
 
 
 def _list(names: Sequence[str]) -> str:

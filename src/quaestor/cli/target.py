@@ -159,12 +159,7 @@ class Target:
         is_async = any(
             MigrationDefinition(migration.name, function).is_async
             for migration in self.registry.migrations.values()
-            for function in (
-                migration.execute,
-                migration.rollback,
-                *migration.preconditions,
-                *migration.verifications,
-            )
+            for function in (migration.execute, migration.rollback, *migration.preconditions, *migration.verifications)
             if function is not None
         )
         if uri.startswith(MOCK):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from quaestor import ImportResult
+from quaestor import ImportResult, SyncRunner
 from quaestor._text import format_count
 from quaestor.cli.answers import out, show
 from quaestor.cli.command import command
@@ -42,8 +42,7 @@ def _import(
         ),
     ] = None,
     collection: Annotated[
-        str | None,
-        option("--collection", "NAME", "The tool's collection. Defaults to the tool's default."),
+        str | None, option("--collection", "NAME", "The tool's collection. Defaults to the tool's default.")
     ] = None,
     timezone: Annotated[
         str | None,
@@ -56,8 +55,7 @@ def _import(
     ] = None,
     dry_run: DryRun = False,
     allow_unplaced: Annotated[
-        bool,
-        typer.Option("--allow-unplaced", help="Import the rest if some migrations can't be placed."),
+        bool, typer.Option("--allow-unplaced", help="Import the rest if some migrations can't be placed.")
     ] = False,
 ) -> None:
     """Record as applied what another migration tool has applied, with its dates. Nothing is run.
@@ -73,14 +71,17 @@ def _import(
     def is_incomplete(result: ImportResult) -> bool:
         return bool(result.unplaced) and not allow_unplaced
 
+    def perform(runner: SyncRunner) -> ImportResult:
+        return runner.import_history(kind, **options)
+
     result = target.ask(lambda runner: runner.plan_import(kind, **options))
-    is_done = not (dry_run or is_incomplete(result))
+    is_refused = is_incomplete(result) and not dry_run
+    is_done = not (is_refused or dry_run)
     if is_done and target.as_json:
-        result = target.ask(lambda runner: runner.import_history(kind, **options))
+        result = target.ask(perform)
     elif is_done:
         with follow(target) as (_, hook):
-            result = target.ask(lambda runner: runner.import_history(kind, **options), hook)
-    is_refused = not (dry_run or is_done)
+            result = target.ask(perform, hook)
     shown = replace(result, imported=()) if is_refused and target.as_json else result
     show(shown, import_reports.report_import(result, out.width, is_done=is_done), target)
     if is_incomplete(result):

@@ -147,7 +147,8 @@ def _check(
 
     def report(seen: Status) -> list[RenderableType]:
         lines: list[RenderableType] = [*find_faults(seen.database, seen)]
-        return [*(lines or [reports.summarize(seen)]), *find_notes([seen]), *reports.find_warnings(seen)]
+        lines = lines or [reports.summarize(seen), *reports.find_late(seen, to_phase(phase))]
+        return [*lines, *find_notes([seen]), *reports.find_warnings(seen)]
 
     def report_many(statuses: Mapping[str, Status]) -> list[str]:
         faults = {database: find_faults(database, seen) for database, seen in statuses.items()}

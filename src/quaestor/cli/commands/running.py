@@ -71,8 +71,7 @@ def _run(
     steps: Steps = None,
     no_delay: NoDelay = False,
     plan_id: Annotated[
-        str | None,
-        option("--plan", "ID", "Refuse any plan but the one with this id, as `plan --pin` printed it."),
+        str | None, option("--plan", "ID", "Refuse any plan but the one with this id, as `plan --pin` printed it.")
     ] = None,
     concurrency: Annotated[
         int | None,
@@ -105,12 +104,7 @@ def _run(
 
 
 def _make_options(
-    targets: list[str] | None,
-    retry: list[str] | None,
-    phase: Phases | None,
-    steps: int | None,
-    *,
-    ignore_delays: bool,
+    targets: list[str] | None, retry: list[str] | None, phase: Phases | None, steps: int | None, *, ignore_delays: bool
 ) -> dict[str, Any]:
     """Make the options of a run and of its plan."""
     return {

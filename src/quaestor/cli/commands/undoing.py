@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quaestor import Lease, PlannedMigration
+from quaestor import Lease, MigrationStatus
 from quaestor._text import format_count
 from quaestor.cli import reports
 from quaestor.cli.answers import REFUSED, out, print_report, read_status, show_answers, show_plans
@@ -18,7 +18,7 @@ from quaestor.cli.redaction import escape
 from quaestor.cli.settings import CommandError
 from quaestor.cli.target import Target
 from quaestor.cli.work import Part, work_on_each, work_on_one
-from quaestor.status import Status
+from quaestor.status import Status, Work
 
 app: typer.Typer = typer.Typer()
 
@@ -45,8 +45,7 @@ def _rollback(
         list[str] | None, argument("The migrations to roll back. Applied migrations that depend on them go first.")
     ] = None,
     last: Annotated[
-        int | None,
-        option("--last", "NUMBER", "Roll back the last so many, by the dates in their records."),
+        int | None, option("--last", "NUMBER", "Roll back the last NUMBER, by the dates in their records.")
     ] = None,
     to: Annotated[
         str | None,
@@ -67,7 +66,7 @@ def _rollback(
     It shows the plan and asks. If one of them has no rollback, nothing runs; with a pattern, nothing in that database.
     """
     if sum([bool(targets), last is not None, to is not None]) != 1:
-        raise CommandError("Pass what to roll back: the names of migrations, --last or --to.")
+        raise CommandError("Pass what to roll back, as one of three: the names of migrations, --last or --to.")
     options: dict[str, Any] = {"targets": targets or None, "last": last, "to": to}
     yes = yes or confirm is not None
     at_once = _check_concurrency(target, concurrency)
@@ -87,12 +86,9 @@ def _rollback(
         if dry_run or not counts:
             return
         ask_to_confirm(target, f"Roll back {sum(counts)}", len(counts))
-        parts = _group(plans)
-    if target.is_many:
-        work_on_each(target, "rollback", *(parts or [(target.names, options)]), **at_once)
-    else:
-        ((_, options),) = parts or [([], options)]
-        work_on_one(target, lambda runner: runner.rollback(**options))
+        planned = {database: [one.name for one in plan] for database, plan in plans.items()}
+        parts = [(found, {"targets": names, "with_dependents": False}) for names, found in _group(planned)]
+    _carry_out(target, "rollback", "rollback", options, parts, **at_once)
 
 
 @command(
@@ -137,16 +133,15 @@ def _mark(
     at_once = _check_concurrency(target, concurrency)
     check_confirmation(target, confirm, is_needed=state is Marked.PENDING)
     marked = names or list(target.registry.migrations)
+    options: dict[str, Any] = {"names": marked, **({"with_dependencies": True} if with_dependencies else {})}
+    parts: list[Part] = []
     if (every or target.is_many) and state is Marked.PENDING and not yes:
         check_can_ask(target)
-        counts = [len(recorded) for recorded in _show_recorded(target, marked) if recorded]
-        if counts:
+        recorded = _show_recorded(target, marked)
+        if counts := [len(found) for found in recorded.values() if found]:
             ask_to_confirm(target, f"Mark {sum(counts)} as pending", len(counts))
-    options = {"names": marked, **({"with_dependencies": True} if with_dependencies else {})}
-    if target.is_many:
-        work_on_each(target, "mark", state=state.value, **options, **at_once)
-    else:
-        work_on_one(target, lambda runner: getattr(runner, f"mark_{state}")(**options))
+        parts = [(found, {"names": shown}) for shown, found in _group(recorded)]
+    _carry_out(target, "mark", f"mark_{state}", options, parts, state=state.value, **at_once)
 
 
 @command(app, "restart-backfill", "quaestor restart-backfill order_cents --yes", has_lease=True)
@@ -210,10 +205,7 @@ def _unlock(target: Target, *, yes: Yes = False, confirm: Confirmed = None) -> N
 def _protect(
     target: Target,
     *,
-    label: Annotated[
-        str | None,
-        option("--as", "LABEL", "The label to show, such as production."),
-    ] = None,
+    label: Annotated[str | None, option("--as", "LABEL", "The label to show, such as production.")] = None,
     off: Annotated[bool, typer.Option("--off", help="End the protection.")] = False,
     confirm: Confirmed = None,
 ) -> None:
@@ -234,15 +226,26 @@ def _protect(
     )
 
 
-def _group(plans: Mapping[str, Iterable[PlannedMigration]]) -> list[Part]:
-    """Group the databases by their plans, with the options to carry out these and nothing else.
+def _carry_out(
+    target: Target, work: Work, method: str, options: dict[str, Any], parts: Sequence[Part], **of_many: Any
+) -> None:
+    """Do what was confirmed, or if nothing had to be, the same in every database."""
+    if target.is_many:
+        work_on_each(target, work, *(parts or [(target.names, options)]), **of_many)
+    else:
+        ((_, confirmed),) = parts or [([], options)]
+        work_on_one(target, lambda runner: getattr(runner, method)(**confirmed))
 
-    Another instance may apply more while a person answers.
+
+def _group(names: Mapping[str, Iterable[str]]) -> list[tuple[list[str], list[str]]]:
+    """Group databases with the same names: these are what a person confirms.
+
+    Another instance may apply more meanwhile.
     """
     found: dict[tuple[str, ...], list[str]] = {}
-    for database, planned in plans.items():
-        found.setdefault(tuple(one.name for one in planned), []).append(database)
-    return [(databases, {"targets": names, "with_dependents": False}) for names, databases in found.items()]
+    for database, shown in names.items():
+        found.setdefault(tuple(shown), []).append(database)
+    return [([*shown], databases) for shown, databases in found.items()]
 
 
 def _check_concurrency(target: Target, concurrency: int | None) -> dict[str, int]:
@@ -254,11 +257,14 @@ def _check_concurrency(target: Target, concurrency: int | None) -> dict[str, int
     return {"concurrency": concurrency}
 
 
-def _show_recorded(target: Target, names: Collection[str]) -> Iterable[Sequence[str]]:
-    """Show the records of these migrations, in one database or many. Returns their names in each of them."""
+def _show_recorded(target: Target, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """Show what is recorded of these migrations, or interrupted, in one database or many. Returns it for each."""
+
+    def is_shown(one: MigrationStatus) -> bool:
+        return one.state in _RECORDED or one.applied_at is not None or one.interrupted_since is not None
 
     def list_recorded(status: Status) -> list[str]:
-        return [one.name for one in status.migrations if one.state in _RECORDED and one.name in names]
+        return [one.name for one in status.migrations if one.name in names and is_shown(one)]
 
     def report(found: Sequence[str]) -> list[str]:
         shown = f"To mark as pending, which deletes the record of each: {', '.join(map(escape, found))}."
@@ -267,7 +273,7 @@ def _show_recorded(target: Target, names: Collection[str]) -> Iterable[Sequence[
     answers = target.ask_each(read_status)
     recorded = {name: one if isinstance(one, Exception) else list_recorded(one) for name, one in answers.items()}
     report_many = partial(reports.report_plans, width=out.width, what="to mark as pending", is_counted=True)
-    return show_answers(target, recorded, report, report_many, hint=REFUSED).values()
+    return show_answers(target, recorded, report, report_many, hint=REFUSED)
 
 
 def _show_leases(target: Target) -> Mapping[str, Lease]:

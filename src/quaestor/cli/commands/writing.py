@@ -92,10 +92,7 @@ def _squash(
     target: Target,
     *,
     names: Annotated[list[str] | None, argument("The migrations to replace, in any order.")] = None,
-    into: Annotated[
-        str | None,
-        option("--into", "NAME", "The name of the migration to write."),
-    ] = None,
+    into: Annotated[str | None, option("--into", "NAME", "The name of the migration to write.")] = None,
     proved: Annotated[
         str | None,
         option(

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.module_loading import module_has_submodule
 
 from quaestor.cli import main, reports
-from quaestor.cli.app import app
+from quaestor.cli.commands import writing
 from quaestor.cli.loader import locate_error
 from quaestor.cli.settings import Setting
 from quaestor.contrib.django.configuration import MODULE, configure_cli, get_registry, read_setting
@@ -60,7 +60,7 @@ class Command(BaseCommand):
 
 def _run(arguments: list[str], program: str = "quaestor") -> None:
     reports.NO_MIGRATIONS = _NO_MIGRATIONS  # in this process, Django's is the only command line
-    for command in app.registered_commands:
+    for command in writing.app.registered_commands:
         command.hidden = command.name == "init"
     try:
         arguments, settings = _configure(arguments)
