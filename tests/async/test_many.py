@@ -310,7 +310,7 @@ async def test_bad_databases(dbs: list[Any], commands: Commands, position: int) 
 
 
 @real
-@pytest.mark.parametrize("work", ["run", "rollback", "mark"])
+@pytest.mark.parametrize("work", ["run", "mark"])
 async def test_no_server(several: Callable[[int], list[Any]], driver: str, work: str) -> None:
     """After ten databases in a row that find no server no further one is started, and the result says which."""
     registry, events = undoable(), Events()
@@ -319,8 +319,6 @@ async def test_no_server(several: Callable[[int], list[Any]], driver: str, work:
         dbs = [*(nowhere.client[f"n{number}"] for number in range(30)), *several(1)]
         if work == "run":
             results = await registry.run_many(dbs, "app", **options)
-        elif work == "rollback":
-            results = await registry.rollback_many(dbs, "app", ["a"], **options)
         else:
             results = await registry.mark_many(dbs, "app", ["a"], **options)
 

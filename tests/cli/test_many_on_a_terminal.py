@@ -69,7 +69,7 @@ def test_run(thirty: Tenants) -> None:
     assert thirty.leases() == []
 
 
-@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (40, 10), (24, 5)])
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (24, 5)])
 def test_more_than_fit(thirty: Tenants, columns: int, lines: int) -> None:
     """The live table is never taller than the window and never wider: what has no room is counted."""
     with terminal(thirty.project, "run", "--concurrency", "30", columns=columns, lines=lines, QUIET="1") as screen:

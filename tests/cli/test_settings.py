@@ -242,7 +242,7 @@ def test_white_space_around_a_database(tmp_path: Path) -> None:
     assert "The database 'shop\\n' starts or ends" in fault(tmp_path, options={**ALL, "db": "shop\n"})
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)  # each takes three commands
 @given(password=st.text("QXZ@/#?%:&=+,[]!~ é", min_size=1))
 @example("QQQQ@XXXX/ZZZZ")
 @example("1234/QQQQ?XXXX=ZZZZ")

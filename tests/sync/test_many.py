@@ -309,7 +309,7 @@ def test_bad_databases(dbs: list[Any], commands: Commands, position: int) -> Non
 
 
 @real
-@pytest.mark.parametrize("work", ["run", "rollback", "mark"])
+@pytest.mark.parametrize("work", ["run", "mark"])
 def test_no_server(several: Callable[[int], list[Any]], driver: str, work: str) -> None:
     """After ten databases in a row that find no server no further one is started, and the result says which."""
     registry, events = undoable(), Events()
@@ -318,8 +318,6 @@ def test_no_server(several: Callable[[int], list[Any]], driver: str, work: str) 
         dbs = [*(nowhere.client[f"n{number}"] for number in range(30)), *several(1)]
         if work == "run":
             results = registry.run_many_sync(dbs, "app", **options)
-        elif work == "rollback":
-            results = registry.rollback_many_sync(dbs, "app", ["a"], **options)
         else:
             results = registry.mark_many_sync(dbs, "app", ["a"], **options)
 
