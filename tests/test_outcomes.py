@@ -59,7 +59,7 @@ def bulk_error(**details: Any) -> BulkWriteError:
 
 
 def test_several_writes() -> None:
-    """The error of several writes in one command is told apart as that of one is."""
+    """The error of several writes in one command is classified as that of one is."""
     taken = {"code": 11000, "errmsg": "E11000", "keyPattern": {"_id": 1}}
     lost = {"code": 64, "errmsg": "waiting for replication timed out"}
     down = {"code": 11600, "errmsg": "shutting down"}

@@ -290,7 +290,7 @@ def test_rollback_needs_a_confirmation(three: Tenants) -> None:
 
 
 def test_mark(three: Tenants) -> None:
-    """Migrations are marked in all that match, without running; what is wrong in one is told, and the others go on."""
+    """Migrations are marked in all that match, without running; what is wrong in one is shown, and the others go on."""
     three.project.quaestor("run", "first", "--db", three.names[0])
     output, errors = three.project.quaestor("mark", "applied", "--all")
     assert "Marked 8 migrations in 3 of 3 databases; it took " in output
