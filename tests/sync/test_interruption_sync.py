@@ -24,7 +24,8 @@ from quaestor import (
     RunFinished,
     RunStarted,
 )
-from quaestor._hosts.calls import Cancellation, current_cancellation, run_in_shielded_thread
+from quaestor._hosts import threads
+from quaestor._hosts.calls import Cancellation, current_cancellation, run_in_shielded_thread, start_thread
 from quaestor._hosts.threads import ThreadHost, run_to_completion
 from quaestor._mongo.mongo_store import MongoStore
 from tests.databases import both_kinds, drivers
@@ -174,15 +175,15 @@ def test_as_lease_is_released(
 @pytest.mark.parametrize("line", lines_of(ThreadHost._close))  # noqa: SLF001 - the place is what this is about
 def test_as_run_closes(db: Any, async_db: Any, registry: MigrationRegistry, line: int) -> None:
     """Ctrl-C while a run ends its threads: they end all the same."""
-    threads = set()
+    seen = set()
 
     @registry.register("a")
     async def note(db: Any) -> None:
-        threads.add(threading.current_thread())
+        seen.add(threading.current_thread())
 
     with contextlib.suppress(KeyboardInterrupt):  # a line may not be reached
         call_interrupted(lambda: registry.run_sync(db, "app", async_db=async_db), ThreadHost._close, line)  # noqa: SLF001
-    assert not any(thread.is_alive() for thread in threads)
+    assert not any(thread.is_alive() for thread in seen)
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -248,6 +249,26 @@ def test_release_is_told_late(*, again: bool) -> None:
         contextvars.Context().run(call)
     assert ended.is_set() is not again
     may_end.set()
+    assert ended.wait(PATIENCE)
+
+
+@pytest.mark.timeout(20, method="thread")
+def test_signal_before_a_release_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal that ends a release comes before its thread runs: it is done all the same, and nobody waits for it."""
+    thread: list[Callable[[], None]] = []
+    ended = threading.Event()
+
+    def start_late(future: Any, work: Callable[[], Any], *, daemon: bool) -> None:
+        thread.append(lambda: start_thread(future, work, daemon=daemon))
+        raise KeyboardInterrupt
+
+    async def release() -> None:
+        ended.set()
+
+    monkeypatch.setattr(threads, "start_thread", start_late)
+    with pytest.raises(KeyboardInterrupt):
+        run_to_completion(ThreadHost().shield(release, PATIENCE, 0))
+    thread[0]()
     assert ended.wait(PATIENCE)
 
 

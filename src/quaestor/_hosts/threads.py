@@ -108,13 +108,14 @@ class ThreadHost:
         """
         # In an empty context: deadlines and sessions of the caller don't apply.
         run = partial(contextvars.Context().run, lambda: run_to_completion(step()))
-        future: Future[None] | None = None
+        future = Future[None]()
+        future.cancel()  # none is there yet
         ends_at, interruption = time.monotonic() + seconds, None
         cancellation, changed = current_cancellation.get(), threading.Event()
         times = cancellation.times
         while True:
             try:
-                if future is None or future.cancelled():
+                if future.cancelled():
                     future = Future()
                     future.add_done_callback(lambda _: changed.set())
                     start_thread(future, run, daemon=True)
@@ -127,16 +128,17 @@ class ThreadHost:
                     times = cancellation.times
                     cancellation.check()
             except BaseException as error:  # noqa: BLE001 - whatever the handler of a signal raises
-                if future is not None and future.cancel() and not is_from_outside(error):  # there are no more threads
+                if not is_from_outside(error) and future.cancel():  # there are no more threads
                     shield(run, repeats)
                     return
                 interruption = error
-                if not repeats:
+                if not repeats:  # a thread that is about to start still does the step
                     break
                 repeats -= 1
+                future.cancel()  # unless a thread has it: otherwise another one gets it
         if interruption is not None:
             raise interruption
-        if future is not None and future.done():
+        if future.done():
             future.result()
 
     def start_heartbeat(self, beat: Callable[[Callable[[float], Awaitable[bool]]], Coroutine[Any, Any, None]]) -> None:
